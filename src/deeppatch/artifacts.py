@@ -1,0 +1,203 @@
+"""Names, atomic saves, checked loads and provenance of every file under output/."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from deeppatch.errors import MissingArtifact, StaleArtifact
+
+RECORD = "run.json"
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all: a temporary file in the same folder, fsync, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def sha256(content: bytes) -> str:
+    """Return the hexadecimal SHA-256 of bytes."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def state_digest(state: dict[str, Tensor]) -> str:
+    """Return a SHA-256 over names, types, shapes and values of a state dict; independent of device and layout."""
+    digest = hashlib.sha256()
+    for key in sorted(state):
+        tensor = state[key].detach().cpu().contiguous()
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def tensors_to_bytes(tensors: dict[str, Tensor], meta: dict[str, Any] | None = None) -> bytes:
+    """Serialise tensors as safetensors, with `meta` as JSON under one metadata key so that bytes repeat."""
+    plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    return safetensors.torch.save(plain, {"deeppatch": json.dumps(meta or {}, sort_keys=True)})
+
+
+def tensors_from_bytes(content: bytes, origin: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return tensors and metadata of what `tensors_to_bytes` made; StaleArtifact when it is damaged."""
+    try:
+        tensors = safetensors.torch.load(content)
+        length = int.from_bytes(content[:8], "little")
+        meta = json.loads(content[8 : 8 + length]).get("__metadata__", {}).get("deeppatch", "{}")
+        return tensors, json.loads(meta)
+    except (safetensors.SafetensorError, ValueError) as error:
+        raise StaleArtifact(f"{origin} is damaged; delete it and run the stage that makes it again") from error
+
+
+class Checkpoint:
+    """The state of an unfinished run, replaced whole at each step; it goes when the run is finished.
+
+    `settings` are what must not change between interruption and resumption.
+    """
+
+    def __init__(self, path: Path, settings: dict[str, Any], resume: bool) -> None:
+        self.path = path
+        self.settings = json.dumps(settings, sort_keys=True)
+        if not resume:
+            path.unlink(missing_ok=True)
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Replace the checkpoint."""
+        buffer = io.BytesIO()
+        torch.save({"settings": self.settings, "state": state}, buffer)
+        write_bytes(self.path, buffer.getvalue())
+
+    def load(self) -> dict[str, Any] | None:
+        """Return the saved state, or None where there is none; StaleArtifact when it is for other settings."""
+        if not self.path.exists():
+            return None
+        try:
+            content = torch.load(self.path, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, ValueError) as error:
+            raise StaleArtifact(f"{self.path} is damaged; delete it and run without -r") from error
+        if content["settings"] != self.settings:
+            before, now = json.loads(content["settings"]), json.loads(self.settings)
+            changed = [k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k)]
+            raise StaleArtifact(
+                f"{self.path} was left by a run with other settings ({', '.join(changed)}); "
+                "repeat those, or run without -r to start anew"
+            )
+        return content["state"]
+
+    def remove(self) -> None:
+        """Delete the checkpoint."""
+        self.path.unlink(missing_ok=True)
+
+
+class Stage:
+    """One run of one stage: its folder, what it reads (checked), what it writes (atomic), and its record.
+
+    The record, run.json, is written last: outputs without one are those of an unfinished run.
+    """
+
+    def __init__(self, output: Path, folder: Path, facts: dict[str, Any]) -> None:
+        self.output = output
+        self.folder = folder
+        self.facts = facts
+        self.inputs: dict[str, str] = {}
+        self.outputs: dict[str, str] = {}
+        self._start = time.monotonic()
+
+    def read(self, path: Path, command: str) -> bytes:
+        """Return an earlier stage's file; errors name it and `command`, which makes it (again).
+
+        The file must be what its stage recorded, and made from inputs that have not changed since.
+        """
+        record_path = path.parent / RECORD
+        if not path.exists() or not record_path.exists():
+            raise MissingArtifact(path, command)
+        content = path.read_bytes()
+        try:
+            record = json.loads(record_path.read_bytes())
+            recorded, made_from = record["outputs"], record["inputs"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise StaleArtifact(f"{record_path} is damaged; make it again with: {command}") from error
+        if recorded.get(path.name) != sha256(content):
+            raise StaleArtifact(f"{path} is damaged or was changed by hand; make it again with: {command}")
+        for name, digest in made_from.items():
+            origin = self.output / name
+            if origin.exists() and sha256(origin.read_bytes()) != digest:
+                raise StaleArtifact(f"{path} was made from another {origin}; make it again with: {command}")
+        self.inherit(path, content)
+        return content
+
+    def inherit(self, path: Path, content: bytes) -> None:
+        """Record a file as an input of this run."""
+        absolute, root = path.resolve(), self.output.resolve()
+        inside = absolute.is_relative_to(root)
+        self.inputs[str(absolute.relative_to(root) if inside else absolute)] = sha256(content)
+
+    def begin(self) -> None:
+        """Drop the record of an earlier run: from now on the folder's outputs are unfinished."""
+        (self.folder / RECORD).unlink(missing_ok=True)
+
+    def write(self, name: str, content: bytes) -> Path:
+        """Write one output of this stage."""
+        path = self.folder / name
+        write_bytes(path, content)
+        self.outputs[name] = sha256(content)
+        return path
+
+    def write_json(self, name: str, value: Any) -> Path:
+        """Write a JSON output."""
+        return self.write(name, (json.dumps(value, indent=2) + "\n").encode())
+
+    def write_table(self, name: str, table: pd.DataFrame) -> Path:
+        """Write a CSV output."""
+        return self.write(name, table.to_csv(index=False, float_format="%.6g").encode())
+
+    def finish(self) -> None:
+        """Write the record."""
+        record = {
+            **self.facts,
+            "wall_seconds": round(time.monotonic() - self._start, 2),
+            "inputs": self.inputs,
+            "outputs": self.outputs,
+        }
+        write_bytes(self.folder / RECORD, (json.dumps(record, indent=2) + "\n").encode())
+
+    def finished(self) -> dict[str, Any] | None:
+        """Return the record of a finished run whose options are those of this one, or None."""
+        path = self.folder / RECORD
+        with contextlib.suppress(OSError, ValueError):
+            record = json.loads(path.read_bytes())
+            if record.get("settings") == self.facts["settings"]:
+                return record
+        return None
+
+
+def git_revision() -> str | None:
+    """Return the revision of the source tree that runs, marked -dirty where it differs, or None outside git."""
+    here = Path(__file__).resolve().parent
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
+    return None

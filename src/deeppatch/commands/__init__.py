@@ -1,0 +1,72 @@
+"""The commands: one module for each script, which parses options and calls the library."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import sys
+from collections.abc import Sequence
+
+from deeppatch.errors import UserError
+
+COMMANDS = {"eval": "pretrain", "select": "assess", "correct": "correct", "switch": "evaluate", "demo": "demo"}
+SUMMARY = """usage: deeppatch STAGE [options]
+
+stages, in order:
+  pretrain   load or train a network and measure it            (src/eval.py)
+  assess     rank the filters of every convolution             (src/select.py)
+  correct    train a patch, or fine-tune                       (src/correct.py)
+  evaluate   switch on the fly and compare                     (src/switch.py)
+  demo       all four on the embedded digits, in minutes       (src/demo.py)
+
+deeppatch STAGE --help explains the options of a stage."""
+
+
+def main(script: str, arguments: Sequence[str] | None = None, prefix: str = "python src/{}.py") -> None:
+    """Run the command of a script under src/; exit status 2 and one line on a user's mistake, 130 on Ctrl-C."""
+    sys.exit(guarded(script, sys.argv[1:] if arguments is None else arguments, prefix))
+
+
+def console() -> None:
+    """Run `deeppatch STAGE ...`, where the package is installed; scripts' names are accepted for stages too."""
+    stages = {stage: script for script, stage in COMMANDS.items()} | {script: script for script in COMMANDS}
+    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
+        print(SUMMARY)
+        sys.exit(0 if len(sys.argv) > 1 else 2)
+    if sys.argv[1] not in stages:
+        print(f"error: {sys.argv[1]}: no such stage; choose from {', '.join(COMMANDS.values())}", file=sys.stderr)
+        sys.exit(2)
+    main(stages[sys.argv[1]], sys.argv[2:], "deeppatch {}")
+
+
+def guarded(script: str, arguments: Sequence[str], prefix: str) -> int:
+    """Run a command and return its exit status; what a user can mend is one line on stderr."""
+    try:
+        run(script, arguments, prefix)
+    except UserError as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        print("\n[info] interrupted; finished work is kept: continue with the same command and -r", file=sys.stderr)
+        return 130
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return _fail(f"no space is left for {error.filename or 'the results'}; free some and run again with -r")
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
+            return _fail(f"cannot write {error.filename}: {error.strerror}; choose another --output_dir or --data_dir")
+        raise
+    return 0
+
+
+def run(script: str, arguments: Sequence[str], prefix: str) -> None:
+    """Parse a command's arguments and run it; UserError passes through."""
+    from deeppatch.commands import context
+
+    module = importlib.import_module(f"deeppatch.commands.{script}")
+    module.run(context.parse(module, arguments, prefix))
+
+
+def _fail(message: str) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+

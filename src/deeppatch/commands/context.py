@@ -1,0 +1,164 @@
+"""What every stage sets up: parsed options, device, data on it, its folder, and the base model."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from deeppatch import options as command_line
+from deeppatch import runtime
+from deeppatch.artifacts import Checkpoint, Stage, git_revision, state_digest, tensors_from_bytes
+from deeppatch.blame.ranking import SIDES
+from deeppatch.commands.methods import CORRECTIONS, RANKINGS
+from deeppatch.data import sources, views
+from deeppatch.data.corruptions import ALIASES, NOISES, Blur
+from deeppatch.data.splits import Splits, split
+from deeppatch.patching.units import UNITS
+from deeppatch.progress import info
+from deeppatch.zoo import weights
+from deeppatch.zoo.architectures import ARCHITECTURES
+from deeppatch.zoo.classifier import Classifier
+
+# what changes neither the results nor what can be resumed
+INCIDENTAL = {"resume", "prefix", "data_dir", "output_dir", "problems"}
+
+
+def parse(module: ModuleType, arguments: Sequence[str], prefix: str) -> argparse.Namespace:
+    """Parse and check the arguments of a command module (STAGE, DESCRIPTION, EXAMPLE, add_arguments, run)."""
+    parser = command_line.parser_for(module.STAGE, prefix, module.DESCRIPTION, module.EXAMPLE)
+    choices = command_line.Choices(
+        ARCHITECTURES, sources.SOURCES, ALIASES, RANKINGS, CORRECTIONS, UNITS, SIDES, runtime.default_device()
+    )
+    command_line.add_shared(parser, choices)
+    module.add_arguments(parser)
+    options = parser.parse_args(command_line.normalise(arguments), argparse.Namespace(prefix=prefix))
+    command_line.check(options, ALIASES)
+    options.command = f"{parser.prog} {shlex.join(arguments)}".strip()
+    return options
+
+
+@dataclass
+class Context:
+    """One run of a stage: options, device, and what they imply."""
+
+    options: argparse.Namespace
+    device: torch.device
+    stage: Stage
+
+    @cached_property
+    def source(self) -> sources.Source:
+        """The data set as its makers split it."""
+        return sources.load(self.options.dataset, self.options.data_dir, self.options.seed)
+
+    @cached_property
+    def splits(self) -> Splits:
+        """Train, val and test on the device."""
+        parts = split(self.source, self.options.seed, self.options.limit)
+        sizes = f"{len(parts.train)} train, {len(parts.val)} val, {len(parts.test)} test images"
+        limited = f" (--limit {self.options.limit}: stratified subsets)" if self.options.limit else ""
+        info(f"data: {self.source.name}, {len(self.source.classes)} classes, {sizes}{limited}")
+        return Splits(*(part.to(self.device) for part in (parts.train, parts.val, parts.test)))
+
+    @property
+    def sigmas(self) -> tuple[float, ...]:
+        """The levels of the degradation, in pixels."""
+        return NOISES[self.options.noise_type]
+
+    @cached_property
+    def blur(self) -> Blur:
+        """The degradation, for images of this data set."""
+        height, width = self.splits.val.pixels.shape[-2:]
+        return Blur(self.sigmas, height, width, self.device)
+
+    @property
+    def example(self) -> torch.Tensor:
+        """Two images, to trace networks with."""
+        return views.to_float(self.splits.val.pixels[:2])
+
+    def new_network(self) -> torch.nn.Module:
+        """Return the network of the zoo, initialised by the seed."""
+        torch.manual_seed(self.options.seed)
+        return ARCHITECTURES[self.options.model](len(self.source.classes))
+
+    def place(self, model: Classifier) -> Classifier:
+        """Move a classifier to the device, in the memory layout that convolutions like best."""
+        return model.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+
+    def folder(self, name: str) -> Path:
+        """Return the folder of a stage of this model and data set, whose options are these."""
+        return stage_folder(self.options, name)
+
+    def command(self, stage: str, **changes: object) -> str:
+        """Spell the command that runs `stage` for this run."""
+        return command_line.spell(stage, self.options, **changes)
+
+    def base_model(self) -> Classifier:
+        """Load the model that pretrain left, or --weights; later stages start from it."""
+        path = self.options.weights or self.folder("pretrain") / "weights.safetensors"
+        if self.options.weights:
+            content = read_user_file(path)
+            self.stage.inherit(path, content)
+        else:
+            content = self.stage.read(path, self.command("pretrain"))
+        model = self.restore(content, path)
+        info(f"inherited {path} (base {state_digest(model.state_dict())[:12]})")
+        return model
+
+    def restore(self, content: bytes, origin: Path) -> Classifier:
+        """Build the classifier whose safetensors bytes a stage left."""
+        state, _ = tensors_from_bytes(content, origin)
+        if "normalize.mean" not in state:
+            raise weights.WrongWeights(f"{origin} carries no normalisation; pass it through: {self.command('pretrain')} --weights {origin}")
+        mean, std = (state.pop(f"normalize.{key}").flatten().tolist() for key in ("mean", "std"))
+        network = self.new_network()
+        weights.load_network(network, {key.removeprefix("network."): value for key, value in state.items()}, origin)
+        return self.place(Classifier(network, mean, std))
+
+    def checkpoint(self, name: str = "checkpoint.pt", **facts: Any) -> Checkpoint:
+        """Return the checkpoint of this stage's training; `facts` join the settings that must not change."""
+        return Checkpoint(self.stage.folder / name, {**self.stage.facts["settings"], **facts}, self.options.resume)
+
+    def training_options(self) -> dict[str, Any]:
+        """Return the options that every training takes."""
+        names = ("lr", "momentum", "weight_decay", "amp")
+        return {name: getattr(self.options, name) for name in names}
+
+    def already_finished(self) -> bool:
+        """Tell whether -r was asked of a run that has finished, from the same inputs."""
+        record = self.stage.finished() if self.options.resume else None
+        if record is None or any(record["inputs"].get(name) != digest for name, digest in self.stage.inputs.items()):
+            return False
+        info(f"finished already: {self.stage.folder}; run without -r to do it again")
+        return True
+
+
+def open_stage(options: argparse.Namespace, folder_name: str) -> Context:
+    """Prepare machine and folder for one run of a stage."""
+    device = runtime.pick_device(options.device, options.gpu)
+    runtime.prepare(options.seed)
+    settings = {k: str(v) if isinstance(v, Path) else v for k, v in sorted(vars(options).items()) if k not in INCIDENTAL | {"command"}}
+    facts = {"command": options.command, "settings": settings, "git": git_revision(), **runtime.describe(device)}
+    stage = Stage(options.output_dir, stage_folder(options, folder_name), facts)
+    return Context(options, device, stage)
+
+
+def stage_folder(options: argparse.Namespace, name: str) -> Path:
+    """Return output/DATASET/MODEL/NAME, with what is not the default in the name."""
+    root = options.output_dir / sources.slug(options.dataset) / options.model
+    return Path(root / f"{name}{command_line.suffix(options)}")
+
+
+def read_user_file(path: Path) -> bytes:
+    """Return the content of a file that the user named; WrongWeights when it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise weights.WrongWeights(f"{path}: {error.strerror}; check the path") from error

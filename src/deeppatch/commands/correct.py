@@ -1,0 +1,116 @@
+"""correct: train a patch for the suspicious filters, or fine-tune the whole network."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from deeppatch import options as command_line
+from deeppatch.artifacts import state_digest, tensors_to_bytes
+from deeppatch.blame.ranking import Ranking, choose
+from deeppatch.commands.context import Context, open_stage, read_user_file
+from deeppatch.commands.measure import append_accuracy, degraded_epochs, training_table
+from deeppatch.errors import StaleArtifact, UserError
+from deeppatch.patching.train import train_patch
+from deeppatch.progress import info
+from deeppatch.retrain.finetune import finetune
+from deeppatch.surgery import convolutions
+from deeppatch.training import History
+from deeppatch.zoo.classifier import Classifier
+
+STAGE = "correct"
+DESCRIPTION = "Correct: train a patch for the most suspicious filters on degraded images, or fine-tune everything."
+EXAMPLE = "-m resnet32 -d cifar10 -f perfloss -c patch --crt_type replace"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this stage alone: there are none."""
+
+
+def run(options: argparse.Namespace) -> None:
+    """Train the correction that -c names and leave it for evaluate."""
+    context = open_stage(options, f"correct-{command_line.patch_name(options)}")
+    model = context.base_model()
+    METHODS[options.crt_method](context, model)
+
+
+def patch(context: Context, model: Classifier) -> None:
+    """Train a patch; leaves patch.safetensors."""
+    options = context.options
+    ranking, estimated = load_ranking(context, model)
+    ratio = options.susp_ratio or estimated or command_line.DEFAULT_RATIO
+    channels = choose(ranking, ratio, options.susp_side, options.seed)
+    if not channels:
+        raise UserError(f"--susp_ratio {ratio:g} chooses no filter in any layer; give a larger share")
+    if context.already_finished():
+        return
+    count = sum(map(len, channels.values()))
+    info(f"patching {count} filters in {len(channels)} layers (ratio {ratio:g}, {options.susp_side} of {ranking.method})")
+    trained, history = train_patch(
+        model, channels, options.crt_type, degraded_epochs(context), append_accuracy(context),
+        context.example, checkpoint=context.checkpoint(base=state_digest(model.state_dict()), channels=channels),
+        **context.training_options(),
+    )  # fmt: skip
+    facts = {"kind": options.crt_type, "ranking": ranking.method, "ratio": ratio, "side": options.susp_side,
+             "filters": count, "channels": channels}  # fmt: skip
+    finish(context, "patch.safetensors", trained.to_bytes(), history, facts)
+
+
+def tune(context: Context, model: Classifier) -> None:
+    """Fine-tune all parameters; leaves weights.safetensors."""
+    if context.already_finished():
+        return
+    checkpoint = context.checkpoint(base=state_digest(model.state_dict()))
+    tuned, history = finetune(
+        model, degraded_epochs(context), append_accuracy(context), checkpoint=checkpoint, **context.training_options()
+    )
+    finish(context, "weights.safetensors", tensors_to_bytes(tuned.state_dict()), history, {})
+
+
+METHODS = {"patch": patch, "finetune": tune}
+
+
+def finish(context: Context, name: str, content: bytes, history: History, facts: dict[str, Any]) -> None:
+    """Write the correction, how it was trained, and the record."""
+    path = context.stage.write(name, content)
+    context.stage.write_table("history.csv", training_table(history))
+    context.stage.write_json("metrics.json", {
+        "method": context.options.crt_method, **facts, "limit": context.options.limit,
+        "train_images": len(context.splits.train), "val_images": len(context.splits.val),
+        "epochs": len(history.loss), "best_epoch": history.best + 1,
+        "val_append_accuracy_percent": 100 * history.accuracy[history.best],
+    })  # fmt: skip
+    context.stage.finish()
+    context.checkpoint().remove()
+    info(f"best epoch {history.best + 1}: {100 * history.accuracy[history.best]:.2f} % on val append; {path}, {len(content)} bytes")
+
+
+def load_ranking(context: Context, model: Classifier) -> tuple[Ranking, float | None]:
+    """Return the ranking to use, checked against the network, and the estimated ratio where -f ratioestim left one."""
+    given = context.options.ranking
+    path = given or context.folder(f"assess-{context.options.fs_method}") / "ranking.json"
+    if given:
+        content = read_user_file(given)
+        context.stage.inherit(given, content)
+    else:
+        content = context.stage.read(path, context.command("assess"))
+    try:
+        parsed = json.loads(content)
+        ranking, estimated = Ranking.from_json(parsed), parsed.get("ratio")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StaleArtifact(f"{path} is no ranking; make one with: {context.command('assess')}") from error
+    if parsed.get("base") != state_digest(model.state_dict()):
+        raise StaleArtifact(f"{path} ranks the filters of other weights; make it again with: {context.command('assess')}")
+    check_fits(ranking, model, path)
+    info(f"inherited {path} ({ranking.method}, {len(ranking.order)} layers)")
+    return ranking, estimated
+
+
+def check_fits(ranking: Ranking, model: Classifier, path: Path) -> None:
+    """Raise StaleArtifact unless every layer's order is a permutation of that layer's channels."""
+    widths = {name: conv.out_channels for name, conv in convolutions(model.network).items()}
+    for name, order in ranking.order.items():
+        if sorted(order) != list(range(widths.get(name, -1))):
+            raise StaleArtifact(f"{path}: layer {name} does not fit the network; rank its filters again")

@@ -1,0 +1,1 @@
+"""Data sets on the device: sources, splits, degraded views and batch streams."""

@@ -1,0 +1,145 @@
+"""Data sets by name: CIFAR-10/100, scikit-learn's digits and image folders, as uint8 tensors."""
+
+from __future__ import annotations
+
+import pickle
+import urllib.error
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from torch import Tensor
+from torchvision.datasets import CIFAR10, CIFAR100, ImageFolder
+from torchvision.transforms.v2.functional import InterpolationMode, resize
+
+from deeppatch.errors import DataProblem
+
+SIZE = 32
+
+
+@dataclass(frozen=True)
+class Images:
+    """Labelled images: `pixels` uint8 (N, 3, H, W), `labels` int64 (N,)."""
+
+    pixels: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, indices: Tensor) -> Images:
+        """Return the images at `indices`, in that order."""
+        return Images(self.pixels[indices], self.labels[indices])
+
+    def to(self, device: torch.device) -> Images:
+        """Return the same images on `device`."""
+        return Images(self.pixels.to(device), self.labels.to(device))
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set as its makers split it; `augment` says whether crop and flip keep an image's class."""
+
+    name: str
+    train: Images
+    test: Images
+    classes: tuple[str, ...]
+    augment: bool = True
+
+
+def load(name: str, data_dir: Path, seed: int) -> Source:
+    """Load a data set by its command-line name; DataProblem where it is unknown, absent or damaged."""
+    if name.startswith("folder:"):
+        path = Path(name.removeprefix("folder:"))
+        return _folder(path, f"folder-{path.resolve().name}")
+    if name not in SOURCES:
+        raise DataProblem(f"-d {name}: unknown data set; choose from {', '.join(SOURCES)} or folder:PATH")
+    return SOURCES[name](data_dir, seed)
+
+
+def slug(name: str) -> str:
+    """Return the name under which a data set's artifacts are kept: `folder:a/b` becomes `folder-b`."""
+    return f"folder-{Path(name.removeprefix('folder:')).resolve().name}" if name.startswith("folder:") else name
+
+
+def _cifar(kind: type[CIFAR10], name: str, data_dir: Path) -> Source:
+    if not (data_dir / kind.base_folder).exists() and (data_dir / name).is_dir():
+        return _folder(data_dir / name, name)
+    parts = []
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        for train in (True, False):
+            try:
+                part = kind(str(data_dir), train=train, download=False)
+            except RuntimeError:  # torchvision's answer to absent and to damaged files alike
+                part = kind(str(data_dir), train=train, download=True)
+            pixels = torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous()
+            parts.append(Images(pixels, torch.tensor(part.targets)))
+    except (urllib.error.URLError, RuntimeError, TimeoutError, ConnectionError, pickle.UnpicklingError) as error:
+        state = "damaged or incomplete" if (data_dir / kind.base_folder).exists() else "absent"
+        raise DataProblem(
+            f"{name}: the files in {data_dir / kind.base_folder} are {state} and cannot be downloaded ({error}); "
+            f"unpack the data set's archive in {data_dir}, or put an image folder at {data_dir / name}/{{train,test}}/CLASS"
+        ) from error
+    return Source(name, parts[0], parts[1], tuple(part.classes))
+
+
+def _cifar10(data_dir: Path, seed: int) -> Source:
+    return _cifar(CIFAR10, "cifar10", data_dir)
+
+
+def _cifar100(data_dir: Path, seed: int) -> Source:
+    return _cifar(CIFAR100, "cifar100", data_dir)
+
+
+def _digits(data_dir: Path, seed: int) -> Source:
+    """Build the embedded data set: 1,797 handwritten digits, 8x8 in 17 grey levels (UCI), split 80/20 by seed."""
+    digits = load_digits()
+    grey = torch.from_numpy(digits.images / 16).float().unsqueeze(1)
+    large = resize(grey, [SIZE, SIZE], InterpolationMode.NEAREST)
+    pixels = (large * 255).round().to(torch.uint8).expand(-1, 3, -1, -1).contiguous()
+    everything = Images(pixels, torch.from_numpy(digits.target).long())
+    train, test = train_test_split(
+        np.arange(len(everything)), test_size=0.2, stratify=digits.target, random_state=seed
+    )
+    chosen = (everything.take(torch.from_numpy(np.sort(part))) for part in (train, test))
+    return Source("digits", *chosen, classes=tuple("0123456789"), augment=False)
+
+
+def _folder(path: Path, name: str) -> Source:
+    """Read PATH/{train,test}/CLASS/*; every image becomes RGB of 32x32 pixels."""
+    parts, classes = [], []
+    for part in ("train", "test"):
+        folder = path / part
+        if not folder.is_dir():
+            raise DataProblem(f"{folder} is missing; an image folder is laid out as {path}/{{train,test}}/CLASS/IMAGE")
+        try:
+            listing = ImageFolder(str(folder))
+            pixels = torch.stack([_decode(Path(file)) for file, _ in listing.samples])
+        except FileNotFoundError as error:
+            raise DataProblem(f"{folder}: {str(error).splitlines()[0]}; add images or remove the class") from error
+        parts.append(Images(pixels, torch.tensor(listing.targets)))
+        classes.append(tuple(listing.classes))
+    if classes[0] != classes[1]:
+        odd = sorted(set(classes[0]) ^ set(classes[1]))
+        raise DataProblem(f"{path}: train and test name different classes ({', '.join(odd[:4])}); give both the same")
+    return Source(name, parts[0], parts[1], classes[0])
+
+
+def _decode(file: Path) -> Tensor:
+    try:
+        with Image.open(file) as image:
+            rgb = image.convert("RGB")
+    except (UnidentifiedImageError, OSError) as error:
+        raise DataProblem(f"{file} is no readable image; replace or delete it") from error
+    if rgb.size != (SIZE, SIZE):
+        rgb = rgb.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.asarray(rgb).copy()).permute(2, 0, 1)
+
+
+SOURCES: dict[str, Callable[[Path, int], Source]] = {"digits": _digits, "cifar10": _cifar10, "cifar100": _cifar100}

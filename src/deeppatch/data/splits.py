@@ -1,0 +1,53 @@
+"""Class-stratified splits and subsets, by seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sklearn.model_selection import train_test_split
+
+from deeppatch.data.sources import Images, Source
+from deeppatch.errors import DataProblem
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Train and val are parts of the source's training part; test is read by evaluations alone."""
+
+    train: Images
+    val: Images
+    test: Images
+
+
+def split(source: Source, seed: int, limit: int | None = None) -> Splits:
+    """Split a source by class-stratified sampling; `limit` keeps a stratified subset of so many images of every split.
+
+    val is 1/50 of the training part (CIFAR: 1,000 images, as published), or where that would be fewer than 1,000
+    images, 1,000 or a fifth, whichever is less: thresholds are calibrated on val, and a few dozen images bound nothing.
+    """
+    total = len(source.train)
+    size = max(total // 50, min(1000, total // 5))
+    kept, held_out = _divide(source.train, size, seed, source.name)
+    parts = (source.train.take(kept), source.train.take(held_out), source.test)
+    if limit is not None:
+        parts = tuple(_subset(part, limit, seed, source.name) for part in parts)  # type: ignore[assignment]
+    return Splits(*parts)
+
+
+def _subset(images: Images, count: int, seed: int, name: str) -> Images:
+    if count >= len(images):
+        return images
+    return images.take(_divide(images, count, seed, name)[1])
+
+
+def _divide(images: Images, size: int, seed: int, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    labels = images.labels.numpy()
+    try:
+        rest, chosen = train_test_split(np.arange(len(labels)), test_size=size, stratify=labels, random_state=seed)
+    except ValueError as error:
+        raise DataProblem(
+            f"{name}: {size} of {len(labels)} images cannot hold every class; use more images or a larger --limit"
+        ) from error
+    return torch.from_numpy(np.sort(rest)), torch.from_numpy(np.sort(chosen))

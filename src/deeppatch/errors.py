@@ -1,0 +1,40 @@
+"""What a user can get wrong; every message is one line that says what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+
+class UserError(Exception):
+    """A mistake that the user can mend; commands print it as one line and exit with status 2."""
+
+
+class MissingArtifact(UserError):
+    """An earlier stage has not left the file that this one reads."""
+
+    def __init__(self, path: Path, command: str) -> None:
+        super().__init__(f"{path} is missing; make it with: {command}")
+
+
+class StaleArtifact(UserError):
+    """A file under output/ is damaged, or was made from other inputs than the ones at hand."""
+
+
+class WrongWeights(UserError):
+    """A weights file is damaged or does not fit the network."""
+
+
+class NoNetwork(UserError):
+    """A download is needed and cannot be made."""
+
+
+class DataProblem(UserError):
+    """A data set is unknown, absent, damaged or too small for what is asked."""
+
+
+class Contradictions(UserError):
+    """Options that cannot stand together, all of them reported at once."""
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        super().__init__("; ".join(problems))

@@ -1,0 +1,1 @@
+"""DeepPatch: correction units, patch files, the router and the switched model."""

@@ -1,0 +1,96 @@
+"""What takes the place of a convolution: some filters replaced, or some of its output channels corrected."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+
+class ReplacedConv2d(nn.Module):
+    """ReplaceCorrect (TOSEM 2023): channels I of the output come from |I| new filters without bias.
+
+    That equals ONE convolution whose weight rows I are the new ones, which is what runs here: the frozen weight
+    with the trained `rows` (|I|, C_in, k, k) written into it. The rows start from the original filters.
+    """
+
+    kind = "replace"
+    channels: Tensor
+
+    def __init__(self, original: nn.Conv2d, channels: Tensor) -> None:
+        super().__init__()
+        self.original = original
+        self.register_buffer("channels", channels, persistent=False)
+        self.rows = nn.Parameter(original.weight.detach()[channels].clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C_in, H, W) to (N, C_out, H', W'), as the original convolution does."""
+        weight = self.original.weight.detach().index_copy(0, self.channels, self.rows)
+        return self.original._conv_forward(x, weight, _bias_without(self.original, self.channels))
+
+    def new_parameters(self) -> dict[str, Tensor]:
+        """Return what the patch file stores of this unit."""
+        return {"rows": self.rows}
+
+    def for_inference(self) -> nn.Conv2d:
+        """Return the plain convolution that computes the same."""
+        conv = copy.deepcopy(self.original)
+        with torch.no_grad():
+            conv.weight[self.channels] = self.rows
+            if conv.bias is not None:
+                conv.bias[self.channels] = 0
+        return conv
+
+
+class CorrectedConv2d(nn.Module):
+    """DeepCorrect's unit (Borkar and Karam, TIP 2019): y[I] = x + g(x), x the original channels I; the others stay.
+
+    g is conv1x1-BN-ReLU, conv3x3-BN-ReLU, conv3x3-BN-ReLU, conv1x1, all |I| wide, without biases. Its last
+    convolution starts at zero, so that training starts from the original network.
+    """
+
+    kind = "crtunit"
+    channels: Tensor
+
+    def __init__(self, original: nn.Conv2d, channels: Tensor) -> None:
+        super().__init__()
+        self.original = original
+        self.register_buffer("channels", channels, persistent=False)
+        width = len(channels)
+        last = nn.Conv2d(width, width, 1, bias=False)
+        nn.init.zeros_(last.weight)
+        self.unit = nn.Sequential(*_conv_bn_relu(width, 1), *_conv_bn_relu(width, 3), *_conv_bn_relu(width, 3), last)
+        self.unit.to(original.weight.device)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C_in, H, W) to (N, C_out, H', W'), as the original convolution does."""
+        y = self.original(x)
+        return y.index_copy(1, self.channels, self.correct(y).to(y.dtype))
+
+    def correct(self, y: Tensor) -> Tensor:
+        """Map the original output (N, C_out, H', W') to its corrected channels (N, |I|, H', W')."""
+        picked = y.index_select(1, self.channels)
+        return picked + self.unit(picked)
+
+    def new_parameters(self) -> dict[str, Tensor]:
+        """Return what the patch file stores of this unit."""
+        return {f"unit.{key}": value for key, value in self.unit.state_dict().items()}
+
+    def for_inference(self) -> CorrectedConv2d:
+        """Return the module itself: there is nothing to merge."""
+        return self
+
+
+Unit = ReplacedConv2d | CorrectedConv2d
+UNITS: dict[str, Callable[[nn.Conv2d, Tensor], Unit]] = {"replace": ReplacedConv2d, "crtunit": CorrectedConv2d}
+
+
+def _bias_without(conv: nn.Conv2d, channels: Tensor) -> Tensor | None:
+    return None if conv.bias is None else conv.bias.detach().index_fill(0, channels, 0)
+
+
+def _conv_bn_relu(width: int, size: int) -> list[nn.Module]:
+    conv = nn.Conv2d(width, width, size, padding=size // 2, bias=False)
+    return [conv, nn.BatchNorm2d(width), nn.ReLU(inplace=True)]

@@ -1,0 +1,136 @@
+"""The only training loop: one epoch, evaluation, and fitting with the best epoch kept and resumption exact."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import SGD
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
+
+from deeppatch import runtime
+from deeppatch.artifacts import Checkpoint
+from deeppatch.progress import info, track
+
+Batch = tuple[Tensor, Tensor]
+Loss = Callable[[nn.Module, Batch], Tensor]
+
+
+class Stream(Protocol):
+    """Batches with a known count."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[Batch]: ...
+
+
+def cross_entropy(model: nn.Module, batch: Batch) -> Tensor:
+    """Return the mean cross entropy of a batch (pixels (N, 3, H, W), labels (N,))."""
+    pixels, labels = batch
+    return F.cross_entropy(model(pixels), labels)
+
+
+def train_epoch(
+    model: nn.Module, batches: Stream, loss: Loss, optimizer: torch.optim.Optimizer, schedule: LRScheduler,
+    *, amp: bool = False, label: str = "training",
+) -> float:  # fmt: skip
+    """Train once over `batches`, the schedule stepping with each, and return the mean loss per batch."""
+    device = next(model.parameters()).device
+    total = torch.zeros((), device=device)
+    for batch in track(batches, len(batches), label):
+        with runtime.autocast(device, amp):
+            value = loss(model, batch)
+        optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        optimizer.step()
+        schedule.step()
+        total += value.detach()
+    return (total / max(1, len(batches))).item()
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, batches: Stream, *, amp: bool = False, label: str = "evaluating") -> Tensor:
+    """Return the predicted classes (M,) of all batches, on the model's device, in eval mode."""
+    device = next(model.parameters()).device
+    model.eval()
+    predictions = []
+    for pixels, _labels in track(batches, len(batches), label):
+        with runtime.autocast(device, amp):
+            predictions.append(model(pixels).argmax(1))
+    return torch.cat(predictions)
+
+
+def accuracy(predictions: Tensor, labels: Tensor) -> float:
+    """Return the share, in [0, 1], of predictions (M,) that equal labels (M,)."""
+    return (predictions == labels).double().mean().item()
+
+
+def sgd(
+    parameters: Iterable[nn.Parameter], *, lr: float, momentum: float, weight_decay: float, steps: int
+) -> tuple[SGD, CosineAnnealingLR]:
+    """Return SGD and a cosine schedule that takes its learning rate to zero over `steps` batches."""
+    optimizer = SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay)
+    return optimizer, CosineAnnealingLR(optimizer, T_max=max(1, steps))
+
+
+@dataclass
+class History:
+    """One entry an epoch: mean training loss and validation accuracy in [0, 1]; the best epoch counts from 0."""
+
+    loss: list[float] = field(default_factory=list)
+    accuracy: list[float] = field(default_factory=list)
+
+    @property
+    def best(self) -> int:
+        """Return the earliest epoch of highest validation accuracy."""
+        return self.accuracy.index(max(self.accuracy))
+
+
+def fit(
+    model: nn.Module, epochs: Iterable[Stream], validate: Callable[[nn.Module], float], *,
+    loss: Loss, optimizer: torch.optim.Optimizer, schedule: LRScheduler, checkpoint: Checkpoint | None = None,
+    enter_training: Callable[[nn.Module], object] = nn.Module.train, amp: bool = False, label: str = "training",
+) -> History:  # fmt: skip
+    """Train over `epochs`, one stream of batches each, and leave the model in the state of its best epoch.
+
+    `validate` returns an accuracy in [0, 1] after each epoch. With a checkpoint, every finished epoch is saved
+    (model, optimizer, schedule, random states, position) and epochs that it holds are skipped: the result has the
+    same bytes as that of a run without interruption.
+    """
+    history = History()
+    best_state: dict[str, Tensor] = copy.deepcopy(model.state_dict())
+    saved = checkpoint.load() if checkpoint else None
+    if saved:
+        history = History(**saved["history"])
+        model.load_state_dict(saved["model"])
+        best_state = {key: value.to(best_state[key].device) for key, value in saved["best"].items()}
+        optimizer.load_state_dict(saved["optimizer"])
+        schedule.load_state_dict(saved["schedule"])
+        runtime.restore_random_states(saved["random"])
+        info(f"{label}: resumed after epoch {len(history.loss)}")
+    for epoch, batches in enumerate(epochs):
+        if epoch < len(history.loss):
+            continue
+        enter_training(model)
+        name = f"{label}, epoch {epoch + 1}"
+        history.loss.append(train_epoch(model, batches, loss, optimizer, schedule, amp=amp, label=name))
+        history.accuracy.append(validate(model))
+        info(f"{name}: loss {history.loss[-1]:.4f}, validation accuracy {100 * history.accuracy[-1]:.2f} %")
+        if history.best == epoch:
+            best_state = copy.deepcopy(model.state_dict())
+        if checkpoint:
+            checkpoint.save({
+                "history": {"loss": history.loss, "accuracy": history.accuracy},
+                "model": model.state_dict(),
+                "best": best_state,
+                "optimizer": optimizer.state_dict(),
+                "schedule": {k: v for k, v in schedule.state_dict().items() if not callable(v)},
+                "random": runtime.random_states(),
+            })  # fmt: skip
+    model.load_state_dict(best_state)
+    model.eval()
+    return history

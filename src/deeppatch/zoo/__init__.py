@@ -1,0 +1,1 @@
+"""Model zoo: architectures, published weights, normalisation inside the model."""

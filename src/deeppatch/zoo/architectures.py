@@ -1,0 +1,55 @@
+"""Networks by name, each a function of the number of classes; state-dict keys are those of the published checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from torch import nn
+from torchvision.models.mobilenetv2 import MobileNetV2
+from torchvision.models.shufflenetv2 import ShuffleNetV2
+from torchvision.models.vgg import VGG, make_layers
+
+from deeppatch.zoo.resnet_cifar import CifarResNet
+
+VGG13 = [64, 64, "M", 128, 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M"]
+# expansion, channels, repeats, stride of each group: the ImageNet network with its first two strides removed
+MOBILENET_GROUPS = [
+    [1, 16, 1, 1], [6, 24, 2, 1], [6, 32, 3, 2], [6, 64, 4, 2], [6, 96, 3, 1], [6, 160, 3, 2], [6, 320, 1, 1],
+]  # fmt: skip
+
+
+def _vgg13_bn(classes: int) -> nn.Module:
+    network = VGG(make_layers(VGG13, batch_norm=True), num_classes=classes)  # type: ignore[arg-type]
+    network.avgpool = nn.Identity()  # type: ignore[assignment]  32x32 images leave one pixel
+    network.classifier = nn.Sequential(
+        nn.Linear(512, 512), nn.ReLU(True), nn.Dropout(),
+        nn.Linear(512, 512), nn.ReLU(True), nn.Dropout(),
+        nn.Linear(512, classes),
+    )  # fmt: skip
+    return network
+
+
+def _mobilenetv2_x0_5(classes: int) -> nn.Module:
+    network = MobileNetV2(classes, width_mult=0.5, inverted_residual_setting=MOBILENET_GROUPS)
+    network.features[0][0].stride = (1, 1)
+    return network
+
+
+def _shufflenetv2_x1_0(classes: int) -> nn.Module:
+    network = ShuffleNetV2([4, 8, 4], [24, 116, 232, 464, 1024], classes)
+    network.conv1[0].stride = (1, 1)
+    network.maxpool = nn.Identity()  # type: ignore[assignment]
+    return network
+
+
+ARCHITECTURES: dict[str, Callable[[int], nn.Module]] = {
+    "resnet8": partial(CifarResNet, 1),
+    "resnet20": partial(CifarResNet, 3),
+    "resnet32": partial(CifarResNet, 5),
+    "resnet20a": partial(CifarResNet, 3, option="A"),
+    "resnet32a": partial(CifarResNet, 5, option="A"),
+    "vgg13_bn": _vgg13_bn,
+    "mobilenetv2_x0_5": _mobilenetv2_x0_5,
+    "shufflenetv2_x1_0": _shufflenetv2_x1_0,
+}

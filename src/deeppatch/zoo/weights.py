@@ -1,0 +1,115 @@
+"""Find, download, verify and load weights of the zoo's networks."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import urllib.error
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from deeppatch.errors import NoNetwork, WrongWeights
+
+
+def fetch(url: str) -> Path:
+    """Return the local copy of a published file, downloaded to TORCH_HOME where it is absent.
+
+    The file name carries the start of the file's SHA-256; a copy that does not match raises WrongWeights.
+    """
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    path = folder / url.rsplit("/", 1)[1]
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(url, str(path), hash_prefix=hash_in_name(path))
+        except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+            raise NoNetwork(
+                f"cannot download {url} ({error}); put the file at {path}, give a copy with --weights FILE, "
+                "or train the network with --train"
+            ) from error
+        except RuntimeError as error:
+            raise WrongWeights(f"the download of {url} was damaged; run the same command again") from error
+    verify(path)
+    return path
+
+
+def hash_in_name(path: Path) -> str | None:
+    """Return the hexadecimal digits between the last dash and the dot of a published file's name, or None."""
+    match = re.search(r"-([0-9a-f]{8,64})\.\w+$", path.name)
+    return match.group(1) if match else None
+
+
+def verify(path: Path) -> None:
+    """Raise WrongWeights when a file's SHA-256 does not begin as its name says; names without a hash pass."""
+    expected = hash_in_name(path)
+    if expected is None:
+        return
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
+    if not found.startswith(expected):
+        raise WrongWeights(f"{path} is damaged: its SHA-256 begins {found[:8]}, not {expected}; delete it and run again")
+
+
+def _digest(file: io.BufferedReader) -> str:
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def read(path: Path) -> dict[str, Tensor]:
+    """Read a state dict from a .safetensors file or a torch checkpoint (plain, or under the key `state_dict`)."""
+    if not path.is_file():
+        raise WrongWeights(f"--weights {path}: there is no such file; check the path")
+    verify(path)
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load(path.read_bytes())
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (safetensors.SafetensorError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        raise WrongWeights(f"{path} is damaged or no weights file; fetch it again") from error
+    except Exception as error:  # the unpickler's own error class is private
+        if "pickle" not in type(error).__name__.lower():
+            raise
+        raise WrongWeights(f"{path} is no plain weights file (state dict of tensors); save one and give that") from error
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise WrongWeights(f"{path} holds no state dict; save one with torch.save(model.state_dict(), FILE)")
+    return content
+
+
+def load_network(network: nn.Module, state: dict[str, Tensor], origin: Path | str) -> None:
+    """Load a state dict into a bare network; `module.` prefixes and the older name `linear` of the head are mended.
+
+    Raises WrongWeights, in one line, for missing or surplus keys, shapes that differ and another number of classes.
+    """
+    own = network.state_dict()
+    renamed = {re.sub(r"^linear\.", "fc.", key.removeprefix("module.")): value for key, value in state.items()}
+    for key, value in own.items():  # checkpoints older than 2018 have no batch counters
+        if key.endswith("num_batches_tracked"):
+            renamed.setdefault(key, value)
+    missing, surplus = sorted(own.keys() - renamed.keys()), sorted(renamed.keys() - own.keys())
+    if missing or surplus:
+        examples = ", ".join([f"no {key}" for key in missing[:2]] + [f"unknown {key}" for key in surplus[:2]])
+        raise WrongWeights(f"{origin} is for another network ({examples}); choose the -m that it was made for")
+    differing = [key for key in own if own[key].shape != renamed[key].shape]
+    head = list(own)[-1]
+    if head in differing and {key.rsplit(".", 1)[0] for key in differing} == {head.rsplit(".", 1)[0]}:
+        raise WrongWeights(
+            f"{origin} tells {len(renamed[head])} classes apart, the data set has {len(own[head])}; "
+            "choose the -d that it was made for"
+        )
+    if differing:
+        key = differing[0]
+        raise WrongWeights(
+            f"{origin}: {key} has shape {tuple(renamed[key].shape)}, the network wants {tuple(own[key].shape)}; "
+            "choose the -m that it was made for"
+        )
+    network.load_state_dict(renamed)
