@@ -28,9 +28,14 @@ class Choices:
     default_device: str
 
 
+def call(prefix: str, stage: str) -> str:
+    """Return how a stage is called: `prefix` has the fields {script} and {stage}."""
+    return prefix.format(script=SCRIPTS[stage], stage=stage)
+
+
 def parser_for(stage: str, prefix: str, description: str, example: str) -> argparse.ArgumentParser:
-    """Return the empty parser of a stage; `prefix` turns a script's name into how it is called."""
-    command = prefix.format(SCRIPTS[stage])
+    """Return the empty parser of a stage."""
+    command = call(prefix, stage)
     return argparse.ArgumentParser(
         prog=command, description=description, epilog=f"example:\n  {command} {example}", allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -40,54 +45,130 @@ def parser_for(stage: str, prefix: str, description: str, example: str) -> argpa
 def add_shared(parser: argparse.ArgumentParser, choices: Choices) -> None:
     """Add the options of every stage, in groups."""
     data = parser.add_argument_group("data and model")
-    data.add_argument("-m", "--model", choices=sorted(choices.models), default="resnet32", metavar="NAME",
-                      help=f"network of the zoo: {', '.join(sorted(choices.models))} (default: resnet32)")
-    data.add_argument("-d", "--dataset", default="digits", metavar="NAME",
-                      help=f"{', '.join(choices.datasets)}, or folder:PATH with PATH/{{train,test}}/CLASS/IMAGE "
-                           "(default: digits, which needs no download)")
-    data.add_argument("-n", "--noise_type", choices=[*choices.noises, *choices.noises.values()], default="gaussion",
-                      metavar="NAME", help="degradation: gaussion, also called gaussian-blur (default: gaussion)")
-    data.add_argument("--weights", type=Path, metavar="FILE",
-                      help="base weights to use, .safetensors or torch checkpoint (default: published, or what pretrain left)")
-    data.add_argument("--limit", type=int, metavar="N",
-                      help="use a class-stratified subset of N images of every split (default: all)")
+    data.add_argument(
+        "-m",
+        "--model",
+        choices=sorted(choices.models),
+        default="resnet32",
+        metavar="NAME",
+        help=f"network of the zoo: {', '.join(sorted(choices.models))} (default: resnet32)",
+    )
+    data.add_argument(
+        "-d",
+        "--dataset",
+        default="digits",
+        metavar="NAME",
+        help=f"{', '.join(choices.datasets)}, or folder:PATH with PATH/{{train,test}}/CLASS/IMAGE "
+        "(default: digits, which needs no download)",
+    )
+    data.add_argument(
+        "-n",
+        "--noise_type",
+        choices=[*choices.noises, *choices.noises.values()],
+        default="gaussion",
+        metavar="NAME",
+        help="degradation: gaussion, also called gaussian-blur (default: gaussion)",
+    )
+    data.add_argument(
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        help="base weights to use, .safetensors or torch checkpoint (default: published, or what pretrain left)",
+    )
+    data.add_argument(
+        "--limit", type=int, metavar="N", help="use a class-stratified subset of N images of every split (default: all)"
+    )
     data.add_argument("--data_dir", type=Path, default=Path("data"), metavar="DIR", help="data sets (default: data)")
-    data.add_argument("--output_dir", type=Path, default=Path("output"), metavar="DIR",
-                      help="artifacts of all stages (default: output)")
+    data.add_argument(
+        "--output_dir",
+        type=Path,
+        default=Path("output"),
+        metavar="DIR",
+        help="artifacts of all stages (default: output)",
+    )
 
     machine = parser.add_argument_group("machine")
-    machine.add_argument("--device", choices=["cpu", "cuda"], default=choices.default_device,
-                         help=f"where to compute (default: cuda where there is one; here {choices.default_device})")
+    machine.add_argument(
+        "--device",
+        choices=["cpu", "cuda"],
+        default=choices.default_device,
+        help=f"where to compute (default: cuda where there is one; here {choices.default_device})",
+    )
     machine.add_argument("--gpu", type=int, default=0, metavar="N", help="index of the CUDA device (default: 0)")
     machine.add_argument("-b", "--batch_size", type=int, default=256, metavar="N", help="images a batch (default: 256)")
-    machine.add_argument("--amp", action="store_true", help="run networks in bfloat16 where that is safe (default: float32)")
-    machine.add_argument("--seed", type=int, default=DEFAULT_SEED, metavar="N",
-                         help=f"seed of splits, draws and training (default: {DEFAULT_SEED})")
-    machine.add_argument("-r", "--resume", action="store_true",
-                         help="continue an interrupted run; the result is that of an uninterrupted one")
+    machine.add_argument(
+        "--amp", action="store_true", help="run networks in bfloat16 where that is safe (default: float32)"
+    )
+    machine.add_argument(
+        "--seed",
+        type=int,
+        default=DEFAULT_SEED,
+        metavar="N",
+        help=f"seed of splits, draws and training (default: {DEFAULT_SEED})",
+    )
+    machine.add_argument(
+        "-r",
+        "--resume",
+        action="store_true",
+        help="continue an interrupted run; the result is that of an uninterrupted one",
+    )
 
     training = parser.add_argument_group("training")
-    training.add_argument("--lr", type=float, default=0.01, metavar="X", help="initial learning rate of SGD (default: 0.01)")
+    training.add_argument(
+        "--lr", type=float, default=0.01, metavar="X", help="initial learning rate of SGD (default: 0.01)"
+    )
     training.add_argument("--momentum", type=float, default=0.9, metavar="X", help="momentum of SGD (default: 0.9)")
     training.add_argument("--weight_decay", type=float, default=5e-4, metavar="X", help="L2 penalty (default: 5e-4)")
-    training.add_argument("-e", "--max_epoch", type=int, default=50, metavar="N",
-                          help="epochs when pretrain trains a network (default: 50)")
+    training.add_argument(
+        "-e",
+        "--max_epoch",
+        type=int,
+        default=50,
+        metavar="N",
+        help="epochs when pretrain trains a network (default: 50)",
+    )
 
     stages = parser.add_argument_group("assess and correct")
-    stages.add_argument("-f", "--fs_method", choices=sorted(choices.rankings), default="perfloss",
-                        help="how filters are ranked (default: perfloss)")
-    stages.add_argument("-c", "--crt_method", choices=sorted(choices.corrections), default="patch",
-                        help="how the network is corrected (default: patch)")
-    stages.add_argument("--crt_type", choices=sorted(choices.units), default="replace",
-                        help="kind of patch: new filters, or correction units behind the old ones (default: replace)")
+    stages.add_argument(
+        "-f",
+        "--fs_method",
+        choices=sorted(choices.rankings),
+        default="perfloss",
+        help="how filters are ranked (default: perfloss)",
+    )
+    stages.add_argument(
+        "-c",
+        "--crt_method",
+        choices=sorted(choices.corrections),
+        default="patch",
+        help="how the network is corrected (default: patch)",
+    )
+    stages.add_argument(
+        "--crt_type",
+        choices=sorted(choices.units),
+        default="replace",
+        help="kind of patch: new filters, or correction units behind the old ones (default: replace)",
+    )
     stages.add_argument("--crt_epoch", type=int, default=20, metavar="N", help="epochs of the correction (default: 20)")
-    stages.add_argument("--susp_ratio", type=float, metavar="R",
-                        help=f"share of each layer's filters to patch, above 0 to 1 (default: {DEFAULT_RATIO}; "
-                             "with -f ratioestim the estimated one)")
-    stages.add_argument("--susp_side", choices=list(choices.sides), default="front",
-                        help="which part of the ranking to patch (default: front, the most suspicious)")
-    stages.add_argument("--ranking", type=Path, metavar="FILE",
-                        help="a ranking.json to use instead of the one assess left for these options")
+    stages.add_argument(
+        "--susp_ratio",
+        type=float,
+        metavar="R",
+        help=f"share of each layer's filters to patch, above 0 to 1 (default: {DEFAULT_RATIO}; "
+        "with -f ratioestim the estimated one)",
+    )
+    stages.add_argument(
+        "--susp_side",
+        choices=list(choices.sides),
+        default="front",
+        help="which part of the ranking to patch (default: front, the most suspicious)",
+    )
+    stages.add_argument(
+        "--ranking",
+        type=Path,
+        metavar="FILE",
+        help="a ranking.json to use instead of the one assess left for these options",
+    )
 
 
 def normalise(arguments: Sequence[str]) -> list[str]:
@@ -103,7 +184,11 @@ def check(options: argparse.Namespace, noises: dict[str, str]) -> None:
     """Raise Contradictions, naming all of them, when values are out of range or do not go together."""
     options.noise_type = noises.get(options.noise_type, options.noise_type)
     positive = ("batch_size", "max_epoch", "crt_epoch", "lr")
-    problems = [f"--{name} {getattr(options, name)}: give a number above 0" for name in positive if not getattr(options, name) > 0]
+    problems = [
+        f"--{name} {getattr(options, name)}: give a number above 0"
+        for name in positive
+        if not getattr(options, name) > 0
+    ]
     if options.limit is not None and options.limit < 1:
         problems.append(f"--limit {options.limit}: give at least 1 image, or leave it out for all")
     if options.susp_ratio is not None and not 0 < options.susp_ratio <= 1:
@@ -124,7 +209,7 @@ def check(options: argparse.Namespace, noises: dict[str, str]) -> None:
 def spell(stage: str, options: argparse.Namespace, **changes: object) -> str:
     """Return the command that runs `stage` with what these options share with it; `changes` override values."""
     values = {**vars(options), **changes}
-    parts = [values["prefix"].format(SCRIPTS[stage]), "-m", values["model"], "-d", values["dataset"]]
+    parts = [call(values["prefix"], stage), "-m", values["model"], "-d", values["dataset"]]
     if stage != "pretrain":
         parts += ["-f", values["fs_method"]]
     if stage in ("correct", "evaluate"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import platform
 import random
@@ -63,11 +64,10 @@ def autocast(device: torch.device, amp: bool) -> AbstractContextManager[Any]:
 
 def random_states() -> dict[str, Any]:
     """Collect every global random state in a form that `torch.load(weights_only=True)` reads back."""
-    kind, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
     states: dict[str, Any] = {
         "torch": torch.get_rng_state(),
         "python": repr(random.getstate()),
-        "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],
+        "numpy": repr([v.tolist() if isinstance(v, np.ndarray) else v for v in np.random.get_state()]),  # noqa: NPY002
     }
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state_all()
@@ -76,12 +76,10 @@ def random_states() -> dict[str, Any]:
 
 def restore_random_states(states: dict[str, Any]) -> None:
     """Set every global random state to what `random_states` collected."""
-    import ast
 
     torch.set_rng_state(states["torch"])
     random.setstate(ast.literal_eval(states["python"]))
-    kind, keys, position, has_gauss, cached = states["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))  # noqa: NPY002
+    np.random.set_state(tuple(ast.literal_eval(states["numpy"])))  # noqa: NPY002
     if "cuda" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(states["cuda"])
 

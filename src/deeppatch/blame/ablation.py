@@ -29,6 +29,7 @@ class Silence:
     source: None = None
 
     def __call__(self, _module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
+        """Edit the layer's output in place (a forward hook)."""
         output[:, self.channel] = 0
         return output
 
@@ -41,6 +42,7 @@ class SwapIn:
     source: Tensor
 
     def __call__(self, _module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
+        """Edit the layer's output in place (a forward hook)."""
         output[:, self.channel] = self.source[:, self.channel]
         return output
 
@@ -58,6 +60,7 @@ def perfloss(
     `done` holds layers scored before; `keep` receives all scores after each further layer; `tick` is called after
     each (filter, batch) pass.
     """
+
     def edits(conv: nn.Conv2d, sample: Sample) -> Iterator[Silence]:
         return map(Silence, range(conv.out_channels))
 
@@ -72,6 +75,7 @@ def featswap(
 
     Arguments as for `perfloss`; every sample has its clean version.
     """
+
     def edits(conv: nn.Conv2d, sample: Sample) -> Iterator[SwapIn]:
         if sample.clean is None:
             raise ValueError("featswap needs the clean version of every sample")

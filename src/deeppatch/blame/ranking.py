@@ -59,7 +59,9 @@ def random_ranking(widths: dict[str, int], seed: int) -> Ranking:
 SIDES: dict[str, Callable[[list[int], int, torch.Generator], list[int]]] = {
     "front": lambda order, count, draw: order[:count],
     "rear": lambda order, count, draw: order[len(order) - count :],
-    "random": lambda order, count, draw: [order[i] for i in torch.randperm(len(order), generator=draw)[:count].tolist()],
+    "random": lambda order, count, draw: [
+        order[i] for i in torch.randperm(len(order), generator=draw)[:count].tolist()
+    ],
 }
 
 

@@ -33,7 +33,7 @@ def estimate(
 
 
 def summary(right: Tensor) -> dict[str, Any]:
-    """Return accuracies in [0, 1] per level, their mean, and its standard error over images, of bool (levels, images)."""
+    """Return accuracies in [0, 1] by level, their mean and its standard error over images, of bool (levels, images)."""
     per_image = right.double().mean(0)
     spread = per_image.std().item() if len(per_image) > 1 else 0.0
     return {
@@ -41,5 +41,3 @@ def summary(right: Tensor) -> dict[str, Any]:
         "mean": per_image.mean().item(),
         "standard_error": spread / math.sqrt(max(1, len(per_image))),
     }
-
-

@@ -22,7 +22,7 @@ stages, in order:
 deeppatch STAGE --help explains the options of a stage."""
 
 
-def main(script: str, arguments: Sequence[str] | None = None, prefix: str = "python src/{}.py") -> None:
+def main(script: str, arguments: Sequence[str] | None = None, prefix: str = "python src/{script}.py") -> None:
     """Run the command of a script under src/; exit status 2 and one line on a user's mistake, 130 on Ctrl-C."""
     sys.exit(guarded(script, sys.argv[1:] if arguments is None else arguments, prefix))
 
@@ -36,7 +36,7 @@ def console() -> None:
     if sys.argv[1] not in stages:
         print(f"error: {sys.argv[1]}: no such stage; choose from {', '.join(COMMANDS.values())}", file=sys.stderr)
         sys.exit(2)
-    main(stages[sys.argv[1]], sys.argv[2:], "deeppatch {}")
+    main(stages[sys.argv[1]], sys.argv[2:], "deeppatch {stage}")
 
 
 def guarded(script: str, arguments: Sequence[str], prefix: str) -> int:
@@ -59,14 +59,12 @@ def guarded(script: str, arguments: Sequence[str], prefix: str) -> int:
 
 def run(script: str, arguments: Sequence[str], prefix: str) -> None:
     """Parse a command's arguments and run it; UserError passes through."""
-    from deeppatch.commands import context
+    from deeppatch.commands import parsing
 
     module = importlib.import_module(f"deeppatch.commands.{script}")
-    module.run(context.parse(module, arguments, prefix))
+    module.run(parsing.parse(module, arguments, prefix))
 
 
 def _fail(message: str) -> int:
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     return 2
-
-

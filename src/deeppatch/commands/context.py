@@ -3,46 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import shlex
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 
 from deeppatch import options as command_line
 from deeppatch import runtime
-from deeppatch.artifacts import Checkpoint, Stage, git_revision, state_digest, tensors_from_bytes
-from deeppatch.blame.ranking import SIDES
-from deeppatch.commands.methods import CORRECTIONS, RANKINGS
+from deeppatch.artifacts import Checkpoint, Stage, git_revision
 from deeppatch.data import sources, views
-from deeppatch.data.corruptions import ALIASES, NOISES, Blur
+from deeppatch.data.corruptions import NOISES, Blur
 from deeppatch.data.splits import Splits, split
-from deeppatch.patching.units import UNITS
+from deeppatch.errors import WrongWeights
 from deeppatch.progress import info
-from deeppatch.zoo import weights
 from deeppatch.zoo.architectures import ARCHITECTURES
 from deeppatch.zoo.classifier import Classifier
 
 # what changes neither the results nor what can be resumed
-INCIDENTAL = {"resume", "prefix", "data_dir", "output_dir", "problems"}
-
-
-def parse(module: ModuleType, arguments: Sequence[str], prefix: str) -> argparse.Namespace:
-    """Parse and check the arguments of a command module (STAGE, DESCRIPTION, EXAMPLE, add_arguments, run)."""
-    parser = command_line.parser_for(module.STAGE, prefix, module.DESCRIPTION, module.EXAMPLE)
-    choices = command_line.Choices(
-        ARCHITECTURES, sources.SOURCES, ALIASES, RANKINGS, CORRECTIONS, UNITS, SIDES, runtime.default_device()
-    )
-    command_line.add_shared(parser, choices)
-    module.add_arguments(parser)
-    options = parser.parse_args(command_line.normalise(arguments), argparse.Namespace(prefix=prefix))
-    command_line.check(options, ALIASES)
-    options.command = f"{parser.prog} {shlex.join(arguments)}".strip()
-    return options
+INCIDENTAL = {"resume", "prefix", "data_dir", "output_dir", "problems", "command"}
 
 
 @dataclass
@@ -100,28 +80,6 @@ class Context:
         """Spell the command that runs `stage` for this run."""
         return command_line.spell(stage, self.options, **changes)
 
-    def base_model(self) -> Classifier:
-        """Load the model that pretrain left, or --weights; later stages start from it."""
-        path = self.options.weights or self.folder("pretrain") / "weights.safetensors"
-        if self.options.weights:
-            content = read_user_file(path)
-            self.stage.inherit(path, content)
-        else:
-            content = self.stage.read(path, self.command("pretrain"))
-        model = self.restore(content, path)
-        info(f"inherited {path} (base {state_digest(model.state_dict())[:12]})")
-        return model
-
-    def restore(self, content: bytes, origin: Path) -> Classifier:
-        """Build the classifier whose safetensors bytes a stage left."""
-        state, _ = tensors_from_bytes(content, origin)
-        if "normalize.mean" not in state:
-            raise weights.WrongWeights(f"{origin} carries no normalisation; pass it through: {self.command('pretrain')} --weights {origin}")
-        mean, std = (state.pop(f"normalize.{key}").flatten().tolist() for key in ("mean", "std"))
-        network = self.new_network()
-        weights.load_network(network, {key.removeprefix("network."): value for key, value in state.items()}, origin)
-        return self.place(Classifier(network, mean, std))
-
     def checkpoint(self, name: str = "checkpoint.pt", **facts: Any) -> Checkpoint:
         """Return the checkpoint of this stage's training; `facts` join the settings that must not change."""
         return Checkpoint(self.stage.folder / name, {**self.stage.facts["settings"], **facts}, self.options.resume)
@@ -144,7 +102,8 @@ def open_stage(options: argparse.Namespace, folder_name: str) -> Context:
     """Prepare machine and folder for one run of a stage."""
     device = runtime.pick_device(options.device, options.gpu)
     runtime.prepare(options.seed)
-    settings = {k: str(v) if isinstance(v, Path) else v for k, v in sorted(vars(options).items()) if k not in INCIDENTAL | {"command"}}
+    relevant = {name: value for name, value in sorted(vars(options).items()) if name not in INCIDENTAL}
+    settings = {name: str(value) if isinstance(value, Path) else value for name, value in relevant.items()}
     facts = {"command": options.command, "settings": settings, "git": git_revision(), **runtime.describe(device)}
     stage = Stage(options.output_dir, stage_folder(options, folder_name), facts)
     return Context(options, device, stage)
@@ -161,4 +120,4 @@ def read_user_file(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise weights.WrongWeights(f"{path}: {error.strerror}; check the path") from error
+        raise WrongWeights(f"{path}: {error.strerror}; check the path") from error

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import json
-from pathlib import Path
 from typing import Any
 
 from deeppatch import options as command_line
 from deeppatch.artifacts import state_digest, tensors_to_bytes
-from deeppatch.blame.ranking import Ranking, choose
-from deeppatch.commands.context import Context, open_stage, read_user_file
+from deeppatch.blame.ranking import choose
+from deeppatch.commands.context import Context, open_stage
 from deeppatch.commands.measure import append_accuracy, degraded_epochs, training_table
-from deeppatch.errors import StaleArtifact, UserError
+from deeppatch.commands.models import base_model
+from deeppatch.commands.rankings import load_ranking
+from deeppatch.errors import UserError
 from deeppatch.patching.train import train_patch
 from deeppatch.progress import info
 from deeppatch.retrain.finetune import finetune
-from deeppatch.surgery import convolutions
 from deeppatch.training import History
 from deeppatch.zoo.classifier import Classifier
 
@@ -32,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Train the correction that -c names and leave it for evaluate."""
     context = open_stage(options, f"correct-{command_line.patch_name(options)}")
-    model = context.base_model()
+    model = base_model(context)
     METHODS[options.crt_method](context, model)
 
 
@@ -47,7 +46,9 @@ def patch(context: Context, model: Classifier) -> None:
     if context.already_finished():
         return
     count = sum(map(len, channels.values()))
-    info(f"patching {count} filters in {len(channels)} layers (ratio {ratio:g}, {options.susp_side} of {ranking.method})")
+    info(
+        f"patching {count} filters in {len(channels)} layers (ratio {ratio:g}, {options.susp_side} of {ranking.method})"
+    )
     trained, history = train_patch(
         model, channels, options.crt_type, degraded_epochs(context), append_accuracy(context),
         context.example, checkpoint=context.checkpoint(base=state_digest(model.state_dict()), channels=channels),
@@ -84,33 +85,5 @@ def finish(context: Context, name: str, content: bytes, history: History, facts:
     })  # fmt: skip
     context.stage.finish()
     context.checkpoint().remove()
-    info(f"best epoch {history.best + 1}: {100 * history.accuracy[history.best]:.2f} % on val append; {path}, {len(content)} bytes")
-
-
-def load_ranking(context: Context, model: Classifier) -> tuple[Ranking, float | None]:
-    """Return the ranking to use, checked against the network, and the estimated ratio where -f ratioestim left one."""
-    given = context.options.ranking
-    path = given or context.folder(f"assess-{context.options.fs_method}") / "ranking.json"
-    if given:
-        content = read_user_file(given)
-        context.stage.inherit(given, content)
-    else:
-        content = context.stage.read(path, context.command("assess"))
-    try:
-        parsed = json.loads(content)
-        ranking, estimated = Ranking.from_json(parsed), parsed.get("ratio")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StaleArtifact(f"{path} is no ranking; make one with: {context.command('assess')}") from error
-    if parsed.get("base") != state_digest(model.state_dict()):
-        raise StaleArtifact(f"{path} ranks the filters of other weights; make it again with: {context.command('assess')}")
-    check_fits(ranking, model, path)
-    info(f"inherited {path} ({ranking.method}, {len(ranking.order)} layers)")
-    return ranking, estimated
-
-
-def check_fits(ranking: Ranking, model: Classifier, path: Path) -> None:
-    """Raise StaleArtifact unless every layer's order is a permutation of that layer's channels."""
-    widths = {name: conv.out_channels for name, conv in convolutions(model.network).items()}
-    for name, order in ranking.order.items():
-        if sorted(order) != list(range(widths.get(name, -1))):
-            raise StaleArtifact(f"{path}: layer {name} does not fit the network; rank its filters again")
+    best = 100 * history.accuracy[history.best]
+    info(f"best epoch {history.best + 1}: {best:.2f} % on val append; {path}, {len(content)} bytes")

@@ -44,5 +44,3 @@ def training_table(history: History) -> pd.DataFrame:
         "val_accuracy_percent": [100 * value for value in history.accuracy],
         "best": [epoch - 1 == history.best for epoch in epochs],
     })  # fmt: skip
-
-

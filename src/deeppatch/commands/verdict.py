@@ -2,29 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
+from deeppatch.commands.answers import Answers, Routing
 from deeppatch.commands.context import Context
 from deeppatch.report import plots, scores
-
-
-@dataclass(frozen=True)
-class Answers:
-    """Which test images a network gets right: bool (levels + 1, images), and bool (images,) on the mixed stream."""
-
-    by_level: Tensor
-    in_stream: Tensor
-
-
-@dataclass(frozen=True)
-class Routing:
-    """Router scores and decisions on test, both (levels + 1, images); row 0 is clean."""
-
-    scores: Tensor
-    switched: Tensor
 
 
 def write_report(context: Context, answers: dict[str, Answers], routing: Routing, calibration: dict[str, Any]) -> None:

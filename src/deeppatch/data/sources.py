@@ -84,7 +84,7 @@ def _cifar(kind: type[CIFAR10], name: str, data_dir: Path) -> Source:
         state = "damaged or incomplete" if (data_dir / kind.base_folder).exists() else "absent"
         raise DataProblem(
             f"{name}: the files in {data_dir / kind.base_folder} are {state} and cannot be downloaded ({error}); "
-            f"unpack the data set's archive in {data_dir}, or put an image folder at {data_dir / name}/{{train,test}}/CLASS"
+            f"unpack the archive in {data_dir}, or put an image folder at {data_dir / name}/{{train,test}}/CLASS"
         ) from error
     return Source(name, parts[0], parts[1], tuple(part.classes))
 
@@ -104,11 +104,9 @@ def _digits(data_dir: Path, seed: int) -> Source:
     large = resize(grey, [SIZE, SIZE], InterpolationMode.NEAREST)
     pixels = (large * 255).round().to(torch.uint8).expand(-1, 3, -1, -1).contiguous()
     everything = Images(pixels, torch.from_numpy(digits.target).long())
-    train, test = train_test_split(
-        np.arange(len(everything)), test_size=0.2, stratify=digits.target, random_state=seed
-    )
-    chosen = (everything.take(torch.from_numpy(np.sort(part))) for part in (train, test))
-    return Source("digits", *chosen, classes=tuple("0123456789"), augment=False)
+    train, test = train_test_split(np.arange(len(everything)), test_size=0.2, stratify=digits.target, random_state=seed)
+    train, test = (everything.take(torch.from_numpy(np.sort(part))) for part in (train, test))
+    return Source("digits", train, test, classes=tuple("0123456789"), augment=False)
 
 
 def _folder(path: Path, name: str) -> Source:

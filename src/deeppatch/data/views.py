@@ -33,9 +33,7 @@ class View:
         return -(-len(self.index) // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        for index, levels in zip(
-            self.index.split(self.batch_size), self.levels.split(self.batch_size), strict=True
-        ):
+        for index, levels in zip(self.index.split(self.batch_size), self.levels.split(self.batch_size), strict=True):
             yield self.blur(to_float(self.images.pixels[index]), levels), self.images.labels[index]
 
     @property
@@ -75,7 +73,13 @@ def clean(images: Images, blur: Blur, batch_size: int) -> View:
 def degraded_draw(images: Images, blur: Blur, batch_size: int, seed: int) -> View:
     """Return every image once, each at one level drawn uniformly: one fixed draw by seed."""
     levels = torch.randint(1, len(blur.sigmas) + 1, (len(images),), generator=generator(seed, "degraded-draw"))
-    return View(images, blur, torch.arange(len(images), device=images.labels.device), levels.to(images.labels.device), batch_size)
+    return View(
+        images,
+        blur,
+        torch.arange(len(images), device=images.labels.device),
+        levels.to(images.labels.device),
+        batch_size,
+    )
 
 
 def mixed_stream(images: Images, blur: Blur, batch_size: int, seed: int) -> View:

@@ -30,7 +30,7 @@ class Attachment:
         return [parameter for unit in self.units.values() for parameter in _new_module(unit)]
 
     def enter_training(self) -> None:
-        """Set the mode in which patches are trained: batch statistics in the patch's normalisations, all else frozen."""
+        """Set the training mode: batch statistics in the patch's own normalisations, all else as at inference."""
         self.network.eval()
         for norm in self.norms.values():
             norm.train()
@@ -67,7 +67,7 @@ def attach(network: nn.Module, channels: dict[str, list[int]], kind: str, exampl
     own: dict[str, nn.Module] = {}
     norms: dict[str, nn.BatchNorm2d] = {}
     for name in dict.fromkeys(names):
-        norms[name] = copy.deepcopy(named[name])  # type: ignore[assignment]
+        norms[name] = copy.deepcopy(named[name])
         own[name] = surgery.swap(network, name, norms[name])
     units: dict[str, Unit] = {}
     for name in sorted(channels, key=order.index):

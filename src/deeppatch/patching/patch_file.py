@@ -61,9 +61,7 @@ def apply(model: nn.Module, patch: Patch, example: Tensor) -> Attachment:
     `example` is a batch of pixels (N, 3, H, W). StaleArtifact when the model is not the one that was patched.
     """
     if state_digest(model.state_dict()) != patch.base:
-        raise StaleArtifact(
-            "the patch was trained on other base weights; apply it to those, or train a new one with: python src/correct.py"
-        )
+        raise StaleArtifact("the patch was trained on other base weights; apply it to those, or run correct for these")
     network = model.get_submodule("network")
     attachment = attach(network, patch.channels, patch.kind, model.get_submodule("normalize")(example))
     with torch.no_grad():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from deeppatch.artifacts import tensors_from_bytes, tensors_to_bytes
+from deeppatch.errors import StaleArtifact
 
 CONFIDENCE = 0.95
 FOLDS = 5
@@ -73,6 +77,18 @@ class Router(nn.Module):
         """Return the scores (N,), float64: higher means more probably degraded."""
         return FEATURES[self.kind](maps).double() @ self.weight + self.bias
 
+    def to_bytes(self) -> bytes:
+        """Serialise as safetensors."""
+        return tensors_to_bytes(self.state_dict(), {"router": self.kind})
+
+    @staticmethod
+    def from_bytes(content: bytes, origin: Path) -> Router:
+        """Read what `to_bytes` made; StaleArtifact when the file is damaged or no router."""
+        state, meta = tensors_from_bytes(content, origin)
+        if meta.get("router") not in FEATURES:
+            raise StaleArtifact(f"{origin} is no router; give a router.safetensors that evaluate left")
+        return Router(meta["router"], state["weight"], state["bias"].item(), state["threshold"].item())
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -128,11 +144,14 @@ def fit_probe(evidence: Evidence, max_clean_drop: float) -> tuple[Router, dict[s
     return Router("probe", torch.from_numpy(weight), bias, threshold), facts
 
 
-ROUTERS: dict[str, Callable[[Evidence, float], tuple[Router, dict[str, Any]]]] = {"probe": fit_probe, "flips": fit_flips}
+ROUTERS: dict[str, Callable[[Evidence, float], tuple[Router, dict[str, Any]]]] = {
+    "probe": fit_probe,
+    "flips": fit_flips,
+}
 
 
 def upper_bound(losses: int, images: int) -> float:
-    """Return the one-sided 95 % upper bound (Clopper and Pearson) on a share of which `losses` in `images` were seen."""
+    """Return the one-sided 95 % upper bound (Clopper and Pearson) on a share, `losses` of `images` having been seen."""
     return 1.0 if losses >= images else float(beta.ppf(CONFIDENCE, losses + 1, images - losses))
 
 

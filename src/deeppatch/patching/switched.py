@@ -128,6 +128,9 @@ class SwitchedModel(nn.Module):
 class _ChannelNorm(nn.Module):
     """A batch normalisation of some channels alone, with running statistics; the identity where there is none."""
 
+    scale: Tensor
+    shift: Tensor
+
     def __init__(self, norm: nn.Module | None, channels: Tensor) -> None:
         super().__init__()
         count = len(channels)
@@ -152,9 +155,7 @@ def _starts_network(model: nn.Module, name: str, example: Tensor) -> bool:
 
 
 def _rows_alone(original: nn.Conv2d, rows: Tensor) -> nn.Conv2d:
-    conv = nn.Conv2d(
-        original.in_channels, len(rows), original.kernel_size, original.stride, original.padding, original.dilation,
-        bias=False, padding_mode=original.padding_mode,
-    )  # fmt: skip
+    conv = copy.deepcopy(original)
+    conv.out_channels, conv.bias = len(rows), None
     conv.weight = nn.Parameter(rows.detach().clone(), requires_grad=False)
     return conv

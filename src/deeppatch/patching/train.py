@@ -19,7 +19,7 @@ def train_patch(
     lr: float, momentum: float, weight_decay: float, amp: bool = False,
     checkpoint: Checkpoint | None = None, label: str = "patch",
 ) -> tuple[Patch, History]:  # fmt: skip
-    """Train units of `kind` at `channels` of a classifier and return the patch of the best epoch (TOSEM 2023, section 3).
+    """Train units of `kind` at `channels` of a classifier and return the best epoch's patch (TOSEM 2023).
 
     The model is left as it was. `validate` returns the accuracy in [0, 1] that chooses the epoch.
     """

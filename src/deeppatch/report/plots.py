@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 
-def accuracy_against_blur(curves: dict[str, Sequence[float]], sigmas: Sequence[float], title: str) -> bytes:
+def accuracy_against_blur(curves: Mapping[str, Sequence[float]], sigmas: Sequence[float], title: str) -> bytes:
     """Plot accuracy in percent of each network (clean first, then the levels) against the blur's sigma in pixels."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
@@ -50,7 +50,9 @@ def ratio_curve(curve: dict[str, dict[str, float]], chosen: float, title: str) -
     errors = [100 * point["standard_error"] for point in curve.values()]
     axes.errorbar(ratios, means, errors, fmt="-o", capsize=3)
     axes.axvline(chosen, color="tab:red", linestyle="--", label=f"chosen: {chosen:g}")
-    axes.set(xlabel="share of each layer's filters that is patched", ylabel="mean accuracy over the levels (%)", title=title)
+    axes.set(
+        xlabel="share of each layer's filters that is patched", ylabel="mean accuracy over the levels (%)", title=title
+    )
     axes.grid(alpha=0.3)
     axes.legend()
     return _png(figure)

@@ -55,8 +55,9 @@ def scorecard(scores: Tensor, switched: Tensor, sigmas: Sequence[float]) -> dict
         truth = np.r_[np.zeros(table.shape[1]), np.ones(degraded.size)]
         return float(roc_auc_score(truth, np.r_[table[0], degraded.ravel()]))
 
+    by_level = {name: auroc(row) for name, row in zip(names, table[1:], strict=True)}
     return {
-        "auroc": {**{name: auroc(row) for name, row in zip(names, table[1:], strict=True)}, "blurred": auroc(table[1:])},
+        "auroc": {**by_level, "blurred": auroc(table[1:])},
         "false_switch_percent": 100 * float(moved[0].mean()),
         "missed_switch_percent": {
             **{name: 100 * float(1 - row.mean()) for name, row in zip(names, moved[1:], strict=True)},

@@ -1,4 +1,4 @@
-"""Networks by name, each a function of the number of classes; state-dict keys are those of the published checkpoints."""
+"""Networks by name, each a function of the number of classes, with the published checkpoints' state-dict keys."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ MOBILENET_GROUPS = [
 
 
 def _vgg13_bn(classes: int) -> nn.Module:
-    network = VGG(make_layers(VGG13, batch_norm=True), num_classes=classes)  # type: ignore[arg-type]
-    network.avgpool = nn.Identity()  # type: ignore[assignment]  32x32 images leave one pixel
+    network = VGG(make_layers(VGG13, batch_norm=True), num_classes=classes)
+    network.avgpool = nn.Identity()  # 32x32 images leave one pixel
     network.classifier = nn.Sequential(
         nn.Linear(512, 512), nn.ReLU(True), nn.Dropout(),
         nn.Linear(512, 512), nn.ReLU(True), nn.Dropout(),
@@ -39,7 +39,7 @@ def _mobilenetv2_x0_5(classes: int) -> nn.Module:
 def _shufflenetv2_x1_0(classes: int) -> nn.Module:
     network = ShuffleNetV2([4, 8, 4], [24, 116, 232, 464, 1024], classes)
     network.conv1[0].stride = (1, 1)
-    network.maxpool = nn.Identity()  # type: ignore[assignment]
+    network.maxpool = nn.Identity()
     return network
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import re
 import urllib.error
 from pathlib import Path
@@ -51,16 +50,11 @@ def verify(path: Path) -> None:
     if expected is None:
         return
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
+        found = hashlib.file_digest(file, "sha256").hexdigest()
     if not found.startswith(expected):
-        raise WrongWeights(f"{path} is damaged: its SHA-256 begins {found[:8]}, not {expected}; delete it and run again")
-
-
-def _digest(file: io.BufferedReader) -> str:
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
+        raise WrongWeights(
+            f"{path} is damaged: its SHA-256 begins {found[: len(expected)]}, not {expected}; delete it and run again"
+        )
 
 
 def read(path: Path) -> dict[str, Tensor]:
@@ -77,7 +71,7 @@ def read(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # the unpickler's own error class is private
         if "pickle" not in type(error).__name__.lower():
             raise
-        raise WrongWeights(f"{path} is no plain weights file (state dict of tensors); save one and give that") from error
+        raise WrongWeights(f"{path} holds more than tensors; save a plain state dict and give that") from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):

@@ -1,0 +1,60 @@
+"""assess -f ratioestim: train a patch at each ratio and choose one."""
+
+from __future__ import annotations
+
+import pandas as pd
+import torch
+
+from deeppatch.artifacts import state_digest
+from deeppatch.blame import ratioestim
+from deeppatch.blame.ranking import choose, random_ranking
+from deeppatch.commands.context import Context
+from deeppatch.commands.measure import append_accuracy, degraded_epochs, right_by_level
+from deeppatch.commands.models import patched_copy
+from deeppatch.commands.rankings import leave_ranking, load_ranking
+from deeppatch.patching.train import train_patch
+from deeppatch.progress import info
+from deeppatch.report import plots
+from deeppatch.surgery import convolutions
+from deeppatch.zoo.classifier import Classifier
+
+
+def estimate_ratio(context: Context, model: Classifier) -> None:
+    """Train a patch at each ratio and leave the curve, the chosen ratio and the ranking that was used."""
+    options = context.options
+    widths = {name: conv.out_channels for name, conv in convolutions(model.network).items()}
+    ranking = load_ranking(context, model)[0] if options.ranking else random_ranking(widths, options.seed)
+    if context.already_finished():
+        return
+    base = state_digest(model.state_dict())
+    checkpoint = context.checkpoint("curve.pt", base=base)
+    example = context.example
+
+    def right_at(ratio: float) -> torch.Tensor:
+        channels = choose(ranking, ratio, options.susp_side, options.seed)
+        training = context.checkpoint(f"checkpoint-ratio{ratio:g}.pt", base=base, channels=channels)
+        trained, _ = train_patch(
+            model, channels, options.crt_type, degraded_epochs(context), append_accuracy(context), example,
+            checkpoint=training, label=f"ratio {ratio:g}", **context.training_options(),
+        )  # fmt: skip
+        right = right_by_level(context, patched_copy(context, model, trained), context.splits.val)
+        training.remove()
+        return right[1:]
+
+    curve = checkpoint.load() or {}
+    result = ratioestim.estimate(ratioestim.RATIOS, right_at, curve, checkpoint.save)
+    facts = {"ratio": result["ratio"], "curve": result["curve"], "val_images": len(context.splits.val)}
+    leave_ranking(context, model, ranking, facts)
+    sigmas = [f"s={sigma:g}" for sigma in context.sigmas]
+    table = pd.DataFrame([
+        {"ratio": float(ratio), **dict(zip(sigmas, point["levels"], strict=True)), "mean": point["mean"],
+         "standard_error": point["standard_error"]}
+        for ratio, point in result["curve"].items()
+    ])  # fmt: skip
+    context.stage.write_table("curve.csv", table)
+    title = f"{options.crt_type} patches, {ranking.method} ranking, {options.model} on {context.source.name}"
+    context.stage.write("curve.png", plots.ratio_curve(result["curve"], result["ratio"], title))
+    context.stage.finish()
+    checkpoint.remove()
+    info(f"estimated ratio {result['ratio']:g}; written to {context.stage.folder}")
+    info(f"next: {context.command('correct', susp_ratio=None)}")

@@ -1,0 +1,31 @@
+"""From arguments to checked options."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Sequence
+from types import ModuleType
+
+from deeppatch import options as command_line
+from deeppatch import runtime
+from deeppatch.blame.ranking import SIDES
+from deeppatch.commands.methods import CORRECTIONS, RANKINGS
+from deeppatch.data import sources
+from deeppatch.data.corruptions import ALIASES
+from deeppatch.patching.units import UNITS
+from deeppatch.zoo.architectures import ARCHITECTURES
+
+
+def parse(module: ModuleType, arguments: Sequence[str], prefix: str) -> argparse.Namespace:
+    """Parse and check the arguments of a command module (STAGE, DESCRIPTION, EXAMPLE, add_arguments, run)."""
+    parser = command_line.parser_for(module.STAGE, prefix, module.DESCRIPTION, module.EXAMPLE)
+    choices = command_line.Choices(
+        ARCHITECTURES, sources.SOURCES, ALIASES, RANKINGS, CORRECTIONS, UNITS, SIDES, runtime.default_device()
+    )
+    command_line.add_shared(parser, choices)
+    module.add_arguments(parser)
+    options = parser.parse_args(command_line.normalise(arguments), argparse.Namespace(prefix=prefix))
+    command_line.check(options, ALIASES)
+    options.command = f"{parser.prog} {shlex.join(arguments)}".strip()
+    return options

@@ -1,0 +1,80 @@
+"""The pretrained model: published weights, a given file, or training from scratch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from deeppatch.commands.context import Context
+from deeppatch.commands.doctor import spaced
+from deeppatch.commands.measure import training_table
+from deeppatch.data import views
+from deeppatch.progress import info
+from deeppatch.training import accuracy, cross_entropy, fit, predict, sgd
+from deeppatch.zoo import weights
+from deeppatch.zoo.classifier import Classifier
+from deeppatch.zoo.entries import ENTRIES, Entry
+
+
+def pretrained(context: Context) -> tuple[Classifier | None, dict[str, Any]]:
+    """Return the model and where it is from; None when -r finds the stage finished."""
+    options = context.options
+    entry = ENTRIES.get((options.dataset, options.model))
+    if options.weights is None and (options.train or entry is None):
+        why = "--train" if options.train else f"no weights are published for {options.model} on {options.dataset}"
+        info(f"weights: training from scratch ({why})")
+        return (None, {}) if context.already_finished() else train(context, entry)
+    path = options.weights or weights.fetch(entry.url)  # type: ignore[union-attr]
+    state = weights.read(path)
+    context.stage.inherit(path, path.read_bytes())
+    if context.already_finished():
+        return None, {}
+    origin = "given" if options.weights else f"published, {entry.top1} % on test"  # type: ignore[union-attr]
+    info(f"weights: {path} ({origin})")
+    mean, std = normalisation(context, entry, state)
+    network = context.new_network()
+    weights.load_network(network, {k.removeprefix("network."): v for k, v in state.items()}, path)
+    return context.place(Classifier(network, mean, std)), {"weights": f"{path.name}, {origin}"}
+
+
+def normalisation(
+    context: Context, entry: Entry | None, state: dict[str, torch.Tensor]
+) -> tuple[list[float], list[float]]:
+    """Return mean and standard deviation: as given, as saved in the file, of the zoo, or of the training images."""
+    saved = [state.pop(f"normalize.{key}", None) for key in ("mean", "std")]
+    if context.options.mean:
+        mean, std, origin = context.options.mean, context.options.std, "as given"
+    elif saved[0] is not None and saved[1] is not None:
+        mean, std, origin = saved[0].flatten().tolist(), saved[1].flatten().tolist(), "from the weights file"
+    elif entry is not None:
+        mean, std, origin = list(entry.mean), list(entry.std), "of the zoo"
+    else:
+        pixels = views.to_float(context.splits.train.pixels)
+        mean, std = pixels.mean((0, 2, 3)).tolist(), pixels.std((0, 2, 3)).tolist()
+        origin = "of the training images"
+        if context.options.weights:
+            origin += "; give --mean and --std if the weights were made with others"
+    info(f"normalisation: mean {spaced(mean)}, std {spaced(std)} ({origin})")
+    return mean, std
+
+
+def train(context: Context, entry: Entry | None) -> tuple[Classifier, dict[str, Any]]:
+    """Train from scratch with SGD and a cosine schedule, keeping the best epoch on clean val images."""
+    options, splits = context.options, context.splits
+    model = context.place(Classifier(context.new_network(), *normalisation(context, entry, {})))
+    epochs = [
+        views.Shuffled(splits.train, options.batch_size, options.seed, epoch, augment=context.source.augment)
+        for epoch in range(options.max_epoch)
+    ]
+    optimizer, schedule = sgd(
+        model.parameters(), lr=options.lr, momentum=options.momentum, weight_decay=options.weight_decay,
+        steps=sum(map(len, epochs)),
+    )  # fmt: skip
+    val = views.clean(splits.val, context.blur, options.batch_size)
+    history = fit(
+        model, epochs, lambda m: accuracy(predict(m, val, amp=options.amp), val.labels), loss=cross_entropy,
+        optimizer=optimizer, schedule=schedule, checkpoint=context.checkpoint(), amp=options.amp, label="pretrain",
+    )  # fmt: skip
+    context.stage.write_table("history.csv", training_table(history))
+    return model, {"weights": f"trained here, {options.max_epoch} epochs, best {history.best + 1}"}

@@ -1,0 +1,75 @@
+"""Fixtures that many tests share: a tiny network, tiny data, and where the real data lie, if they do."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
+# behind the standard library, so that src/select.py does not shadow the standard `select`
+sys.path.append(str(ROOT / "src"))
+
+from deeppatch.data.corruptions import SIGMAS, Blur  # noqa: E402
+from deeppatch.data.sources import Images  # noqa: E402
+from deeppatch.zoo.classifier import Classifier  # noqa: E402
+
+torch.set_num_threads(2)
+
+
+class TinyNet(nn.Module):
+    """A residual network with three convolutions, two normalisations and five classes."""
+
+    def __init__(self, classes: int = 5) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(8)
+        self.conv2 = nn.Conv2d(8, 8, 3, padding=1)
+        self.bn2 = nn.BatchNorm2d(8)
+        self.conv3 = nn.Conv2d(8, 12, 3, stride=2, padding=1)
+        self.fc = nn.Linear(12, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.bn1(self.conv1(x)))
+        x = torch.relu(self.bn2(self.conv2(x)) + x)
+        return self.fc(torch.relu(self.conv3(x)).mean((2, 3)))
+
+
+@pytest.fixture
+def tiny() -> Classifier:
+    """A classifier of 12x12 images with statistics that are not those of a fresh network, in eval mode."""
+    torch.manual_seed(3)
+    model = Classifier(TinyNet(), [0.4, 0.5, 0.6], [0.2, 0.25, 0.3])
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.uniform_(-0.3, 0.3)
+            module.running_var.uniform_(0.5, 1.5)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.uniform_(module.bias, -0.3, 0.3)
+    return model.eval()
+
+
+@pytest.fixture
+def images() -> Images:
+    """Sixty random images of 12x12 pixels in five classes."""
+    draw = torch.Generator().manual_seed(5)
+    pixels = torch.randint(0, 256, (60, 3, 12, 12), generator=draw, dtype=torch.uint8)
+    return Images(pixels, torch.arange(60) % 5)
+
+
+@pytest.fixture
+def blur() -> Blur:
+    """The published blur for images of 12x12 pixels."""
+    return Blur(SIGMAS, 12, 12, torch.device("cpu"))
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The folder of published files beside the repository; the test is skipped where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip("no ../shared beside the repository")
+    return SHARED
