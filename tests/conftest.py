@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -73,3 +74,16 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("no ../shared beside the repository")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def cifar10(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with the real CIFAR-10: the repository's own, else unpacked from ../shared, else the test skips."""
+    if (ROOT / "data" / "cifar-10-batches-py" / "test_batch").exists():
+        return ROOT / "data"
+    unpack = SHARED / "data" / "unpack.py"
+    if not unpack.exists():
+        pytest.skip("no CIFAR-10 under data/ and no ../shared beside the repository")
+    folder = tmp_path_factory.mktemp("cifar10")
+    subprocess.run([sys.executable, str(unpack), str(folder)], check=True, capture_output=True)
+    return folder

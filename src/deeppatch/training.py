@@ -64,6 +64,19 @@ def predict(model: nn.Module, batches: Stream, *, amp: bool = False, label: str 
     return torch.cat(predictions)
 
 
+@torch.inference_mode()
+def mean_loss(model: nn.Module, batches: Stream, loss: Loss = cross_entropy, *, amp: bool = False) -> float:
+    """Return the mean loss per image over all batches, in eval mode."""
+    device = next(model.parameters()).device
+    model.eval()
+    total, count = 0.0, 0
+    for batch in batches:
+        with runtime.autocast(device, amp):
+            total += loss(model, batch).item() * len(batch[1])
+        count += len(batch[1])
+    return total / max(1, count)
+
+
 def accuracy(predictions: Tensor, labels: Tensor) -> float:
     """Return the share, in [0, 1], of predictions (M,) that equal labels (M,)."""
     return (predictions == labels).double().mean().item()
