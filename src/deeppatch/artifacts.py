@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import pickle
 import subprocess
 import tempfile
 import time
@@ -96,7 +97,7 @@ class Checkpoint:
             return None
         try:
             content = torch.load(self.path, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, ValueError) as error:
+        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
             raise StaleArtifact(f"{self.path} is damaged; delete it and run without -r") from error
         if content["settings"] != self.settings:
             before, now = json.loads(content["settings"]), json.loads(self.settings)
@@ -195,9 +196,11 @@ class Stage:
 
 
 def git_revision() -> str | None:
-    """Return the revision of the source tree that runs, marked -dirty where it differs, or None outside git."""
-    here = Path(__file__).resolve().parent
+    """Return the revision of the source tree that runs, marked -dirty where it differs, or None where git has none."""
+    git = ["git", "-C", str(Path(__file__).resolve().parent)]
+    describe = [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
-        command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
+        # an installed copy may lie inside somebody else's repository
+        subprocess.run([*git, "ls-files", "--error-unmatch", __file__], capture_output=True, check=True)  # noqa: S603
+        return subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
     return None

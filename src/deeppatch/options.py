@@ -6,8 +6,9 @@ import argparse
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
-from deeppatch.errors import Contradictions
+from deeppatch.errors import Contradictions, UserError
 
 DEFAULT_SEED = 2021
 DEFAULT_RATIO = 0.25
@@ -28,6 +29,13 @@ class Choices:
     default_device: str
 
 
+class _Parser(argparse.ArgumentParser):
+    """Reports a mistake as every other one is reported: one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
 def call(prefix: str, stage: str) -> str:
     """Return how a stage is called: `prefix` has the fields {script} and {stage}."""
     return prefix.format(script=SCRIPTS[stage], stage=stage)
@@ -36,7 +44,7 @@ def call(prefix: str, stage: str) -> str:
 def parser_for(stage: str, prefix: str, description: str, example: str) -> argparse.ArgumentParser:
     """Return the empty parser of a stage."""
     command = call(prefix, stage)
-    return argparse.ArgumentParser(
+    return _Parser(
         prog=command, description=description, epilog=f"example:\n  {command} {example}", allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip

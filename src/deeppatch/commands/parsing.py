@@ -27,5 +27,6 @@ def parse(module: ModuleType, arguments: Sequence[str], prefix: str) -> argparse
     module.add_arguments(parser)
     options = parser.parse_args(command_line.normalise(arguments), argparse.Namespace(prefix=prefix))
     command_line.check(options, ALIASES)
+    sources.check_name(options.dataset)
     options.command = f"{parser.prog} {shlex.join(arguments)}".strip()
     return options

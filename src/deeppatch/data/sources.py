@@ -57,9 +57,14 @@ def load(name: str, data_dir: Path, seed: int) -> Source:
     if name.startswith("folder:"):
         path = Path(name.removeprefix("folder:"))
         return _folder(path, f"folder-{path.resolve().name}")
-    if name not in SOURCES:
-        raise DataProblem(f"-d {name}: unknown data set; choose from {', '.join(SOURCES)} or folder:PATH")
+    check_name(name)
     return SOURCES[name](data_dir, seed)
+
+
+def check_name(name: str) -> None:
+    """Raise DataProblem unless `name` is that of a data set."""
+    if name not in SOURCES and not name.startswith("folder:"):
+        raise DataProblem(f"-d {name}: unknown data set; choose from {', '.join(SOURCES)} or folder:PATH")
 
 
 def slug(name: str) -> str:

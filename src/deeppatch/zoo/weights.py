@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 import re
 import urllib.error
 from pathlib import Path
@@ -14,6 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from deeppatch.errors import NoNetwork, WrongWeights
+
+
+# what torch and safetensors raise for files that they cannot read
+DAMAGE = (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError)
 
 
 def fetch(url: str) -> Path:
@@ -66,12 +71,8 @@ def read(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return safetensors.torch.load(path.read_bytes())
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (safetensors.SafetensorError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        raise WrongWeights(f"{path} is damaged or no weights file; fetch it again") from error
-    except Exception as error:  # the unpickler's own error class is private
-        if "pickle" not in type(error).__name__.lower():
-            raise
-        raise WrongWeights(f"{path} holds more than tensors; save a plain state dict and give that") from error
+    except DAMAGE as error:
+        raise WrongWeights(f"{path} is damaged or holds more than a state dict; fetch or save it again") from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
