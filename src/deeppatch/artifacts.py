@@ -20,7 +20,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from deeppatch.errors import MissingArtifact, StaleArtifact
+from deeppatch.errors import MissingArtifact, StaleArtifact, UserError
 
 RECORD = "run.json"
 
@@ -39,6 +39,14 @@ def write_bytes(path: Path, content: bytes) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def read_given(path: Path) -> bytes:
+    """Return the content of a file that the user named; UserError when it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; check the path") from error
 
 
 def sha256(content: bytes) -> str:

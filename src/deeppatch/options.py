@@ -72,7 +72,8 @@ def add_shared(parser: argparse.ArgumentParser, choices: Choices) -> None:
     data.add_argument(
         "-n",
         "--noise_type",
-        choices=[*choices.noises, *choices.noises.values()],
+        type=lambda name: choices.noises.get(name, name),
+        choices=sorted(set(choices.noises.values())),
         default="gaussion",
         metavar="NAME",
         help="degradation: gaussion, also called gaussian-blur (default: gaussion)",
@@ -188,9 +189,8 @@ def normalise(arguments: Sequence[str]) -> list[str]:
     return spelled
 
 
-def check(options: argparse.Namespace, noises: dict[str, str]) -> None:
+def check(options: argparse.Namespace) -> None:
     """Raise Contradictions, naming all of them, when values are out of range or do not go together."""
-    options.noise_type = noises.get(options.noise_type, options.noise_type)
     positive = ("batch_size", "max_epoch", "crt_epoch", "lr")
     problems = [
         f"--{name} {getattr(options, name)}: give a number above 0"

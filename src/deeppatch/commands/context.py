@@ -16,7 +16,6 @@ from deeppatch.artifacts import Checkpoint, Stage, git_revision
 from deeppatch.data import sources, views
 from deeppatch.data.corruptions import NOISES, Blur
 from deeppatch.data.splits import Splits, split
-from deeppatch.errors import WrongWeights
 from deeppatch.progress import info
 from deeppatch.zoo.architectures import ARCHITECTURES
 from deeppatch.zoo.classifier import Classifier
@@ -43,8 +42,8 @@ class Context:
         """Train, val and test on the device."""
         parts = split(self.source, self.options.seed, self.options.limit)
         sizes = f"{len(parts.train)} train, {len(parts.val)} val, {len(parts.test)} test images"
-        limited = f" (--limit {self.options.limit}: stratified subsets)" if self.options.limit else ""
-        info(f"data: {self.source.name}, {len(self.source.classes)} classes, {sizes}{limited}")
+        sizes += f" (--limit {self.options.limit}: stratified subsets)" if self.options.limit else ""
+        info(f"data: {self.source.name}, {len(self.source.classes)} classes, {sizes}")
         return Splits(*(part.to(self.device) for part in (parts.train, parts.val, parts.test)))
 
     @property
@@ -73,11 +72,11 @@ class Context:
         return model.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
     def folder(self, name: str) -> Path:
-        """Return the folder of a stage of this model and data set, whose options are these."""
+        """Return the folder of a stage for these options."""
         return stage_folder(self.options, name)
 
     def command(self, stage: str, **changes: object) -> str:
-        """Spell the command that runs `stage` for this run."""
+        """Spell the command that runs `stage` with these options; `changes` override values."""
         return command_line.spell(stage, self.options, **changes)
 
     def checkpoint(self, name: str = "checkpoint.pt", **facts: Any) -> Checkpoint:
@@ -86,8 +85,7 @@ class Context:
 
     def training_options(self) -> dict[str, Any]:
         """Return the options that every training takes."""
-        names = ("lr", "momentum", "weight_decay", "amp")
-        return {name: getattr(self.options, name) for name in names}
+        return {name: getattr(self.options, name) for name in ("lr", "momentum", "weight_decay", "amp")}
 
     def already_finished(self) -> bool:
         """Tell whether -r was asked of a run that has finished, from the same inputs."""
@@ -111,13 +109,5 @@ def open_stage(options: argparse.Namespace, folder_name: str) -> Context:
 
 def stage_folder(options: argparse.Namespace, name: str) -> Path:
     """Return output/DATASET/MODEL/NAME, with what is not the default in the name."""
-    root = options.output_dir / sources.slug(options.dataset) / options.model
-    return Path(root / f"{name}{command_line.suffix(options)}")
-
-
-def read_user_file(path: Path) -> bytes:
-    """Return the content of a file that the user named; WrongWeights when it cannot be read."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise WrongWeights(f"{path}: {error.strerror}; check the path") from error
+    folder: Path = options.output_dir / sources.slug(options.dataset) / options.model
+    return folder / f"{name}{command_line.suffix(options)}"

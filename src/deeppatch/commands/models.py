@@ -7,8 +7,8 @@ import copy
 from pathlib import Path
 
 from deeppatch import options as command_line
-from deeppatch.artifacts import state_digest, tensors_from_bytes
-from deeppatch.commands.context import Context, read_user_file
+from deeppatch.artifacts import read_given, state_digest, tensors_from_bytes
+from deeppatch.commands.context import Context
 from deeppatch.errors import WrongWeights
 from deeppatch.patching.patch_file import Patch, apply
 from deeppatch.progress import info
@@ -20,7 +20,7 @@ def base_model(context: Context) -> Classifier:
     """Load the model that pretrain left, or --weights; later stages start from it."""
     path = context.options.weights or context.folder("pretrain") / "weights.safetensors"
     if context.options.weights:
-        content = read_user_file(path)
+        content = read_given(path)
         context.stage.inherit(path, content)
     else:
         content = context.stage.read(path, context.command("pretrain"))

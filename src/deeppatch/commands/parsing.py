@@ -26,7 +26,7 @@ def parse(module: ModuleType, arguments: Sequence[str], prefix: str) -> argparse
     command_line.add_shared(parser, choices)
     module.add_arguments(parser)
     options = parser.parse_args(command_line.normalise(arguments), argparse.Namespace(prefix=prefix))
-    command_line.check(options, ALIASES)
+    command_line.check(options)
     sources.check_name(options.dataset)
     options.command = f"{parser.prog} {shlex.join(arguments)}".strip()
     return options

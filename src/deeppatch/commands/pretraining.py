@@ -34,7 +34,8 @@ def pretrained(context: Context) -> tuple[Classifier | None, dict[str, Any]]:
     info(f"weights: {path} ({origin})")
     mean, std = normalisation(context, entry, state)
     network = context.new_network()
-    weights.load_network(network, {k.removeprefix("network."): v for k, v in state.items()}, path)
+    own = {k.removeprefix("network."): v for k, v in state.items() if not k.startswith("normalize.")}
+    weights.load_network(network, own, path)
     return context.place(Classifier(network, mean, std)), {"weights": f"{path.name}, {origin}"}
 
 
@@ -42,7 +43,7 @@ def normalisation(
     context: Context, entry: Entry | None, state: dict[str, torch.Tensor]
 ) -> tuple[list[float], list[float]]:
     """Return mean and standard deviation: as given, as saved in the file, of the zoo, or of the training images."""
-    saved = [state.pop(f"normalize.{key}", None) for key in ("mean", "std")]
+    saved = [state.get(f"normalize.{key}") for key in ("mean", "std")]
     if context.options.mean:
         mean, std, origin = context.options.mean, context.options.std, "as given"
     elif saved[0] is not None and saved[1] is not None:

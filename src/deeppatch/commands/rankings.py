@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from deeppatch.artifacts import state_digest
+from deeppatch.artifacts import read_given, state_digest
 from deeppatch.blame.ranking import Ranking
-from deeppatch.commands.context import Context, read_user_file
+from deeppatch.commands.context import Context
 from deeppatch.errors import StaleArtifact
 from deeppatch.progress import info
 from deeppatch.surgery import convolutions
@@ -34,7 +34,7 @@ def load_ranking(context: Context, model: Classifier) -> tuple[Ranking, float | 
     given = context.options.ranking
     path = given or context.folder(f"assess-{context.options.fs_method}") / "ranking.json"
     if given:
-        content = read_user_file(given)
+        content = read_given(given)
         context.stage.inherit(given, content)
     else:
         content = context.stage.read(path, context.command("assess"))

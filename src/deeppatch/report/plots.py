@@ -13,9 +13,10 @@ def accuracy_against_blur(curves: Mapping[str, Sequence[float]], sigmas: Sequenc
     """Plot accuracy in percent of each network (clean first, then the levels) against the blur's sigma in pixels."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
-    styles = ["-o", "-s", "-^", "-D", "--v", ":P"]
-    for (name, values), style in zip(curves.items(), styles * len(curves), strict=False):
-        axes.plot([0, *sigmas], values, style, label=name, markersize=5)
+    # curves often coincide: hollow markers, smaller from curve to curve, leave every one visible
+    for place, (name, values) in enumerate(curves.items()):
+        style, size = ["-o", "-s", "-^", "-D", "--v", ":P"][place % 6], max(4.0, 12 - 2 * place)
+        axes.plot([0, *sigmas], values, style, label=name, markersize=size, fillstyle="none")
     axes.set(xlabel="sigma of the Gaussian blur (pixels); 0 is clean", ylabel="accuracy (%)", title=title)
     axes.set_xticks([0, *sigmas])
     axes.grid(alpha=0.3)

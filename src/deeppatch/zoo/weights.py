@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from deeppatch.errors import NoNetwork, WrongWeights
 
-
 # what torch and safetensors raise for files that they cannot read
 DAMAGE = (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError)
 
