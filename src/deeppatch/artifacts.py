@@ -8,8 +8,8 @@ import io
 import json
 import os
 import pickle
+import struct
 import subprocess
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -23,21 +23,25 @@ from torch import Tensor
 from deeppatch.errors import MissingArtifact, StaleArtifact, UserError
 
 RECORD = "run.json"
+# what torch and safetensors raise for files that they cannot read
+DAMAGE = (
+    safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, IndexError,
+    TypeError, AttributeError, AssertionError, struct.error, OSError,
+)  # fmt: skip
 
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file whole or not at all: a temporary file in the same folder, fsync, rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    partial = path.with_name(f".{path.name}.partial")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with partial.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
+        partial.replace(path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
         raise
 
 
@@ -97,24 +101,25 @@ class Checkpoint:
         """Replace the checkpoint."""
         buffer = io.BytesIO()
         torch.save({"settings": self.settings, "state": state}, buffer)
-        write_bytes(self.path, buffer.getvalue())
+        content = buffer.getvalue()
+        write_bytes(self.path, hashlib.sha256(content).digest() + content)
 
     def load(self) -> dict[str, Any] | None:
         """Return the saved state, or None where there is none; StaleArtifact when it is for other settings."""
         if not self.path.exists():
             return None
-        try:
-            content = torch.load(self.path, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-            raise StaleArtifact(f"{self.path} is damaged; delete it and run without -r") from error
-        if content["settings"] != self.settings:
-            before, now = json.loads(content["settings"]), json.loads(self.settings)
+        digest, content = (whole := self.path.read_bytes())[:32], whole[32:]
+        if hashlib.sha256(content).digest() != digest:
+            raise StaleArtifact(f"{self.path} is damaged; delete it and run without -r")
+        saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        if saved["settings"] != self.settings:
+            before, now = json.loads(saved["settings"]), json.loads(self.settings)
             changed = [k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k)]
             raise StaleArtifact(
                 f"{self.path} was left by a run with other settings ({', '.join(changed)}); "
                 "repeat those, or run without -r to start anew"
             )
-        return content["state"]
+        return saved["state"]
 
     def remove(self) -> None:
         """Delete the checkpoint."""
@@ -141,15 +146,15 @@ class Stage:
         The file must be what its stage recorded, and made from inputs that have not changed since.
         """
         record_path = path.parent / RECORD
-        if not path.exists() or not record_path.exists():
+        if not path.is_file() or not record_path.is_file():
             raise MissingArtifact(path, command)
         content = path.read_bytes()
         try:
             record = json.loads(record_path.read_bytes())
-            recorded, made_from = record["outputs"], record["inputs"]
-        except (ValueError, KeyError, TypeError) as error:
+            recorded, made_from = record["outputs"].get(path.name), dict(record["inputs"])
+        except DAMAGE as error:
             raise StaleArtifact(f"{record_path} is damaged; make it again with: {command}") from error
-        if recorded.get(path.name) != sha256(content):
+        if recorded != sha256(content):
             raise StaleArtifact(f"{path} is damaged or was changed by hand; make it again with: {command}")
         for name, digest in made_from.items():
             origin = self.output / name
@@ -164,13 +169,11 @@ class Stage:
         inside = absolute.is_relative_to(root)
         self.inputs[str(absolute.relative_to(root) if inside else absolute)] = sha256(content)
 
-    def begin(self) -> None:
-        """Drop the record of an earlier run: from now on the folder's outputs are unfinished."""
-        (self.folder / RECORD).unlink(missing_ok=True)
-
     def write(self, name: str, content: bytes) -> Path:
-        """Write one output of this stage."""
+        """Write one output of this stage; the first one drops the record of an earlier run."""
         path = self.folder / name
+        if not self.outputs:
+            (self.folder / RECORD).unlink(missing_ok=True)
         write_bytes(path, content)
         self.outputs[name] = sha256(content)
         return path

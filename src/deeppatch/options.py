@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import math
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -191,19 +193,15 @@ def normalise(arguments: Sequence[str]) -> list[str]:
 
 def check(options: argparse.Namespace) -> None:
     """Raise Contradictions, naming all of them, when values are out of range or do not go together."""
-    positive = ("batch_size", "max_epoch", "crt_epoch", "lr")
-    problems = [
-        f"--{name} {getattr(options, name)}: give a number above 0"
-        for name in positive
-        if not getattr(options, name) > 0
-    ]
+    numbers = {name: getattr(options, name) for name in ("batch_size", "max_epoch", "crt_epoch", "lr")}
+    problems = [f"--{k} {v}: give a number above 0" for k, v in numbers.items() if not 0 < v < math.inf]
     if options.limit is not None and options.limit < 1:
         problems.append(f"--limit {options.limit}: give at least 1 image, or leave it out for all")
     if options.susp_ratio is not None and not 0 < options.susp_ratio <= 1:
         problems.append(f"--susp_ratio {options.susp_ratio}: give a share above 0, at most 1")
     if not 0 <= options.momentum < 1:
         problems.append(f"--momentum {options.momentum}: give a number from 0 to below 1")
-    if options.weight_decay < 0:
+    if not 0 <= options.weight_decay < math.inf:
         problems.append(f"--weight_decay {options.weight_decay}: give 0 or more")
     if options.seed < 0 or options.seed >= 2**31:
         problems.append(f"--seed {options.seed}: give a whole number from 0 to 2147483647")
@@ -217,7 +215,7 @@ def check(options: argparse.Namespace) -> None:
 def spell(stage: str, options: argparse.Namespace, **changes: object) -> str:
     """Return the command that runs `stage` with what these options share with it; `changes` override values."""
     values = {**vars(options), **changes}
-    parts = [call(values["prefix"], stage), "-m", values["model"], "-d", values["dataset"]]
+    parts = ["-m", values["model"], "-d", values["dataset"]]
     if stage != "pretrain":
         parts += ["-f", values["fs_method"]]
     if stage in ("correct", "evaluate"):
@@ -226,11 +224,11 @@ def spell(stage: str, options: argparse.Namespace, **changes: object) -> str:
             parts += ["--crt_type", values["crt_type"]]
             parts += ["--susp_ratio", str(values["susp_ratio"])] if values["susp_ratio"] is not None else []
             parts += ["--susp_side", values["susp_side"]] if values["susp_side"] != "front" else []
-    for name, default in (("seed", DEFAULT_SEED), ("limit", None), ("weights", None), ("data_dir", Path("data")),
-                          ("output_dir", Path("output"))):  # fmt: skip
+    for name, default in (("noise_type", "gaussion"), ("seed", DEFAULT_SEED), ("limit", None), ("weights", None),
+                          ("data_dir", Path("data")), ("output_dir", Path("output"))):  # fmt: skip
         if values[name] != default and (name, stage) != ("weights", "pretrain"):
             parts += [f"--{name}", str(values[name])]
-    return " ".join(parts)
+    return f"{call(values['prefix'], stage)} {shlex.join(parts)}"
 
 
 def suffix(options: argparse.Namespace) -> str:
@@ -246,5 +244,6 @@ def patch_name(options: argparse.Namespace) -> str:
     if options.crt_method != "patch":
         return str(options.crt_method)
     name = f"patch-{options.crt_type}-{options.fs_method}"
-    name += f"-ratio{options.susp_ratio:g}" if options.susp_ratio not in (None, DEFAULT_RATIO) else ""
+    usual = None if options.fs_method == "ratioestim" else DEFAULT_RATIO
+    name += f"-ratio{options.susp_ratio:g}" if options.susp_ratio not in (None, usual) else ""
     return name + (f"-{options.susp_side}" if options.susp_side != "front" else "")

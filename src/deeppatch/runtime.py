@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import os
 import platform
 import random
-import zlib
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -39,7 +39,7 @@ def prepare(seed: int) -> None:
     """Set threads (environment DEEPPATCH_THREADS, 0 = one per usable core), deterministic kernels and all seeds."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     asked = os.environ.get("DEEPPATCH_THREADS", "0")
-    if not asked.isdigit():
+    if not asked.isdecimal():
         raise UserError(f"DEEPPATCH_THREADS={asked}: give a whole number of threads, 0 for one per core")
     torch.set_num_threads(int(asked) or cores)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -53,8 +53,9 @@ def prepare(seed: int) -> None:
 
 def generator(seed: int, *purpose: str | int, device: torch.device | str = "cpu") -> torch.Generator:
     """Return a generator whose stream depends on `seed` and on what it is for, and on nothing drawn before."""
-    tag = zlib.crc32("/".join(map(str, purpose)).encode())
-    return torch.Generator(device).manual_seed((seed << 32) ^ tag)
+    # hashed, because generators on the CPU heed the low 32 bits of a seed alone
+    digest = hashlib.sha256("/".join(map(str, (seed, *purpose))).encode()).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 def autocast(device: torch.device, amp: bool) -> AbstractContextManager[Any]:

@@ -112,7 +112,8 @@ def fit(
 
     `validate` returns an accuracy in [0, 1] after each epoch. With a checkpoint, every finished epoch is saved
     (model, optimizer, schedule, random states, position) and epochs that it holds are skipped: the result has the
-    same bytes as that of a run without interruption.
+    same bytes as that of a run without interruption. (Skipped epochs are drawn from the iterable but not read; one that
+    chooses its data by the model must not depend on what it chose before.)
     """
     history = History()
     best_state: dict[str, Tensor] = copy.deepcopy(model.state_dict())
@@ -123,10 +124,11 @@ def fit(
         best_state = {key: value.to(best_state[key].device) for key, value in saved["best"].items()}
         optimizer.load_state_dict(saved["optimizer"])
         schedule.load_state_dict(saved["schedule"])
-        runtime.restore_random_states(saved["random"])
         info(f"{label}: resumed after epoch {len(history.loss)}")
     for epoch, batches in enumerate(epochs):
         if epoch < len(history.loss):
+            if saved and epoch == len(history.loss) - 1:  # drawing the skipped epochs may have moved the states
+                runtime.restore_random_states(saved["random"])
             continue
         enter_training(model)
         name = f"{label}, epoch {epoch + 1}"

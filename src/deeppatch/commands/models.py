@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import copy
+import shlex
 from pathlib import Path
 
+from torch import Tensor
+
 from deeppatch import options as command_line
-from deeppatch.artifacts import read_given, state_digest, tensors_from_bytes
+from deeppatch.artifacts import state_digest, tensors_from_bytes
 from deeppatch.commands.context import Context
 from deeppatch.errors import WrongWeights
 from deeppatch.patching.patch_file import Patch, apply
@@ -20,25 +23,24 @@ def base_model(context: Context) -> Classifier:
     """Load the model that pretrain left, or --weights; later stages start from it."""
     path = context.options.weights or context.folder("pretrain") / "weights.safetensors"
     if context.options.weights:
-        content = read_given(path)
-        context.stage.inherit(path, content)
+        state = weights.read(path)
+        context.stage.inherit(path, path.read_bytes())
     else:
-        content = context.stage.read(path, context.command("pretrain"))
-    model = restore(context, content, path)
+        state, _ = tensors_from_bytes(context.stage.read(path, context.command("pretrain")), path)
+    model = restore(context, state, path)
     info(f"inherited {path} (base {state_digest(model.state_dict())[:12]})")
     return model
 
 
-def restore(context: Context, content: bytes, origin: Path) -> Classifier:
-    """Build the classifier whose safetensors bytes a stage left."""
-    state, _ = tensors_from_bytes(content, origin)
-    if "normalize.mean" not in state:
-        raise WrongWeights(
-            f"{origin} carries no normalisation; pass it through: {context.command('pretrain')} --weights {origin}"
-        )
-    mean, std = (state.pop(f"normalize.{key}").flatten().tolist() for key in ("mean", "std"))
+def restore(context: Context, state: dict[str, Tensor], origin: Path) -> Classifier:
+    """Build the classifier whose state dict a stage left."""
+    if not {"normalize.mean", "normalize.std"} <= state.keys():
+        command = f"{context.command('pretrain')} --weights {shlex.quote(str(origin))}"
+        raise WrongWeights(f"{origin} carries no normalisation; pass it through: {command}")
+    mean, std = (state[f"normalize.{key}"].flatten().tolist() for key in ("mean", "std"))
     network = context.new_network()
-    weights.load_network(network, {key.removeprefix("network."): value for key, value in state.items()}, origin)
+    own = {k.removeprefix("network."): v for k, v in state.items() if not k.startswith("normalize.")}
+    weights.load_network(network, own, origin)
     return context.place(Classifier(network, mean, std))
 
 
@@ -55,7 +57,8 @@ def load_finetuned(context: Context) -> Classifier:
     """Read the network that correct -c finetune left for this model."""
     tuning = argparse.Namespace(**{**vars(context.options), "crt_method": "finetune"})
     path = context.folder(f"correct-{command_line.patch_name(tuning)}") / "weights.safetensors"
-    tuned = restore(context, context.stage.read(path, command_line.spell("correct", tuning)), path)
+    content = context.stage.read(path, command_line.spell("correct", tuning))
+    tuned = restore(context, tensors_from_bytes(content, path)[0], path)
     info(f"inherited {path}")
     return tuned
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 import urllib.error
 from collections.abc import Callable
@@ -55,8 +56,7 @@ class Source:
 def load(name: str, data_dir: Path, seed: int) -> Source:
     """Load a data set by its command-line name; DataProblem where it is unknown, absent or damaged."""
     if name.startswith("folder:"):
-        path = Path(name.removeprefix("folder:"))
-        return _folder(path, f"folder-{path.resolve().name}")
+        return _folder(Path(name.removeprefix("folder:")), slug(name))
     check_name(name)
     return SOURCES[name](data_dir, seed)
 
@@ -68,8 +68,11 @@ def check_name(name: str) -> None:
 
 
 def slug(name: str) -> str:
-    """Return the name under which a data set's artifacts are kept: `folder:a/b` becomes `folder-b`."""
-    return f"folder-{Path(name.removeprefix('folder:')).resolve().name}" if name.startswith("folder:") else name
+    """Return the name under which a data set's artifacts are kept: `folder:a/b` becomes folder-b-HASH, by its path."""
+    if not name.startswith("folder:"):
+        return name
+    path = Path(name.removeprefix("folder:")).resolve()
+    return f"folder-{path.name}-{hashlib.sha256(str(path).encode()).hexdigest()[:6]}"
 
 
 def _cifar(kind: type[CIFAR10], name: str, data_dir: Path) -> Source:
@@ -137,9 +140,11 @@ def _folder(path: Path, name: str) -> Source:
 def _decode(file: Path) -> Tensor:
     try:
         with Image.open(file) as image:
-            rgb = image.convert("RGB")
-    except (UnidentifiedImageError, OSError) as error:
+            mode, rgb = image.mode, image.convert("RGB")
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         raise DataProblem(f"{file} is no readable image; replace or delete it") from error
+    if mode.startswith(("I", "F")):  # conversion would clip, not scale
+        raise DataProblem(f"{file} has more than 8 bits a channel; convert it to 8 bits")
     if rgb.size != (SIZE, SIZE):
         rgb = rgb.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.asarray(rgb).copy()).permute(2, 0, 1)

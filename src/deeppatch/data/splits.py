@@ -10,6 +10,7 @@ from sklearn.model_selection import train_test_split
 
 from deeppatch.data.sources import Images, Source
 from deeppatch.errors import DataProblem
+from deeppatch.runtime import generator
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,9 @@ def split(source: Source, seed: int, limit: int | None = None) -> Splits:
 def _subset(images: Images, count: int, seed: int, name: str) -> Images:
     if count >= len(images):
         return images
+    if len(images) - count < len(images.labels.unique()):  # too few are left out to hold every class themselves
+        drawn = torch.randperm(len(images), generator=generator(seed, "subset"))
+        return images.take(drawn[:count].sort().values)
     return images.take(_divide(images, count, seed, name)[1])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -137,8 +137,3 @@ def crop_and_flip(pixels: Tensor, draw: torch.Generator, padding: int = 4) -> Te
     padded = F.pad(pixels, (padding,) * 4).permute(0, 2, 3, 1)
     image = torch.arange(count, device=device).view(-1, 1, 1)
     return padded[image, rows.unsqueeze(2), columns.unsqueeze(1)].permute(0, 3, 1, 2).contiguous()
-
-
-def epochs(count: int, stream: Callable[[int], Shuffled]) -> list[Shuffled]:
-    """Return `count` epochs of training batches, lazily read."""
-    return [stream(epoch) for epoch in range(count)]
