@@ -19,7 +19,7 @@ from deeppatch.data.corruptions import SIGMAS, Blur  # noqa: E402
 from deeppatch.data.sources import Images  # noqa: E402
 from deeppatch.zoo.classifier import Classifier  # noqa: E402
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 
 
 class TinyNet(nn.Module):

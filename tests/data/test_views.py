@@ -1,0 +1,294 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from deeppatch.data import views
+from deeppatch.data.corruptions import SIGMAS
+from deeppatch.data.sources import Images
+
+
+def read(stream) -> tuple[torch.Tensor, torch.Tensor]:
+    """All pixels and labels of a stream, which has as many batches as it says."""
+    batches = list(stream)
+    assert len(batches) == len(stream)
+    return torch.cat([pixels for pixels, _ in batches]), torch.cat([labels for _, labels in batches])
+
+
+def plain(images: Images, blur, index: list[int], levels: list[int]) -> torch.Tensor:
+    """The oracle: one image after the other."""
+    return torch.stack([
+        blur(images.pixels[place : place + 1].double().div(255).float(), level)[0]
+        for place, level in zip(index, levels, strict=True)
+    ])  # fmt: skip
+
+
+class Recorder:
+    """Stands in for a blur: keeps the levels and hands the pixels back."""
+
+    sigmas = SIGMAS
+
+    def __init__(self) -> None:
+        self.levels = []
+
+    def __call__(self, pixels, levels):
+        self.levels.append(levels)
+        return pixels
+
+
+@pytest.fixture
+def numbered():
+    """A thousand images whose every pixel tells which they are; labels are the numbers."""
+    number = torch.arange(1000)
+    pixels = torch.stack([number % 256, number // 256, number * 0], 1).to(torch.uint8)
+    return Images(pixels.view(-1, 3, 1, 1).expand(-1, -1, 4, 4).contiguous(), number)
+
+
+def numbers(pixels: torch.Tensor) -> list[int]:
+    values = (pixels.amax((2, 3)) * 255).round().long()
+    return (values[:, 0] + 256 * values[:, 1]).tolist()
+
+
+# --- fixed views
+
+
+@pytest.mark.parametrize(
+    ("make", "levels"),
+    [
+        (views.clean, [0]),
+        (views.expand, [1, 2, 3, 4, 5, 6]),
+        (views.append, [0, 1, 2, 3, 4, 5, 6]),
+        (lambda images, blur, size: views.levels_view(images, blur, [4], size), [4]),
+        (lambda images, blur, size: views.levels_view(images, blur, [6, 2], size), [6, 2]),
+    ],
+    ids=["clean", "expand", "append", "replace", "two levels"],
+)
+@pytest.mark.parametrize("size", [16, 60, 1000])
+def test_a_view_is_every_image_at_each_level_one_level_after_the_other(images, blur, make, levels, size):
+    view = make(images, blur, size)
+    pixels, labels = read(view)
+    assert len(pixels) == len(levels) * 60
+    want = plain(images, blur, list(range(60)) * len(levels), [level for level in levels for _ in range(60)])
+    torch.testing.assert_close(pixels, want, rtol=0, atol=1e-5)
+    assert labels.tolist() == images.labels.tolist() * len(levels)
+    assert torch.equal(view.labels, labels)
+
+
+def test_batches_are_full_but_for_the_last(images, blur):
+    assert [len(labels) for _, labels in views.append(images, blur, 100)] == [100] * 4 + [20]
+    assert [len(labels) for _, labels in views.clean(images, blur, 30)] == [30, 30]
+
+
+def test_a_view_reads_the_same_each_time_and_leaves_the_images_alone(images, blur):
+    before = images.pixels.clone()
+    view = views.append(images, blur, 32)
+    assert torch.equal(read(view)[0], read(view)[0])
+    assert torch.equal(images.pixels, before)
+
+
+def test_clean_pixels_are_exact(images, blur):
+    assert torch.equal(read(views.clean(images, blur, 32))[0], images.pixels.float() / 255)
+    assert torch.equal(read(views.append(images, blur, 32))[0][:60], images.pixels.float() / 255)
+
+
+def test_pixels_become_shares_of_255():
+    found = views.to_float(torch.tensor([0, 51, 255], dtype=torch.uint8))
+    assert found.dtype == torch.float32
+    assert found.tolist() == pytest.approx([0, 0.2, 1])
+
+
+# --- drawn views
+
+
+def test_a_degraded_draw_is_every_image_once_never_clean(numbered):
+    view = views.degraded_draw(numbered, Recorder(), 64, 5)
+    assert view.index.tolist() == list(range(1000))
+    counts = torch.bincount(view.levels, minlength=7)
+    assert counts[0] == 0
+    assert len(counts) == 7
+    assert (counts[1:] > 120).all(), "uniform: 167 expected, 5 sigma is 59"
+    assert (counts[1:] < 226).all()
+
+
+def test_a_degraded_draw_is_fixed_by_its_seed(images, blur):
+    first = views.degraded_draw(images, blur, 16, 5)
+    torch.rand(3)
+    assert torch.equal(views.degraded_draw(images, blur, 60, 5).levels, first.levels)
+    want = plain(images, blur, list(range(60)), first.levels.tolist())
+    torch.testing.assert_close(read(first)[0], want, rtol=0, atol=1e-5)
+
+
+def test_a_mixed_stream_is_every_image_once_shuffled_and_about_half_clean(numbered):
+    recorder = Recorder()
+    view = views.mixed_stream(numbered, recorder, 64, 5)
+    pixels, labels = read(view)
+    assert numbers(pixels) == labels.tolist(), "labels stay with their images"
+    assert sorted(labels.tolist()) == list(range(1000))
+    displaced = (labels - torch.arange(1000)).abs().float().mean()
+    assert displaced > 200, "a shuffle moves an image by a third of the length on average"
+    counts = torch.bincount(torch.cat(recorder.levels), minlength=7).tolist()
+    assert 420 < counts[0] < 580
+    assert all(45 < count < 130 for count in counts[1:])
+    assert len(counts) == 7
+
+
+def test_in_a_mixed_stream_place_tells_nothing_about_level(numbered):
+    levels = views.mixed_stream(numbered, Recorder(), 64, 5).levels
+    halves = [(half == 0).float().mean() for half in levels.split(500)]
+    assert all(0.39 < half < 0.61 for half in halves)
+
+
+def test_a_mixed_stream_repeats_by_seed(images, blur):
+    first = views.mixed_stream(images, blur, 16, 5)
+    torch.rand(3)
+    again = views.mixed_stream(images, blur, 60, 5)
+    assert torch.equal(first.index, again.index)
+    assert torch.equal(first.levels, again.levels)
+    want = plain(images, blur, first.index.tolist(), first.levels.tolist())
+    torch.testing.assert_close(read(first)[0], want, rtol=0, atol=1e-5)
+
+
+def test_random_levels_are_clean_half_the_time_and_else_uniform():
+    levels = views.random_levels(60_000, 6, torch.Generator().manual_seed(1))
+    counts = torch.bincount(levels)
+    assert levels.dtype == torch.int64
+    assert len(counts) == 7
+    assert counts[0] / 60_000 == pytest.approx(0.5, abs=0.011)  # 5 sigma
+    assert (counts[1:] / 60_000).tolist() == pytest.approx([1 / 12] * 6, abs=0.006)
+
+
+# --- training epochs
+
+
+def shuffled(images: Images, epoch: int = 0, **changes) -> views.Shuffled:
+    return views.Shuffled(images, changes.pop("batch_size", 64), changes.pop("seed", 3), epoch, **changes)
+
+
+def test_an_epoch_is_every_image_once_shuffled(numbered):
+    pixels, labels = read(shuffled(numbered))
+    assert numbers(pixels) == labels.tolist()
+    assert sorted(labels.tolist()) == list(range(1000))
+    assert (labels - torch.arange(1000)).abs().float().mean() > 200
+    assert len(shuffled(numbered)) == 16
+    assert torch.equal(pixels[0], numbered.pixels[labels[0]].float() / 255)
+
+
+def test_an_epoch_can_be_read_again(images, blur):
+    made = shuffled(images, 4, batch_size=16, blur=blur, augment=True)
+    first = read(made)
+    torch.rand(3)
+    for again in (made, shuffled(images, 4, batch_size=16, blur=blur, augment=True)):
+        assert all(torch.equal(*pair) for pair in zip(first, read(again), strict=True))
+
+
+def test_epochs_differ_in_order_levels_and_crops(numbered):
+    orders, levels = [], []
+    for epoch in range(3):
+        recorder = Recorder()
+        orders.append(tuple(read(shuffled(numbered, epoch, blur=recorder))[1].tolist()))
+        levels.append(tuple(torch.cat(recorder.levels).tolist()))
+    assert len(set(orders)) == len(set(levels)) == 3
+
+
+def test_reading_an_epoch_draws_nothing_from_the_global_state(images, blur):
+    before = torch.get_rng_state()
+    read(shuffled(images, blur=blur, augment=True))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_an_epoch_without_blur_is_clean_and_one_with_blur_is_half_clean(numbered):
+    recorder = Recorder()
+    read(shuffled(numbered, blur=recorder))
+    levels = torch.cat(recorder.levels)
+    assert 420 < (levels == 0).sum() < 580
+    assert set(levels.tolist()) == set(range(7))
+    assert all(len(levels) == 64 for levels in recorder.levels[:-1])
+
+
+def test_an_epoch_blurs_each_image_at_the_level_drawn_for_it(images, blur):
+    """Every batch is found among the seven versions of the images that its labels name."""
+    everything = images.pixels.float() / 255
+    distinct = Images(images.pixels, torch.arange(60))
+    versions = torch.stack([blur(everything, level) for level in range(7)])
+    pixels, labels = read(shuffled(distinct, batch_size=16, blur=blur))
+    nearest = (versions[:, labels] - pixels).abs().amax((2, 3, 4)).min(0)
+    assert nearest.values.max() < 1e-5
+    assert set(nearest.indices.tolist()) >= {0, 1, 6}
+
+
+# --- crop and flip
+
+
+def candidates(image: torch.Tensor, padding: int) -> torch.Tensor:
+    """The oracle: all crops of one zero-padded image (C, H, W), as they are and mirrored, (tops, lefts, 2, C, H, W)."""
+    channels, height, width = image.shape
+    padded = torch.zeros(channels, height + 2 * padding, width + 2 * padding)
+    padded[:, padding : padding + height, padding : padding + width] = image
+    return torch.stack([
+        torch.stack([
+            torch.stack([crop, crop.flip(2)])
+            for left in range(2 * padding + 1)
+            for crop in [padded[:, top : top + height, left : left + width]]
+        ])
+        for top in range(2 * padding + 1)
+    ])  # fmt: skip
+
+
+@pytest.mark.parametrize(("height", "width", "padding"), [(12, 12, 4), (9, 14, 2)])
+def test_each_image_is_one_of_its_crops_and_every_crop_is_as_likely(height, width, padding):
+    count, kinds = 250, 2 * padding + 1
+    images = torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(6)) + 0.1
+    before = images.clone()
+    found = views.crop_and_flip(images, torch.Generator().manual_seed(7), padding)
+    assert torch.equal(images, before)
+    assert found.shape == images.shape
+    assert found.is_contiguous()
+    drawn = []
+    for image, crop in zip(images, found, strict=True):
+        matches = (candidates(image, padding) == crop).flatten(3).all(3).nonzero()
+        assert len(matches) == 1
+        drawn.append(matches[0])
+    tops, lefts, mirrored = torch.stack(drawn).T
+    for offsets in (tops, lefts):
+        counts = torch.bincount(offsets, minlength=kinds)
+        assert len(counts) == kinds
+        assert (counts > 0.4 * count / kinds).all()
+        assert (counts < 1.9 * count / kinds).all()
+    assert 0.35 < mirrored.float().mean() < 0.65
+    # top, left and mirroring are drawn apart from each other
+    assert torch.corrcoef(torch.stack([tops, lefts, mirrored]).float()).triu(1).abs().max() < 0.25
+
+
+def test_crops_repeat_by_their_generator():
+    images = torch.rand(50, 3, 12, 12)
+    first, again, other = (views.crop_and_flip(images, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_an_epoch_is_cropped_and_mirrored_only_when_asked(images):
+    distinct = Images(images.pixels, torch.arange(60))
+    everything = images.pixels.float() / 255
+    pixels, labels = read(shuffled(distinct, batch_size=16))
+    assert torch.equal(pixels, everything[labels])
+    pixels, labels = read(shuffled(distinct, batch_size=16, augment=True))
+    assert sorted(labels.tolist()) == list(range(60))
+    for crop, label in zip(pixels, labels, strict=True):
+        assert (candidates(everything[label], 4) == crop).flatten(3).all(3).any()
+    assert not torch.equal(pixels, everything[labels])
+
+
+def test_crops_come_before_the_blur(images, blur):
+    """The border that a crop lets in is blurred like the rest, as a camera would."""
+    recorder = Recorder()
+    cropped, labels = read(shuffled(images, batch_size=16, blur=recorder, augment=True))
+    blurred, same_labels = read(shuffled(images, batch_size=16, blur=blur, augment=True))
+    assert torch.equal(labels, same_labels)
+    torch.testing.assert_close(blurred, blur(cropped, torch.cat(recorder.levels)), rtol=0, atol=1e-5)
+
+
+def test_drawn_views_differ_between_seeds(images, blur):
+    for make in (views.degraded_draw, views.mixed_stream):
+        assert not torch.equal(make(images, blur, 16, 5).levels, make(images, blur, 16, 6).levels)
+    first, second = (next(iter(views.Shuffled(images, 60, seed, 0))) for seed in (3, 4))
+    assert not torch.equal(first[1], second[1])

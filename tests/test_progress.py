@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from deeppatch import progress
+
+
+class Clock:
+    """Stands in for time.monotonic; it advances when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(progress.time, "monotonic", clock)
+    monkeypatch.setattr(progress.sys, "stderr", io.StringIO())  # no terminal
+    return clock
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_info_is_one_marked_line(capsys):
+    progress.info("three filters")
+    assert capsys.readouterr().out == "[info] three filters\n"
+
+
+def test_track_passes_every_item_through_in_order(clock):
+    assert list(progress.track(iter("abc"), 3, "letters")) == ["a", "b", "c"]
+
+
+def test_short_work_prints_nothing(clock, capsys):
+    list(progress.track(range(100), 100, "short"))
+    assert capsys.readouterr().out == ""
+
+
+def test_long_work_prints_a_line_every_fifteen_seconds_with_the_time_left(clock, capsys):
+    with progress.counting(10, "ranking") as tick:
+        for _ in range(4):
+            clock.now += 8
+            tick()
+    # ticks at 8, 16, 24 and 32 s: lines at the first tick past 15 s, and 15 s after that line
+    assert capsys.readouterr().out.splitlines() == [
+        "[info] ranking: 2/10, 64 s left",
+        "[info] ranking: 4/10, 48 s left",
+    ]
+
+
+def test_work_of_an_earlier_run_counts_as_done_but_not_as_fast(clock, capsys):
+    with progress.counting(10, "ranking", done=6) as tick:
+        clock.now += 20
+        tick()
+    assert capsys.readouterr().out == "[info] ranking: 7/10, 60 s left\n"
+
+
+def test_a_terminal_gets_a_bar_and_no_lines(monkeypatch, capsys):
+    terminal = Terminal()
+    monkeypatch.setattr(progress.sys, "stderr", terminal)
+    with progress.counting(10, "ranking", done=6) as tick:
+        for _ in range(4):
+            tick()
+    assert "ranking" in terminal.getvalue()
+    assert "6/10" in terminal.getvalue()
+    assert capsys.readouterr().out == ""
+
+
+def test_an_exception_passes_through(clock):
+    def broken():
+        yield 1
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        list(progress.track(broken(), 2, "label"))

@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from deeppatch import surgery
+
+
+def hooks(model: nn.Module) -> int:
+    """How many forward hooks and pre-hooks the modules of a model carry."""
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
+
+
+@pytest.fixture
+def network(tiny):
+    return tiny.network
+
+
+@pytest.fixture
+def x():
+    return torch.rand(2, 3, 12, 12, generator=torch.Generator().manual_seed(2))
+
+
+class Branches(nn.Module):
+    """Defined in another order than it runs; one convolution twice, one without, one norm over a sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Conv2d(4, 4, 1)
+        self.grouped = nn.Conv2d(4, 4, 3, padding=1, groups=4)
+        self.norm = nn.BatchNorm2d(4)
+        self.sum_norm = nn.BatchNorm2d(4)
+        self.inner = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU())
+
+    def forward(self, x):
+        first = self.norm(self.grouped(self.inner(x)))
+        return self.last(self.sum_norm(self.last(first) + first))
+
+
+class Broken(Exception):
+    pass
+
+
+def test_convolutions_come_in_order_of_definition_without_grouped_ones(network):
+    assert list(surgery.convolutions(network)) == ["conv1", "conv2", "conv3"]
+    found = surgery.convolutions(Branches())
+    assert list(found) == ["last", "inner.0"]
+    assert all(isinstance(conv, nn.Conv2d) for conv in found.values())
+
+
+@pytest.mark.parametrize("name", ["conv2", "inner.0"])
+def test_swap_puts_a_module_in_place_and_returns_the_old_one(network, name):
+    network = network if name == "conv2" else Branches()
+    old, new, names = network.get_submodule(name), nn.Identity(), [each for each, _ in network.named_modules()]
+    assert surgery.swap(network, name, new) is old
+    assert network.get_submodule(name) is new
+    assert surgery.swap(network, name, old) is new
+    assert [each for each, _ in network.named_modules()] == names
+
+
+def test_swap_of_an_unknown_place_changes_nothing(network):
+    with pytest.raises(AttributeError):
+        surgery.swap(network, "conv9", nn.Identity())
+    assert not hasattr(network, "conv9")
+
+
+def test_a_hook_runs_within_its_block_only(network, x):
+    seen = []
+    with surgery.hooked(network.conv1, lambda *given: seen.append(given)):
+        assert hooks(network) == 1
+        network(x)
+    assert hooks(network) == 0
+    network(x)
+    assert len(seen) == 1
+    module, inputs, output = seen[0]
+    assert module is network.conv1
+    assert torch.equal(inputs[0], x)
+    assert torch.equal(output, network.conv1(x))
+
+
+def test_a_hook_may_replace_the_output(network, x):
+    plain = network(x)
+    with surgery.hooked(network.conv1, lambda _module, _inputs, output: output * 0):
+        assert not torch.equal(network(x), plain)
+    assert torch.equal(network(x), plain)
+
+
+def test_captured_keeps_copies_pass_after_pass(network, x):
+    with surgery.captured(network.conv1) as outputs:
+        network(x)
+        network(2 * x)
+    want = [network.conv1(x), network.conv1(2 * x)]
+    assert len(outputs) == 2, "nothing is captured after the block"
+    assert hooks(network) == 0
+    assert all(torch.equal(*pair) for pair in zip(outputs, want, strict=True))
+
+
+def test_captured_is_not_changed_by_what_follows_in_place():
+    network = nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU(inplace=True))
+    nn.init.constant_(network[0].bias, -10)
+    with surgery.captured(network[0]) as outputs, torch.no_grad():
+        network(torch.rand(1, 1, 3, 3))
+    assert (outputs[0] < 0).all()
+
+
+@pytest.mark.parametrize("block", [lambda m: surgery.hooked(m, lambda *_: None), surgery.captured])
+def test_no_hook_survives_an_exception(network, x, block):
+    with pytest.raises(Broken), block(network.conv2):
+        network(x)
+        raise Broken
+    assert hooks(network) == 0
+
+
+def test_no_hook_survives_an_exception_in_the_hook_itself(network, x):
+    def broken(*_):
+        raise Broken
+
+    with pytest.raises(Broken), surgery.hooked(network.conv2, broken):
+        network(x)
+    assert hooks(network) == 0
+
+
+def test_trace_tells_the_order_of_execution_and_the_norm_after_each_convolution(network, x):
+    order, norm_after = surgery.trace(network, x)
+    assert order == ["conv1", "bn1", "conv2", "bn2", "conv3"]
+    assert norm_after == {"conv1": "bn1", "conv2": "bn2"}
+
+
+def test_trace_follows_execution_not_definition(x):
+    order, norm_after = surgery.trace(Branches(), x)
+    assert order == ["inner.0", "grouped", "norm", "last", "sum_norm", "last"]
+    assert norm_after == {"grouped": "norm"}, "a norm over a sum belongs to no convolution"
+
+
+def flags(model: nn.Module) -> list[bool]:
+    return [module.training for module in model.modules()]
+
+
+def test_trace_leaves_modes_statistics_and_hooks_as_they_were(network, x):
+    network.train()
+    network.bn2.eval()
+    before, state = flags(network), {key: value.clone() for key, value in network.state_dict().items()}
+    seen = []
+    with surgery.hooked(network.conv1, lambda module, *_: seen.append(module.training)):
+        surgery.trace(network, x)
+    assert seen == [False], "it runs in eval mode"
+    assert flags(network) == before
+    assert hooks(network) == 0
+    assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
+
+
+def test_trace_restores_modes_and_hooks_after_an_exception(network, x):
+    network.train()
+    network.bn1.eval()
+    before = flags(network)
+    with pytest.raises(RuntimeError):
+        surgery.trace(network, x[:, :2])  # conv1 reads three channels
+    assert flags(network) == before
+    assert hooks(network) == 0
+
+
+def test_trace_keeps_no_graph(network, x):
+    with surgery.captured(network.conv1) as outputs:
+        surgery.trace(network, x)
+    assert not outputs[0].requires_grad
+
+
+def test_input_of_returns_what_the_module_would_read_and_stops_there(network, x):
+    ran = []
+    with surgery.hooked(network.bn1, lambda *_: ran.append("bn1")), surgery.hooked(
+        network.conv2, lambda *_: ran.append("conv2")
+    ):  # fmt: skip
+        found = surgery.input_of(network, "conv2", x)
+    assert ran == ["bn1"]
+    assert torch.equal(found, torch.relu(network.bn1(network.conv1(x))))
+    assert hooks(network) == 0
+
+
+def test_input_of_leaves_no_hook_after_an_exception(network, x):
+    with pytest.raises(RuntimeError):
+        surgery.input_of(network, "conv2", x[:, :2])
+    assert hooks(network) == 0
+
+
+def test_input_of_says_when_a_module_is_not_reached(network, x):
+    network.spare = nn.Conv2d(3, 3, 1)
+    with pytest.raises(ValueError, match="spare is not reached"):
+        surgery.input_of(network, "spare", x)
+    assert hooks(network) == 0
