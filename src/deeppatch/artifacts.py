@@ -187,7 +187,9 @@ class Stage:
         return self.write(name, table.to_csv(index=False, float_format="%.6g").encode())
 
     def finish(self) -> None:
-        """Write the record."""
+        """Write the record; what a killed run left half-written goes."""
+        for partial in self.folder.glob(".*.partial"):
+            partial.unlink(missing_ok=True)
         record = {
             **self.facts,
             "wall_seconds": round(time.monotonic() - self._start, 2),
@@ -197,12 +199,12 @@ class Stage:
         write_bytes(self.folder / RECORD, (json.dumps(record, indent=2) + "\n").encode())
 
     def finished(self) -> dict[str, Any] | None:
-        """Return the record of a finished run whose options are those of this one, or None."""
-        path = self.folder / RECORD
-        with contextlib.suppress(OSError, ValueError):
-            record = json.loads(path.read_bytes())
-            if record.get("settings") == self.facts["settings"]:
-                return record
+        """Return the record of a finished run with the options of this one, its outputs being intact, or None."""
+        with contextlib.suppress(*DAMAGE):
+            record = json.loads((self.folder / RECORD).read_bytes())
+            found = {name: sha256((self.folder / name).read_bytes()) for name in record["outputs"]}
+            if found == record["outputs"] and record["settings"] == self.facts["settings"]:
+                return dict(record)
         return None
 
 

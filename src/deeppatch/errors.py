@@ -21,6 +21,13 @@ class StaleArtifact(UserError):
     """A file under output/ is damaged, or was made from other inputs than the ones at hand."""
 
 
+class OtherBase(StaleArtifact):
+    """A correction was made for other base weights than the ones at hand."""
+
+    def __init__(self, path: Path, command: str) -> None:
+        super().__init__(f"{path} was trained on other base weights; make one for these with: {command}")
+
+
 class WrongWeights(UserError):
     """A weights file is damaged or does not fit the network."""
 

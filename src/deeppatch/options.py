@@ -247,3 +247,12 @@ def patch_name(options: argparse.Namespace) -> str:
     usual = None if options.fs_method == "ratioestim" else DEFAULT_RATIO
     name += f"-ratio{options.susp_ratio:g}" if options.susp_ratio not in (None, usual) else ""
     return name + (f"-{options.susp_side}" if options.susp_side != "front" else "")
+
+
+def assess_name(options: argparse.Namespace) -> str:
+    """Return the name of assess's folder; ratio estimation depends on the kind of patch and the side too."""
+    parts = ["assess", options.fs_method]
+    if options.fs_method == "ratioestim":
+        parts += [options.crt_type] if options.crt_type != "replace" else []
+        parts += [options.susp_side] if options.susp_side != "front" else []
+    return "-".join(parts)

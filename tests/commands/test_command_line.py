@@ -157,7 +157,7 @@ def test_the_recorded_command_can_be_typed_again():
     assert shlex.split(parse("eval", *typed).command) == ["python", "src/eval.py", *typed]
 
 
-@pytest.mark.parametrize("script", [*STAGES, "demo"])
+@pytest.mark.parametrize("script", STAGES)
 def test_help_ends_well_and_shows_groups_defaults_units_and_an_example(launch, script):
     result = launch(script, ["--help"])
     assert (result.status, result.err) == (0, "")
@@ -167,8 +167,6 @@ def test_help_ends_well_and_shows_groups_defaults_units_and_an_example(launch, s
     example = re.search(r"\nexample:\n  python src/(\w+)\.py (.+)\n$", result.out)
     assert example.group(1) == script
     assert parse(script, *example.group(2).split()) is not None
-    if script == "demo":
-        return
     told = explained(result.out)
     defaults = {**DEFAULTS, **OWN_DEFAULTS[script]}
     assert defaults.keys() <= told.keys()

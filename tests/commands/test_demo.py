@@ -48,7 +48,6 @@ def test_the_demo_names_all_such_options_at_once(launch, refusal):
     assert re.findall(r"--(\w+)", said) == ["seed", "model", "limit", "max_epoch"]
 
 
-@pytest.mark.xfail(strict=True, reason="the demo's help shows the stages' defaults, and options that it refuses")
 def test_the_help_of_the_demo_shows_what_it_heeds(launch):
     text = " ".join(launch("demo", ["--help"]).out.split())
     assert "(default: resnet32)" not in text

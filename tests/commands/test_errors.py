@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import urllib.error
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -42,7 +41,6 @@ READERS = {
     TUNED: ["switch", "eval --state corrected -c finetune"],
 }
 MAKERS = {WEIGHTS: "eval", RANKING: "select", PATCH: "correct", TUNED: "correct"}
-xfail = partial(pytest.mark.xfail, strict=True)
 DAMAGED = [(path, line) for path, lines in READERS.items() for line in lines]
 
 
@@ -262,7 +260,6 @@ def test_a_patch_of_another_base(bench, chain, tmp_path, line):
     assert "trained on other base weights" in said
 
 
-@xfail(reason="patch_file.apply knows neither file nor command")
 def test_a_patch_of_another_base_is_named_with_the_command_that_makes_it_for_this_one(bench, chain, tmp_path):
     bench.ran("eval -e 1 --lr 0.1")
     other = chain.copy(tmp_path / "other")
@@ -271,7 +268,6 @@ def test_a_patch_of_another_base_is_named_with_the_command_that_makes_it_for_thi
     assert f"with: python src/correct.py -m resnet8 -d folder:{bench.data} " in said
 
 
-@xfail(reason="models.load_finetuned does not check the base when it comes from --weights")
 @pytest.mark.parametrize("line", ["switch", "eval --state corrected -c finetune"])
 def test_a_network_finetuned_from_another_base_is_not_taken_for_one_from_this(bench, chain, tmp_path, line):
     bench.ran("eval -e 1 --lr 0.1")
@@ -292,8 +288,8 @@ def test_two_image_folders_of_one_name_do_not_mix(empty, waves, tmp_path):
     "edit",
     [
         "channel", "layer", "none",
-        pytest.param("text", marks=xfail(reason="_check_fits sorts what may not be sorted")),
-        pytest.param("order", marks=xfail(reason="_check_fits sorts what may not be sorted")),
+        "text",
+        "order",
     ],
 )  # fmt: skip
 def test_a_ranking_that_does_not_fit_the_network(bench, tmp_path, edit):
@@ -358,8 +354,8 @@ def test_options_of_one_stage_that_contradict_each_other(bench, line, said):
     "given",
     [
         "--lr inf", "--lr nan", "--weight_decay nan", "--weight_decay inf", "--susp_ratio nan", "--momentum nan",
-        pytest.param("--mean nan 0 0 --std 1 1 1", marks=xfail(reason="eval.problems lets it pass")),
-        pytest.param("--mean 0 0 0 --std nan 1 1", marks=xfail(reason="eval.problems lets it pass")),
+        "--mean nan 0 0 --std 1 1 1",
+        "--mean 0 0 0 --std nan 1 1",
     ],
 )  # fmt: skip
 def test_numbers_that_are_none(empty, given):
@@ -418,7 +414,6 @@ def test_a_limit_just_below_the_number_of_images_is_one(empty):
     assert empty.json("pretrain-limit23/metrics.json")["test_images"] == 23
 
 
-@xfail(reason="fit_probe splits one image into folds", raises=ValueError)
 def test_a_single_val_image_cannot_calibrate_a_probe(empty, waves, tmp_path):
     folder = waves(tmp_path / "one", classes=1, train=6, test=2)
     fixed = f"-d folder:{folder} --limit 1"
@@ -428,7 +423,6 @@ def test_a_single_val_image_cannot_calibrate_a_probe(empty, waves, tmp_path):
     assert "val" in empty.refused(f"switch {fixed}")
 
 
-@xfail(reason="fit_probe gets features that are not finite", raises=ValueError)
 def test_a_network_of_nan_is_said_to_be_one(empty, tmp_path):
     state = {key: value * float("nan") for key, value in ARCHITECTURES["resnet8"](3).state_dict().items()}
     torch.save(state, tmp_path / "nan.pt")
@@ -486,7 +480,6 @@ class Download:
         return [self.headers["Content-Length"]]
 
 
-@xfail(reason="zoo.weights.fetch knows no http.client.HTTPException", raises=http.client.IncompleteRead)
 def test_a_download_that_breaks_off(empty, monkeypatch, tmp_path):
     def break_off(*_arguments):
         raise http.client.IncompleteRead(b"half a file", 100)
@@ -593,7 +586,6 @@ def test_a_file_where_the_output_folder_should_be(empty):
     assert empty.output.read_text() == "a file"
 
 
-@xfail(reason="commands.guarded lets other OSErrors through", raises=OSError)
 @pytest.mark.parametrize(
     ("name", "line"),
     [
@@ -614,12 +606,10 @@ def test_a_folder_in_the_place_of_a_file_or_a_file_in_that_of_a_folder(empty, na
     assert path.name in empty.refused(line)
 
 
-@xfail(reason="commands.guarded lets other OSErrors through", raises=FileNotFoundError)
 def test_an_output_folder_that_cannot_be_made(empty):
     assert "/proc/nowhere" in empty.refused("eval -e 1 --output_dir /proc/nowhere")
 
 
-@xfail(reason="commands.guarded lets EPIPE through", raises=BrokenPipeError)
 def test_a_reader_that_has_gone_away_makes_no_traceback(empty, monkeypatch):
     def refuse(*_arguments, **_options):
         raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))

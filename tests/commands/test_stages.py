@@ -427,7 +427,6 @@ def test_a_ratio_that_is_given_goes_before_the_estimated_one_and_lies_apart(esti
     assert bench.json("correct-patch-replace-ratioestim-ratio0.25/metrics.json")["ratio"] == 0.25
 
 
-@pytest.mark.xfail(strict=True, reason="load_ranking looks for the estimation of replaced filters whatever --crt_type")
 def test_the_ratio_estimated_for_correction_units_is_used_for_them(pretrained, monkeypatch):
     monkeypatch.setattr(ratioestim, "RATIOS", (0.5,))
     kind = "--crt_type crtunit --susp_side rear"

@@ -96,7 +96,6 @@ def test_suspicion_shows_every_filter_in_points(axes):
     assert "high is suspicious" in axes[1].get_ylabel()
 
 
-@pytest.mark.xfail(strict=True, reason="the upper of two middle scores is drawn")
 def test_suspicion_marks_the_median_of_each_layer(axes):
     scores = {"even": [0.0, 0.01, 0.02, 0.05], "odd": [0.3, 0.1, 0.2]}
     plots.suspicion(scores, "perfloss", "a title")

@@ -26,7 +26,7 @@ def estimate(
         if str(ratio) not in curve:
             curve[str(ratio)] = summary(right_at(ratio))
             keep(curve)
-    best = max(curve.values(), key=lambda point: point["mean"])
+    best = max((curve[str(ratio)] for ratio in ratios), key=lambda point: point["mean"])
     reach = best["mean"] - best["standard_error"]
     chosen = min(ratio for ratio in ratios if curve[str(ratio)]["mean"] >= reach)
     return {"ratio": chosen, "curve": curve}

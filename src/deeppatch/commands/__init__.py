@@ -48,12 +48,14 @@ def guarded(script: str, arguments: Sequence[str], prefix: str) -> int:
     except KeyboardInterrupt:
         print("\n[info] interrupted; finished work is kept: continue with the same command and -r", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # whoever read the output has gone
+        return 1
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return _fail(f"no space is left for {error.filename or 'the results'}; free some and run again with -r")
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
-            return _fail(f"cannot write {error.filename}: {error.strerror}; choose another --output_dir or --data_dir")
-        raise
+        if error.filename is None:
+            raise
+        return _fail(f"cannot write {error.filename}: {error.strerror}; choose another --output_dir or --data_dir")
     return 0
 
 

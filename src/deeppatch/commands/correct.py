@@ -63,11 +63,12 @@ def tune(context: Context, model: Classifier) -> None:
     """Fine-tune all parameters; leaves weights.safetensors."""
     if context.already_finished():
         return
-    checkpoint = context.checkpoint(base=state_digest(model.state_dict()))
+    base = state_digest(model.state_dict())
+    checkpoint = context.checkpoint(base=base)
     tuned, history = finetune(
         model, degraded_epochs(context), append_accuracy(context), checkpoint=checkpoint, **context.training_options()
     )
-    finish(context, "weights.safetensors", tensors_to_bytes(tuned.state_dict()), history, {})
+    finish(context, "weights.safetensors", tensors_to_bytes(tuned.state_dict(), {"base": base}), history, {})
 
 
 METHODS = {"patch": patch, "finetune": tune}

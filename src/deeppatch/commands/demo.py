@@ -28,6 +28,8 @@ STEPS = [
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Set the demo's own network and data; only options that change neither pass to the stages."""
+    for action in parser._actions:
+        action.help = action.help if action.dest in FREE | {"help"} else argparse.SUPPRESS
     parser.set_defaults(model="resnet8", dataset="digits", batch_size=64, problems=partial(problems, parser))
 
 

@@ -31,6 +31,7 @@ def estimate_ratio(context: Context, model: Classifier) -> None:
     example = context.example
 
     def right_at(ratio: float) -> torch.Tensor:
+        torch.manual_seed(options.seed)  # so that a patch does not depend on which ratios came before
         channels = choose(ranking, ratio, options.susp_side, options.seed)
         training = context.checkpoint(f"checkpoint-ratio{ratio:g}.pt", base=base, channels=channels)
         trained, _ = train_patch(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from typing import Any
 
 from deeppatch import options as command_line
@@ -48,7 +49,9 @@ def problems(options: argparse.Namespace) -> list[str]:
         found.append("--train and --weights exclude each other: train anew, or use the file")
     if (options.mean is None) != (options.std is None):
         found.append("--mean and --std go together: give both")
-    if options.std is not None and min(options.std) <= 0:
+    if not all(map(math.isfinite, options.mean or [])):
+        found.append("--mean: give finite numbers")
+    if not all(0 < value < math.inf for value in options.std or []):
         found.append("--std: give numbers above 0")
     if options.state == "corrected" and (options.train or options.mean):
         found.append("--state corrected measures what is there: leave out --train, --mean and --std")

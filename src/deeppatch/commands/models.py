@@ -12,7 +12,7 @@ from torch import Tensor
 from deeppatch import options as command_line
 from deeppatch.artifacts import state_digest, tensors_from_bytes
 from deeppatch.commands.context import Context
-from deeppatch.errors import WrongWeights
+from deeppatch.errors import OtherBase, WrongWeights
 from deeppatch.patching.patch_file import Patch, apply
 from deeppatch.progress import info
 from deeppatch.zoo import weights
@@ -44,21 +44,26 @@ def restore(context: Context, state: dict[str, Tensor], origin: Path) -> Classif
     return context.place(Classifier(network, mean, std))
 
 
-def load_patch(context: Context) -> Patch:
-    """Read the patch that correct left for these options."""
+def load_patch(context: Context, model: Classifier) -> Patch:
+    """Read the patch that correct left for these options, trained on `model`."""
     path = context.folder(f"correct-{command_line.patch_name(context.options)}") / "patch.safetensors"
     patch = Patch.from_bytes(context.stage.read(path, context.command("correct")), path)
+    if patch.base != state_digest(model.state_dict()):
+        raise OtherBase(path, context.command("correct"))
     count = sum(map(len, patch.channels.values()))
     info(f"inherited {path} ({patch.kind}, {count} filters in {len(patch.channels)} layers)")
     return patch
 
 
-def load_finetuned(context: Context) -> Classifier:
-    """Read the network that correct -c finetune left for this model."""
+def load_finetuned(context: Context, model: Classifier) -> Classifier:
+    """Read the network that correct -c finetune left, made from `model`."""
     tuning = argparse.Namespace(**{**vars(context.options), "crt_method": "finetune"})
     path = context.folder(f"correct-{command_line.patch_name(tuning)}") / "weights.safetensors"
-    content = context.stage.read(path, command_line.spell("correct", tuning))
-    tuned = restore(context, tensors_from_bytes(content, path)[0], path)
+    command = command_line.spell("correct", tuning)
+    state, meta = tensors_from_bytes(context.stage.read(path, command), path)
+    if meta.get("base") != state_digest(model.state_dict()):
+        raise OtherBase(path, command)
+    tuned = restore(context, state, path)
     info(f"inherited {path}")
     return tuned
 
@@ -73,5 +78,5 @@ def patched_copy(context: Context, model: Classifier, patch: Patch) -> Classifie
 def load_corrected(context: Context, model: Classifier) -> Classifier:
     """Return the corrected model that the options name; the base model is left as it was."""
     if context.options.crt_method == "patch":
-        return patched_copy(context, model, load_patch(context))
-    return load_finetuned(context)
+        return patched_copy(context, model, load_patch(context, model))
+    return load_finetuned(context, model)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from deeppatch import options as command_line
 from deeppatch.artifacts import read_given, state_digest
 from deeppatch.blame.ranking import Ranking
 from deeppatch.commands.context import Context
@@ -32,7 +33,7 @@ def leave_ranking(context: Context, model: Classifier, ranking: Ranking, facts: 
 def load_ranking(context: Context, model: Classifier) -> tuple[Ranking, float | None]:
     """Return the ranking to use, checked against the network, and the estimated ratio where -f ratioestim left one."""
     given = context.options.ranking
-    path = given or context.folder(f"assess-{context.options.fs_method}") / "ranking.json"
+    path = given or context.folder(command_line.assess_name(context.options)) / "ranking.json"
     if given:
         content = read_given(given)
         context.stage.inherit(given, content)
@@ -56,5 +57,5 @@ def _check_fits(ranking: Ranking, model: Classifier, path: Path) -> None:
     """Raise StaleArtifact unless every layer's order is a permutation of that layer's channels."""
     widths = {name: conv.out_channels for name, conv in convolutions(model.network).items()}
     for name, order in ranking.order.items():
-        if sorted(order) != list(range(widths.get(name, -1))):
+        if not isinstance(order, list) or set(map(str, order)) != set(map(str, range(widths.get(name, 0)))):
             raise StaleArtifact(f"{path}: layer {name} does not fit the network; rank its filters again")

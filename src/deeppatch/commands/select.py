@@ -6,6 +6,7 @@ import argparse
 
 import torch
 
+from deeppatch import options as command_line
 from deeppatch.artifacts import state_digest
 from deeppatch.blame.ablation import Sample, Scores
 from deeppatch.blame.ranking import rank
@@ -31,21 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Rank with the method that -f names and leave ranking, table and plot."""
-    context = open_stage(options, assess_name(options))
+    context = open_stage(options, command_line.assess_name(options))
     model = base_model(context)
     if options.fs_method == "ratioestim":
         estimate_ratio(context, model)
     elif not context.already_finished():
         score_filters(context, model)
-
-
-def assess_name(options: argparse.Namespace) -> str:
-    """Return the name of this stage's folder; ratio estimation depends on the kind of patch and the side too."""
-    parts = ["assess", options.fs_method]
-    if options.fs_method == "ratioestim":
-        parts += [options.crt_type] if options.crt_type != "replace" else []
-        parts += [options.susp_side] if options.susp_side != "front" else []
-    return "-".join(parts)
 
 
 def score_filters(context: Context, model: Classifier) -> None:

@@ -11,7 +11,7 @@ from deeppatch.commands.calibrate import calibrate
 from deeppatch.commands.context import Context, open_stage
 from deeppatch.commands.models import base_model, load_finetuned, load_patch, patched_copy
 from deeppatch.commands.verdict import write_report
-from deeppatch.errors import MissingArtifact
+from deeppatch.errors import MissingArtifact, OtherBase
 from deeppatch.patching.router import ROUTERS
 from deeppatch.patching.switched import SwitchedModel
 from deeppatch.progress import info
@@ -62,8 +62,8 @@ def run(options: argparse.Namespace) -> None:
     name = f"switch-{command_line.patch_name(options)}-{options.router}"
     context = open_stage(options, name + ("-batch" if options.switch == "batch" else ""))
     model = base_model(context)
-    patch = load_patch(context)
-    tuned = finetuned_if_there(context)
+    patch = load_patch(context, model)
+    tuned = finetuned_if_there(context, model)
     if context.already_finished():
         return
     switched = SwitchedModel(model, patch, context.example)
@@ -81,9 +81,9 @@ def run(options: argparse.Namespace) -> None:
     info(f"accuracy in percent on {len(context.splits.test)} test images; written to {context.stage.folder}")
 
 
-def finetuned_if_there(context: Context) -> Classifier | None:
+def finetuned_if_there(context: Context, model: Classifier) -> Classifier | None:
     """Return the fine-tuned network where correct has left one for this model, else None."""
-    with contextlib.suppress(MissingArtifact):
-        return load_finetuned(context)
+    with contextlib.suppress(MissingArtifact, OtherBase):
+        return load_finetuned(context, model)
     info(f"no fine-tuned network to compare with; make one with: {context.command('correct', crt_method='finetune')}")
     return None

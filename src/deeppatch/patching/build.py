@@ -24,6 +24,7 @@ class Attachment:
     norms: dict[str, nn.BatchNorm2d]
     norm_after: dict[str, str]
     own: dict[str, nn.Module]
+    trained_before: list[nn.Parameter]
 
     def parameters(self) -> list[nn.Parameter]:
         """Return the new parameters, the only ones that are trained."""
@@ -44,9 +45,11 @@ class Attachment:
             surgery.swap(self.network, name, unit.for_inference())
 
     def remove(self) -> None:
-        """Put the network's own modules back."""
+        """Put the network's own modules back, and let its parameters train again where they did."""
         for name, module in self.own.items():
             surgery.swap(self.network, name, module)
+        for parameter in self.trained_before:
+            parameter.requires_grad_(True)
 
 
 def attach(network: nn.Module, channels: dict[str, list[int]], kind: str, example: Tensor) -> Attachment:
@@ -58,11 +61,14 @@ def attach(network: nn.Module, channels: dict[str, list[int]], kind: str, exampl
     if not channels:
         raise ValueError("no channel is chosen in any layer")
     order, norm_after = surgery.trace(network, example)
+    if twice := [name for name in channels if order.count(name) > 1]:
+        raise ValueError(f"{twice[0]} runs more than once in a forward pass and cannot be patched")
     device = next(network.parameters()).device
     first = min(order.index(name) for name in channels)
     named = dict(network.named_modules())
     names = [name for name in order[first:] if isinstance(named[name], nn.BatchNorm2d)]
-    for parameter in network.parameters():
+    trained_before = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    for parameter in trained_before:
         parameter.requires_grad_(False)
     own: dict[str, nn.Module] = {}
     norms: dict[str, nn.BatchNorm2d] = {}
@@ -74,7 +80,7 @@ def attach(network: nn.Module, channels: dict[str, list[int]], kind: str, exampl
         chosen = torch.tensor(sorted(channels[name]), dtype=torch.long, device=device)
         units[name] = UNITS[kind](network.get_submodule(name), chosen)  # type: ignore[arg-type]
         own[name] = surgery.swap(network, name, units[name])
-    return Attachment(network, units, norms, norm_after, own)
+    return Attachment(network, units, norms, norm_after, own, trained_before)
 
 
 def _new_module(unit: Unit) -> list[nn.Parameter]:

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from deeppatch.artifacts import state_digest, tensors_from_bytes, tensors_to_bytes
 from deeppatch.errors import StaleArtifact
 from deeppatch.patching.build import Attachment, attach
+from deeppatch.patching.units import UNITS
+from deeppatch.surgery import convolutions
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -37,7 +39,7 @@ class Patch:
     def from_bytes(content: bytes, origin: Path) -> Patch:
         """Read what `to_bytes` made; StaleArtifact when the file is damaged or no patch."""
         tensors, meta = tensors_from_bytes(content, origin)
-        if not {"kind", "base"} <= meta.keys():
+        if not {"kind", "base"} <= meta.keys() or meta["kind"] not in UNITS:
             raise StaleArtifact(f"{origin} is no patch; give a patch.safetensors that correct left")
         places = {k.removeprefix("channels/"): v.tolist() for k, v in tensors.items() if k.startswith("channels/")}
         rest = {key: value for key, value in tensors.items() if not key.startswith("channels/")}
@@ -63,7 +65,12 @@ def apply(model: nn.Module, patch: Patch, example: Tensor) -> Attachment:
     if state_digest(model.state_dict()) != patch.base:
         raise StaleArtifact("the patch was trained on other base weights; apply it to those, or run correct for these")
     network = model.get_submodule("network")
+    _check_layers(network, patch)
     attachment = attach(network, patch.channels, patch.kind, model.get_submodule("normalize")(example))
+    expected = {key: value.shape for key, value in extract(attachment, patch.base).tensors.items()}
+    if expected != {key: value.shape for key, value in patch.tensors.items()}:
+        attachment.remove()
+        raise StaleArtifact("the patch is damaged: its tensors are not those of its layers; train it again")
     with torch.no_grad():
         for name, unit in attachment.units.items():
             for key, value in unit.new_parameters().items():
@@ -74,3 +81,10 @@ def apply(model: nn.Module, patch: Patch, example: Tensor) -> Attachment:
     attachment.merge()
     network.eval()
     return attachment
+
+
+def _check_layers(network: nn.Module, patch: Patch) -> None:
+    widths = {name: conv.out_channels for name, conv in convolutions(network).items()}
+    for name, channels in patch.channels.items():
+        if not channels or not set(channels) <= set(range(widths.get(name, 0))):
+            raise StaleArtifact(f"the patch is damaged: {name} has no such channels; train it again")

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deeppatch.artifacts import tensors_from_bytes, tensors_to_bytes
-from deeppatch.errors import StaleArtifact
+from deeppatch.errors import DataProblem, StaleArtifact, WrongWeights
 
 CONFIDENCE = 0.95
 FOLDS = 5
@@ -85,7 +85,7 @@ class Router(nn.Module):
     def from_bytes(content: bytes, origin: Path) -> Router:
         """Read what `to_bytes` made; StaleArtifact when the file is damaged or no router."""
         state, meta = tensors_from_bytes(content, origin)
-        if meta.get("router") not in FEATURES:
+        if meta.get("router") not in FEATURES or state.keys() != {"weight", "bias", "threshold"}:
             raise StaleArtifact(f"{origin} is no router; give a router.safetensors that evaluate left")
         return Router(meta["router"], state["weight"], state["bias"].item(), state["threshold"].item())
 
@@ -122,8 +122,13 @@ def fit_probe(evidence: Evidence, max_clean_drop: float) -> tuple[Router, dict[s
     The threshold is set on out-of-fold scores (all versions of an image in one fold), so that val's own fit does not
     flatter it. `max_clean_drop` is a share in [0, 1] of the clean images.
     """
+    images = len(np.unique(evidence.image))
+    if images < 2:
+        raise DataProblem("val holds a single image, which calibrates nothing; use more images or a larger --limit")
+    if not np.isfinite(evidence.features).all():
+        raise WrongWeights("the network's first maps hold values that are not finite; check the weights")
     model = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=2000))
-    folds = GroupKFold(min(FOLDS, len(np.unique(evidence.image))))
+    folds = GroupKFold(min(FOLDS, images))
     held_out = cross_val_predict(
         model, evidence.features, evidence.degraded, groups=evidence.image, cv=folds, method="decision_function"
     )

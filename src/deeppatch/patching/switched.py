@@ -77,7 +77,9 @@ class SwitchedModel(nn.Module):
             surgery.swap(network, self.junction.name, gate)
         self.router = router
         self.vote = False
-        self._starts_network = _starts_network(model, self.junction.name, example)
+        with torch.no_grad():
+            x = self.normalize(example)
+            self._starts_network = surgery.input_of(self.original, self.junction.name, x) is x
         self.eval()
 
     def first_maps(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor, Maps]:
@@ -110,6 +112,8 @@ class SwitchedModel(nn.Module):
             chosen = (switched == bool(path)).nonzero().squeeze(1)
             if len(chosen):
                 parts.append((chosen, self.run_path(path, x[chosen], y[chosen], new[chosen])))
+        if not parts:
+            raise ValueError("an empty batch has no logits")
         logits = parts[0][1].new_empty((len(pixels), parts[0][1].shape[1]))
         for chosen, values in parts:
             logits[chosen] = values.to(logits.dtype)
@@ -145,13 +149,6 @@ class _ChannelNorm(nn.Module):
 
     def forward(self, y: Tensor) -> Tensor:
         return y * self.scale + self.shift
-
-
-def _starts_network(model: nn.Module, name: str, example: Tensor) -> bool:
-    """Tell whether the module called `name` reads the network's own input."""
-    x = model.get_submodule("normalize")(example)
-    entering = surgery.input_of(model.get_submodule("network"), name, x)
-    return entering is x
 
 
 def _rows_alone(original: nn.Conv2d, rows: Tensor) -> nn.Conv2d:

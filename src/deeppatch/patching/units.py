@@ -62,7 +62,7 @@ class CorrectedConv2d(nn.Module):
         last = nn.Conv2d(width, width, 1, bias=False)
         nn.init.zeros_(last.weight)
         self.unit = nn.Sequential(*_conv_bn_relu(width, 1), *_conv_bn_relu(width, 3), *_conv_bn_relu(width, 3), last)
-        self.unit.to(original.weight.device)
+        self.unit.to(original.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C_in, H, W) to (N, C_out, H', W'), as the original convolution does."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import statistics
 from collections.abc import Mapping, Sequence
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -31,7 +32,7 @@ def suspicion(scores: dict[str, list[float]], method: str, title: str) -> bytes:
     for place, values in enumerate(scores.values()):
         points = [100 * value for value in values]
         axes.scatter([place] * len(points), points, s=9, alpha=0.45, color="tab:blue", linewidths=0)
-        middle = sorted(points)[len(points) // 2]
+        middle = statistics.median(points)
         axes.plot([place - 0.35, place + 0.35], [middle, middle], color="tab:red", linewidth=1.5)
     axes.axhline(0, color="grey", linewidth=0.6)
     axes.set_xticks(range(len(scores)), list(scores), rotation=90, fontsize=7)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import re
+import sys
 import urllib.error
 from pathlib import Path
 from typing import Any
@@ -28,8 +30,8 @@ def fetch(url: str) -> Path:
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            torch.hub.download_url_to_file(url, str(path), hash_prefix=hash_in_name(path))
-        except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+            torch.hub.download_url_to_file(url, str(path), hash_in_name(path), progress=sys.stderr.isatty())
+        except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
             raise NoNetwork(
                 f"cannot download {url} ({error}); put the file at {path}, give a copy with --weights FILE, "
                 "or train the network with --train"
