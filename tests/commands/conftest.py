@@ -9,6 +9,7 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -75,11 +76,16 @@ def run(script: str, arguments: list[str], prefix: str = PREFIX, **environment: 
 
 
 def start(script: str, arguments: list[str], cwd: Path = ROOT) -> subprocess.Popen[str]:
-    """Start a command as its script under src/, in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / "src" / f"{script}.py"), *arguments], cwd=cwd, env={**os.environ, **ENVIRONMENT},
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    """Start a command as its script under src/, in a process of its own that heeds Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would ignore it
+    try:
+        return subprocess.Popen(
+            [sys.executable, str(ROOT / "src" / f"{script}.py"), *arguments], cwd=cwd,
+            env={**os.environ, **ENVIRONMENT}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def write_waves(folder: Path, *, classes: int = 3, train: int = 10, test: int = 8, seed: int = 0) -> Path:

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import urllib.error
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,7 @@ READERS = {
     TUNED: ["switch", "eval --state corrected -c finetune"],
 }
 MAKERS = {WEIGHTS: "eval", RANKING: "select", PATCH: "correct", TUNED: "correct"}
+unmended = partial(pytest.mark.xfail, strict=True)
 DAMAGED = [(path, line) for path, lines in READERS.items() for line in lines]
 
 
@@ -287,9 +289,11 @@ def test_two_image_folders_of_one_name_do_not_mix(empty, waves, tmp_path):
 @pytest.mark.parametrize(
     "edit",
     [
-        "channel", "layer", "none",
-        "text",
-        "order",
+        "channel", "layer", "none", "text", "order",
+        pytest.param("one twice", marks=unmended(reason="_check_fits compares sets of texts")),
+        pytest.param("digits", marks=unmended(reason="_check_fits compares sets of texts")),
+        pytest.param("ratio text", marks=unmended(reason="load_ranking does not look at the ratio")),
+        pytest.param("ratio 2", marks=unmended(reason="load_ranking does not look at the ratio")),
     ],
 )  # fmt: skip
 def test_a_ranking_that_does_not_fit_the_network(bench, tmp_path, edit):
@@ -304,6 +308,12 @@ def test_a_ranking_that_does_not_fit_the_network(bench, tmp_path, edit):
         order[0] = "first"
     elif edit == "order":
         layers["conv1"]["order"] = None
+    elif edit == "one twice":
+        order.insert(0, order[2])
+    elif edit == "digits":
+        layers["conv1"]["order"] = [str(channel) for channel in order]
+    elif edit.startswith("ratio"):
+        content["ratio"] = 2.0 if edit == "ratio 2" else "half"
     else:
         content = [content]
     path = tmp_path / "edited.json"
@@ -546,6 +556,20 @@ def test_a_full_disk_leaves_whole_files_or_none(bench, monkeypatch, number, writ
     bench.ran(f"{line} -r")
     assert bench.hashes(stage) == whole
     assert bench.files() == before
+
+
+@unmended(
+    reason="an error of write or fsync carries no file name, and commands.guarded lets it through", raises=OSError
+)
+@pytest.mark.parametrize("number", [errno.EFBIG, errno.EIO])
+def test_a_disk_that_fails_otherwise_is_one_line_that_names_the_file(pretrained, monkeypatch, number):
+    def fail(_handle):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    said = pretrained.refused("correct -c finetune --crt_epoch 1")
+    assert os.strerror(number) in said
+    assert str(pretrained.root / "correct-finetune") in said
 
 
 def test_a_full_disk_leaves_what_was_there_before(bench, monkeypatch):

@@ -11,7 +11,7 @@ from deeppatch.options import call
 from deeppatch.progress import info
 
 STAGE = "demo"
-DESCRIPTION = "Demo: the four stages on scikit-learn's digits with a small network, in about two minutes on two cores."
+DESCRIPTION = "Demo: the four stages on scikit-learn's digits with a small network, in minutes on two cores."
 EXAMPLE = "--output_dir output"
 FREE = {"output_dir", "device", "gpu", "seed", "resume"}
 MODEL = ["-m", "resnet8", "-d", "digits", "-b", "64"]
