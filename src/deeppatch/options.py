@@ -16,6 +16,13 @@ DEFAULT_SEED = 2021
 DEFAULT_RATIO = 0.25
 SCRIPTS = {"pretrain": "eval", "assess": "select", "correct": "correct", "evaluate": "switch", "demo": "demo"}
 
+# options that lead to other artifacts, with their defaults; and the pairs in which a stage must not repeat one
+ELSEWHERE = {
+    "noise_type": "gaussion", "seed": DEFAULT_SEED, "limit": None, "weights": None, "ranking": None,
+    "data_dir": Path("data"), "output_dir": Path("output"),
+}  # fmt: skip
+UNHEEDED = {("pretrain", "weights"), ("pretrain", "ranking"), ("assess", "ranking")}
+
 
 @dataclass(frozen=True)
 class Choices:
@@ -224,9 +231,8 @@ def spell(stage: str, options: argparse.Namespace, **changes: object) -> str:
             parts += ["--crt_type", values["crt_type"]]
             parts += ["--susp_ratio", str(values["susp_ratio"])] if values["susp_ratio"] is not None else []
             parts += ["--susp_side", values["susp_side"]] if values["susp_side"] != "front" else []
-    for name, default in (("noise_type", "gaussion"), ("seed", DEFAULT_SEED), ("limit", None), ("weights", None),
-                          ("data_dir", Path("data")), ("output_dir", Path("output"))):  # fmt: skip
-        if values[name] != default and (name, stage) != ("weights", "pretrain"):
+    for name, default in ELSEWHERE.items():
+        if values[name] != default and (stage, name) not in UNHEEDED:
             parts += [f"--{name}", str(values[name])]
     return f"{call(values['prefix'], stage)} {shlex.join(parts)}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -15,6 +16,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 
 from deeppatch import runtime
 from deeppatch.artifacts import Checkpoint
+from deeppatch.errors import UserError
 from deeppatch.progress import info, track
 
 Batch = tuple[Tensor, Tensor]
@@ -133,6 +135,8 @@ def fit(
         enter_training(model)
         name = f"{label}, epoch {epoch + 1}"
         history.loss.append(train_epoch(model, batches, loss, optimizer, schedule, amp=amp, label=name))
+        if not math.isfinite(history.loss[-1]):
+            raise UserError(f"{name}: the loss is not finite; check the base weights, or start anew with a lower --lr")
         history.accuracy.append(validate(model))
         info(f"{name}: loss {history.loss[-1]:.4f}, validation accuracy {100 * history.accuracy[-1]:.2f} %")
         if history.best == epoch:

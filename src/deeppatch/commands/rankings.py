@@ -48,6 +48,8 @@ def load_ranking(context: Context, model: Classifier) -> tuple[Ranking, float | 
         raise StaleArtifact(
             f"{path} ranks the filters of other weights; make it again with: {context.command('assess')}"
         )
+    if estimated is not None and not (isinstance(estimated, float) and 0 < estimated <= 1):
+        raise StaleArtifact(f"{path}: {estimated!r} is no ratio; make it again with: {context.command('assess')}")
     _check_fits(ranking, model, path)
     info(f"inherited {path} ({ranking.method}, {len(ranking.order)} layers)")
     return ranking, estimated
@@ -57,5 +59,6 @@ def _check_fits(ranking: Ranking, model: Classifier, path: Path) -> None:
     """Raise StaleArtifact unless every layer's order is a permutation of that layer's channels."""
     widths = {name: conv.out_channels for name, conv in convolutions(model.network).items()}
     for name, order in ranking.order.items():
-        if not isinstance(order, list) or set(map(str, order)) != set(map(str, range(widths.get(name, 0)))):
+        whole = isinstance(order, list) and all(type(channel) is int for channel in order)
+        if not whole or sorted(order) != list(range(widths.get(name, 0))):
             raise StaleArtifact(f"{path}: layer {name} does not fit the network; rank its filters again")
