@@ -14,7 +14,10 @@ from deeppatch.errors import Contradictions, UserError
 
 DEFAULT_SEED = 2021
 DEFAULT_RATIO = 0.25
-SCRIPTS = {"pretrain": "eval", "assess": "select", "correct": "correct", "evaluate": "switch", "demo": "demo"}
+SCRIPTS = {
+    "pretrain": "eval", "assess": "select", "correct": "correct", "evaluate": "switch", "demo": "demo",
+    "influence": "influence", "decompose": "decompose",
+}  # fmt: skip
 
 # options that lead to other artifacts, with their defaults; and the pairs in which a stage must not repeat one
 ELSEWHERE = {
@@ -22,6 +25,7 @@ ELSEWHERE = {
     "data_dir": Path("data"), "output_dir": Path("output"),
 }  # fmt: skip
 UNHEEDED = {("pretrain", "weights"), ("pretrain", "ranking"), ("assess", "ranking")}
+RANKED = ("assess", "correct", "evaluate")
 
 
 @dataclass(frozen=True)
@@ -59,8 +63,16 @@ def parser_for(stage: str, prefix: str, description: str, example: str) -> argpa
     )  # fmt: skip
 
 
-def add_shared(parser: argparse.ArgumentParser, choices: Choices) -> None:
-    """Add the options of every stage, in groups."""
+def add_shared(parser: argparse.ArgumentParser, choices: Choices, *, repair: bool = True) -> None:
+    """Add the options of every stage, in groups; `repair` adds those that DeepPatch's stages share."""
+    _add_data(parser, choices)
+    _add_machine(parser, choices)
+    if repair:
+        _add_training(parser)
+        _add_repair(parser, choices)
+
+
+def _add_data(parser: argparse.ArgumentParser, choices: Choices) -> None:
     data = parser.add_argument_group("data and model")
     data.add_argument(
         "-m",
@@ -77,15 +89,6 @@ def add_shared(parser: argparse.ArgumentParser, choices: Choices) -> None:
         metavar="NAME",
         help=f"{', '.join(choices.datasets)}, or folder:PATH with PATH/{{train,test}}/CLASS/IMAGE "
         "(default: digits, which needs no download)",
-    )
-    data.add_argument(
-        "-n",
-        "--noise_type",
-        type=lambda name: choices.noises.get(name, name),
-        choices=sorted(set(choices.noises.values())),
-        default="gaussion",
-        metavar="NAME",
-        help="degradation: gaussion, also called gaussian-blur (default: gaussion)",
     )
     data.add_argument(
         "--weights",
@@ -105,6 +108,8 @@ def add_shared(parser: argparse.ArgumentParser, choices: Choices) -> None:
         help="artifacts of all stages (default: output)",
     )
 
+
+def _add_machine(parser: argparse.ArgumentParser, choices: Choices) -> None:
     machine = parser.add_argument_group("machine")
     machine.add_argument(
         "--device",
@@ -113,7 +118,9 @@ def add_shared(parser: argparse.ArgumentParser, choices: Choices) -> None:
         help=f"where to compute (default: cuda where there is one; here {choices.default_device})",
     )
     machine.add_argument("--gpu", type=int, default=0, metavar="N", help="index of the CUDA device (default: 0)")
-    machine.add_argument("-b", "--batch_size", type=int, default=256, metavar="N", help="images a batch (default: 256)")
+    machine.add_argument(
+        "-b", "--batch_size", type=int, default=256, metavar="N", help="images a batch (default: %(default)s)"
+    )
     machine.add_argument(
         "--amp", action="store_true", help="run networks in bfloat16 where that is safe (default: float32)"
     )
@@ -131,6 +138,8 @@ def add_shared(parser: argparse.ArgumentParser, choices: Choices) -> None:
         help="continue an interrupted run; the result is that of an uninterrupted one",
     )
 
+
+def _add_training(parser: argparse.ArgumentParser) -> None:
     training = parser.add_argument_group("training")
     training.add_argument(
         "--lr", type=float, default=0.01, metavar="X", help="initial learning rate of SGD (default: 0.01)"
@@ -146,7 +155,18 @@ def add_shared(parser: argparse.ArgumentParser, choices: Choices) -> None:
         help="epochs when pretrain trains a network (default: 50)",
     )
 
+
+def _add_repair(parser: argparse.ArgumentParser, choices: Choices) -> None:
     stages = parser.add_argument_group("assess and correct")
+    stages.add_argument(
+        "-n",
+        "--noise_type",
+        type=lambda name: choices.noises.get(name, name),
+        choices=sorted(set(choices.noises.values())),
+        default="gaussion",
+        metavar="NAME",
+        help="degradation: gaussion, also called gaussian-blur (default: gaussion)",
+    )
     stages.add_argument(
         "-f",
         "--fs_method",
@@ -200,15 +220,15 @@ def normalise(arguments: Sequence[str]) -> list[str]:
 
 def check(options: argparse.Namespace) -> None:
     """Raise Contradictions, naming all of them, when values are out of range or do not go together."""
-    numbers = {name: getattr(options, name) for name in ("batch_size", "max_epoch", "crt_epoch", "lr")}
+    numbers = {name: getattr(options, name, 1) for name in ("batch_size", "max_epoch", "crt_epoch", "lr")}
     problems = [f"--{k} {v}: give a number above 0" for k, v in numbers.items() if not 0 < v < math.inf]
     if options.limit is not None and options.limit < 1:
         problems.append(f"--limit {options.limit}: give at least 1 image, or leave it out for all")
-    if options.susp_ratio is not None and not 0 < options.susp_ratio <= 1:
-        problems.append(f"--susp_ratio {options.susp_ratio}: give a share above 0, at most 1")
-    if not 0 <= options.momentum < 1:
+    if (ratio := getattr(options, "susp_ratio", None)) is not None and not 0 < ratio <= 1:
+        problems.append(f"--susp_ratio {ratio}: give a share above 0, at most 1")
+    if not 0 <= getattr(options, "momentum", 0) < 1:
         problems.append(f"--momentum {options.momentum}: give a number from 0 to below 1")
-    if not 0 <= options.weight_decay < math.inf:
+    if not 0 <= getattr(options, "weight_decay", 0) < math.inf:
         problems.append(f"--weight_decay {options.weight_decay}: give 0 or more")
     if options.seed < 0 or options.seed >= 2**31:
         problems.append(f"--seed {options.seed}: give a whole number from 0 to 2147483647")
@@ -223,7 +243,7 @@ def spell(stage: str, options: argparse.Namespace, **changes: object) -> str:
     """Return the command that runs `stage` with what these options share with it; `changes` override values."""
     values = {**vars(options), **changes}
     parts = ["-m", values["model"], "-d", values["dataset"]]
-    if stage != "pretrain":
+    if stage in RANKED:
         parts += ["-f", values["fs_method"]]
     if stage in ("correct", "evaluate"):
         parts += ["-c", values["crt_method"]]
@@ -231,15 +251,17 @@ def spell(stage: str, options: argparse.Namespace, **changes: object) -> str:
             parts += ["--crt_type", values["crt_type"]]
             parts += ["--susp_ratio", str(values["susp_ratio"])] if values["susp_ratio"] is not None else []
             parts += ["--susp_side", values["susp_side"]] if values["susp_side"] != "front" else []
+    parts += ["-k", str(values["k"])] if stage == "influence" else []
     for name, default in ELSEWHERE.items():
-        if values[name] != default and (stage, name) not in UNHEEDED:
+        if values.get(name, default) != default and (stage, name) not in UNHEEDED:
             parts += [f"--{name}", str(values[name])]
     return f"{call(values['prefix'], stage)} {shlex.join(parts)}"
 
 
 def suffix(options: argparse.Namespace) -> str:
     """Return the end of an artifact folder's name: noise, seed and limit where they are not the default."""
-    parts = [options.noise_type] if options.noise_type != "gaussion" else []
+    noise = getattr(options, "noise_type", "gaussion")
+    parts = [noise] if noise != "gaussion" else []
     parts += [f"seed{options.seed}"] if options.seed != DEFAULT_SEED else []
     parts += [f"limit{options.limit}"] if options.limit is not None else []
     return "".join(f"-{part}" for part in parts)

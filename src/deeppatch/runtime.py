@@ -7,6 +7,9 @@ import hashlib
 import os
 import platform
 import random
+import statistics
+import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -63,6 +66,18 @@ def generator(seed: int, *purpose: str | int, device: torch.device | str = "cpu"
 def autocast(device: torch.device, amp: bool) -> AbstractContextManager[Any]:
     """Return the context in which forward passes run: bf16 where `amp` is set, float32 otherwise."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=amp)
+
+
+def median_seconds(call: Callable[[], object], device: torch.device, *, repeats: int = 200) -> float:
+    """Return the median time of a call in seconds, after ten calls that do not count; work on the device included."""
+    times = []
+    for _ in range(10 + repeats):
+        start = time.perf_counter()
+        call()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[10:])
 
 
 def random_states() -> dict[str, Any]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import SGD
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
+from torch.optim import SGD, Adam
+from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler
 
 from deeppatch import runtime
 from deeppatch.artifacts import Checkpoint
@@ -92,12 +92,22 @@ def sgd(
     return optimizer, CosineAnnealingLR(optimizer, T_max=max(1, steps))
 
 
+def adam(parameters: Iterable[nn.Parameter], *, lr: float) -> tuple[Adam, ConstantLR]:
+    """Return Adam and a schedule that leaves its learning rate alone."""
+    optimizer = Adam(parameters, lr=lr)
+    return optimizer, ConstantLR(optimizer, factor=1.0, total_iters=0)
+
+
 @dataclass
 class History:
-    """One entry an epoch: mean training loss and validation accuracy in [0, 1]; the best epoch counts from 0."""
+    """One entry an epoch: mean training loss and validation accuracy in [0, 1]; the best epoch counts from 0.
+
+    `watched` has what `fit` was asked to watch, and is empty where it was not.
+    """
 
     loss: list[float] = field(default_factory=list)
     accuracy: list[float] = field(default_factory=list)
+    watched: list[float] = field(default_factory=list)
 
     @property
     def best(self) -> int:
@@ -108,14 +118,15 @@ class History:
 def fit(
     model: nn.Module, epochs: Iterable[Stream], validate: Callable[[nn.Module], float], *,
     loss: Loss, optimizer: torch.optim.Optimizer, schedule: LRScheduler, checkpoint: Checkpoint | None = None,
-    enter_training: Callable[[nn.Module], object] = nn.Module.train, amp: bool = False, label: str = "training",
+    enter_training: Callable[[nn.Module], object] = nn.Module.train, watch: Callable[[nn.Module], float] | None = None,
+    amp: bool = False, label: str = "training",
 ) -> History:  # fmt: skip
     """Train over `epochs`, one stream of batches each, and leave the model in the state of its best epoch.
 
-    `validate` returns an accuracy in [0, 1] after each epoch. With a checkpoint, every finished epoch is saved
-    (model, optimizer, schedule, random states, position) and epochs that it holds are skipped: the result has the
-    same bytes as that of a run without interruption. (Skipped epochs are drawn from the iterable but not read; one that
-    chooses its data by the model must not depend on what it chose before.)
+    `validate` returns an accuracy in [0, 1] after each epoch; `watch` returns another, which chooses nothing. With a
+    checkpoint, every finished epoch is saved (model, optimizer, schedule, random states, position) and epochs that it
+    holds are skipped: the result has the same bytes as that of a run without interruption. (Skipped epochs are drawn
+    from the iterable but not read; one that chooses its data by the model must not depend on what it chose before.)
     """
     history = History()
     best_state: dict[str, Tensor] = copy.deepcopy(model.state_dict())
@@ -139,11 +150,13 @@ def fit(
             raise UserError(f"{name}: the loss is not finite; check the base weights, or start anew with a lower --lr")
         history.accuracy.append(validate(model))
         info(f"{name}: loss {history.loss[-1]:.4f}, validation accuracy {100 * history.accuracy[-1]:.2f} %")
+        if watch:
+            history.watched.append(watch(model))
         if history.best == epoch:
             best_state = copy.deepcopy(model.state_dict())
         if checkpoint:
             checkpoint.save({
-                "history": {"loss": history.loss, "accuracy": history.accuracy},
+                "history": asdict(history),
                 "model": model.state_dict(),
                 "best": best_state,
                 "optimizer": optimizer.state_dict(),

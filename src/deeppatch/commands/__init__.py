@@ -9,15 +9,23 @@ from collections.abc import Sequence
 
 from deeppatch.errors import UserError
 
-COMMANDS = {"eval": "pretrain", "select": "assess", "correct": "correct", "switch": "evaluate", "demo": "demo"}
+COMMANDS = {
+    "eval": "pretrain", "select": "assess", "correct": "correct", "switch": "evaluate",
+    "influence": "influence", "decompose": "decompose", "demo": "demo",
+}  # fmt: skip
 SUMMARY = """usage: deeppatch STAGE [options]
 
-stages, in order:
+DeepPatch, in order:
   pretrain   load or train a network and measure it            (src/eval.py)
   assess     rank the filters of every convolution             (src/select.py)
   correct    train a patch, or fine-tune                       (src/correct.py)
   evaluate   switch on the fly and compare                     (src/switch.py)
-  demo       all four on the embedded digits, in minutes       (src/demo.py)
+
+Decomposing the Deep, after pretrain:
+  influence  find each class's most influential features       (src/influence.py)
+  decompose  validate, examine and fine-tune the sparse head   (src/decompose.py)
+
+  demo       all of it on the embedded digits, in minutes      (src/demo.py)
 
 deeppatch STAGE --help explains the options of a stage."""
 

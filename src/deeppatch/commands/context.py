@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -101,7 +102,7 @@ def open_stage(options: argparse.Namespace, folder_name: str) -> Context:
     device = runtime.pick_device(options.device, options.gpu)
     runtime.prepare(options.seed)
     relevant = {name: value for name, value in sorted(vars(options).items()) if name not in INCIDENTAL}
-    settings = {name: str(value) if isinstance(value, Path) else value for name, value in relevant.items()}
+    settings = json.loads(json.dumps(relevant, default=str))  # paths as text
     facts = {"command": options.command, "settings": settings, "git": git_revision(), **runtime.describe(device)}
     stage = Stage(options.output_dir, stage_folder(options, folder_name), facts)
     return Context(options, device, stage)
@@ -109,5 +110,10 @@ def open_stage(options: argparse.Namespace, folder_name: str) -> Context:
 
 def stage_folder(options: argparse.Namespace, name: str) -> Path:
     """Return output/DATASET/MODEL/NAME, with what is not the default in the name."""
+    return model_folder(options) / f"{name}{command_line.suffix(options)}"
+
+
+def model_folder(options: argparse.Namespace) -> Path:
+    """Return output/DATASET/MODEL."""
     folder: Path = options.output_dir / sources.slug(options.dataset) / options.model
-    return folder / f"{name}{command_line.suffix(options)}"
+    return folder

@@ -1,4 +1,4 @@
-"""demo: the four stages on the embedded digits, ending in the table that says what the repair gained and cost."""
+"""demo: all methods on the embedded digits, ending in the table that says what DeepPatch gained and what it cost."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from deeppatch.options import call
 from deeppatch.progress import info
 
 STAGE = "demo"
-DESCRIPTION = "Demo: the four stages on scikit-learn's digits with a small network, in minutes on two cores."
+DESCRIPTION = "Demo: all methods on scikit-learn's digits with a small network, in minutes on two cores."
 EXAMPLE = "--output_dir output"
 FREE = {"output_dir", "device", "gpu", "seed", "resume"}
 MODEL = ["-m", "resnet8", "-d", "digits", "-b", "64"]
@@ -19,6 +19,12 @@ PATCH = ["-f", "featswap", "-c", "patch", "--crt_type", "replace"]
 TRAINING = ["--crt_epoch", "15", "--lr", "0.05"]
 STEPS = [
     ("pretrain", ["--train", "-e", "30", "--lr", "0.1"]),
+    ("influence", ["-k", "5", "10", "20"]),
+    ("decompose", ["validate", "-k", "5", "10", "20"]),
+    ("decompose", ["essential", "-k", "10"]),
+    ("decompose", ["mutual-info"]),
+    ("decompose", ["sweep", "-k", "5", "10", "20", "40", "64"]),
+    ("decompose", ["finetune", "-k", "10"]),
     ("assess", ["-f", "featswap"]),
     ("correct", ["-c", "finetune", *TRAINING]),
     ("correct", [*PATCH, *TRAINING]),

@@ -25,7 +25,7 @@ def examine(context: Context, model: Classifier, measured: float, published: flo
     if measured >= published - max(MARGIN_PERCENT, noise):
         return None
     info(f"doctor: {measured:.2f} % is far under the published {published:.2f} %; trying other constants on val")
-    val = views.clean(context.splits.val, context.blur, context.options.batch_size)
+    val = views.clean(context.splits.val, context.options.batch_size)
     tried = {}
     for name, (mean, std) in COMMON_STATS.items():
         other = context.place(Classifier(model.network, mean, std))

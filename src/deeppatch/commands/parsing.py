@@ -18,12 +18,15 @@ from deeppatch.zoo.architectures import ARCHITECTURES
 
 
 def parse(module: ModuleType, arguments: Sequence[str], prefix: str) -> argparse.Namespace:
-    """Parse and check the arguments of a command module (STAGE, DESCRIPTION, EXAMPLE, add_arguments, run)."""
+    """Parse and check the arguments of a command module (STAGE, DESCRIPTION, EXAMPLE, add_arguments, run).
+
+    REPAIR = False leaves out the options that DeepPatch's stages alone share.
+    """
     parser = command_line.parser_for(module.STAGE, prefix, module.DESCRIPTION, module.EXAMPLE)
     choices = command_line.Choices(
         ARCHITECTURES, sources.SOURCES, ALIASES, RANKINGS, CORRECTIONS, UNITS, SIDES, runtime.default_device()
     )
-    command_line.add_shared(parser, choices)
+    command_line.add_shared(parser, choices, repair=getattr(module, "REPAIR", True))
     module.add_arguments(parser)
     options = parser.parse_args(command_line.normalise(arguments), argparse.Namespace(prefix=prefix))
     command_line.check(options)

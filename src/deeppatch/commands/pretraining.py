@@ -10,11 +10,12 @@ from deeppatch.commands.context import Context
 from deeppatch.commands.doctor import spaced
 from deeppatch.commands.measure import training_table
 from deeppatch.data import views
+from deeppatch.data.files import Files
 from deeppatch.progress import info
 from deeppatch.training import accuracy, cross_entropy, fit, predict, sgd
 from deeppatch.zoo import weights
 from deeppatch.zoo.classifier import Classifier
-from deeppatch.zoo.entries import ENTRIES, Entry
+from deeppatch.zoo.entries import ENTRIES, IMAGENET_STATS, Entry
 
 
 def pretrained(context: Context) -> tuple[Classifier | None, dict[str, Any]]:
@@ -50,6 +51,8 @@ def normalisation(
         mean, std, origin = saved[0].flatten().tolist(), saved[1].flatten().tolist(), "from the weights file"
     elif entry is not None:
         mean, std, origin = list(entry.mean), list(entry.std), "of the zoo"
+    elif isinstance(context.splits.train.pixels, Files):
+        mean, std, origin = *map(list, IMAGENET_STATS), "ImageNet's"
     else:
         pixels = views.to_float(context.splits.train.pixels)
         mean, std = pixels.mean((0, 2, 3)).tolist(), pixels.std((0, 2, 3)).tolist()
@@ -72,7 +75,7 @@ def train(context: Context, entry: Entry | None) -> tuple[Classifier, dict[str, 
         model.parameters(), lr=options.lr, momentum=options.momentum, weight_decay=options.weight_decay,
         steps=sum(map(len, epochs)),
     )  # fmt: skip
-    val = views.clean(splits.val, context.blur, options.batch_size)
+    val = views.clean(splits.val, options.batch_size)
     history = fit(
         model, epochs, lambda m: accuracy(predict(m, val, amp=options.amp), val.labels), loss=cross_entropy,
         optimizer=optimizer, schedule=schedule, checkpoint=context.checkpoint(), amp=options.amp, label="pretrain",

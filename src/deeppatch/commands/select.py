@@ -74,7 +74,7 @@ def val_samples(context: Context, model: Classifier) -> list[Sample]:
         view = views.expand(val, context.blur, options.batch_size)
         return [Sample(model.normalize(pixels), labels) for pixels, labels in view]
     degraded = views.degraded_draw(val, context.blur, options.batch_size, options.seed)
-    clean = views.clean(val, context.blur, options.batch_size)
+    clean = views.clean(val, options.batch_size)
     return [
         Sample(model.normalize(pixels), labels, model.normalize(originals))
         for (pixels, labels), (originals, _) in zip(degraded, clean, strict=True)

@@ -1,4 +1,4 @@
-"""Data sets by name: CIFAR-10/100, scikit-learn's digits and image folders, as uint8 tensors."""
+"""Data sets by name: CIFAR-10/100, scikit-learn's digits and image folders as uint8 tensors, ImageNet as files."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torchvision.datasets import CIFAR10, CIFAR100, ImageFolder
 from torchvision.transforms.v2.functional import InterpolationMode, resize
 
+from deeppatch.data.files import Files, open_rgb
 from deeppatch.errors import DataProblem
 
 SIZE = 32
@@ -25,9 +26,9 @@ SIZE = 32
 
 @dataclass(frozen=True)
 class Images:
-    """Labelled images: `pixels` uint8 (N, 3, H, W), `labels` int64 (N,)."""
+    """Labelled images: `pixels` uint8 (N, 3, H, W), in memory or read from files by index, `labels` int64 (N,)."""
 
-    pixels: Tensor
+    pixels: Tensor | Files
     labels: Tensor
 
     def __len__(self) -> int:
@@ -35,7 +36,8 @@ class Images:
 
     def take(self, indices: Tensor) -> Images:
         """Return the images at `indices`, in that order."""
-        return Images(self.pixels[indices], self.labels[indices])
+        pixels = self.pixels.take(indices) if isinstance(self.pixels, Files) else self.pixels[indices]
+        return Images(pixels, self.labels[indices])
 
     def to(self, device: torch.device) -> Images:
         """Return the same images on `device`."""
@@ -131,23 +133,43 @@ def _folder(path: Path, name: str) -> Source:
             raise DataProblem(f"{folder}: {str(error).splitlines()[0]}; add images or remove the class") from error
         parts.append(Images(pixels, torch.tensor(listing.targets)))
         classes.append(tuple(listing.classes))
-    if classes[0] != classes[1]:
-        odd = sorted(set(classes[0]) ^ set(classes[1]))
-        raise DataProblem(f"{path}: train and test name different classes ({', '.join(odd[:4])}); give both the same")
+    _same_classes(path, ("train", "test"), classes)
     return Source(name, parts[0], parts[1], classes[0])
 
 
 def _decode(file: Path) -> Tensor:
-    try:
-        with Image.open(file) as image:
-            mode, rgb = image.mode, image.convert("RGB")
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
-        raise DataProblem(f"{file} is no readable image; replace or delete it") from error
-    if mode.startswith(("I", "F")):  # conversion would clip, not scale
-        raise DataProblem(f"{file} has more than 8 bits a channel; convert it to 8 bits")
+    rgb = open_rgb(file)
     if rgb.size != (SIZE, SIZE):
         rgb = rgb.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.asarray(rgb).copy()).permute(2, 0, 1)
 
 
-SOURCES: dict[str, Callable[[Path, int], Source]] = {"digits": _digits, "cifar10": _cifar10, "cifar100": _cifar100}
+def _imagenet(data_dir: Path, seed: int) -> Source:
+    """List ILSVRC 2012 under imagenet/ILSVRC/{train,val}/CLASS; its validation images are the test part."""
+    root = data_dir / "imagenet" / "ILSVRC"
+    parts, classes = [], []
+    for name in ("train", "val"):
+        try:
+            listing = ImageFolder(str(root / name))
+        except (FileNotFoundError, NotADirectoryError) as error:
+            state = str(error).splitlines()[0] if (root / name).is_dir() else f"{root / name} is missing"
+            raise DataProblem(
+                f"imagenet: {state}; it cannot be downloaded from here: get the training and validation images of "
+                f"ILSVRC 2012 from image-net.org, lay them out as {root}/{{train,val}}/n01440764/IMAGE.JPEG, "
+                "one folder a class in both"
+            ) from error
+        parts.append(Images(Files([path for path, _ in listing.samples], 256, 224), torch.tensor(listing.targets)))
+        classes.append(tuple(listing.classes))
+    _same_classes(root, ("train", "val"), classes)
+    return Source("imagenet", parts[0], parts[1], classes[0])
+
+
+def _same_classes(path: Path, names: tuple[str, str], classes: list[tuple[str, ...]]) -> None:
+    if odd := sorted(set(classes[0]) ^ set(classes[1])):
+        both = " and ".join(names)
+        raise DataProblem(f"{path}: {both} name different classes ({', '.join(odd[:4])}); give both the same")
+
+
+SOURCES: dict[str, Callable[[Path, int], Source]] = {
+    "digits": _digits, "cifar10": _cifar10, "cifar100": _cifar100, "imagenet": _imagenet,
+}  # fmt: skip

@@ -20,11 +20,12 @@ Batch = tuple[Tensor, Tensor]
 class View:
     """A fixed sequence of (image, level) pairs of one split, read in order as (pixels in [0, 1], labels) batches.
 
-    `index` and `levels` are int64 tensors (M,): which image, and at which level of the blur (0 is clean).
+    `index` and `levels` are int64 tensors (M,): which image, and at which level of the blur (0 is clean; without a
+    blur all are).
     """
 
     images: Images
-    blur: Blur
+    blur: Blur | None
     index: Tensor
     levels: Tensor
     batch_size: int
@@ -34,7 +35,8 @@ class View:
 
     def __iter__(self) -> Iterator[Batch]:
         for index, levels in zip(self.index.split(self.batch_size), self.levels.split(self.batch_size), strict=True):
-            yield self.blur(to_float(self.images.pixels[index]), levels), self.images.labels[index]
+            pixels = to_float(self.images.pixels[index])
+            yield pixels if self.blur is None else self.blur(pixels, levels), self.images.labels[index]
 
     @property
     def labels(self) -> Tensor:
@@ -47,7 +49,7 @@ def to_float(pixels: Tensor) -> Tensor:
     return pixels.float().div_(255)
 
 
-def levels_view(images: Images, blur: Blur, levels: list[int], batch_size: int) -> View:
+def levels_view(images: Images, blur: Blur | None, levels: list[int], batch_size: int) -> View:
     """Return every image at each level, one level after the other (expand: 1..6; append: 0..6; replace: one level)."""
     device = images.labels.device
     index = torch.arange(len(images), device=device).repeat(len(levels))
@@ -65,9 +67,9 @@ def append(images: Images, blur: Blur, batch_size: int) -> View:
     return levels_view(images, blur, list(range(len(blur.sigmas) + 1)), batch_size)
 
 
-def clean(images: Images, blur: Blur, batch_size: int) -> View:
+def clean(images: Images, batch_size: int) -> View:
     """Return every image once, clean."""
-    return levels_view(images, blur, [0], batch_size)
+    return levels_view(images, None, [0], batch_size)
 
 
 def degraded_draw(images: Images, blur: Blur, batch_size: int, seed: int) -> View:
@@ -125,9 +127,13 @@ class Shuffled:
             yield pixels, self.images.labels[index.to(device)]
 
 
-def crop_and_flip(pixels: Tensor, draw: torch.Generator, padding: int = 4) -> Tensor:
-    """Crop each image of (N, C, H, W) at a random place of its zero-padded self and mirror every second one."""
+def crop_and_flip(pixels: Tensor, draw: torch.Generator) -> Tensor:
+    """Crop each image of (N, C, H, W) at a random place of its zero-padded self and mirror every second one.
+
+    The padding is an eighth of the height on either side: 4 pixels for CIFAR, as the field has it.
+    """
     count, _, height, width = pixels.shape
+    padding = height // 8
     device = pixels.device
     top, left = (torch.randint(0, 2 * padding + 1, (count, 1), generator=draw).to(device) for _ in range(2))
     rows = top + torch.arange(height, device=device)

@@ -6,8 +6,14 @@ import io
 import statistics
 from collections.abc import Mapping, Sequence
 
+import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+# so many classes can be named on an axis
+MOST_NAMED = 20
+NOISES = {"whole": "untouched", "noise_at": "noise at its features", "noise_elsewhere": "noise at all others"}
 
 
 def accuracy_against_blur(curves: Mapping[str, Sequence[float]], sigmas: Sequence[float], title: str) -> bytes:
@@ -55,6 +61,79 @@ def ratio_curve(curve: dict[str, dict[str, float]], chosen: float, title: str) -
     axes.set(
         xlabel="share of each layer's filters that is patched", ylabel="mean accuracy over the levels (%)", title=title
     )
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return _png(figure)
+
+
+def influence(
+    frequency: Sequence[Sequence[float]], chosen: Sequence[Sequence[int]], classes: Sequence[str], title: str
+) -> bytes:
+    """Plot a class-by-feature heat map of frequencies in [0, 1], the chosen features of each class framed."""
+    features, few = len(frequency[0]), len(classes) <= MOST_NAMED
+    figure = Figure(figsize=(max(8.0, min(16.0, 0.2 * features + 3)), 4.8 if few else 9.0), layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(frequency, aspect="auto", cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
+    if few:
+        for row, places in enumerate(chosen):
+            for place in places:
+                corner = (place - 0.5, row - 0.5)
+                axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="tab:red", linewidth=1.4))
+        axes.set_yticks(range(len(classes)), classes)
+        title += "\nframed: the class's most influential features"
+    axes.set(xlabel="feature of the last layer", ylabel="class", title=title)
+    figure.colorbar(image, label="share of the class's images that have it among their k strongest")
+    return _png(figure)
+
+
+def overlap(shared: Sequence[Sequence[int]], classes: Sequence[str], title: str) -> bytes:
+    """Plot a class-by-class heat map of how many features two classes share; few classes are named and numbered."""
+    few = len(classes) <= MOST_NAMED
+    figure = Figure(figsize=(0.5 * len(classes) + 4, 0.5 * len(classes) + 2.5) if few else (9, 8), layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(shared, cmap="Blues", vmin=0, interpolation="nearest")
+    if few:
+        half = max(map(max, shared)) / 2
+        for row, counts in enumerate(shared):
+            for column, count in enumerate(counts):
+                axes.text(column, row, str(count), ha="center", va="center", color="white" if count > half else "black")
+        axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
+        axes.set_yticks(range(len(classes)), classes)
+    axes.set_title(title, fontsize=9, wrap=True)
+    figure.colorbar(image, label="features in common", shrink=0.8)
+    return _png(figure)
+
+
+def essential(frame: pd.DataFrame, title: str) -> bytes:
+    """Plot right answers by class, in percent of the class's images, one panel for each set of features.
+
+    Columns of `frame`: set, class, images, whole, noise_at, noise_elsewhere and the two spreads, in images.
+    """
+    sets = frame["set"].unique()
+    many = frame["class"].nunique() > MOST_NAMED
+    figure = Figure(figsize=(9, 2.6 * len(sets) + 0.8), layout="constrained")
+    for place, name in enumerate(sets):
+        axes = figure.add_subplot(len(sets), 1, place + 1)
+        rows = frame[frame["set"] == name]
+        for shift, (column, label) in enumerate(NOISES.items()):
+            spread = 100 * rows[f"{column}_spread"] / rows["images"] if f"{column}_spread" in rows else None
+            x = [position + 0.27 * (shift - 1) for position in range(len(rows))]
+            axes.bar(x, 100 * rows[column] / rows["images"], 0.27, yerr=spread, label=label, capsize=0 if many else 2)
+        axes.set_xticks([] if many else range(len(rows)), [] if many else rows["class"], fontsize=8)
+        axes.set(ylabel="right (%)", ylim=(0, 105), title=name)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=3, fontsize=8)
+    figure.suptitle(title)
+    return _png(figure)
+
+
+def accuracy_against_k(frame: pd.DataFrame, whole: float, title: str) -> bytes:
+    """Plot accuracy in percent against k (columns k, decomposed_percent, finetuned_percent) and the whole layer's."""
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(frame["k"], frame["decomposed_percent"], "-o", label="decomposed", fillstyle="none")
+    axes.plot(frame["k"], frame["finetuned_percent"], "-s", label="decomposed, head fine-tuned", fillstyle="none")
+    axes.axhline(whole, color="grey", linestyle="--", label="whole layer")
+    axes.set(xlabel="k, features that each class reads", ylabel="accuracy (%)", title=title)
     axes.grid(alpha=0.3)
     axes.legend()
     return _png(figure)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from torch import nn
+from torchvision.models import resnet50
 from torchvision.models.mobilenetv2 import MobileNetV2
 from torchvision.models.shufflenetv2 import ShuffleNetV2
 from torchvision.models.vgg import VGG, make_layers
@@ -36,6 +37,10 @@ def _mobilenetv2_x0_5(classes: int) -> nn.Module:
     return network
 
 
+def _resnet50(classes: int) -> nn.Module:
+    return resnet50(num_classes=classes)  # torchvision's own, for images of 224 pixels
+
+
 def _shufflenetv2_x1_0(classes: int) -> nn.Module:
     network = ShuffleNetV2([4, 8, 4], [24, 116, 232, 464, 1024], classes)
     network.conv1[0].stride = (1, 1)
@@ -47,6 +52,7 @@ ARCHITECTURES: dict[str, Callable[[int], nn.Module]] = {
     "resnet8": partial(CifarResNet, 1),
     "resnet20": partial(CifarResNet, 3),
     "resnet32": partial(CifarResNet, 5),
+    "resnet50": _resnet50,
     "resnet20a": partial(CifarResNet, 3, option="A"),
     "resnet32a": partial(CifarResNet, 5, option="A"),
     "vgg13_bn": _vgg13_bn,

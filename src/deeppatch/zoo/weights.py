@@ -10,6 +10,7 @@ import urllib.error
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -18,6 +19,13 @@ from torch import Tensor, nn
 from deeppatch.artifacts import DAMAGE
 from deeppatch.errors import NoNetwork, WrongWeights
 from deeppatch.zoo.entries import ENTRIES
+
+# where checkpoints of whole training runs keep the network, and the numpy numbers that stand beside it
+NESTED = ("state_dict", "model_state_dict")
+NUMBERS: list[Any] = [
+    (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"), np.dtype,
+    type(np.dtype(np.float64)), type(np.dtype(np.int64)),
+]  # fmt: skip
 
 
 def fetch(url: str) -> Path:
@@ -62,7 +70,7 @@ def verify(path: Path) -> None:
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """Read a state dict from a .safetensors file or a torch checkpoint (plain, or under the key `state_dict`)."""
+    """Read a state dict from a .safetensors file or a torch checkpoint: plain, or under one of the keys NESTED."""
     if not path.is_file():
         raise WrongWeights(f"--weights {path}: there is no such file; check the path")
     if path.name in {Path(entry.url).name for entry in ENTRIES.values()}:
@@ -70,11 +78,13 @@ def read(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load(path.read_bytes())
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(NUMBERS):
+            content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except DAMAGE as error:
         raise WrongWeights(f"{path} is damaged or holds more than a state dict; fetch or save it again") from error
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
+    for key in NESTED:
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise WrongWeights(f"{path} holds no state dict; save one with torch.save(model.state_dict(), FILE)")
     return content

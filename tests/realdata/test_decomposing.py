@@ -1,0 +1,89 @@
+"""Decomposing the Deep on the real CIFAR-10 and the published ResNet-20: the published figures, exactly."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from deeppatch.commands import guarded
+
+pytestmark = pytest.mark.realdata
+PREFIX = "python src/{script}.py"
+SETS = {5: "resnet20_cifar-10_indices", 10: "resnet20_cifar-10_10_10_indices", 20: "resnet20_cifar-10_20_20_indices"}
+# mean mutual information in nats: the published indices, CSG's lowest gates (as published), CSG's highest
+INFORMATION = {
+    5: (0.03453775959861226, 0.03750908408724534, 0.033944589243773166),
+    10: (0.05704998707530908, 0.054035947392501865, 0.055325043149428155),
+    20: (0.07080315102266714, 0.0817442198694634, 0.08739642790888764),
+}
+
+
+@pytest.fixture(scope="module")
+def published() -> Path:
+    """The folder of published checkpoints and index files."""
+    folder = Path(__file__).resolve().parents[3] / "shared" / "weights"
+    if not folder.is_dir():
+        pytest.skip("no ../shared beside the repository")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def given(published) -> list[str]:
+    """The published index files, k = 5, 10, 20."""
+    return [str(published / f"{name}.json") for name in SETS.values()]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, cifar10, published) -> Callable[..., Path]:
+    """`run(script, *arguments)` runs a stage on the published weights and returns the folder of its model."""
+    output = tmp_path_factory.mktemp("decomposing")
+    folder = output / "cifar10" / "resnet20a"
+    weights = folder / "pretrain-limit500" / "weights.safetensors"  # normalisation included
+    fixed = ["-m", "resnet20a", "-d", "cifar10", "--data_dir", str(cifar10), "--output_dir", str(output)]
+
+    def started(script: str, *arguments: str, base: Path = weights) -> Path:
+        threads = torch.get_num_threads()
+        try:
+            assert guarded(script, [*arguments, *fixed, "--weights", str(base)], PREFIX) == 0
+        finally:
+            torch.set_num_threads(threads)
+        return folder
+
+    started("eval", "--limit", "500", base=published / "resnet20-12fca82f.th")
+    return started
+
+
+def content(folder: Path, pattern: str) -> dict:
+    (path,) = folder.glob(pattern)
+    return json.loads(path.read_text())
+
+
+def test_accuracy_whole_and_decomposed_over_all_test_images(run, given):
+    folder = run("decompose", "validate", "-i", *given)
+    measured = content(folder, "decompose-validate-given-*/metrics.json")
+    assert measured["test_images"] == 10_000
+    accuracy = {row["head"]: row["accuracy_percent"] for row in measured["heads"]}
+    assert accuracy["whole layer"] == pytest.approx(91.71, abs=0.01)
+    assert accuracy[SETS[5]] == pytest.approx(88.59, abs=0.01)
+
+
+def test_all_nine_figures_of_mutual_information(run, given, published):
+    folder = run("decompose", "mutual-info", "-i", *given, "--csg", str(published / "best_save_CSG.pth"))
+    rows = content(folder, "decompose-mutual-info-given-*/mutual-info.json")["sets"]
+    found = {(row["set"].rsplit(",", 1)[0], row["k"]): row["mean_mutual_information_nats"] for row in rows}
+    for k, (ours, lowest, highest) in INFORMATION.items():
+        assert found[SETS[k], k] == pytest.approx(ours, abs=1e-12)
+        assert found["CSG, lowest gates (as published)", k] == pytest.approx(lowest, abs=1e-12)
+        assert found["CSG, highest gates", k] == pytest.approx(highest, abs=1e-12)
+
+
+def test_our_own_extraction_finds_the_published_features(run, given):
+    """On a tenth of the training images; README has all of them."""
+    folder = run("influence", "--limit", "5000", "--compare", *given)
+    for k, name in ((5, "influence"), (10, "influence-k10"), (20, "influence-k20")):
+        compared = content(folder, f"{name}-limit5000/influence.json")["compared"]
+        assert min(compared[f"{SETS[k]}.json"]) >= 0.8 * k
