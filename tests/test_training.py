@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -30,6 +30,7 @@ class Run:
     blur: views.Blur
     accuracies: tuple[float, ...] = (0.2, 0.6, 0.6, 0.4)
     die_at: int | None = None
+    watch: Callable[[nn.Module], float] | None = None
 
     def __post_init__(self) -> None:
         self.model = copy.deepcopy(self.model)
@@ -62,7 +63,7 @@ class Run:
         )
         return training.fit(
             self.model, self.epochs(), self.validate, loss=training.cross_entropy, optimizer=optimizer,
-            schedule=schedule, checkpoint=checkpoint,
+            schedule=schedule, checkpoint=checkpoint, watch=self.watch,
         )  # fmt: skip
 
 
@@ -149,6 +150,45 @@ def test_a_finished_run_resumes_without_training(run, tmp_path):
     assert again.fit(checkpoint(tmp_path)) == history
     assert again.states == []
     assert state_digest(again.model.state_dict()) == state_digest(whole.model.state_dict())
+
+
+def test_what_is_watched_is_noted_and_chooses_nothing(run):
+    plain, states = run(), []
+
+    def watch(model):
+        states.append(state_digest(model.state_dict()))
+        return (0.9, 0.1, 0.2, 1.0)[len(states) - 1]
+
+    watched = run(watch=watch)
+    without, history = plain.fit(), watched.fit()
+    assert without.watched == []
+    assert history.watched == [0.9, 0.1, 0.2, 1.0]
+    assert (history.loss, history.accuracy, history.best) == (without.loss, without.accuracy, 1)
+    assert states == watched.states, "what is watched is what was validated"
+    assert state_digest(watched.model.state_dict()) == state_digest(plain.model.state_dict())
+
+
+@pytest.mark.parametrize("killed", range(1, EPOCHS + 1))
+def test_a_run_killed_while_it_watches_resumes_with_what_it_had_noted(run, tmp_path, killed):
+    def watch(die_at=None):
+        def drawn(_model):
+            value = torch.rand(()).item()  # watching may draw random numbers
+            calls.append(1)
+            if len(calls) == die_at:
+                raise Killed
+            return value
+
+        calls = []
+        return drawn
+
+    whole, resumed = run(watch=watch()), run(watch=watch())
+    history = whole.fit()
+    with pytest.raises(Killed):
+        run(watch=watch(killed)).fit(checkpoint(tmp_path))
+    assert resumed.fit(checkpoint(tmp_path)) == history
+    assert len(set(history.watched)) == EPOCHS
+    assert len(resumed.states) == EPOCHS - killed + 1
+    assert state_digest(resumed.model.state_dict()) == state_digest(whole.model.state_dict())
 
 
 def test_the_random_states_after_a_resumed_run_are_those_after_a_whole_one(run, tmp_path):
@@ -260,6 +300,37 @@ def test_sgd_is_that_of_the_definition(tiny):
     assert torch.allclose(weight.detach(), want)
 
 
+def test_adam_is_that_of_the_definition():
+    """m and v are running means of g and g^2, each divided by 1 - beta^t; w = w - lr * m / (sqrt(v) + 1e-8)."""
+    weight = nn.Parameter(torch.tensor([1.0, -2.0, 3.0]))
+    optimizer, schedule = training.adam([weight], lr=0.1)
+    draw = torch.Generator().manual_seed(1)
+    want, mean, square = weight.detach().clone().double(), torch.zeros(3), torch.zeros(3)
+    for step in range(1, 6):
+        weight.grad = torch.randn(3, generator=draw)
+        mean = 0.9 * mean + 0.1 * weight.grad.double()
+        square = 0.999 * square + 0.001 * weight.grad.double() ** 2
+        want -= 0.1 * (mean / (1 - 0.9**step)) / ((square / (1 - 0.999**step)).sqrt() + 1e-8)
+        optimizer.step()
+        schedule.step()
+    assert torch.allclose(weight.detach().double(), want, rtol=1e-5)
+
+
+def test_the_learning_rate_of_adam_stays(run):
+    whole = run()
+    optimizer, schedule = training.adam(whole.model.parameters(), lr=0.003)
+    rates = []
+
+    def loss(model, batch):
+        rates.append(optimizer.param_groups[0]["lr"])
+        return training.cross_entropy(model, batch)
+
+    for epoch in range(3):
+        training.train_epoch(whole.model, whole.stream(epoch), loss, optimizer, schedule)
+    assert rates == [0.003] * 12
+    assert schedule.get_last_lr() == [0.003]
+
+
 def test_training_without_a_step_still_makes_a_schedule(tiny):
     assert training.sgd(tiny.parameters(), lr=0.1, momentum=0, weight_decay=0, steps=0)[1].T_max == 1
 
@@ -278,7 +349,7 @@ def test_predict_runs_in_eval_mode_and_in_the_order_of_the_view(spread, images, 
 
 
 def test_a_prediction_does_not_depend_on_the_batch_size(spread, images, blur):
-    found = [training.predict(spread, views.clean(images, blur, size)) for size in (1, 7, 60)]
+    found = [training.predict(spread, views.clean(images, size)) for size in (1, 7, 60)]
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
 
@@ -286,8 +357,8 @@ def test_a_prediction_does_not_depend_on_the_batch_size(spread, images, blur):
 def test_predict_with_amp_computes_in_bfloat16(spread, images, blur):
     kinds = []
     spread.network.conv1.register_forward_hook(lambda _m, _i, output: kinds.append(output.dtype))
-    training.predict(spread, views.clean(images, blur, 60), amp=True)
-    training.predict(spread, views.clean(images, blur, 60))
+    training.predict(spread, views.clean(images, 60), amp=True)
+    training.predict(spread, views.clean(images, 60))
     assert kinds == [torch.bfloat16, torch.float32]
 
 

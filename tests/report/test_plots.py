@@ -7,6 +7,7 @@ from collections.abc import Callable
 from statistics import median
 
 import matplotlib.figure
+import pandas as pd
 import pytest
 import torch
 from matplotlib.axes import Axes
@@ -21,6 +22,31 @@ CURVE = {
     "0.15": {"mean": 0.6, "standard_error": 0.02}, "0.25": {"mean": 0.7, "standard_error": 0.02},
     "0.35": {"mean": 0.71, "standard_error": 0.01},
 }  # fmt: skip
+FREQUENCY, CHOSEN = [[0.9, 0.1, 0.5, 0.5], [0.0, 0.3, 0.8, 0.9]], [[0, 2], [3, 2]]
+SHARED, NAMES = [[3, 1], [1, 3]], ["ant", "bee"]
+ESSENTIAL = pd.DataFrame({
+    "set": ["k=5"] * 2 + ["lowest gates"] * 2, "class": NAMES * 2, "images": [50, 20] * 2, "whole": [40, 15] * 2,
+    "noise_at": [10.0, 3.0, 30.0, 12.0], "noise_at_spread": [5.0, 1.0, 2.0, 4.0],
+    "noise_elsewhere": [35.0, 14.0, 5.0, 1.0], "noise_elsewhere_spread": [1.0, 2.0, 3.0, 0.5],
+})  # fmt: skip
+BY_K = pd.DataFrame({"k": [5, 10, 64], "decomposed_percent": [70.0, 80, 92], "finetuned_percent": [85.0, 89, 92.5]})
+
+
+def many(classes: int, features: int) -> dict[str, Callable[[], bytes]]:
+    """The plots by class, of so many of them."""
+    names = [f"class {label}" for label in range(classes)]
+    frequency = torch.rand(classes, features).tolist()
+    chosen = [[label % features, (label + 1) % features] for label in range(classes)]
+    zeros = {f"{name}_spread": [0.5] * classes for name in ("noise_at", "noise_elsewhere")}
+    frame = pd.DataFrame({
+        "set": "k=5", "class": names, "images": 5, "whole": 4, "noise_at": 2, "noise_elsewhere": 3, **zeros,
+    })  # fmt: skip
+    return {
+        "influence": lambda: plots.influence(frequency, chosen, names, "a title"),
+        "overlap": lambda: plots.overlap(torch.eye(classes).long().tolist(), names, "a title"),
+        "essential": lambda: plots.essential(frame, "a title"),
+    }
+
 
 PLOTS: dict[str, list[Callable[[], bytes]]] = {
     "accuracy": [
@@ -38,6 +64,26 @@ PLOTS: dict[str, list[Callable[[], bytes]]] = {
         lambda: plots.ratio_curve(CURVE, 0.25, "a title"),
         lambda: plots.ratio_curve(CURVE, 0.35, "a title"),
         lambda: plots.ratio_curve({**CURVE, "0.35": {"mean": 0.71, "standard_error": 0.03}}, 0.25, "a title"),
+    ],
+    "influence": [
+        lambda: plots.influence(FREQUENCY, CHOSEN, NAMES, "a title"),
+        lambda: plots.influence(FREQUENCY[::-1], CHOSEN, NAMES, "a title"),
+        lambda: plots.influence(FREQUENCY, [[0, 1], [3, 2]], NAMES, "a title"),
+    ],
+    "overlap": [
+        lambda: plots.overlap(SHARED, NAMES, "a title"),
+        lambda: plots.overlap([[3, 2], [2, 3]], NAMES, "a title"),
+        lambda: plots.overlap([[0, 0], [0, 0]], NAMES, "a title"),
+    ],
+    "essential": [
+        lambda: plots.essential(ESSENTIAL, "a title"),
+        lambda: plots.essential(ESSENTIAL.assign(whole=39), "a title"),
+        lambda: plots.essential(ESSENTIAL.assign(noise_at_spread=0.0), "a title"),
+    ],
+    "by k": [
+        lambda: plots.accuracy_against_k(BY_K, 93.0, "a title"),
+        lambda: plots.accuracy_against_k(BY_K, 92.0, "a title"),
+        lambda: plots.accuracy_against_k(BY_K[:1], 93.0, "a title"),
     ],
 }
 
@@ -58,7 +104,7 @@ def test_same_data_give_the_same_png_and_other_data_another(name):
 
 @pytest.fixture
 def axes(monkeypatch) -> list[Axes]:
-    """The axes that are drawn on."""
+    """The axes that are drawn on; nothing becomes a picture."""
     seen: list[Axes] = []
     add = matplotlib.figure.Figure.add_subplot
 
@@ -67,6 +113,7 @@ def axes(monkeypatch) -> list[Axes]:
         return seen[-1]
 
     monkeypatch.setattr(matplotlib.figure.Figure, "add_subplot", watched)
+    monkeypatch.setattr(plots, "_png", lambda _figure: b"")
     return seen
 
 
@@ -120,3 +167,66 @@ def test_plotting_draws_no_random_numbers():
     before = torch.get_rng_state()
     plots.suspicion(SCORES, "perfloss", "a title")
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(("classes", "features"), [(2, 4), (1000, 2048)])
+@pytest.mark.parametrize("name", ["influence", "overlap", "essential"])
+def test_plots_by_class_fit_a_page_whatever_the_number_of_classes(monkeypatch, classes, features, name):
+    save = matplotlib.figure.Figure.savefig
+    monkeypatch.setattr(
+        matplotlib.figure.Figure, "savefig", lambda *given, **options: save(*given, **{**options, "dpi": 20})
+    )
+    with Image.open(io.BytesIO(many(classes, features)[name]())) as image:
+        width, height = image.size
+    assert 4 <= width / 20 <= 17, "inches"
+    assert 3 <= height / 20 <= 14
+
+
+@pytest.mark.parametrize(("classes", "named"), [(20, True), (21, False)])
+def test_few_classes_are_named_and_many_are_not(axes, classes, named):
+    for make in many(classes, 64).values():
+        make()
+    influence, overlap, essential = axes
+    names = [f"class {label}" for label in range(classes)]
+    for labels in (influence.get_yticklabels(), overlap.get_yticklabels(), essential.get_xticklabels()):
+        assert ([label.get_text() for label in labels] == names) == named
+    assert len(influence.patches) == (2 * classes if named else 0)
+    assert ("framed" in influence.get_title()) == named
+    assert len(overlap.texts) == (classes**2 if named else 0)
+
+
+def test_influence_frames_the_chosen_features_of_each_class(axes):
+    plots.influence(FREQUENCY, CHOSEN, NAMES, "a title")
+    assert axes[0].images[0].get_array().tolist() == FREQUENCY
+    assert axes[0].images[0].get_clim() == (0, 1)
+    framed = [(frame.get_x() + 0.5, frame.get_y() + 0.5) for frame in axes[0].patches]
+    assert framed == [(0, 0), (2, 0), (3, 1), (2, 1)]
+
+
+def test_overlap_shows_each_count_in_its_place(axes):
+    plots.overlap([[3, 1], [0, 2]], NAMES, "a title")
+    assert axes[0].images[0].get_array().tolist() == [[3, 1], [0, 2]]
+    shown = {text.get_position(): text.get_text() for text in axes[0].texts}
+    assert shown == {(0, 0): "3", (1, 0): "1", (0, 1): "0", (1, 1): "2"}, "columns, then rows"
+
+
+def test_essential_has_a_panel_for_each_set_in_percent_of_the_class_s_images(axes):
+    plots.essential(ESSENTIAL, "a title")
+    assert [panel.get_title() for panel in axes] == ["k=5", "lowest gates"]
+    for panel, rows in zip(axes, (ESSENTIAL[:2], ESSENTIAL[2:]), strict=True):
+        bars = [group for group in panel.containers if group.get_label() in plots.NOISES.values()]
+        heights = {
+            group.get_label(): [bar.get_height() for bar in group] for group in bars if hasattr(group, "patches")
+        }
+        want = {label: (100 * rows[column] / rows["images"]).tolist() for column, label in plots.NOISES.items()}
+        assert heights == want
+
+
+def test_accuracy_against_k_shows_both_heads_and_the_whole_layer(axes):
+    plots.accuracy_against_k(BY_K, 93.0, "a title")
+    lines = {line.get_label(): line for line in axes[0].get_lines()}
+    assert list(lines) == ["decomposed", "decomposed, head fine-tuned", "whole layer"]
+    assert list(lines["decomposed"].get_xdata()) == [5, 10, 64]
+    assert list(lines["decomposed"].get_ydata()) == [70, 80, 92]
+    assert list(lines["decomposed, head fine-tuned"].get_ydata()) == [85, 89, 92.5]
+    assert set(lines["whole layer"].get_ydata()) == {93}

@@ -3,9 +3,11 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
+import re
 import urllib.error
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -149,6 +151,18 @@ def test_a_state_dict_is_read_from_either_format(tmp_path, state):
         assert same(weights.read(tmp_path / name), state), name
 
 
+@pytest.mark.parametrize("key", ["state_dict", "model_state_dict"])
+@pytest.mark.parametrize("number", [0.9, 3, np.float64(0.9), np.int64(3)], ids=lambda number: type(number).__name__)
+@pytest.mark.parametrize("core", [b"numpy.core.", b"numpy._core."])
+def test_a_state_dict_is_found_in_the_checkpoint_of_a_training_run(tmp_path, state, key, number, core):
+    buffer = io.BytesIO()
+    content = {"epoch": number, key: state, "best_acc": number, "optimizer_state_dict": {"state": {}}}
+    torch.save(content, buffer, _use_new_zipfile_serialization=False)
+    # numpy 1 and numpy 2 write their numbers under different names
+    (tmp_path / "x.pt").write_bytes(re.sub(rb"numpy\._?core\.", core, buffer.getvalue()))
+    assert same(weights.read(tmp_path / "x.pt"), state)
+
+
 @pytest.mark.parametrize("name", ["absent.pt", "absent.safetensors", "."])
 def test_a_missing_file_is_named(tmp_path, name):
     message = complaint(weights.read, tmp_path / name)
@@ -190,7 +204,9 @@ def test_garbage_is_no_weights_file(tmp_path, name, content):
     assert complaint(weights.read, tmp_path / name).startswith(f"{tmp_path / name} is damaged")
 
 
-@pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}, {"state_dict": {"a": 1}}, torch.ones(2)])
+@pytest.mark.parametrize(
+    "content", [[1, 2], {"epoch": 3}, {"state_dict": {"a": 1}}, {"model_state_dict": {"a": 1}}, torch.ones(2)]
+)
 def test_a_file_without_a_state_dict_says_how_to_make_one(tmp_path, content):
     torch.save(content, tmp_path / "x.pt")
     assert "torch.save(model.state_dict(), FILE)" in complaint(weights.read, tmp_path / "x.pt")
@@ -216,6 +232,13 @@ def test_code_in_a_pickle_is_never_run(tmp_path, save):
         torch.save(content, path, _use_new_zipfile_serialization=save == "torch")
     assert str(path) in complaint(weights.read, path)
     assert not mark.exists()
+
+
+def test_numbers_are_allowed_while_a_file_is_read_and_not_after(tmp_path, state):
+    torch.save({"model_state_dict": state, "best": np.float64(1)}, tmp_path / "x.pt")
+    before = set(torch.serialization.get_safe_globals())
+    weights.read(tmp_path / "x.pt")
+    assert set(torch.serialization.get_safe_globals()) == before
 
 
 # --- load_network

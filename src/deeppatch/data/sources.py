@@ -152,7 +152,7 @@ def _imagenet(data_dir: Path, seed: int) -> Source:
         try:
             listing = ImageFolder(str(root / name))
         except (FileNotFoundError, NotADirectoryError) as error:
-            state = str(error).splitlines()[0] if (root / name).is_dir() else f"{root / name} is missing"
+            state = str(error).splitlines()[0].rstrip(".") if (root / name).is_dir() else f"{root / name} is missing"
             raise DataProblem(
                 f"imagenet: {state}; it cannot be downloaded from here: get the training and validation images of "
                 f"ILSVRC 2012 from image-net.org, lay them out as {root}/{{train,val}}/n01440764/IMAGE.JPEG, "

@@ -52,6 +52,7 @@ def measure(features: Features, classes: int, ks: Sequence[int]) -> list[Influen
         share[label] = parts.mean(0)
         ranked = parts.sort(dim=1, descending=True, stable=True)
         for place, k in enumerate(ks):
-            frequency[place, label] = torch.bincount(ranked.indices[:, :k].flatten(), minlength=width) / len(parts)
+            counts = torch.bincount(ranked.indices[:, :k].flatten(), minlength=width)
+            frequency[place, label] = counts.double() / len(parts)
             mass[place, label] = ranked.values[:, :k].sum(1).mean()
     return [Influence(k, frequency[place], share, mass[place]) for place, k in enumerate(ks)]

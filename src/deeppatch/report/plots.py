@@ -116,9 +116,11 @@ def essential(frame: pd.DataFrame, title: str) -> bytes:
         axes = figure.add_subplot(len(sets), 1, place + 1)
         rows = frame[frame["set"] == name]
         for shift, (column, label) in enumerate(NOISES.items()):
-            spread = 100 * rows[f"{column}_spread"] / rows["images"] if f"{column}_spread" in rows else None
+            spread = (
+                100 * rows[f"{column}_spread"] / rows["images"] if f"{column}_spread" in rows and not many else None
+            )
             x = [position + 0.27 * (shift - 1) for position in range(len(rows))]
-            axes.bar(x, 100 * rows[column] / rows["images"], 0.27, yerr=spread, label=label, capsize=0 if many else 2)
+            axes.bar(x, 100 * rows[column] / rows["images"], 0.27, yerr=spread, label=label, capsize=2)
         axes.set_xticks([] if many else range(len(rows)), [] if many else rows["class"], fontsize=8)
         axes.set(ylabel="right (%)", ylim=(0, 105), title=name)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=3, fontsize=8)

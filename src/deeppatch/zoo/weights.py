@@ -20,11 +20,12 @@ from deeppatch.artifacts import DAMAGE
 from deeppatch.errors import NoNetwork, WrongWeights
 from deeppatch.zoo.entries import ENTRIES
 
-# where checkpoints of whole training runs keep the network, and the numpy numbers that stand beside it
+# where checkpoints of whole training runs keep the network, and the numpy numbers that stand beside it, which files of
+# numpy 1 and of numpy 2 name differently
 NESTED = ("state_dict", "model_state_dict")
 NUMBERS: list[Any] = [
-    (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"), np.dtype,
-    type(np.dtype(np.float64)), type(np.dtype(np.int64)),
+    *((np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    np.dtype, type(np.dtype(np.float64)), type(np.dtype(np.int64)),
 ]  # fmt: skip
 
 
