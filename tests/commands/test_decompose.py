@@ -166,6 +166,18 @@ def test_influence_compares_with_a_given_file(fresh):
     assert line.endswith("has another k; add it to -k")
 
 
+def test_features_of_cropped_and_mirrored_images_have_folders_of_their_own(fresh, launch, refusal, tmp_path):
+    before = fresh.hashes("influence")
+    fresh.ran("influence -k 5 --augment")
+    assert fresh.files("influence-augment") == INFLUENCE
+    assert fresh.json("influence-augment/influence.json")["augmented"] is True
+    assert fresh.hashes("influence") == before
+    for arguments in (["--train", "-e", "1", "--limit", "20"], ["--augment", "--limit", "20", "-k", "5"]):
+        script = "eval" if "--train" in arguments else "influence"
+        result = launch(script, ["-m", "resnet8", "-d", "digits", "--output_dir", str(tmp_path / "digits"), *arguments])
+    assert "would change the class in digits" in refusal(result)
+
+
 def test_gates_are_compared_on_their_own_network(fresh):
     base = safetensors.torch.load_file(fresh.root / "pretrain" / "weights.safetensors")
     state = {k.removeprefix("network."): v for k, v in base.items() if k.startswith("network.")}

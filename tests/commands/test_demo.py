@@ -96,14 +96,18 @@ def test_the_demo_ends_in_the_table_that_says_what_was_gained_and_what_it_cost(s
     folders = {path.name for path in (output / "digits" / "resnet8").iterdir()}
     assert folders == {
         "pretrain-limit20", "assess-featswap-limit20", "correct-finetune-limit20",
-        "correct-patch-replace-featswap-limit20", "switch-patch-replace-featswap-probe-limit20",
+        "correct-patch-replace-featswap-limit20", "switch-patch-replace-featswap-probe-limit20", "features",
+        "influence-limit20", "influence-k10-limit20", "influence-k20-limit20", "decompose-validate-k5-10-20-limit20",
+        "decompose-essential-k10-limit20", "decompose-mutual-info-limit20", "decompose-finetune-k10-limit20",
+        "decompose-sweep-k5-10-20-40-64-limit20",
     }  # fmt: skip
 
 
 def test_the_demo_shows_each_command_as_it_can_be_typed(short):
     result, _again, output = short
     typed = re.findall(r"^\$ python src/(\w+)\.py (.+)$", result.out, re.M)
-    assert [script for script, _line in typed] == ["eval", "select", "correct", "correct", "switch"]
+    heads = ["influence", *["decompose"] * 5]
+    assert [script for script, _line in typed] == ["eval", *heads, "select", "correct", "correct", "switch"]
     for script, line in typed:
         module = __import__(f"deeppatch.commands.{script}", fromlist=["STAGE"])
         options = parsing.parse(module, line.split(), PREFIX)
@@ -113,5 +117,5 @@ def test_the_demo_shows_each_command_as_it_can_be_typed(short):
 def test_the_demo_resumed_does_nothing_twice(short):
     _result, again, _output = short
     assert (again.status, again.err) == (0, "")
-    assert again.out.count("[info] finished already: ") == 6
+    assert again.out.count("[info] finished already: ") == 7
     assert "epoch 1: loss" not in again.out

@@ -266,6 +266,17 @@ def test_crops_repeat_by_their_generator():
     assert not torch.equal(first, other)
 
 
+def test_augmented_images_are_one_fixed_draw_of_crops_and_mirror_images(images, monkeypatch):
+    first, again, other = (views.augmented(images, seed) for seed in (1, 1, 2))
+    assert torch.equal(first.pixels, again.pixels)
+    assert not torch.equal(first.pixels, other.pixels)
+    assert torch.equal(first.labels, images.labels)
+    assert first.pixels.dtype == torch.uint8
+    for image, found in zip(images.pixels[:9].float(), first.pixels[:9].float(), strict=True):
+        every = candidates(image, 1)
+        assert (every == found).flatten(3).all(3).any()
+
+
 def test_an_epoch_is_cropped_and_mirrored_only_when_asked(images):
     distinct = Images(images.pixels, torch.arange(60))
     everything = images.pixels.float() / 255

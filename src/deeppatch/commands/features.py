@@ -11,6 +11,7 @@ from torch import nn
 
 from deeppatch.commands.context import Context, model_folder
 from deeppatch.commands.models import base_model
+from deeppatch.data.views import augmented
 from deeppatch.decompose import features, head
 from deeppatch.decompose.features import Features
 from deeppatch.training import accuracy
@@ -36,19 +37,20 @@ class Subject:
         assert isinstance(layer, nn.Linear)
         return layer
 
-    def features(self, part: str) -> Features:
+    def features(self, part: str, *, augment: bool = False) -> Features:
         """Return the pooled features of `train`, `val` or `test`, computed unless they are kept under features/."""
         options = self.context.options
         images = getattr(self.context.splits, part)
+        images = augmented(images, options.seed) if augment else images
         cache = model_folder(options) / "features"
         label = f"features of {part}"
         return features.pooled(
             self.model, self.head, images, cache, batch_size=options.batch_size, amp=options.amp, label=label
         )
 
-    def training_features(self) -> Features:
-        """Return those of all training images: train, then val."""
-        parts = [self.features("train"), self.features("val")]
+    def training_features(self, *, augment: bool = False) -> Features:
+        """Return those of all training images: train, then val; as they are, or cropped and mirrored once."""
+        parts = [self.features(part, augment=augment) for part in ("train", "val")]
         return Features(torch.cat([part.values for part in parts]), torch.cat([part.labels for part in parts]))
 
 

@@ -36,6 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--compare", type=Path, nargs="+", default=[], metavar="FILE",
         help="index files {class: [features]} to compare with, each with the extraction of its own k",
     )  # fmt: skip
+    group.add_argument(
+        "--augment", action="store_true",
+        help="extract from training images that are cropped and mirrored once, by seed (default: as they are)",
+    )  # fmt: skip
     parser.set_defaults(problems=problems)
 
 
@@ -59,7 +63,9 @@ def run(options: argparse.Namespace) -> None:
     odd = [path for path, indices in given if indices.shape[1] not in options.k]
     if odd:
         raise UserError(f"--compare {odd[0]} has another k; add it to -k")
-    everything = model.training_features()
+    if options.augment and not context.source.augment:
+        raise UserError(f"--augment: a crop or mirror image would change the class in {options.dataset}; leave it out")
+    everything = model.training_features(augment=options.augment)
     for influence in measure(everything, classes, options.k):
         leave(context, model, influence, len(everything), given)
 
@@ -69,13 +75,15 @@ def leave(
 ) -> None:
     """Write indices, figures, table and plots of one k."""
     facts = {**context.stage.facts, "settings": {**context.stage.facts["settings"], "k": influence.k}}
-    stage = Stage(context.options.output_dir, context.folder(influence_name(influence.k)), facts)
+    name = influence_name(influence.k) + ("-augment" if context.options.augment else "")
+    stage = Stage(context.options.output_dir, context.folder(name), facts)
     stage.inputs.update(context.stage.inputs)
     indices, names = influence.indices(), context.source.classes
     compared = compare(stage, indices, given, model.whole.in_features)
     stage.write("indices.json", index_sets.to_json(indices))
     stage.write_json("influence.json", {
-        "k": influence.k, "training_images": images, "limit": context.options.limit, "mass": influence.mass.tolist(),
+        "k": influence.k, "training_images": images, "limit": context.options.limit,
+        "augmented": context.options.augment, "mass": influence.mass.tolist(),
         "frequency_of_chosen": influence.frequency.gather(1, indices).tolist(), "compared": compared,
     })  # fmt: skip
     stage.write_table("influence.csv", table(influence, indices, names))

@@ -17,6 +17,8 @@ from deeppatch.report import plots
 
 def sweep(context: Context, model: Subject) -> None:
     """Write accuracy on test against k: extracted for each k, decomposed, and its head fine-tuned."""
+    if context.already_finished():
+        return
     options, width = context.options, model.whole.in_features
     ks = [k for k in options.k if k <= width]
     if not ks:

@@ -127,6 +127,13 @@ class Shuffled:
             yield pixels, self.images.labels[index.to(device)]
 
 
+def augmented(images: Images, seed: int) -> Images:
+    """Return every image cropped and mirrored once, as training draws it: one fixed draw by seed."""
+    draw = generator(seed, "augmented")
+    pixels = [crop_and_flip(images.pixels[part], draw) for part in torch.arange(len(images)).split(4096)]
+    return Images(torch.cat(pixels), images.labels)
+
+
 def crop_and_flip(pixels: Tensor, draw: torch.Generator) -> Tensor:
     """Crop each image of (N, C, H, W) at a random place of its zero-padded self and mirror every second one.
 

@@ -82,7 +82,7 @@ def influence(
         axes.set_yticks(range(len(classes)), classes)
         title += "\nframed: the class's most influential features"
     axes.set(xlabel="feature of the last layer", ylabel="class", title=title)
-    figure.colorbar(image, label="share of the class's images that have it among their k strongest")
+    figure.colorbar(image, label="share of the class's images\nwith it among their k strongest")
     return _png(figure)
 
 
