@@ -115,7 +115,7 @@ def emptied(folder: Path) -> None:
 PROBLEMS = {
     "missing": (shutil.rmtree, "{} is missing"),
     "a file": (in_place_of, "{} is missing"),
-    "no class folders": (flatten, "Couldn't find any class folder in {}."),
+    "no class folders": (flatten, "Couldn't find any class folder in {};"),
     "an empty class": (emptied, f"Found no valid file for the classes {CLASSES[1]}."),
 }
 

@@ -114,6 +114,8 @@ def zoo(request) -> tuple[Classifier, Tensor]:
     coarse = nn.functional.interpolate(torch.rand(12, 3, 8, 8), size=32, mode="bilinear")
     clean = (0.6 * coarse + 0.4 * torch.rand(12, 3, 32, 32)).clamp(0, 1)
     pixels = torch.cat([clean, Blur(SIGMAS, 32, 32, torch.device("cpu"))(clean, 1 + torch.arange(12) % 6)])
+    if request.param == "resnet50":  # its last maps are one pixel here: norms of 24 values amplify rounding
+        model, pixels = model.double(), pixels.double()
     return sane(model.to(memory_format=torch.channels_last), pixels), pixels
 
 
