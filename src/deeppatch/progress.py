@@ -20,8 +20,8 @@ def info(message: str) -> None:
 
 
 @contextmanager
-def counting(total: int, label: str, done: int = 0) -> Iterator[Callable[[], object]]:
-    """Yield a function to call after each of `total` steps, of which `done` were made by an earlier run.
+def counting(total: int, label: str, done: int = 0) -> Iterator[Callable[..., object]]:
+    """Yield a function to call after each of `total` steps (or with a number: after so many), `done` of them earlier.
 
     Shows a progress bar with the remaining time on a terminal, and a log line every 15 seconds elsewhere.
     """
@@ -32,9 +32,9 @@ def counting(total: int, label: str, done: int = 0) -> Iterator[Callable[[], obj
     start = last = time.monotonic()
     count = 0
 
-    def tick() -> None:
+    def tick(steps: int = 1) -> None:
         nonlocal count, last
-        count += 1
+        count += steps
         now = time.monotonic()
         if now - last >= SECONDS_BETWEEN_LINES:
             last = now

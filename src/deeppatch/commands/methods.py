@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
-
-from deeppatch.blame import ablation
 
 
 class Scoring(NamedTuple):
-    """A function that scores every filter, and whether high scores are the suspicious ones."""
+    """An edit of each filter: whether clean maps are swapped in or it is silenced, and how a loss of answers counts."""
 
-    score: Callable[..., ablation.Scores]
+    swap: bool
+    sign: int
     descending: bool
 
 
-SCORINGS = {"perfloss": Scoring(ablation.perfloss, False), "featswap": Scoring(ablation.featswap, True)}
+# the most suspicious: those whose silencing costs least, or whose clean maps gain most
+SCORINGS = {"perfloss": Scoring(False, -1, False), "featswap": Scoring(True, 1, True)}
 RANKINGS = (*SCORINGS, "ratioestim")
 CORRECTIONS = ("patch", "finetune")
