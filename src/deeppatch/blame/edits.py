@@ -53,6 +53,7 @@ class Tail:
             last |= dict.fromkeys(node.all_input_nodes, node)
         # what no later step reads
         self.spent = {node: [source for source, user in last.items() if user is node] for node in self.nodes}
+        self.reused = {node: self._reusable(node) for node in self.nodes}
 
     def run(self, edit: Edit, base: Values) -> Tensor:
         """Return the logits (N, classes) of the edited network; `base` holds the unedited values of every step."""
@@ -81,7 +82,30 @@ class Tail:
             if isinstance(state, Edit):
                 states[source] = state.within(base[source])
         values = {source: states[source] if source in reached else base[source] for source in node.all_input_nodes}
+        if self.reused[node] in reached:
+            return self._in_place(node, values)
         return self.graph.call(node, values)
+
+    def _reusable(self, node: fx.Node) -> fx.Node | None:
+        """Return the input whose memory a rectifier or a sum may take over: made by a step that keeps it for nobody."""
+        if not (self._rectifies(node) or node.target in SUMS):
+            return None
+        made = [
+            source for source in self.spent[node]
+            if source.target in SUMS or (source.op == "call_module" and isinstance(self.graph.layer(source), nn.Conv2d))
+        ]  # fmt: skip
+        two = self._rectifies(node) or (len(node.all_input_nodes) == 2 and not node.kwargs)
+        return made[0] if made and two else None
+
+    def _rectifies(self, node: fx.Node) -> bool:
+        return node.target is F.relu or (node.op == "call_module" and type(self.graph.layer(node)) is nn.ReLU)
+
+    def _in_place(self, node: fx.Node, values: Values) -> Tensor:
+        mine = values[self.reused[node]]  # type: ignore[index]
+        if self._rectifies(node):
+            return torch.relu_(mine)
+        (other,) = [values[source] for source in node.all_input_nodes if source is not self.reused[node]]
+        return mine.add_(other) if mine.shape == other.shape else mine + other
 
     def _rule(self, node: fx.Node) -> Rule | None:
         if node.op == "call_module":
@@ -154,8 +178,10 @@ def _add(tail: Tail, node: fx.Node, states: States, base: Values) -> State | Non
     if isinstance(a, Tensor) or isinstance(b, Tensor):  # whole plus narrow: add the unedited, mend one channel
         whole, edited = (a, other) if isinstance(a, Tensor) else (b, one)
         assert isinstance(whole, Tensor)
-        total = whole + base[edited]
-        total[:, place] = whole[:, place] + edits[0].values
+        mended = whole[:, place] + edits[0].values
+        source = one if isinstance(a, Tensor) else other
+        total = whole.add_(base[edited]) if tail.reused[node] is source else whole + base[edited]
+        total[:, place] = mended
         return total
     parts = [state.values if isinstance(state, Edit) else base[source][:, place] for state, source in
              ((a, one), (b, other))]  # fmt: skip
@@ -223,6 +249,7 @@ def _pad(tail: Tail, node: fx.Node, states: States, base: Values) -> State | Non
     return Edit(edit.channel + int(widths[4]), F.pad(edit.values, list(widths[:4])))
 
 
+SUMS = (operator.add, torch.add)
 LAYERS: list[tuple[tuple[type[nn.Module], ...], Rule]] = [
     ((nn.ReLU, nn.ReLU6, nn.Hardswish, nn.Hardtanh, nn.SiLU, nn.GELU, nn.ELU, nn.LeakyReLU, nn.Sigmoid, nn.Tanh,
       nn.Dropout, nn.Dropout2d, nn.Identity, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d),
