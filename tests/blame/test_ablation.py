@@ -38,8 +38,8 @@ def score(request) -> Callable[..., dict[str, list[float]]]:
             ablation = in_graph(Graph(network, samples[0].degraded), swap=swap)
         else:
             ablation = by_hooks(network, swap=swap)
-        widths = {name: conv.out_channels for name, conv in convolutions(network).items()}
-        return count(samples, widths, ablation, counts or Counts(), keep, tick).scores(1 if swap else -1)
+        filters = {name: range(conv.out_channels) for name, conv in convolutions(network).items()}
+        return count(samples, filters, ablation, counts or Counts(), keep, tick).scores(1 if swap else -1)
 
     return scored
 
@@ -213,7 +213,7 @@ def test_no_hook_survives_a_network_that_fails(case, method, passes):
     network.fc = Stumbles(network.fc, passes)
     ablation = by_hooks(network, swap=method == "featswap")
     with pytest.raises(RuntimeError, match="stumbled"):
-        count(samples, {"conv1": 8, "conv2": 8, "conv3": 12}, ablation, Counts(), idle, idle)
+        count(samples, {"conv1": range(8), "conv2": range(8), "conv3": range(12)}, ablation, Counts(), idle, idle)
     assert hooks(network) == 0
 
 

@@ -303,3 +303,16 @@ def test_drawn_views_differ_between_seeds(images, blur):
         assert not torch.equal(make(images, blur, 16, 5).levels, make(images, blur, 16, 6).levels)
     first, second = (next(iter(views.Shuffled(images, 60, seed, 0))) for seed in (3, 4))
     assert not torch.equal(first[1], second[1])
+
+
+def test_a_shuffled_view_has_the_same_pairs_in_another_order_by_seed(numbered, blur):
+    view = views.expand(numbered, blur, 64)
+    found = views.shuffled(view, 3)
+
+    def pairs(view):
+        return list(zip(view.index.tolist(), view.levels.tolist(), strict=True))
+
+    assert sorted(pairs(found)) == sorted(pairs(view))
+    assert pairs(found) != pairs(view)
+    assert pairs(found) == pairs(views.shuffled(view, 3)) != pairs(views.shuffled(view, 4))
+    assert len(set(found.levels[:600].tolist())) == len(SIGMAS), "its first part is like the whole"

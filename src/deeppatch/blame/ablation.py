@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -29,7 +29,7 @@ class Sample:
 class Counts:
     """How far a ranking has come: `samples` are done, and of the next one the filters of `right_now`.
 
-    `base` and `right` count right answers over finished samples, without an edit and by layer and channel.
+    `base` and `right` count right answers over finished samples: without an edit, and by layer in its filters' order.
     """
 
     samples: int = 0
@@ -44,6 +44,8 @@ class Counts:
 
 
 Scores = dict[str, list[float]]
+# the channels of each layer that are ablated; counts and scores follow their order
+Filters = Mapping[str, Sequence[int]]
 # the logits of one sample when a channel of a layer is edited; None for no edit
 Edited = Callable[[str | None, int], Tensor]
 # prepares a sample: what all its edits share is computed once
@@ -52,10 +54,10 @@ Ablation = Callable[[Sample], Edited]
 
 @torch.inference_mode()
 def count(
-    samples: Iterable[Sample], widths: dict[str, int], ablation: Ablation, counts: Counts,
+    samples: Iterable[Sample], filters: Filters, ablation: Ablation, counts: Counts,
     keep: Callable[[Counts], object], tick: Callable[[str], object],
 ) -> Counts:  # fmt: skip
-    """Count right answers under the edit of every filter (`widths`: layer -> filters), sample by sample.
+    """Count right answers under the edit of each of `filters`, sample by sample.
 
     `counts` holds what an earlier run has counted; those samples are drawn and passed over. `keep` receives the counts
     after each filter, `tick` its layer. Perfloss and featswap are differences of these counts (TOSEM 2023).
@@ -64,9 +66,9 @@ def count(
         if number < counts.samples:
             continue
         edited = ablation(sample)
-        for name, width in widths.items():
+        for name, channels in filters.items():
             row = counts.right_now.setdefault(name, [])
-            for channel in range(len(row), width):
+            for channel in channels[len(row) :]:
                 row.append(_right(edited(name, channel), sample))
                 keep(counts)
                 tick(name)

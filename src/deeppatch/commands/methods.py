@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
+
+from deeppatch.blame import estimates
+from deeppatch.blame.ablation import Scores
 
 
 class Scoring(NamedTuple):
@@ -15,5 +19,19 @@ class Scoring(NamedTuple):
 
 # the most suspicious: those whose silencing costs least, or whose clean maps gain most
 SCORINGS = {"perfloss": Scoring(False, -1, False), "featswap": Scoring(True, 1, True)}
-RANKINGS = (*SCORINGS, "ratioestim")
+
+
+class Estimate(NamedTuple):
+    """A function that estimates all scores in one pass, their unit, and the exact scoring that --refine adds."""
+
+    score: Callable[..., Scores]
+    unit: str
+    exact: Scoring
+
+
+ESTIMATES = {
+    "taylor": Estimate(estimates.taylor, "nats of loss", SCORINGS["perfloss"]),
+    "activation": Estimate(estimates.activation, "mean change of its map", SCORINGS["featswap"]),
+}
+RANKINGS = (*SCORINGS, *ESTIMATES, "ratioestim")
 CORRECTIONS = ("patch", "finetune")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -82,6 +82,12 @@ def degraded_draw(images: Images, blur: Blur, batch_size: int, seed: int) -> Vie
         levels.to(images.labels.device),
         batch_size,
     )
+
+
+def shuffled(view: View, seed: int) -> View:
+    """Return the same images at the same levels in a random order, one fixed draw by seed."""
+    order = torch.randperm(len(view.index), generator=generator(seed, "shuffled")).to(view.index.device)
+    return replace(view, index=view.index[order], levels=view.levels[order])
 
 
 def mixed_stream(images: Images, blur: Blur, batch_size: int, seed: int) -> View:
