@@ -1,0 +1,224 @@
+"""Time what one filter's exact score costs, in several ways side by side, and extrapolate to a whole ranking.
+
+python benchmarks/assess.py [-m resnet32a] [--images 256] [--sweeps 3] [--device cpu|cuda] [--output benchmarks.csv]
+
+Each round takes one convolution of the network and times every way on filters of it, one way after the other, in an
+order that changes; a sweep is one round for each convolution. A ranking's time is the sum over layers of width times the
+time of a filter there. Weights and images are random: the time does not depend on them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import torch
+from captum.attr import LayerFeatureAblation
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import functional as transforms
+from tqdm import tqdm
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "src"))  # behind the standard library, for src/select.py
+
+from deeppatch import runtime  # noqa: E402
+from deeppatch.blame.ablation import Sample, by_hooks, in_graph  # noqa: E402
+from deeppatch.blame.estimates import taylor  # noqa: E402
+from deeppatch.blame.graph import Graph  # noqa: E402
+from deeppatch.surgery import convolutions, hooked  # noqa: E402
+from deeppatch.zoo.architectures import ARCHITECTURES  # noqa: E402
+
+# how many filters of a layer a round ablates, at most
+FILTERS = 8
+WORKERS = 2
+
+
+class Published(Dataset):  # type: ignore[type-arg]
+    """Images that worker processes blur and normalise one by one, as the published tool's loader does."""
+
+    def __init__(self, pixels: Tensor) -> None:
+        self.pixels = pixels
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, place: int) -> Tensor:
+        image = transforms.to_pil_image(self.pixels[place])
+        blurred = transforms.gaussian_blur(image, [13, 13], [0.5 * (1 + place % 6)] * 2)
+        return transforms.normalize(transforms.to_tensor(blurred), [0.49] * 3, [0.2] * 3)
+
+
+class Ways:
+    """Every way to score filters of one layer; each returns the seconds that one filter takes per image."""
+
+    def __init__(self, network: nn.Module, pixels: Tensor, images: Tensor, device: torch.device) -> None:
+        self.network, self.device = network, device
+        self.samples = [Sample(images, torch.zeros(len(images), dtype=torch.int64, device=device))]
+        self.loader = DataLoader(Published(pixels), batch_size=128, num_workers=WORKERS)
+        self.widths = {name: conv.out_channels for name, conv in convolutions(network).items()}
+        self.plain = by_hooks(network, swap=False)(self.samples[0])
+        self.graphs = {
+            "ours, fp32": in_graph(Graph(network, images[:2]), swap=False),
+            "ours, bf16": in_graph(Graph(network, images[:2]), swap=False, dtype=torch.bfloat16),
+        }
+        self.prepared = {name: graph(self.samples[0]) for name, graph in self.graphs.items()}
+        self.all: dict[str, Callable[[str], float]] = {
+            "published: loader blurs image by image, whole pass": self.published,
+            "in-memory loop, whole pass": self.in_memory,
+            "Captum LayerFeatureAblation": self.captum,
+            "ours, fp32": lambda layer: self.ours("ours, fp32", layer),
+            "ours, bf16": lambda layer: self.ours("ours, bf16", layer),
+            "taylor (an estimate)": self.taylor,
+        }
+
+    def seconds(self, call: Callable[[], object]) -> float:
+        """Return how long a call takes, work on the device included."""
+        self.wait()
+        start = time.perf_counter()
+        call()
+        self.wait()
+        return time.perf_counter() - start
+
+    def wait(self) -> None:
+        """Wait for the device."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def published(self, layer: str) -> float:
+        """Silence one filter, and read everything anew."""
+
+        def call() -> None:
+            with torch.inference_mode():
+                for images in self.loader:
+                    by_hooks(self.network, swap=False)(Sample(images.to(self.device), images))(layer, 0)
+
+        return self.seconds(call) / len(self.loader.dataset)  # type: ignore[arg-type]
+
+    @torch.inference_mode()
+    def in_memory(self, layer: str) -> float:
+        """Silence a filter in a whole pass over images that lie ready."""
+        return self.seconds(lambda: self.plain(layer, 0)) / len(self.samples[0].labels)
+
+    def captum(self, layer: str) -> float:
+        """Ablate up to FILTERS filters one by one, the others of the layer as one group."""
+        images = self.samples[0].degraded[:64]
+        conv = self.network.get_submodule(layer)
+        groups = torch.arange(self.widths[layer], device=self.device).clamp(max=FILTERS).view(1, -1, 1, 1)
+        ablation = LayerFeatureAblation(lambda x: self.network(x)[:, 0], conv)
+        passes = min(FILTERS + 1, self.widths[layer]) + 1
+        with torch.no_grad():
+            return self.seconds(lambda: ablation.attribute(images, layer_mask=groups)) / passes / len(images)
+
+    @torch.inference_mode()
+    def ours(self, way: str, layer: str) -> float:
+        """Run what an edit changes, for up to FILTERS filters; their share of the unedited pass comes on top."""
+        images, edited = len(self.samples[0].labels), self.prepared[way]
+        shared = self.seconds(lambda: self.graphs[way](self.samples[0])) / sum(self.widths.values())
+        channels = random.Random(0).sample(range(self.widths[layer]), min(FILTERS, self.widths[layer]))  # noqa: S311
+
+        def call() -> None:
+            for channel in channels:
+                edited(layer, channel).argmax(1)
+
+        return (self.seconds(call) / len(channels) + shared) / images
+
+    def taylor(self, _layer: str) -> float:
+        """Take one backward pass for all filters of all layers."""
+        with torch.no_grad():
+            samples = [Sample(sample.degraded.clone(), sample.labels.clone()) for sample in self.samples]
+        spent = self.seconds(lambda: taylor(self.network, samples, lambda: None))
+        return spent / sum(self.widths.values()) / len(self.samples[0].labels)
+
+
+def peak(device: torch.device) -> float:
+    """Return the multiply-adds a second of a large float32 matrix product, the best of 20."""
+    size = 2048 if device.type == "cpu" else 8192
+    a, b = torch.rand(2, size, size, device=device)
+    best = min(runtime.median_seconds(lambda: a @ b, device, repeats=1) for _ in range(20))
+    return size**3 / best
+
+
+def multiply_adds(network: nn.Module, image: Tensor) -> tuple[float, float]:
+    """Return an image's multiply-adds in convolutions: of a whole pass for each filter, and with prefix sharing.
+
+    With prefix sharing an ablation runs the convolutions behind its own, in the order of their execution.
+    """
+    spent: dict[str, float] = {}
+    with ExitStack() as stack, torch.no_grad():
+        for name, conv in convolutions(network).items():
+            note = partial(
+                lambda name, conv, _inputs, y: spent.update({name: y[0].numel() * conv.weight[0].numel()}), name
+            )
+            stack.enter_context(hooked(conv, note))
+        network(image)
+    names = list(spent)
+    widths = [convolutions(network)[name].out_channels for name in names]
+    behind = [sum(spent[later] for later in names[place + 1 :]) for place in range(len(names))]
+    return sum(widths) * sum(spent.values()), sum(w * b for w, b in zip(widths, behind, strict=True))
+
+
+def measure(ways: Ways, sweeps: int) -> pd.DataFrame:
+    """Return the seconds of a whole ranking per image, one row a sweep, one column a way."""
+    draw = random.Random(0)  # noqa: S311  the order of the rounds, no secret
+    rows = []
+    for sweep in range(1, sweeps + 1):
+        totals: dict[str, float] = defaultdict(float)
+        for layer in tqdm(draw.sample(list(ways.widths), len(ways.widths)), desc=f"sweep {sweep}", leave=False):
+            for way in draw.sample(list(ways.all), len(ways.all)):
+                totals[way] += ways.widths[layer] * ways.all[way](layer)
+        rows.append({way: totals[way] for way in ways.all})
+    return pd.DataFrame(rows)
+
+
+def main() -> None:
+    """Print a table, and write it as CSV where --output says so."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("-m", "--model", choices=sorted(ARCHITECTURES), default="resnet32a")
+    parser.add_argument("--images", type=int, default=256, help="images in memory (default: 256)")
+    parser.add_argument("--loaded", type=int, default=512, help="images that the published way loads (default: 512)")
+    parser.add_argument("--sweeps", type=int, default=3, help="rounds of each layer (default: 3)")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default=runtime.default_device())
+    parser.add_argument("--output", type=Path, metavar="FILE", help="CSV (default: none)")
+    options = parser.parse_args()
+    device = runtime.pick_device(options.device)
+    runtime.prepare(2021)
+    network = ARCHITECTURES[options.model](10).to(device, memory_format=torch.channels_last).eval()
+    pixels = torch.randint(0, 256, (options.loaded, 3, 32, 32), dtype=torch.uint8)
+    images = torch.randn(options.images, 3, 32, 32, device=device).contiguous(memory_format=torch.channels_last)
+    ways = Ways(network, pixels, images, device)
+    for way in ways.all.values():  # what the first calls set up is not timed
+        way(next(iter(ways.widths)))
+    found = measure(ways, options.sweeps)
+    whole, shared = multiply_adds(network, images[:1])
+    fastest = peak(device)
+    facts = runtime.describe(device)
+    published, in_memory = (found[way] for way in list(ways.all)[:2])
+    table = pd.DataFrame({
+        "us_a_filter_and_image": 1e6 * found.median() / sum(ways.widths.values()),
+        "times_published": (1 / found.div(published, axis=0)).median(),
+        "times_in_memory": (1 / found.div(in_memory, axis=0)).median(),
+        "minutes_for_6000_images": 100 * found.median(),
+    })  # fmt: skip
+    print(f"{facts['hardware']}, {facts['threads']} threads, torch {facts['torch']}; {options.model}, "
+          f"{sum(ways.widths.values())} filters in {len(ways.widths)} layers")  # fmt: skip
+    print(table.to_string(float_format="%.3g"))
+    bound = shared / fastest
+    print(f"multiply-adds per image: {whole:.3g} in whole passes, {shared:.3g} with shared prefixes; a matrix product "
+          f"runs {fastest:.3g} a second: bound {100 * bound:.3g} minutes, ours in fp32 takes "
+          f"{found['ours, fp32'].median() / bound:.2f} times that")  # fmt: skip
+    if options.output:
+        for name, value in {"model": options.model, **facts, "sweeps": options.sweeps, "bound_seconds": bound}.items():
+            table[name] = value
+        table.rename_axis("way").to_csv(options.output)
+
+
+if __name__ == "__main__":
+    main()
