@@ -3,7 +3,7 @@
 python benchmarks/assess.py [-m resnet32a] [--images 256] [--sweeps 3] [--device cpu|cuda] [--output benchmarks.csv]
 
 Each round takes one convolution of the network and times every way on filters of it, one way after the other, in an
-order that changes; a sweep is one round for each convolution. A ranking's time is the sum over layers of width times the
+order that changes; a sweep is one round for each convolution. A ranking takes the sum over layers of width times the
 time of a filter there. Weights and images are random: the time does not depend on them.
 """
 

@@ -1,0 +1,154 @@
+"""Compare rankings: how far they agree with the exact one, and how well the network is repaired with each.
+
+python benchmarks/rankings.py --weights FILE [-m resnet20a] [-d cifar10] [--limit 3000] [--output_dir DIR]
+
+Every ranking is made by assess, every repair by correct, and measured by pretrain (`--state corrected`) on test; what
+they leave lies under --output_dir. Three random rankings, and the rear of the exact one, say whether ranking matters.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from scipy.stats import kendalltau
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "src"))  # behind the standard library, for src/select.py
+
+from deeppatch.blame.ranking import Ranking, choose, random_ranking  # noqa: E402
+from deeppatch.commands import guarded  # noqa: E402
+
+# name of a ranking, options of assess, the exact one that it stands for
+RANKINGS = {
+    "perfloss": ("-f perfloss", "perfloss"),
+    "perfloss, race 0.1": ("-f perfloss --race 0.1", "perfloss"),
+    "perfloss, race 0.01": ("-f perfloss --race 0.01", "perfloss"),
+    "taylor": ("-f taylor", "perfloss"),
+    "taylor, refine 8": ("-f taylor --refine 8", "perfloss"),
+    "featswap": ("-f featswap", "featswap"),
+    "featswap, race 0.1": ("-f featswap --race 0.1", "featswap"),
+    "activation": ("-f activation", "featswap"),
+    "activation, refine 8": ("-f activation --refine 8", "featswap"),
+}
+REPAIRED = ("perfloss", "taylor", "featswap", "activation")
+SEEDS = (1, 2, 3)
+
+
+def stage(script: str, options: argparse.Namespace, folder: Path, *more: str) -> Path:
+    """Run a command, or take what it left, and return the folder of the model's artifacts."""
+    given = [
+        "-m",
+        options.model,
+        "-d",
+        options.dataset,
+        "--weights",
+        str(options.weights),
+        "--limit",
+        str(options.limit),
+    ]
+    status = guarded(script, [*given, "--data_dir", str(options.data_dir), "--output_dir", str(folder), *more, "-r"],
+                     "python src/{script}.py")  # fmt: skip
+    if status:
+        sys.exit(status)
+    return folder / options.dataset / options.model
+
+
+def newest(folder: Path, pattern: str) -> Path:
+    """Return the latest file of a pattern."""
+    return max(folder.glob(pattern), key=lambda path: path.stat().st_mtime)
+
+
+def rank(options: argparse.Namespace) -> dict[str, Path]:
+    """Make every ranking and return its file."""
+    files = {}
+    for name, (words, _) in RANKINGS.items():
+        folder = options.output_dir / name.replace(", ", "-").replace(" ", "")
+        files[name] = newest(stage("select", options, folder, *words.split()), "assess-*/ranking.json")
+    content = json.loads(files["perfloss"].read_text())
+    widths = {name: len(layer["order"]) for name, layer in content["layers"].items()}
+    for seed in SEEDS:
+        path = options.output_dir / f"random{seed}.json"
+        path.write_text(json.dumps({**content, **random_ranking(widths, seed).to_json()}))
+        files[f"random, seed {seed}"] = path
+    return files
+
+
+def agreement(files: dict[str, Path], ratio: float) -> pd.DataFrame:
+    """Return Kendall's tau by layer against the exact ranking, overlap of the choice, and passes spared by races."""
+    contents = {name: json.loads(path.read_text()) for name, path in files.items()}
+    rows = []
+    for name, content in contents.items():
+        against = Ranking.from_json(contents[RANKINGS.get(name, ("", "perfloss"))[1]])
+        ranking = Ranking.from_json(content)
+        taus = [_tau(ranking.order[layer], order) for layer, order in against.order.items()]
+        chosen, exact = (choose(r, ratio, "front", 0) for r in (ranking, against))
+        common = sum(len(set(channels) & set(chosen[layer])) for layer, channels in exact.items())
+        rows.append({
+            "ranking": name, "median_tau": statistics.median(taus), "least_tau": min(taus),
+            "overlap_percent": 100 * common / sum(map(len, exact.values())), "passes_spared": _spared(content),
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _tau(order: list[int], other: list[int]) -> float:
+    places = [sorted(range(len(row)), key=row.__getitem__) for row in (order, other)]
+    return float(kendalltau(*places).statistic)
+
+
+def _spared(content: dict[str, Any]) -> float | None:
+    return content["all_image_passes"] / content["image_passes"] if "image_passes" in content else None
+
+
+def repair(options: argparse.Namespace, files: dict[str, Path]) -> pd.DataFrame:
+    """Patch with each ranking at each ratio, and return clean and blurred accuracy on test in percent."""
+    runs = [(name, "front") for name in files if name in REPAIRED or name.startswith("random")]
+    runs += [("perfloss", "rear")]
+    rows = []
+    for ratio in options.ratios:
+        for name, side in runs:
+            folder = options.output_dir / f"repaired-{name.replace(', ', '-').replace(' ', '')}-{side}-{ratio:g}"
+            words = ["-c", "patch", "--ranking", str(files[name]), "--susp_ratio", f"{ratio:g}", "--susp_side", side]
+            stage("correct", options, folder, *words, "--crt_epoch", str(options.crt_epoch))
+            place = stage("eval", options, folder, "--state", "corrected", *words)
+            measured = json.loads(newest(place, "eval-*/metrics.json").read_text())
+            rows.append({"ranking": f"{name}, {side}", "ratio": ratio, **accuracies(measured)})
+            pd.DataFrame(rows).to_csv(options.output_dir / "repaired.csv", index=False)
+    return pd.DataFrame(rows)
+
+
+def accuracies(measured: dict[str, Any]) -> dict[str, float]:
+    """Return what a metrics.json of pretrain says about clean and blurred images."""
+    return {key: measured["accuracy_percent"][key] for key in ("clean", "blurred")}
+
+
+def main() -> None:
+    """Print both tables, and write them as CSV."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("-m", "--model", default="resnet20a")
+    parser.add_argument("-d", "--dataset", default="cifar10")
+    parser.add_argument("--weights", type=Path, required=True, help="what pretrain left: weights.safetensors")
+    parser.add_argument(
+        "--limit", type=int, default=3000, help="images of every split to repair with and to test on (default: 3000)"
+    )
+    parser.add_argument("--rank_limit", type=int, default=300, help="val images to rank on (default: 300)")
+    parser.add_argument("--crt_epoch", type=int, default=3, help="epochs of a correction (default: 3)")
+    parser.add_argument("--ratios", type=float, nargs="+", default=[0.1, 0.25, 0.5])
+    parser.add_argument("--data_dir", type=Path, default=Path("data"))
+    parser.add_argument("--output_dir", type=Path, default=Path("output/rankings"))
+    options = parser.parse_args()
+    options.output_dir.mkdir(parents=True, exist_ok=True)
+    files = rank(options)
+    found = agreement(files, 0.25)
+    found.to_csv(options.output_dir / "agreement.csv", index=False)
+    print(found.to_string(index=False, float_format="%.3g"))
+    repaired = repair(options, files)
+    print(repaired.pivot(index="ranking", columns="ratio", values="blurred").to_string(float_format="%.2f"))
+
+
+if __name__ == "__main__":
+    main()
