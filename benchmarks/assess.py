@@ -22,6 +22,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 from captum.attr import LayerFeatureAblation
+from machine import peak, wait
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import functional as transforms
@@ -81,16 +82,11 @@ class Ways:
 
     def seconds(self, call: Callable[[], object]) -> float:
         """Return how long a call takes, work on the device included."""
-        self.wait()
+        wait(self.device)
         start = time.perf_counter()
         call()
-        self.wait()
+        wait(self.device)
         return time.perf_counter() - start
-
-    def wait(self) -> None:
-        """Wait for the device."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
 
     def published(self, layer: str) -> float:
         """Silence one filter, and read everything anew."""
@@ -136,14 +132,6 @@ class Ways:
             samples = [Sample(sample.degraded.clone(), sample.labels.clone()) for sample in self.samples]
         spent = self.seconds(lambda: taylor(self.network, samples, lambda: None))
         return spent / sum(self.widths.values()) / len(self.samples[0].labels)
-
-
-def peak(device: torch.device) -> float:
-    """Return the multiply-adds a second of a large float32 matrix product, the best of 20."""
-    size = 2048 if device.type == "cpu" else 8192
-    a, b = torch.rand(2, size, size, device=device)
-    best = min(runtime.median_seconds(lambda: a @ b, device, repeats=1) for _ in range(20))
-    return size**3 / best
 
 
 def multiply_adds(network: nn.Module, image: Tensor) -> tuple[float, float]:

@@ -41,6 +41,7 @@ SEEDS = (1, 2, 3)
 
 def stage(script: str, options: argparse.Namespace, folder: Path, *more: str) -> Path:
     """Run a command, or take what it left, and return the folder of the model's artifacts."""
+    limit = options.rank_limit if script == "select" else options.limit
     given = [
         "-m",
         options.model,
@@ -49,7 +50,7 @@ def stage(script: str, options: argparse.Namespace, folder: Path, *more: str) ->
         "--weights",
         str(options.weights),
         "--limit",
-        str(options.limit),
+        str(limit),
     ]
     status = guarded(script, [*given, "--data_dir", str(options.data_dir), "--output_dir", str(folder), *more, "-r"],
                      "python src/{script}.py")  # fmt: skip

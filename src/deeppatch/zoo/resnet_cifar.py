@@ -42,18 +42,18 @@ class BasicBlock(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """ResNet of depth 6 * `blocks` + 2 for small images (He et al., CVPR 2016, section 4.2)."""
+    """ResNet of depth 6 * `blocks` + 2 for small images (He et al., CVPR 2016, section 4.2); `width` is 16 there."""
 
-    def __init__(self, blocks: int, classes: int, option: str = "B") -> None:
+    def __init__(self, blocks: int, classes: int, option: str = "B", width: int = 16) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(16)
+        self.conv1 = nn.Conv2d(3, width, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
-        self.layer1 = _stage(16, 16, 1, blocks, option)
-        self.layer2 = _stage(16, 32, 2, blocks, option)
-        self.layer3 = _stage(32, 64, 2, blocks, option)
+        self.layer1 = _stage(width, width, 1, blocks, option)
+        self.layer2 = _stage(width, 2 * width, 2, blocks, option)
+        self.layer3 = _stage(2 * width, 4 * width, 2, blocks, option)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(64, classes)
+        self.fc = nn.Linear(4 * width, classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
