@@ -1,7 +1,8 @@
-"""Race filters: score them on growing parts of the data, and let each leave as soon as its side of the cut is known."""
+"""Race filters: score them on the images nearest the decision boundary first; each leaves when its side is known."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,42 +18,52 @@ class Lane:
     """The race of a layer's C channels for the `places` that count as suspicious.
 
     `side` (C,) is 1 for channels inside the chosen part, -1 outside, 0 while they race; `right` (C,) counts images that
-    are right under a channel's edit, `apart` (C, C) those that are right under i's and not under j's; `images` and
-    `base` (C,) are how many were read for the channel, and how many of them are right unedited.
+    are right under a channel's edit, `apart` (C, C) those that are right under i's and not under j's, `latest` (C, C)
+    the same in the last part alone; `images` and `base` (C,) are how many were read for the channel, and how many of
+    them are right unedited. `turned` counts the answers that edits turned, in the last two parts.
     """
 
     def __init__(self, channels: int, places: int) -> None:
         self.places = places
         self.side, self.right, self.images, self.base = torch.zeros(4, channels, dtype=torch.int64)
-        self.apart = torch.zeros(channels, channels, dtype=torch.int64)
+        self.apart, self.latest = torch.zeros(2, channels, channels, dtype=torch.int64)
+        self.turned: list[int] = []
 
     @property
     def racing(self) -> Tensor:
         """Return the channels that have not left, in their order."""
         return (self.side == 0).nonzero().squeeze(1)
 
-    def enter(self, answers: Tensor, base: int) -> None:
-        """Count the next images: `answers` (R, N) says whether each is right, for the channels that race."""
+    def enter(self, answers: Tensor, base: Tensor) -> None:
+        """Count a part: which of its N images are right, (R, N) for the channels that race and (N,) unedited."""
         here = self.racing
         values = answers.double()
+        self.latest[here[:, None], here] = (values @ (1 - values).T).round().long()
+        self.apart[here[:, None], here] += self.latest[here[:, None], here]
         self.right[here] += answers.sum(1)
-        self.apart[here[:, None], here] += (values @ (1 - values).T).round().long()
         self.images[here] += answers.shape[1]
-        self.base[here] += base
+        self.base[here] += int(base.sum())
+        self.turned = [*self.turned[-1:], int((answers != base).sum())]
 
     def leave(self, delta: float, unread: float) -> None:
-        """Let channels leave whose side is known with an error probability of `delta`; `unread` is a share of the data.
+        """Let channels leave whose side is known with an error probability of `delta`; `unread` is in parts.
 
-        That i is better than j is tested by the images on which they differ (McNemar's test with continuity correction,
-        its variance reduced by sampling without replacement). A channel is inside when it beats all but the places'
-        number of others, outside when so many beat it; the error probabilities of these comparisons are added up.
+        Images are read by rising margin, so edits turn fewer and fewer answers. On what is unread, i and j will differ
+        on about as many images as in the last part, and one, falling from part to part as the layer's turned answers
+        fell between the last two parts. If these D images favour either alike, j makes up for i's lead with probability
+        Phi(-(lead - 1/2) / sqrt(D)). A channel is inside when it stays ahead of all but the places' number of others,
+        outside when so many stay ahead of it: the probabilities of these comparisons are added up (Bonferroni).
         """
         here = self.racing
         left = self.places - int((self.side == 1).sum())
-        wins = self.apart[here[:, None], here].double()
-        differ = wins + wins.T
-        z = (wins - wins.T - 1) / (differ * unread).sqrt().clamp(min=1e-12)
-        error = torch.special.ndtr(-z)  # of the statement that i is better than j
+        if len(self.turned) < 2 and 0 < left < len(here):
+            return
+        before, now = self.turned[0], self.turned[-1]
+        fall = min(1.0, (now + 1) / (before + 1))
+        parts = sum(fall**part for part in range(1, math.ceil(unread) + 1))
+        wins, latest = (counts[here[:, None], here].double() for counts in (self.apart, self.latest))
+        differ = (latest + latest.T + 1) * parts
+        error = torch.special.ndtr(-(wins - wins.T - 0.5) / differ.sqrt().clamp(min=1e-12))
         error.fill_diagonal_(torch.inf)
         inside = error.sort(1).values[:, : len(here) - left].sum(1) <= delta
         outside = error.sort(0).values[:left].sum(0) <= delta
@@ -84,11 +95,14 @@ class Race:
         """Return how many images have been read for all filters together."""
         return sum(int(lane.images.sum()) for lane in self.lanes.values())
 
-    def ranking(self, method: str, sign: int) -> Ranking:
-        """Rank by side first, then by the change of accuracy in what was read; `sign` as for exact scores."""
+    def ranking(self, method: str, sign: int, images: int) -> Ranking:
+        """Rank by side first, then by the change of accuracy over all `images`; `sign` as for exact scores.
+
+        What a channel has not read, far from the decision boundary, counts as unchanged.
+        """
         scores, order = {}, {}
         for name, lane in self.lanes.items():
-            change = (lane.right - lane.base).double() / lane.images.clamp(min=1)
+            change = (lane.right - lane.base).double() / images
             scores[name] = (sign * change).tolist()
             keys = list(zip((-lane.side).tolist(), (-change).tolist(), range(len(change)), strict=True))
             order[name] = [channel for _, _, channel in sorted(keys)]
@@ -100,7 +114,7 @@ def run(
     race: Race, samples: Iterable[Sample], images: int, ablation: Ablation, delta: float,
     keep: Callable[[Race], object], tick: Callable[[str], object],
 ) -> None:  # fmt: skip
-    """Race over `samples`, in random order and of `images` in all, until every filter has left or all are read.
+    """Race over `samples`, by rising margin and of `images` in all, until every filter has left or all are read.
 
     Most suspicious are those under whose edit most images are right. `keep` receives the race after each filter, `tick`
     its layer. Of filters that race to the end, the scores are exact.
@@ -112,7 +126,7 @@ def run(
         if not any(len(lane.racing) for lane in race.lanes.values()):
             return
         edited = ablation(sample)
-        base = int((edited(None, 0).argmax(1) == sample.labels).sum())
+        base = (edited(None, 0).argmax(1) == sample.labels).cpu()
         for name, lane in race.lanes.items():
             answers = race.now.setdefault(name, [])
             for channel in lane.racing[len(answers) :].tolist():
@@ -124,8 +138,9 @@ def run(
                 lane.enter(torch.stack(answers), base)
         race.images += len(sample.labels)
         race.samples, race.now = number, {}
-        for lane in race.lanes.values():
-            lane.leave(delta, 1 - race.images / images)
+        if race.images < images:
+            for lane in race.lanes.values():
+                lane.leave(delta, (images - race.images) / len(sample.labels))
 
 
 def begin(widths: Mapping[str, int], places: Mapping[str, int]) -> Race:

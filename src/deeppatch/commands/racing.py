@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
 from deeppatch import options as command_line
 from deeppatch.artifacts import state_digest
 from deeppatch.blame import racing
@@ -9,10 +15,13 @@ from deeppatch.blame.ranking import Ranking, cut
 from deeppatch.commands.ablating import batch_size, degraded_view, engine, every_second, samples
 from deeppatch.commands.context import Context
 from deeppatch.commands.methods import Scoring
-from deeppatch.data.views import shuffled
-from deeppatch.progress import counting, info
+from deeppatch.data.views import View, ordered
+from deeppatch.progress import counting, info, track
 from deeppatch.surgery import convolutions
 from deeppatch.zoo.classifier import Classifier
+
+# filters can leave after each part of the data
+PARTS = 24
 
 
 def raced(context: Context, model: Classifier, method: Scoring) -> tuple[Ranking, dict[str, object]]:
@@ -22,8 +31,9 @@ def raced(context: Context, model: Classifier, method: Scoring) -> tuple[Ranking
     widths = {name: conv.out_channels for name, conv in convolutions(model.network).items()}
     race = racing.begin(widths, {name: cut(width, ratio, options.susp_side) for name, width in widths.items()})
     machine = engine(context, model, method)
-    size = batch_size(context, machine)
-    view = shuffled(degraded_view(context, size, swap=method.swap), options.seed)
+    view = degraded_view(context, batch_size(context, machine), swap=method.swap)
+    size = min(view.batch_size, -(-len(view.index) // PARTS))
+    view = dataclasses.replace(ordered(view, margins(model, view).argsort(stable=True)), batch_size=size)
     checkpoint = context.checkpoint(base=state_digest(model.state_dict()))
     if state := checkpoint.load():
         race.load(state)
@@ -43,4 +53,15 @@ def raced(context: Context, model: Classifier, method: Scoring) -> tuple[Ranking
         "image_passes": spent,
         "all_image_passes": filters * images,
     }
-    return race.ranking(options.fs_method, method.sign), facts
+    return race.ranking(options.fs_method, method.sign, images), facts
+
+
+@torch.inference_mode()
+def margins(model: Classifier, view: View) -> Tensor:
+    """Return how far each image (M,) is from being answered otherwise: the right logit's distance to the best other."""
+    found = []
+    for pixels, labels in track(view, len(view), "margins"):
+        logits = model(pixels)
+        right = F.one_hot(labels, logits.shape[1]).bool()
+        found.append((logits[right] - logits.masked_fill(right, -torch.inf).amax(1)).abs())
+    return torch.cat(found)

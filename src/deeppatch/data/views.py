@@ -84,9 +84,8 @@ def degraded_draw(images: Images, blur: Blur, batch_size: int, seed: int) -> Vie
     )
 
 
-def shuffled(view: View, seed: int) -> View:
-    """Return the same images at the same levels in a random order, one fixed draw by seed."""
-    order = torch.randperm(len(view.index), generator=generator(seed, "shuffled")).to(view.index.device)
+def ordered(view: View, order: Tensor) -> View:
+    """Return the same images at the same levels, in the order of their places (M,) in `view`."""
     return replace(view, index=view.index[order], levels=view.levels[order])
 
 
