@@ -70,14 +70,16 @@ def autocast(device: torch.device, amp: bool) -> AbstractContextManager[Any]:
 
 def median_seconds(call: Callable[[], object], device: torch.device, *, repeats: int = 200) -> float:
     """Return the median time of a call in seconds, after ten calls that do not count; work on the device included."""
-    times = []
-    for _ in range(10 + repeats):
-        start = time.perf_counter()
-        call()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[10:])
+    return statistics.median([seconds(call, device) for _ in range(10 + repeats)][10:])
+
+
+def seconds(call: Callable[[], object], device: torch.device) -> float:
+    """Return the time of one call in seconds, work on the device included."""
+    start = time.perf_counter()
+    call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
 
 
 def random_states() -> dict[str, Any]:
