@@ -93,7 +93,8 @@ def trained(method: str, base: Classifier, images: Images) -> tuple[Classifier, 
     if method == "finetune":
         return model, list(model.parameters())
     channels = {
-        name: list(range(max(1, round(RATIO * conv.out_channels)))) for name, conv in convolutions(model.network).items()
+        name: list(range(max(1, round(RATIO * conv.out_channels))))
+        for name, conv in convolutions(model.network).items()
     }
     attachment = attach(model.network, channels, method, model.normalize(views.to_float(images.pixels[:2])))
     attachment.enter_training()

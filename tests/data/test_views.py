@@ -239,7 +239,7 @@ def test_each_image_is_one_of_its_crops_and_every_crop_is_as_likely(height, widt
     count, kinds = 250, 2 * padding + 1
     images = torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(6)) + 0.1
     before = images.clone()
-    found = views.crop_and_flip(images, torch.Generator().manual_seed(7))
+    found = views.crop_and_flip(images, views.random_crops(count, height, torch.Generator().manual_seed(7)))
     assert torch.equal(images, before)
     assert found.shape == images.shape
     assert found.is_contiguous()
@@ -261,7 +261,8 @@ def test_each_image_is_one_of_its_crops_and_every_crop_is_as_likely(height, widt
 
 def test_crops_repeat_by_their_generator():
     images = torch.rand(50, 3, 12, 12)
-    first, again, other = (views.crop_and_flip(images, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    draws = (views.random_crops(50, 12, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    first, again, other = (views.crop_and_flip(images, crops) for crops in draws)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
