@@ -304,3 +304,29 @@ def test_drawn_views_differ_between_seeds(images, blur):
         assert not torch.equal(make(images, blur, 16, 5).levels, make(images, blur, 16, 6).levels)
     first, second = (next(iter(views.Shuffled(images, 60, seed, 0))) for seed in (3, 4))
     assert not torch.equal(first[1], second[1])
+
+
+# --- parts of batches, as ranks read them
+
+
+@pytest.mark.parametrize("of", [2, 3, 7])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda images, blur: shuffled(images, 2, batch_size=16, blur=blur, augment=True),
+        lambda images, _blur: shuffled(images, 2, batch_size=59),
+        lambda images, blur: views.append(images, blur, 32),
+        lambda images, _blur: views.clean(images, 59),
+    ],
+    ids=["augmented and blurred", "last batch of one", "append", "clean, last batch of one"],
+)
+def test_the_parts_of_a_batch_are_the_batch(images, blur, make, of):
+    whole = make(images, blur)
+    parts = [list(whole.divided(which, of)) for which in range(of)]
+    assert whole.sizes == [len(labels) for _, labels in whole]
+    for (pixels, labels), *found in zip(whole, *parts, strict=True):
+        torch.testing.assert_close(torch.cat([part for part, _ in found]), pixels, rtol=0, atol=1e-6)
+        assert torch.cat([part for _, part in found]).tolist() == labels.tolist()
+        sizes = [len(part) for _, part in found]
+        assert max(sizes) - min(sizes) <= 1
+    assert len(whole.divided(0, of)) == len(whole)
