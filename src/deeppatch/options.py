@@ -283,4 +283,10 @@ def assess_name(options: argparse.Namespace) -> str:
     if options.fs_method == "ratioestim":
         parts += [options.crt_type] if options.crt_type != "replace" else []
         parts += [options.susp_side] if options.susp_side != "front" else []
+    refine, race = getattr(options, "refine", 0), getattr(options, "race", None)
+    parts += [f"refine{refine}"] if refine else []
+    parts += [f"race{race:g}"] if race is not None else []
+    if refine or race is not None:  # what is known depends on where the cut is
+        parts += [f"ratio{options.susp_ratio:g}"] if options.susp_ratio not in (None, DEFAULT_RATIO) else []
+        parts += [options.susp_side] if options.susp_side != "front" else []
     return "-".join(parts)

@@ -20,8 +20,8 @@ def info(message: str) -> None:
 
 
 @contextmanager
-def counting(total: int, label: str, done: int = 0) -> Iterator[Callable[[], object]]:
-    """Yield a function to call after each of `total` steps, of which `done` were made by an earlier run.
+def counting(total: int, label: str, done: float = 0) -> Iterator[Callable[..., object]]:
+    """Yield a function to call after each of `total` steps (or with a number: after so many), `done` of them earlier.
 
     Shows a progress bar with the remaining time on a terminal, and a log line every 15 seconds elsewhere.
     """
@@ -30,15 +30,15 @@ def counting(total: int, label: str, done: int = 0) -> Iterator[Callable[[], obj
             yield bar.update
         return
     start = last = time.monotonic()
-    count = 0
+    count = 0.0
 
-    def tick() -> None:
+    def tick(steps: float = 1) -> None:
         nonlocal count, last
-        count += 1
+        count += steps
         now = time.monotonic()
         if now - last >= SECONDS_BETWEEN_LINES:
             last = now
-            info(f"{label}: {done + count}/{total}, {(now - start) / count * (total - done - count):.0f} s left")
+            info(f"{label}: {done + count:.0f}/{total}, {(now - start) / count * (total - done - count):.0f} s left")
 
     yield tick
 

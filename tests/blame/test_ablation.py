@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 
 import pytest
@@ -11,13 +14,34 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deeppatch.artifacts import state_digest
-from deeppatch.blame.ablation import Sample, featswap, perfloss
+from deeppatch.blame.ablation import Counts, Sample, by_hooks, count, in_graph
+from deeppatch.blame.graph import Graph
+from deeppatch.surgery import convolutions
 
 SEEDS = [0, 1, 2]
 
 
-def idle() -> None:
+def idle(_given: object) -> None:
     """Take a tick."""
+
+
+@pytest.fixture(params=["graph", "hooks"])
+def score(request) -> Callable[..., dict[str, list[float]]]:
+    """Score every filter by a method, with the fast engine or with the plain one."""
+
+    def scored(
+        method: str, network: nn.Module, samples: list[Sample], counts: Counts | None = None,
+        keep: Callable[[Counts], object] = idle, tick: Callable[[str], object] = idle,
+    ) -> dict[str, list[float]]:  # fmt: skip
+        swap = method == "featswap"
+        if request.param == "graph":
+            ablation = in_graph(Graph(network, samples[0].degraded), swap=swap)
+        else:
+            ablation = by_hooks(network, swap=swap)
+        filters = {name: range(conv.out_channels) for name, conv in convolutions(network).items()}
+        return count(samples, filters, ablation, counts or Counts(), keep, tick).scores(1 if swap else -1)
+
+    return scored
 
 
 def hooks(network: nn.Module) -> int:
@@ -103,15 +127,14 @@ def plain_featswap(network: nn.Module, samples: list[Sample]) -> dict[str, list[
     }
 
 
-METHODS = {"perfloss": (perfloss, plain_perfloss), "featswap": (featswap, plain_featswap)}
+METHODS = {"perfloss": plain_perfloss, "featswap": plain_featswap}
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_scores_equal_those_of_the_definition(case, method):
+def test_scores_equal_those_of_the_definition(case, score, method):
     network, samples = case
-    fast, plain = METHODS[method]
-    expected = plain(network, samples)
-    found = fast(network, samples, {}, lambda scores: None, idle)
+    expected = METHODS[method](network, samples)
+    found = score(method, network, samples)
     assert list(found) == ["conv1", "conv2", "conv3"]
     for name, values in expected.items():
         assert found[name] == pytest.approx(values, abs=1e-12), name
@@ -119,51 +142,38 @@ def test_scores_equal_those_of_the_definition(case, method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_batches_ticks_and_weights(case, method):
+def test_batches_ticks_and_weights(case, method, score):
     network, samples = case
     before, ticks = state_digest(network.state_dict()), []
-    found = METHODS[method][0](network, samples, {}, lambda scores: None, lambda: ticks.append(1))
-    assert len(ticks) == (8 + 8 + 12) * len(samples)
+    found = score(method, network, samples, tick=ticks.append)
+    assert Counter(ticks) == {name: width * len(samples) for name, width in (("conv1", 8), ("conv2", 8), ("conv3", 12))}
     assert state_digest(network.state_dict()) == before
     degraded, clean, labels = joined(samples)
-    whole = METHODS[method][0](network, [Sample(degraded, labels, clean)], {}, lambda scores: None, idle)
+    whole = score(method, network, [Sample(degraded, labels, clean)])
     assert whole == found, "scores depend on how the images are batched"
     assert all(abs(60 * value - round(60 * value)) < 1e-9 for value in found["conv1"])
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_network_in_training_mode_is_scored_in_eval_mode(case, method):
+def test_a_network_in_training_mode_is_scored_in_eval_mode(case, method, score):
     network, samples = case
-    expected = METHODS[method][0](network.eval(), samples, {}, lambda scores: None, idle)
+    expected = score(method, network.eval(), samples)
     before = state_digest(network.state_dict())
-    assert METHODS[method][0](network.train(), samples, {}, lambda scores: None, idle) == expected
+    assert score(method, network.train(), samples) == expected
     assert state_digest(network.state_dict()) == before, "batch statistics moved"
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_resumed_scores_equal_those_of_one_run(case, method):
+def test_resumed_scores_equal_those_of_one_run(case, score, method):
     network, samples = case
-    score = METHODS[method][0]
-    kept: list[dict] = []
-    whole = score(network, samples, {}, lambda scores: kept.append(copy.deepcopy(scores)), idle)
-    assert [list(scores) for scores in kept] == [["conv1"], ["conv1", "conv2"], ["conv1", "conv2", "conv3"]]
-    assert kept[-1] == whole
-
-    for start in range(3):
-        done = copy.deepcopy(kept[start])
-        again, ticks = [], []
-        found = score(network, samples, done, lambda scores: again.append(list(scores)), lambda: ticks.append(1))  # noqa: B023
+    kept: list[Counts] = []
+    whole = score(method, network, samples, keep=lambda counts: kept.append(copy.deepcopy(counts)))
+    assert len(kept) == 28 * len(samples), "every filter of every batch"
+    for place in (0, 7, 27, 28, 40, 83):
+        ticks: list[str] = []
+        found = score(method, network, samples, counts=Counts(**asdict(kept[place])), tick=ticks.append)
         assert found == whole
-        assert again == [list(scores) for scores in kept[start + 1 :]], "keep is called once for each further layer"
-        assert len(ticks) == len(samples) * [20, 12, 0][start], "layers that are done are not scored again"
-        assert done == kept[start], "the argument was changed"
-
-
-def test_what_is_done_is_taken_over_as_it_is(case):
-    network, samples = case
-    found = perfloss(network, samples, {"conv2": [9.0] * 8}, lambda scores: None, idle)
-    assert found["conv2"] == [9.0] * 8
-    assert list(found) == ["conv1", "conv2", "conv3"], "layers stay in the network's order"
+        assert len(ticks) == 84 - place - 1, "what is counted is not counted again"
 
 
 class Stumbles(nn.Module):
@@ -181,36 +191,36 @@ class Stumbles(nn.Module):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_no_hook_survives(case, method):
+def test_no_hook_survives(case, score, method):
     network, samples = case
-    score = METHODS[method][0]
     assert hooks(network) == 0
-    score(network, samples, {}, lambda scores: None, idle)
+    score(method, network, samples)
     assert hooks(network) == 0, "after success"
 
-    last = network.fc
-    # 3 base passes; then (featswap) one over the clean images, then one for each filter
-    for passes in (0, 3, 4, 5, 20, 40):
-        network.fc = Stumbles(last, passes)
-        with pytest.raises(RuntimeError, match="stumbled"):
-            score(network, samples, {}, lambda scores: None, idle)
-        assert hooks(network) == 0, f"after an exception in pass {passes + 1}"
-    network.fc = last
-
-    def full(scores: object) -> None:
+    def full(_given: object) -> None:
         raise OSError("disk full")
 
-    with pytest.raises(OSError, match="disk full"):
-        score(network, samples, {}, full, idle)
-    with pytest.raises(OSError, match="disk full"):
-        score(network, samples, {}, lambda scores: None, lambda: full(None))
+    for place in ("keep", "tick"):
+        with pytest.raises(OSError, match="disk full"):
+            score(method, network, samples, **{place: full})
+        assert hooks(network) == 0
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("passes", [0, 1, 5, 20, 40])
+def test_no_hook_survives_a_network_that_fails(case, method, passes):
+    network, samples = case
+    network.fc = Stumbles(network.fc, passes)
+    ablation = by_hooks(network, swap=method == "featswap")
+    with pytest.raises(RuntimeError, match="stumbled"):
+        count(samples, {"conv1": range(8), "conv2": range(8), "conv3": range(12)}, ablation, Counts(), idle, idle)
     assert hooks(network) == 0
 
 
-def test_featswap_needs_clean_images(case):
+def test_featswap_needs_clean_images(case, score):
     network, samples = case
     with pytest.raises(ValueError, match="clean"):
-        featswap(network, [Sample(s.degraded, s.labels) for s in samples], {}, lambda scores: None, idle)
+        score("featswap", network, [Sample(s.degraded, s.labels) for s in samples])
     assert hooks(network) == 0
 
 
@@ -232,31 +242,31 @@ def constant(red: float, green: float, count: int) -> Tensor:
     return torch.tensor([float(red), float(green)]).view(1, 2, 1, 1).expand(count, 2, 3, 3).contiguous()
 
 
-def test_perfloss_is_negative_where_silence_helps():
+def test_perfloss_is_negative_where_silence_helps(score):
     # logits 1 and 5, class 0 is right three times of four: without channel 1 those three become right, the fourth wrong
     samples = [
         Sample(constant(0, 0, 3), torch.tensor([0, 0, 0])),
         Sample(constant(0, 0, 1), torch.tensor([1])),
     ]
-    scores = perfloss(Means([1.0, 5.0]), samples, {}, lambda scores: None, idle)
+    scores = score("perfloss", Means([1.0, 5.0]), samples)
     assert scores == {"conv": [0.0, 0.25 - 0.75]}
 
 
-def test_perfloss_is_positive_where_silence_hurts():
+def test_perfloss_is_positive_where_silence_hurts(score):
     samples = [Sample(constant(0, 0, 4), torch.tensor([1, 1, 1, 0]))]
-    scores = perfloss(Means([1.0, 5.0]), samples, {}, lambda scores: None, idle)
+    scores = score("perfloss", Means([1.0, 5.0]), samples)
     assert scores == {"conv": [0.0, 0.75 - 0.25]}
 
 
-def test_featswap_is_positive_where_the_clean_map_helps():
+def test_featswap_is_positive_where_the_clean_map_helps(score):
     # clean (1, 0) is class 0; degraded (1, 2) is taken for class 1, and channel 1 is to blame
     labels = torch.tensor([0, 0, 0, 1])
     samples = [Sample(constant(1, 2, 4), labels, constant(1, 0, 4))]
-    scores = featswap(Means([0.0, 0.0]), samples, {}, lambda scores: None, idle)
+    scores = score("featswap", Means([0.0, 0.0]), samples)
     assert scores == {"conv": [0.0, 0.75 - 0.25]}
     # the other way round it hurts
     samples = [Sample(constant(1, 0, 4), labels, constant(1, 2, 4))]
-    assert featswap(Means([0.0, 0.0]), samples, {}, lambda scores: None, idle) == {"conv": [0.0, 0.25 - 0.75]}
+    assert score("featswap", Means([0.0, 0.0]), samples) == {"conv": [0.0, 0.25 - 0.75]}
 
 
 class Grouped(nn.Module):
@@ -274,17 +284,17 @@ class Grouped(nn.Module):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_grouped_convolutions_are_left_out(method):
+def test_grouped_convolutions_are_left_out(method, score):
     torch.manual_seed(0)
     x = torch.rand(5, 3, 8, 8)
-    found = METHODS[method][0](Grouped(), [Sample(x, torch.arange(5), x.flip(0))], {}, lambda scores: None, idle)
+    found = score(method, Grouped(), [Sample(x, torch.arange(5), x.flip(0))])
     assert {name: len(values) for name, values in found.items()} == {"first": 4, "pointwise": 6}
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("slope", [0.0, 0.5])
-def test_inplace_relu_behind_a_convolution_does_not_spoil_scores(method, seed, slope):
+def test_inplace_relu_behind_a_convolution_does_not_spoil_scores(method, seed, slope, score):
     """The layer's output is overwritten right behind it; scores are those of the same network without in-place.
 
     A ReLU of what has been through a ReLU is the same; a leaky one tells whether that has happened.
@@ -298,7 +308,7 @@ def test_inplace_relu_behind_a_convolution_does_not_spoil_scores(method, seed, s
         network[-1].bias -= network(clean).mean(0)
         labels = network(clean).argmax(1)
     samples = [Sample(degraded, labels, clean)]
-    found = METHODS[method][0](network, samples, {}, lambda scores: None, idle)
+    found = score(method, network, samples)
 
     apart = copy.deepcopy(network)
     apart[1], apart[3] = relu(), relu()
@@ -317,8 +327,8 @@ def test_inplace_relu_behind_a_convolution_does_not_spoil_scores(method, seed, s
             assert len(set(expected)) > 2, "the case says nothing"
 
 
-def test_featswap_with_the_clean_images_for_degraded_ones_scores_nothing(case):
+def test_featswap_with_the_clean_images_for_degraded_ones_scores_nothing(case, score):
     network, samples = case
     same = [Sample(s.clean, s.labels, s.clean) for s in samples]
-    found = featswap(network, same, {}, lambda scores: None, idle)
+    found = score("featswap", network, same)
     assert all(value == 0 for values in found.values() for value in values)

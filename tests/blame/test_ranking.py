@@ -8,7 +8,7 @@ from fractions import Fraction
 import pytest
 import torch
 
-from deeppatch.blame.ranking import Ranking, choose, random_ranking, rank
+from deeppatch.blame.ranking import Ranking, choose, cut, nearest_cut, random_ranking, rank, refine
 from deeppatch.blame.ratioestim import RATIOS
 
 SCORES = {"first": [0.3, -0.1, 0.2], "second": [0.0, 0.5]}
@@ -118,3 +118,33 @@ def test_random_sides_differ_by_seed():
 def test_unknown_side_is_refused():
     with pytest.raises(KeyError):
         choose(ranked(8), 0.25, "middle", 0)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "side", "count", "expected"),
+    [
+        (0.25, "front", 4, [7, 6, 5, 4]), (0.25, "rear", 4, [3, 2, 1, 0]), (0.5, "front", 2, [4, 3]),
+        (0.5, "front", 3, [4, 3, 2]), (0.25, "front", 20, [7, 6, 5, 4, 3, 2, 1, 0]), (0.1, "front", 2, [7, 6]),
+        (1.0, "front", 2, [1, 0]), (0.5, "front", 0, []),
+    ],
+)  # fmt: skip
+def test_the_filters_nearest_the_cut(ratio, side, count, expected):
+    assert nearest_cut(ranked(8), ratio, side, count) == {"conv": expected}
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.25, 0.5, 0.99, 1.0])
+@pytest.mark.parametrize("side", ["front", "rear"])
+def test_the_cut_is_where_the_choice_ends(ratio, side):
+    ranking = ranked(9)
+    before = ranking.order["conv"][: cut(9, ratio, side)]
+    chosen = choose(ranking, ratio, side, 0).get("conv", [])
+    assert set(chosen) == (set(before) if side == "front" else set(range(9)) - set(before))
+
+
+@pytest.mark.parametrize(("descending", "expected"), [(False, [5, 3, 4, 2, 1, 0]), (True, [5, 2, 4, 3, 1, 0])])
+def test_refinement_sorts_the_window_alone(descending, expected):
+    ranking = ranked(6)
+    refined = refine(ranking, {"conv": [4, 3, 2]}, {"conv": [0.0, -0.5, 0.5]}, descending=descending)
+    assert refined.order == {"conv": expected}
+    assert refined.scores == ranking.scores
+    assert refine(ranking, {"conv": []}, {"conv": []}, descending=descending) == ranking

@@ -12,7 +12,7 @@ import torch
 from deeppatch import training
 from deeppatch.artifacts import Checkpoint, Stage
 from deeppatch.blame import ratioestim
-from deeppatch.commands import estimate
+from deeppatch.commands import ablating, estimate
 
 # stage folder, command (long enough to be killed in the middle), and what it needs
 RUNS = {
@@ -59,21 +59,27 @@ def test_a_killed_stage_goes_on_to_the_same_bytes(chain, chain_lines, tmp_path, 
     assert bench.files(stage) == whole.files(stage)
 
 
-def test_scores_that_were_kept_are_not_counted_again(pretrained, chain, monkeypatch):
-    bench, stage = pretrained, "assess-featswap"
+def test_filters_that_were_counted_are_not_counted_again(pretrained, chain, monkeypatch):
+    bench, stage = pretrained, "assess-perfloss"
     saved, save = [], Checkpoint.save
 
     def note(self, state):
         save(self, state)
-        saved.append(len(state["scores"]))
-        if len(saved) == 4:
+        saved.append((state["samples"], sum(map(len, state["right_now"].values()))))
+        if len(saved) == stop:
             raise KeyboardInterrupt
 
+    monkeypatch.setattr(ablating, "every_second", lambda save: lambda _counts: save())
     monkeypatch.setattr(Checkpoint, "save", note)
-    assert bench.run("select -f featswap").status == 130
-    bench.ran("select -f featswap -r")
-    assert saved == [1, 2, 3, 4, 5, 6, 7, 8, 9]
-    assert bench.hashes(stage) == chain.hashes(stage)
+    stop = 500
+    assert bench.run("select -f perfloss").status == 130
+    stop = 0
+    bench.ran("select -f perfloss -r")
+    filters = saved.index((1, 1))
+    assert filters < 500, "stopped in the second batch or behind it"
+    assert saved == [(place // filters, place % filters + 1) for place in range(len(saved))]
+    assert len(saved) % filters == 0
+    assert bench.hashes(stage) == chain.hashes(stage), "larger batches, the same scores"
 
 
 def test_ctrl_c_says_how_to_go_on_and_the_work_goes_on(pretrained):

@@ -330,3 +330,16 @@ def test_the_parts_of_a_batch_are_the_batch(images, blur, make, of):
         sizes = [len(part) for _, part in found]
         assert max(sizes) - min(sizes) <= 1
     assert len(whole.divided(0, of)) == len(whole)
+
+
+def test_a_shuffled_view_has_the_same_pairs_in_another_order_by_seed(numbered, blur):
+    view = views.expand(numbered, blur, 64)
+    found = views.shuffled(view, 3)
+
+    def pairs(view):
+        return list(zip(view.index.tolist(), view.levels.tolist(), strict=True))
+
+    assert sorted(pairs(found)) == sorted(pairs(view))
+    assert pairs(found) != pairs(view)
+    assert pairs(found) == pairs(views.shuffled(view, 3)) != pairs(views.shuffled(view, 4))
+    assert len(set(found.levels[:600].tolist())) == len(SIGMAS), "its first part is like the whole"

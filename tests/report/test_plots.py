@@ -56,9 +56,9 @@ PLOTS: dict[str, list[Callable[[], bytes]]] = {
         lambda: plots.accuracy_against_blur(CURVES, SIGMAS, "another title"),
     ],
     "suspicion": [
-        lambda: plots.suspicion(SCORES, "perfloss", "a title"),
-        lambda: plots.suspicion(SCORES, "featswap", "a title"),
-        lambda: plots.suspicion({**SCORES, "conv1": [0.01, -0.02, 0.0, 0.05]}, "perfloss", "a title"),
+        lambda: plots.suspicion(SCORES, "points", "a title", descending=False),
+        lambda: plots.suspicion(SCORES, "points", "a title", descending=True),
+        lambda: plots.suspicion({**SCORES, "conv1": [0.01, -0.02, 0.0, 0.05]}, "points", "a title", descending=False),
     ],
     "ratio": [
         lambda: plots.ratio_curve(CURVE, 0.25, "a title"),
@@ -133,23 +133,23 @@ def test_more_networks_than_line_styles_are_all_drawn(axes):
     assert [line.get_label() for line in axes[0].get_lines()] == list(many)
 
 
-def test_suspicion_shows_every_filter_in_points(axes):
-    plots.suspicion(SCORES, "perfloss", "a title")
+def test_suspicion_shows_every_filter(axes):
+    plots.suspicion(SCORES, "points", "a title", descending=False)
     drawn = [sorted(dots.get_offsets()[:, 1].tolist()) for dots in axes[0].collections]
-    assert drawn == [pytest.approx(sorted(100 * value for value in values)) for values in SCORES.values()]
+    assert drawn == [pytest.approx(sorted(values)) for values in SCORES.values()]
     assert [label.get_text() for label in axes[0].get_xticklabels()] == list(SCORES)
-    assert "low is suspicious" in axes[0].get_ylabel()
-    plots.suspicion(SCORES, "featswap", "a title")
+    assert "points; low is suspicious" in axes[0].get_ylabel()
+    plots.suspicion(SCORES, "points", "a title", descending=True)
     assert "high is suspicious" in axes[1].get_ylabel()
 
 
 def test_suspicion_marks_the_median_of_each_layer(axes):
     scores = {"even": [0.0, 0.01, 0.02, 0.05], "odd": [0.3, 0.1, 0.2]}
-    plots.suspicion(scores, "perfloss", "a title")
+    plots.suspicion(scores, "points", "a title", descending=False)
     bars = [
         line.get_ydata()[0] for line in axes[0].get_lines() if line.get_color() == "tab:red" and len(line.get_xdata())
     ]
-    assert bars == pytest.approx([100 * median(values) for values in scores.values()])
+    assert bars == pytest.approx([median(values) for values in scores.values()])
 
 
 def test_ratio_curve_is_in_percent_with_its_errors(axes):
@@ -165,7 +165,7 @@ def test_ratio_curve_is_in_percent_with_its_errors(axes):
 def test_plotting_draws_no_random_numbers():
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    plots.suspicion(SCORES, "perfloss", "a title")
+    plots.suspicion(SCORES, "points", "a title", descending=False)
     assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -1,14 +1,18 @@
-"""Score filters by the definition: one pass over the degraded validation images for each filter."""
+"""Score every filter exactly: what the network still gets right on degraded images when one channel is edited."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from deeppatch import runtime
+from deeppatch.blame.edits import Edit, Tail
+from deeppatch.blame.graph import Graph
 from deeppatch.surgery import captured, convolutions, hooked
 
 
@@ -21,96 +25,133 @@ class Sample:
     clean: Tensor | None = None
 
 
-@dataclass(frozen=True)
-class Silence:
-    """perfloss: channel c of a layer's output is 0, before the normalisation that follows."""
+@dataclass
+class Counts:
+    """How far a ranking has come: `samples` are done, and of the next one the filters of `right_now`.
 
-    channel: int
-    source: None = None
+    `base` and `right` count right answers over finished samples: without an edit, and by layer in its filters' order.
+    """
 
-    def __call__(self, _module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
-        """Edit the layer's output in place (a forward hook)."""
-        output[:, self.channel] = 0
-        return output
+    samples: int = 0
+    images: int = 0
+    base: int = 0
+    right: dict[str, list[int]] = field(default_factory=dict)
+    right_now: dict[str, list[int]] = field(default_factory=dict)
 
-
-@dataclass(frozen=True)
-class SwapIn:
-    """featswap: channel c of a layer's output is what the same images give without degradation."""
-
-    channel: int
-    source: Tensor
-
-    def __call__(self, _module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
-        """Edit the layer's output in place (a forward hook)."""
-        output[:, self.channel] = self.source[:, self.channel]
-        return output
+    def scores(self, sign: int) -> Scores:
+        """Return the change of accuracy by an edit of each filter, in [-1, 1], times `sign`."""
+        return {name: [sign * (count - self.base) / self.images for count in row] for name, row in self.right.items()}
 
 
 Scores = dict[str, list[float]]
-Ticker = Callable[[], object]
-
-
-def perfloss(
-    network: nn.Module, samples: Sequence[Sample], done: Scores, keep: Callable[[Scores], object], tick: Ticker,
-    *, amp: bool = False,
-) -> Scores:  # fmt: skip
-    """Score each filter acc(base) - acc(silenced) on degraded images (TOSEM 2023); the lowest are most suspicious.
-
-    `done` holds layers scored before; `keep` receives all scores after each further layer; `tick` is called after
-    each (filter, batch) pass.
-    """
-
-    def edits(conv: nn.Conv2d, sample: Sample) -> Iterator[Silence]:
-        return map(Silence, range(conv.out_channels))
-
-    return _score(network, samples, done, keep, tick, edits, sign=-1, amp=amp)
-
-
-def featswap(
-    network: nn.Module, samples: Sequence[Sample], done: Scores, keep: Callable[[Scores], object], tick: Ticker,
-    *, amp: bool = False,
-) -> Scores:  # fmt: skip
-    """Score each filter acc(swapped) - acc(degraded) on one fixed degraded draw; the highest are most suspicious.
-
-    Arguments as for `perfloss`; every sample has its clean version.
-    """
-
-    def edits(conv: nn.Conv2d, sample: Sample) -> Iterator[SwapIn]:
-        if sample.clean is None:
-            raise ValueError("featswap needs the clean version of every sample")
-        device = sample.clean.device
-        with captured(conv) as outputs, runtime.autocast(device, amp):
-            network(sample.clean)
-        return (SwapIn(channel, outputs[0]) for channel in range(conv.out_channels))
-
-    return _score(network, samples, done, keep, tick, edits, sign=1, amp=amp)
+# the channels of each layer that are ablated; counts and scores follow their order
+Filters = Mapping[str, Sequence[int]]
+# the logits of one sample when a channel of a layer is edited; None for no edit
+Edited = Callable[[str | None, int], Tensor]
+# prepares a sample: what all its edits share is computed once
+Ablation = Callable[[Sample], Edited]
 
 
 @torch.inference_mode()
-def _score(
-    network: nn.Module, samples: Sequence[Sample], done: Scores, keep: Callable[[Scores], object], tick: Ticker,
-    edits: Callable[[nn.Conv2d, Sample], Iterator[Silence] | Iterator[SwapIn]], *, sign: int, amp: bool,
-) -> Scores:  # fmt: skip
-    network.eval()
-    total = sum(len(sample.labels) for sample in samples)
-    base = sum(_right(network, sample, amp) for sample in samples)
-    scores = dict(done)
-    for name, conv in convolutions(network).items():
-        if name in scores:
+def count(
+    samples: Iterable[Sample], filters: Filters, ablation: Ablation, counts: Counts,
+    keep: Callable[[Counts], object], tick: Callable[[str], object],
+) -> Counts:  # fmt: skip
+    """Count right answers under the edit of each of `filters`, sample by sample.
+
+    `counts` holds what an earlier run has counted; those samples are drawn and passed over. `keep` receives the counts
+    after each filter, `tick` its layer. Perfloss and featswap are differences of these counts (TOSEM 2023).
+    """
+    for number, sample in enumerate(samples):
+        if number < counts.samples:
             continue
-        right = [0] * conv.out_channels
-        for sample in samples:
-            for edit in edits(conv, sample):
-                with hooked(conv, edit):
-                    right[edit.channel] += _right(network, sample, amp)
-                tick()
-        scores[name] = [sign * (count - base) / total for count in right]
-        keep(scores)
-    return {name: scores[name] for name in convolutions(network)}
+        edited = ablation(sample)
+        for name, channels in filters.items():
+            row = counts.right_now.setdefault(name, [])
+            for channel in channels[len(row) :]:
+                row.append(_right(edited(name, channel), sample))
+                keep(counts)
+                tick(name)
+        for name, row in counts.right_now.items():
+            before = counts.right.get(name, [0] * len(row))
+            counts.right[name] = [old + new for old, new in zip(before, row, strict=True)]
+        counts.base += _right(edited(None, 0), sample)
+        counts.images += len(sample.labels)
+        counts.samples, counts.right_now = number + 1, {}
+    return counts
 
 
-def _right(network: nn.Module, sample: Sample, amp: bool) -> int:
-    with runtime.autocast(sample.labels.device, amp):
-        logits = network(sample.degraded)
+def _right(logits: Tensor, sample: Sample) -> int:
     return int((logits.argmax(1) == sample.labels).sum())
+
+
+def in_graph(graph: Graph, *, swap: bool, dtype: torch.dtype = torch.float32) -> Ablation:
+    """Return the fast form: one pass of the graph, and for each filter only what its edit changes.
+
+    An edit silences a channel before the normalisation that follows its convolution, or with `swap` puts in what the
+    clean version of the same images gives there.
+    """
+    tails = cache(lambda name: Tail(graph, graph.convs[name]))
+    graph.module.to(dtype)
+
+    def prepare(sample: Sample) -> Edited:
+        base = graph.run(sample.degraded.to(dtype))
+        source = _convolved(graph, _clean(sample).to(dtype)) if swap else {}
+
+        def edited(name: str | None, channel: int) -> Tensor:
+            if name is None:
+                return base[graph.output]
+            node = graph.convs[name]
+            silent = graph.silent[name][channel].to(dtype).expand_as(base[node][:, :1])
+            values = source[node][:, channel : channel + 1] if swap else silent
+            return tails(name).run(Edit(channel, values), base)
+
+        return edited
+
+    return prepare
+
+
+def _convolved(graph: Graph, images: Tensor) -> dict[fx.Node, Tensor]:
+    values = graph.run(images)
+    return {node: values[node] for node in graph.convs.values()}
+
+
+def by_hooks(network: nn.Module, *, swap: bool, amp: bool = False) -> Ablation:
+    """Return the plain form, for networks that cannot be traced: a whole pass for each filter."""
+    layers = convolutions(network)
+    network.eval()
+
+    def logits(images: Tensor) -> Tensor:
+        with runtime.autocast(images.device, amp):
+            return network(images)
+
+    @cache
+    def clean_maps(name: str, images: Tensor) -> Tensor:
+        with captured(layers[name]) as outputs:
+            logits(images)
+        return outputs[0]
+
+    def prepare(sample: Sample) -> Edited:
+        clean_maps.cache_clear()
+
+        def edited(name: str | None, channel: int) -> Tensor:
+            if name is None:
+                return logits(sample.degraded)
+            source = clean_maps(name, _clean(sample))[:, channel] if swap else 0
+
+            def edit(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+                output[:, channel] = source
+                return output
+
+            with hooked(layers[name], edit):
+                return logits(sample.degraded)
+
+        return edited
+
+    return prepare
+
+
+def _clean(sample: Sample) -> Tensor:
+    if sample.clean is None:
+        raise ValueError("featswap needs the clean version of every sample")
+    return sample.clean

@@ -49,6 +49,38 @@ def rank(method: str, scores: dict[str, list[float]], *, descending: bool) -> Ra
     return Ranking(method, scores, order)
 
 
+def refine(
+    ranking: Ranking, windows: dict[str, list[int]], exact: dict[str, list[float]], *, descending: bool
+) -> Ranking:
+    """Sort the channels of each layer's window by exact scores; the others keep their place.
+
+    `windows` are neighbours in the ranking, as `nearest_cut` returns them; `exact` has their scores in the same order.
+    """
+    sign = -1 if descending else 1
+    order = {}
+    for name, row in ranking.order.items():
+        scores = dict(zip(windows[name], exact[name], strict=True))
+        start = row.index(windows[name][0]) if scores else 0
+        better = sorted(scores, key=lambda channel: (sign * scores[channel], channel))  # noqa: B023
+        order[name] = [*row[:start], *better, *row[start + len(better) :]]
+    return Ranking(ranking.method, ranking.scores, order)
+
+
+def nearest_cut(ranking: Ranking, ratio: float, side: str, count: int) -> dict[str, list[int]]:
+    """Return the `count` channels of each layer that lie nearest to where `choose` cuts its ranking, in its order."""
+    windows = {}
+    for name, order in ranking.order.items():
+        start = max(0, min(cut(len(order), ratio, side) - count // 2, len(order) - count))
+        windows[name] = order[start : start + count]
+    return windows
+
+
+def cut(width: int, ratio: float, side: str) -> int:
+    """Return how many of `width` ranked channels lie before the place where `choose` parts them."""
+    chosen = _number(ratio, width)
+    return width - chosen if side == "rear" else chosen
+
+
 def random_ranking(widths: dict[str, int], seed: int) -> Ranking:
     """Rank every layer's channels (`widths` gives their number) in a random order by seed."""
     draw = generator(seed, "random-ranking")
@@ -73,7 +105,11 @@ def choose(ranking: Ranking, ratio: float, side: str, seed: int) -> dict[str, li
     draw = generator(seed, "susp-side")
     chosen = {}
     for name, order in ranking.order.items():
-        count = math.floor(round(ratio * len(order), 9))
+        count = _number(ratio, len(order))
         if count:
             chosen[name] = sorted(SIDES[side](order, count, draw))
     return chosen
+
+
+def _number(ratio: float, width: int) -> int:
+    return math.floor(round(ratio * width, 9))

@@ -5,16 +5,33 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from deeppatch.blame import ablation
+from deeppatch.blame import estimates
+from deeppatch.blame.ablation import Scores
 
 
 class Scoring(NamedTuple):
-    """A function that scores every filter, and whether high scores are the suspicious ones."""
+    """An edit of each filter: whether clean maps are swapped in or it is silenced, and how a loss of answers counts."""
 
-    score: Callable[..., ablation.Scores]
+    swap: bool
+    sign: int
     descending: bool
 
 
-SCORINGS = {"perfloss": Scoring(ablation.perfloss, False), "featswap": Scoring(ablation.featswap, True)}
-RANKINGS = (*SCORINGS, "ratioestim")
+# the most suspicious: those whose silencing costs least, or whose clean maps gain most
+SCORINGS = {"perfloss": Scoring(False, -1, False), "featswap": Scoring(True, 1, True)}
+
+
+class Estimate(NamedTuple):
+    """A function that estimates all scores in one pass, their unit, and the exact scoring that --refine adds."""
+
+    score: Callable[..., Scores]
+    unit: str
+    exact: Scoring
+
+
+ESTIMATES = {
+    "taylor": Estimate(estimates.taylor, "nats of loss", SCORINGS["perfloss"]),
+    "activation": Estimate(estimates.activation, "mean change of its map", SCORINGS["featswap"]),
+}
+RANKINGS = (*SCORINGS, *ESTIMATES, "ratioestim")
 CORRECTIONS = ("patch", "finetune")

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import argparse
 
-import torch
-
 from deeppatch import options as command_line
-from deeppatch.artifacts import state_digest
-from deeppatch.blame.ablation import Sample, Scores
-from deeppatch.blame.ranking import rank
+from deeppatch.blame.ranking import Ranking, rank
+from deeppatch.commands.ablating import exact
 from deeppatch.commands.context import Context, open_stage
 from deeppatch.commands.estimate import estimate_ratio
-from deeppatch.commands.methods import SCORINGS
+from deeppatch.commands.methods import ESTIMATES, SCORINGS
 from deeppatch.commands.models import base_model
+from deeppatch.commands.racing import raced
 from deeppatch.commands.rankings import leave_ranking
-from deeppatch.data import views
-from deeppatch.progress import counting, info
+from deeppatch.commands.refining import estimated, refined
+from deeppatch.progress import info
 from deeppatch.report import plots
-from deeppatch.surgery import convolutions
 from deeppatch.zoo.classifier import Classifier
 
 STAGE = "assess"
@@ -27,7 +24,39 @@ EXAMPLE = "-m resnet32 -d cifar10 -f perfloss"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this stage alone: there are none."""
+    """Add the options of this stage alone."""
+    group = parser.add_argument_group("assess")
+    group.add_argument(
+        "--mem", type=int, default=2048, metavar="MIB",
+        help="memory for the maps of the images that are ranked on at a time (default: 2048 MiB)",
+    )  # fmt: skip
+    group.add_argument(
+        "--refine", type=int, default=0, metavar="N",
+        help="after an estimate (taylor, activation), ablate the N filters of each layer nearest the cut that "
+        "--susp_ratio makes (default: 0)",
+    )  # fmt: skip
+    group.add_argument(
+        "--race", type=float, metavar="DELTA",
+        help="let a filter leave when it is known, but for an error probability of DELTA, on which side of that cut it "
+        "lies: above 0, below 0.5 (default: every filter is scored on all images)",
+    )  # fmt: skip
+    parser.set_defaults(problems=problems)
+
+
+def problems(options: argparse.Namespace) -> list[str]:
+    """Return what is wrong with this stage's own options."""
+    found = [f"--mem {options.mem}: give at least 1 MiB"] if options.mem < 1 else []
+    if options.refine < 0:
+        found.append(f"--refine {options.refine}: give 0 or more filters")
+    if options.refine and options.fs_method not in ESTIMATES:
+        found.append(f"--refine goes with -f {' and '.join(ESTIMATES)}, not with {options.fs_method}")
+    if options.race is not None and not 0 < options.race < 0.5:
+        found.append(f"--race {options.race}: give a probability above 0, below 0.5")
+    if options.race is not None and options.fs_method not in SCORINGS:
+        found.append(f"--race goes with -f {' and '.join(SCORINGS)}, not with {options.fs_method}")
+    if (options.race is not None or options.refine) and options.susp_side == "random":
+        found.append("--susp_side random makes no cut in a ranking: leave out --race and --refine")
+    return found
 
 
 def run(options: argparse.Namespace) -> None:
@@ -37,45 +66,32 @@ def run(options: argparse.Namespace) -> None:
     if options.fs_method == "ratioestim":
         estimate_ratio(context, model)
     elif not context.already_finished():
-        score_filters(context, model)
+        facts: dict[str, object] = {}
+        if options.race is not None:
+            ranking, facts = raced(context, model, SCORINGS[options.fs_method])
+        elif options.fs_method in SCORINGS:
+            method = SCORINGS[options.fs_method]
+            ranking = rank(options.fs_method, exact(context, model, method), descending=method.descending)
+        else:
+            ranking = estimated(context, model)
+            if options.refine:
+                ranking, facts = refined(context, model, ranking)
+        leave(context, model, ranking, facts)
 
 
-def score_filters(context: Context, model: Classifier) -> None:
-    """Score every filter on val, layer by layer; finished layers survive an interruption."""
-    options, network = context.options, model.network
-    method = SCORINGS[options.fs_method]
-    samples = val_samples(context, model)
-    widths = {name: conv.out_channels for name, conv in convolutions(network).items()}
-    checkpoint = context.checkpoint(base=state_digest(model.state_dict()))
-    done: Scores = (checkpoint.load() or {}).get("scores", {})
-    passes = len(samples) * sum(widths.values())
-    images = sum(len(sample.labels) for sample in samples)
-    filters = f"{sum(widths.values())} filters in {len(widths)} layers"
-    info(f"{options.fs_method}: {filters}, {images} degraded val images each")
-    finished = len(samples) * sum(widths[name] for name in done)
-    with counting(passes, options.fs_method, finished) as tick:
-        scores = method.score(
-            network, samples, done, lambda scores: checkpoint.save({"scores": scores}), tick, amp=options.amp
-        )
-    ranking = rank(options.fs_method, scores, descending=method.descending)
-    leave_ranking(context, model, ranking, {"val_images": len(context.splits.val), "degraded_images": images})
-    title = f"{options.fs_method}, {options.model} on {context.source.name}, {images} degraded images"
-    context.stage.write("suspicion.png", plots.suspicion(scores, options.fs_method, title))
+def leave(context: Context, model: Classifier, ranking: Ranking, facts: dict[str, object]) -> None:
+    """Write the ranking, its plot and the record."""
+    options, images = context.options, len(context.splits.val)
+    degraded = images * (1 if options.fs_method in ("featswap", "activation") else len(context.sigmas))
+    leave_ranking(context, model, ranking, {"val_images": images, "degraded_images": degraded, **facts})
+    title = f"{options.fs_method}, {options.model} on {context.source.name}, {degraded} degraded images"
+    if options.fs_method in ESTIMATES:
+        _, unit, against = ESTIMATES[options.fs_method]
+        scores = ranking.scores
+    else:
+        unit, against = "points", SCORINGS[options.fs_method]
+        scores = {name: [100 * value for value in row] for name, row in ranking.scores.items()}
+    context.stage.write("suspicion.png", plots.suspicion(scores, unit, title, descending=against.descending))
     context.stage.finish()
-    checkpoint.remove()
+    context.checkpoint().remove()
     info(f"ranked; written to {context.stage.folder}")
-
-
-@torch.inference_mode()
-def val_samples(context: Context, model: Classifier) -> list[Sample]:
-    """Return val as the ranking reads it, degraded and normalised once for all filters."""
-    options, val = context.options, context.splits.val
-    if options.fs_method == "perfloss":
-        view = views.expand(val, context.blur, options.batch_size)
-        return [Sample(model.normalize(pixels), labels) for pixels, labels in view]
-    degraded = views.degraded_draw(val, context.blur, options.batch_size, options.seed)
-    clean = views.clean(val, options.batch_size)
-    return [
-        Sample(model.normalize(pixels), labels, model.normalize(originals))
-        for (pixels, labels), (originals, _) in zip(degraded, clean, strict=True)
-    ]

@@ -95,6 +95,12 @@ def degraded_draw(images: Images, blur: Blur, batch_size: int, seed: int) -> Vie
     )
 
 
+def shuffled(view: View, seed: int) -> View:
+    """Return the same images at the same levels in a random order, one fixed draw by seed."""
+    order = torch.randperm(len(view.index), generator=generator(seed, "shuffled")).to(view.index.device)
+    return replace(view, index=view.index[order], levels=view.levels[order])
+
+
 def mixed_stream(images: Images, blur: Blur, batch_size: int, seed: int) -> View:
     """Return every image once, shuffled, with probability 1/2 degraded at a level drawn uniformly."""
     draw = generator(seed, "mixed-stream")

@@ -31,19 +31,18 @@ def accuracy_against_blur(curves: Mapping[str, Sequence[float]], sigmas: Sequenc
     return _png(figure)
 
 
-def suspicion(scores: dict[str, list[float]], method: str, title: str) -> bytes:
-    """Plot every filter's score (in points of accuracy) by layer, and each layer's median."""
+def suspicion(scores: dict[str, list[float]], unit: str, title: str, *, descending: bool) -> bytes:
+    """Plot every filter's score by layer, and each layer's median; `descending`: the highest are suspicious."""
     figure = Figure(figsize=(max(7.0, 0.32 * len(scores) + 2), 4.8), layout="constrained")
     axes = figure.add_subplot()
     for place, values in enumerate(scores.values()):
-        points = [100 * value for value in values]
-        axes.scatter([place] * len(points), points, s=9, alpha=0.45, color="tab:blue", linewidths=0)
-        middle = statistics.median(points)
+        axes.scatter([place] * len(values), values, s=9, alpha=0.45, color="tab:blue", linewidths=0)
+        middle = statistics.median(values)
         axes.plot([place - 0.35, place + 0.35], [middle, middle], color="tab:red", linewidth=1.5)
     axes.axhline(0, color="grey", linewidth=0.6)
     axes.set_xticks(range(len(scores)), list(scores), rotation=90, fontsize=7)
-    side = {"perfloss": "low is suspicious", "featswap": "high is suspicious"}.get(method, "")
-    axes.set(ylabel=f"score of a filter (points; {side})", title=title)
+    side = ("high" if descending else "low") + " is suspicious"
+    axes.set(ylabel=f"score of a filter ({unit}; {side})", title=title)
     axes.plot([], [], color="tab:red", label="median of the layer")
     axes.legend()
     return _png(figure)

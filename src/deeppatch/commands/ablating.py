@@ -1,0 +1,99 @@
+"""Ablating on val: the degraded images as rankings read them, the engine that fits the network, and exact scores."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+
+from deeppatch.artifacts import state_digest
+from deeppatch.blame.ablation import Ablation, Counts, Filters, Sample, Scores, by_hooks, count, in_graph
+from deeppatch.blame.graph import Graph, Untraceable
+from deeppatch.commands.context import Context
+from deeppatch.commands.methods import Scoring
+from deeppatch.data import views
+from deeppatch.data.views import View
+from deeppatch.progress import counting, info
+from deeppatch.surgery import convolutions
+from deeppatch.zoo.classifier import Classifier
+
+
+class Engine(NamedTuple):
+    """How filters are ablated, what an ablation in each layer costs, and the bytes that an image's maps take."""
+
+    ablation: Ablation
+    costs: dict[str, int]
+    bytes_an_image: int
+
+
+def exact(context: Context, model: Classifier, method: Scoring, filters: Filters | None = None) -> Scores:
+    """Ablate filters (default: all) on val, one by one; an interruption loses seconds."""
+    options = context.options
+    filters = filters or {name: range(conv.out_channels) for name, conv in convolutions(model.network).items()}
+    machine = engine(context, model, method)
+    size = batch_size(context, machine)
+    view = degraded_view(context, size, swap=method.swap)
+    checkpoint = context.checkpoint(base=state_digest(model.state_dict()))
+    counts = Counts(**(checkpoint.load() or {}))
+    number = sum(map(len, filters.values()))
+    info(f"ablating {number} filters in {len(filters)} layers, {len(view.labels)} degraded val images each, "
+         f"{size} at a time")  # fmt: skip
+    mean = sum(len(channels) * machine.costs[name] for name, channels in filters.items()) / number
+    weights = {name: cost / mean for name, cost in machine.costs.items()}  # progress counts average filters
+    done = counts.samples * number + sum(len(row) * weights[name] for name, row in counts.right_now.items())
+    keep = every_second(lambda: checkpoint.save(dataclasses.asdict(counts)))
+    with counting(len(view) * number, options.fs_method, done) as tick:
+        stream = samples(model, view, swap=method.swap)
+        count(stream, filters, machine.ablation, counts, keep, lambda name: tick(weights[name]))
+    return counts.scores(method.sign)
+
+
+def engine(context: Context, model: Classifier, method: Scoring) -> Engine:
+    """Return the fast engine, or the plain one where the network cannot be run as a graph."""
+    network, amp = model.network, context.options.amp
+    example = model.normalize(context.example)
+    try:
+        graph = Graph(network, example)
+    except Untraceable as error:
+        info(f"{context.options.model} cannot be run as a graph: {error}; every filter takes a whole pass")
+        return Engine(by_hooks(network, swap=method.swap, amp=amp), dict.fromkeys(convolutions(network), 1), 1)
+    dtype = torch.bfloat16 if amp else torch.float32
+    return Engine(in_graph(graph, swap=method.swap, dtype=dtype), graph.costs(), graph.bytes_an_image(example))
+
+
+def batch_size(context: Context, machine: Engine) -> int:
+    """Return how many images are ranked on at a time: --batch_size, or fewer where --mem does not hold their maps."""
+    return max(1, min(context.options.batch_size, context.options.mem * 2**20 // machine.bytes_an_image))
+
+
+def degraded_view(context: Context, size: int, *, swap: bool) -> View:
+    """Return val as the ranking reads it: every level of every image, or with swaps one fixed draw."""
+    val = context.splits.val
+    if swap:
+        return views.degraded_draw(val, context.blur, size, context.options.seed)
+    return views.expand(val, context.blur, size)
+
+
+@torch.no_grad()
+def samples(model: Classifier, view: View, *, swap: bool) -> Iterator[Sample]:
+    """Yield a view batch by batch, normalised; each batch is degraded once."""
+    clean = dataclasses.replace(view, levels=torch.zeros_like(view.levels))
+    for (pixels, labels), (originals, _) in zip(view, clean, strict=True):
+        yield Sample(model.normalize(pixels), labels, model.normalize(originals) if swap else None)
+
+
+def every_second(save: Callable[[], object]) -> Callable[[object], None]:
+    """Return a function that saves when it has not done so for a second."""
+    last = -math.inf
+
+    def keep(_counts: object) -> None:
+        nonlocal last
+        if time.monotonic() - last >= 1:
+            save()
+            last = time.monotonic()
+
+    return keep

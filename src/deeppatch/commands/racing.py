@@ -1,0 +1,46 @@
+"""assess --race: exact scores on growing parts of val, for as long as a filter's side of the cut is unknown."""
+
+from __future__ import annotations
+
+from deeppatch import options as command_line
+from deeppatch.artifacts import state_digest
+from deeppatch.blame import racing
+from deeppatch.blame.ranking import Ranking, cut
+from deeppatch.commands.ablating import batch_size, degraded_view, engine, every_second, samples
+from deeppatch.commands.context import Context
+from deeppatch.commands.methods import Scoring
+from deeppatch.data.views import shuffled
+from deeppatch.progress import counting, info
+from deeppatch.surgery import convolutions
+from deeppatch.zoo.classifier import Classifier
+
+
+def raced(context: Context, model: Classifier, method: Scoring) -> tuple[Ranking, dict[str, object]]:
+    """Race all filters for their layers' chosen part; return the ranking and what the race has spared."""
+    options = context.options
+    ratio = options.susp_ratio or command_line.DEFAULT_RATIO
+    widths = {name: conv.out_channels for name, conv in convolutions(model.network).items()}
+    race = racing.begin(widths, {name: cut(width, ratio, options.susp_side) for name, width in widths.items()})
+    machine = engine(context, model, method)
+    size = batch_size(context, machine)
+    view = shuffled(degraded_view(context, size, swap=method.swap), options.seed)
+    checkpoint = context.checkpoint(base=state_digest(model.state_dict()))
+    if state := checkpoint.load():
+        race.load(state)
+    filters, images = sum(widths.values()), len(view.index)
+    info(
+        f"racing {filters} filters in {len(widths)} layers over at most {images} degraded val images, {size} at a time"
+    )
+    keep = every_second(lambda: checkpoint.save(race.state()))
+    with counting(len(view) * filters, f"{options.fs_method}, at most", race.samples * filters) as tick:
+        stream = samples(model, view, swap=method.swap)
+        racing.run(race, stream, images, machine.ablation, options.race, keep, lambda name: tick())
+    spent = race.passes()
+    info(f"{spent} image passes of {filters * images}: {filters * images / spent:.1f} times fewer")
+    facts = {
+        "race": options.race,
+        "ratio_raced_for": ratio,
+        "image_passes": spent,
+        "all_image_passes": filters * images,
+    }
+    return race.ranking(options.fs_method, method.sign), facts
