@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from torch import nn
 
 from deeppatch import launch, parallel, runtime, training
 from deeppatch.artifacts import Checkpoint
+from deeppatch.blame import racing
+from deeppatch.blame.ablation import Counts, Sample, by_hooks, count
 from deeppatch.data import views
 from deeppatch.data.corruptions import SIGMAS, Blur
 from deeppatch.data.sources import Images
@@ -74,12 +77,38 @@ def work(folder: Path) -> dict[str, Any]:
         found[f"{kind} history"] = torch.tensor([history.loss, history.accuracy])
     found["predictions"] = torch.stack(seen)
 
+    found.update(blamed(images, blur))
     torch.manual_seed(1)
     checkpoint = Checkpoint(folder / "checkpoint.pt", {}, resume=True, writes=runtime.rank() == 0)
     finetune(network(), streams[:1], validate, **RATES, checkpoint=checkpoint)
     runtime.barrier()
     found["checkpoint keys"] = sorted(checkpoint.load()["model"])
     return found
+
+
+def blamed(images: Images, blur: Blur) -> dict[str, Any]:
+    """Count and race under the edit of every filter, once from the start and once from the midst of a sample."""
+    torch.manual_seed(4)
+    network = CifarResNet(1, 5).eval()
+    first, second, third = "conv1", "layer1.0.conv1", "layer3.0.conv2"
+    filters = {first: range(8), second: [7, 2, 3], third: range(12)}
+    samples = [Sample(pixels, labels) for pixels, labels in views.append(images, blur, 100)]
+    with torch.no_grad():  # so that several classes are predicted
+        network.fc.bias -= network(samples[0].degraded).mean(0)
+    ablation, costs = by_hooks(network, swap=False), {first: 5, second: 2, third: 1}
+    begun = Counts(right_now={first: [1, 1], second: [1, 1, 1]})
+    races = [racing.begin({first: 8, third: 12}, {first: 2, third: 3}) for _ in range(2)]
+    races[1].now = {first: [torch.ones(100, dtype=torch.bool)] * 3}
+    ticks: list[str] = []
+    for race in races:
+        racing.run(race, samples, 245, ablation, 0.2, lambda _race: None, ticks.append, costs)
+    counted = [
+        dataclasses.asdict(count(samples, filters, ablation, counts, lambda _counts: None, ticks.append, costs))
+        for counts in (Counts(), begun)
+    ]
+    lanes = {f"{number} {name}": vars(lane) for number, race in enumerate(races) for name, lane in race.lanes.items()}
+    tensors = {f"{name} {key}": value for name, lane in lanes.items() for key, value in lane.items() if key != "places"}
+    return {"counted": counted, "lanes": tensors, "asked": len(ticks)}
 
 
 def layers() -> dict[str, Any]:
@@ -95,8 +124,9 @@ def layers() -> dict[str, Any]:
         x = whole.clone().requires_grad_()
         want = alone(x)
         (want * target).sum().backward()
-        part = slice(0, 0) if runtime.rank() == 0 else slice(0, 7)  # rank 0 has nothing
-        part = part if momentum is None else runtime.part_of(7, runtime.rank(), runtime.ranks())
+        part = runtime.part_of(7, runtime.rank(), runtime.ranks())
+        if momentum is None and runtime.ranks() > 1:
+            part = slice(0, 7 * runtime.rank())  # rank 0 has nothing
         own = whole[part].clone().requires_grad_()
         with parallel.replicated(norm) as replica:
             got = replica(own)

@@ -86,6 +86,15 @@ def test_a_killed_rank_ends_the_run_and_it_goes_on_to_what_one_process_trains(pr
         assert bench.json(f"{STAGE}/metrics.json")["best_epoch"] == whole.json(f"{STAGE}/metrics.json")["best_epoch"]
 
 
+def test_two_ranks_rank_as_one_process(pretrained, chain):
+    launcher = torchrun(pretrained, "select -f perfloss -b 36")
+    out, err = launcher.communicate(timeout=300)
+    assert launcher.returncode == 0, err
+    assert out.count("ranked; written to") == 1
+    assert pretrained.hashes("assess-perfloss") == chain.hashes("assess-perfloss")
+    assert pretrained.files("assess-perfloss") == chain.files("assess-perfloss")
+
+
 @pytest.fixture
 def two(monkeypatch):
     """An environment as torchrun makes it, in which nobody waits for the other rank."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from deeppatch.blame.ablation import Ablation, Sample
+from deeppatch import runtime
+from deeppatch.blame.ablation import Ablation, Costs, Edited, Sample, share
 from deeppatch.blame.ranking import Ranking
 
 
@@ -98,12 +100,13 @@ class Race:
 @torch.inference_mode()
 def run(
     race: Race, samples: Iterable[Sample], images: int, ablation: Ablation, delta: float,
-    keep: Callable[[Race], object], tick: Callable[[str], object],
+    keep: Callable[[Race], object], tick: Callable[[str], object], costs: Costs | None = None,
 ) -> None:  # fmt: skip
     """Race over `samples`, in random order and of `images` in all, until every filter has left or all are read.
 
     Most suspicious are those under whose edit most images are right. `keep` receives the race after each filter, `tick`
-    its layer. Of filters that race to the end, the scores are exact.
+    its layer. Of filters that race to the end, the scores are exact. Several ranks share the filters of a sample out by
+    `costs`.
     """
     number = 0
     for number, sample in enumerate(samples, 1):
@@ -113,10 +116,14 @@ def run(
             return
         edited = ablation(sample)
         base = int((edited(None, 0).argmax(1) == sample.labels).sum())
-        for name, lane in race.lanes.items():
+        filters = {name: lane.racing.tolist() for name, lane in race.lanes.items()}
+        if runtime.ranks() > 1:
+            share(race.now, filters, costs, partial(_right_under, edited, sample), tick)
+            keep(race)
+        for name, channels in filters.items():
             answers = race.now.setdefault(name, [])
-            for channel in lane.racing[len(answers) :].tolist():
-                answers.append((edited(name, channel).argmax(1) == sample.labels).cpu())
+            for channel in channels[len(answers) :]:
+                answers.append(_right_under(edited, sample, name, channel))
                 keep(race)
                 tick(name)
         for name, lane in race.lanes.items():
@@ -126,6 +133,10 @@ def run(
         race.samples, race.now = number, {}
         for lane in race.lanes.values():
             lane.leave(delta, 1 - race.images / images)
+
+
+def _right_under(edited: Edited, sample: Sample, name: str, channel: int) -> Tensor:
+    return (edited(name, channel).argmax(1) == sample.labels).cpu()
 
 
 def begin(widths: Mapping[str, int], places: Mapping[str, int]) -> Race:

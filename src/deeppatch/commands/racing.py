@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from deeppatch import options as command_line
+from deeppatch import runtime
 from deeppatch.artifacts import state_digest
 from deeppatch.blame import racing
 from deeppatch.blame.ranking import Ranking, cut
@@ -25,7 +26,7 @@ def raced(context: Context, model: Classifier, method: Scoring) -> tuple[Ranking
     size = batch_size(context, machine)
     view = shuffled(degraded_view(context, size, swap=method.swap), options.seed)
     checkpoint = context.checkpoint(base=state_digest(model.state_dict()))
-    if state := checkpoint.load():
+    if state := runtime.from_first(checkpoint.load):
         race.load(state)
     filters, images = sum(widths.values()), len(view.index)
     info(
@@ -34,7 +35,8 @@ def raced(context: Context, model: Classifier, method: Scoring) -> tuple[Ranking
     keep = every_second(lambda: checkpoint.save(race.state()))
     with counting(len(view) * filters, f"{options.fs_method}, at most", race.samples * filters) as tick:
         stream = samples(model, view, swap=method.swap)
-        racing.run(race, stream, images, machine.ablation, options.race, keep, lambda name: tick())
+        racing.run(race, stream, images, machine.ablation, options.race, keep, lambda _name: tick(runtime.ranks()),
+                   machine.costs)  # fmt: skip
     spent = race.passes()
     info(f"{spent} image passes of {filters * images}: {filters * images / spent:.1f} times fewer")
     facts = {
