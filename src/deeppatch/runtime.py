@@ -69,6 +69,9 @@ def prepare(seed: int) -> None:
     # float32 means float32: a sample's logits must not depend on the kernel that its batch size selects
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     torch.use_deterministic_algorithms(True, warn_only=True)
+    # with the line above torch fills every new tensor before it is written to, a tenth of a training step; no operation
+    # here reads what it has not written
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002  libraries that draw from the global state must repeat too
     torch.manual_seed(seed)
