@@ -25,19 +25,31 @@ class Store(dict):
         return self[key]
 
 
+def set_ranks(monkeypatch, here: str, ranks: str) -> None:
+    """Set the environment that torchrun gives its first process."""
+    told = {"RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1", "WORLD_SIZE": ranks}
+    for name, value in {**told, "LOCAL_WORLD_SIZE": here}.items():
+        monkeypatch.setenv(name, value)
+
+
 @pytest.fixture
 def torchrun(monkeypatch):
     """Two ranks' environment, of which this process is one and the other does not exist."""
     store = Store()
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    set_ranks(monkeypatch, "2", "2")
     monkeypatch.setattr(runtime, "join", lambda: store)
     monkeypatch.setattr(runtime, "leave", lambda: store.update(left=1))
     return store
 
 
-def test_without_torchrun_nothing_is_joined(monkeypatch):
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
+@pytest.mark.parametrize("said", [{}, {"WORLD_SIZE": "4", "RANK": "1"}])
+def test_without_torchrun_nothing_is_joined(monkeypatch, said):
+    """Clusters set some of these names too, for launchers of their own."""
+    set_ranks(monkeypatch, "2", "2")
+    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name)
+    for name, value in said.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setattr(runtime, "join", lambda: pytest.fail("joined"))
     with launch.together("python src/correct.py"):
         assert launch.asked_ranks() == 1
@@ -87,8 +99,7 @@ def test_a_mistake_of_ours_keeps_its_traceback(torchrun):
     ],
 )
 def test_the_command_that_goes_on(monkeypatch, command, here, ranks, want):
-    monkeypatch.setenv("WORLD_SIZE", ranks)
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", here)
+    set_ranks(monkeypatch, here, ranks)
     assert launch.again(command) == want
 
 

@@ -24,7 +24,14 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    marks = str(tmp_path_factory.mktemp("marks") / "marks")
+    shared = {
+        "MARKS": marks,
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+    }
     processes = [
         subprocess.Popen(
             [sys.executable, two_ranks.__file__, str(place)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -70,6 +77,7 @@ def test_training_changed_something(alone):
 def test_ranks_count_share_and_sum(both):
     first, second = (rank["layers"] for rank in both[0])
     assert (first.pop("rank"), second.pop("rank")) == ((0, 2, 2), (1, 2, 2))
+    assert (first.pop("first here"), second.pop("first here")) == ("0", "01")
     assert first == second == {
         "bfloat16": "torch.bfloat16", "gathered": [{"rank": 0}, {"rank": 1}], "first": 40, "total": [2.0, 1.0],
         "stack": [[0, 5], [1, 5]],

@@ -17,12 +17,13 @@ from deeppatch.errors import RankLost, UserError
 
 def asked_ranks() -> int:
     """Return how many processes torchrun was asked for; 1 where there is no torchrun."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    told = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
+    return int(os.environ["WORLD_SIZE"]) if told <= os.environ.keys() else 1
 
 
 def again(command: str) -> str:
     """Return how torchrun continues `command` (`python SCRIPT ...` or an installed one) with as many processes."""
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    here = int(os.environ["LOCAL_WORLD_SIZE"])
     if asked_ranks() > here:
         return "the same torchrun command and -r on every machine"
     program = command.removeprefix("python ") if command.startswith("python ") else f"--no-python {command}"

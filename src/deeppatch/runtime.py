@@ -153,6 +153,16 @@ def from_first(call: Callable[[], Value]) -> Value:
     return found[0]  # type: ignore[return-value]
 
 
+def first_here(call: Callable[[], Value]) -> Value:
+    """Return what `call` returns; on each machine one rank calls it before the others, because it may download."""
+    if ranks() == 1:
+        return call()
+    first = os.environ["LOCAL_RANK"] == "0"
+    found = call() if first else None
+    barrier()
+    return found if first else call()  # type: ignore[return-value]
+
+
 def gather(value: Value) -> list[Value]:
     """Return every rank's `value`, in the order of ranks, on every rank; tensors must be on the CPU."""
     if ranks() == 1:

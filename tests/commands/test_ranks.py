@@ -98,8 +98,7 @@ def test_two_ranks_rank_as_one_process(pretrained, chain):
 @pytest.fixture
 def two(monkeypatch):
     """An environment as torchrun makes it, in which nobody waits for the other rank."""
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setattr(launch, "asked_ranks", lambda: 2)
     monkeypatch.setattr(launch, "together", lambda _command: contextlib.nullcontext())
     return monkeypatch
 

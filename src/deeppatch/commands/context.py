@@ -36,7 +36,7 @@ class Context:
     @cached_property
     def source(self) -> sources.Source:
         """The data set as its makers split it."""
-        return sources.load(self.options.dataset, self.options.data_dir, self.options.seed)
+        return runtime.first_here(lambda: sources.load(self.options.dataset, self.options.data_dir, self.options.seed))
 
     @cached_property
     def splits(self) -> Splits:
