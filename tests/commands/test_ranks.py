@@ -18,7 +18,7 @@ import torch
 from deeppatch import launch
 
 ROOT = Path(__file__).resolve().parents[2]
-LINE = "correct -c finetune --crt_epoch 9 --lr 0.01"
+LINE = "correct -c finetune --crt_epoch 5 --lr 0.01"
 STAGE = "correct-finetune"
 
 
