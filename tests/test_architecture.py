@@ -20,6 +20,7 @@ LAYERS = (
     ("commands",),
     ("blame", "patching", "retrain", "decompose", "modular", "hybrid", "report"),
     ("data", "zoo", "training"),
+    ("launch", "parallel"),
     ("runtime", "surgery", "artifacts", "options", "progress"),
     ("errors",),
 )

@@ -435,3 +435,17 @@ def test_the_revision_is_that_of_the_source_tree_or_none(monkeypatch, tmp_path):
     assert artifacts.git_revision() is None
     monkeypatch.setenv("PATH", "")
     assert artifacts.git_revision() is None, "without git there is no revision and no error"
+
+
+def test_one_that_does_not_write_leaves_everything_to_the_one_that_does(tmp_path):
+    writer, silent = (Checkpoint(tmp_path / "checkpoint.pt", SETTINGS, True, writes=writes) for writes in (True, False))
+    silent.save({"epoch": 1})
+    assert writer.load() is None
+    writer.save({"epoch": 2})
+    silent.remove()
+    Checkpoint(tmp_path / "checkpoint.pt", SETTINGS, False, writes=False)
+    assert silent.load() == {"epoch": 2}
+    stage = Stage(tmp_path, tmp_path / "stage", facts(), writes=False)
+    assert stage.write("weights.txt", b"x") == tmp_path / "stage" / "weights.txt"
+    stage.finish()
+    assert not (tmp_path / "stage").exists()

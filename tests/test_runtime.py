@@ -18,6 +18,7 @@ def machine(monkeypatch):
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
     monkeypatch.delenv("DEEPPATCH_THREADS", raising=False)
     yield monkeypatch
     torch.set_num_threads(threads)
@@ -84,6 +85,7 @@ def test_prepare_asks_for_deterministic_kernels(machine):
     assert torch.is_deterministic_algorithms_warn_only_enabled()
     assert torch.backends.cudnn.deterministic
     assert not torch.backends.cudnn.benchmark
+    assert not torch.utils.deterministic.fill_uninitialized_memory, "which costs a tenth of a training step"
 
 
 @pytest.mark.parametrize(("asked", "usable", "threads"), [("3", 4, 3), ("0", 4, 4), (None, 2, 2)])
@@ -154,3 +156,83 @@ def test_a_generator_depends_on_its_seed_and_its_purpose():
     draws = {tuple(torch.rand(3, generator=runtime.generator(seed, "epoch", 0)).tolist()) for seed in (0, 1, 2021)}
     draws |= {tuple(torch.rand(3, generator=runtime.generator(0, "epoch", epoch)).tolist()) for epoch in (1, 2)}
     assert len(draws) == 5
+
+
+# --- ranks
+
+
+@pytest.fixture
+def ranks(monkeypatch):
+    """`ranks(own, count)` lets torch claim that this process is one of several, all on this machine."""
+
+    def pretend(own: int, count: int) -> None:
+        monkeypatch.setattr(runtime.dist, "is_initialized", lambda: True)
+        monkeypatch.setattr(runtime.dist, "get_rank", lambda: own)
+        monkeypatch.setattr(runtime.dist, "get_world_size", lambda: count)
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(count))
+        monkeypatch.setenv("LOCAL_RANK", str(own))
+
+    return pretend
+
+
+def test_one_process_is_rank_0_of_1_and_has_nobody_to_talk_to(monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")  # nothing has been joined, whatever the environment says
+    assert (runtime.rank(), runtime.ranks(), runtime.local_ranks()) == (0, 1, 1)
+    assert runtime.gather("x") == ["x"]
+    assert runtime.from_first(lambda: 3) == 3
+    assert runtime.total(torch.tensor([2.0])).tolist() == [2]
+    assert runtime.stack(torch.tensor([2.0])).tolist() == [[2]]
+    runtime.barrier()
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(8, 4), (3, 1), (1, 1)])
+def test_ranks_of_a_machine_share_its_cores(machine, ranks, cores, threads):
+    machine.setattr(runtime.os, "sched_getaffinity", lambda _pid: set(range(cores)), raising=False)
+    ranks(1, 2)
+    runtime.prepare(0)
+    assert torch.get_num_threads() == threads
+    assert runtime.describe(torch.device("cpu"))["ranks"] == 2
+
+
+def test_every_rank_takes_the_gpu_of_its_number(monkeypatch, ranks):
+    chosen = pretend_cuda(monkeypatch, 4)
+    ranks(3, 4)
+    assert runtime.pick_device("cuda") == torch.device("cuda", 3)
+    assert chosen == [3]
+    with pytest.raises(UserError, match="leave --gpu out"):
+        runtime.pick_device("cuda", 1)
+    ranks(3, 5)
+    with pytest.raises(UserError, match="there are 4 CUDA devices"):
+        runtime.pick_device("cuda")
+
+
+@pytest.mark.parametrize(("count", "of"), [(256, 2), (9, 2), (1, 2), (0, 3), (10, 4), (2, 5)])
+def test_parts_are_nearly_equal_and_together_everything(count, of):
+    parts = [list(range(count))[runtime.part_of(count, which, of)] for which in range(of)]
+    assert sum(parts, []) == list(range(count))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+FILTERS = {"conv1": range(16), "conv2": [5, 2, 9], "conv3": range(40), "conv4": [0]}
+COSTS = {"conv1": 7, "conv2": 90, "conv3": 3, "conv4": 0}
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 5, 80])
+def test_filters_are_shared_out_by_cost(parts):
+    shares = runtime.share_out(FILTERS, COSTS, parts)
+    assert len(shares) == parts
+    for name, channels in FILTERS.items():
+        dealt = [share.get(name, []) for share in shares]
+        assert sorted(sum(dealt, [])) == sorted(channels), "each filter once"
+        assert all(row == [channel for channel in channels if channel in row] for row in dealt), "in their order"
+    assert all(list(share) == [name for name in FILTERS if name in share] for share in shares)
+    loads = [sum(COSTS[name] * len(row) for name, row in share.items()) for share in shares]
+    whole = sum(COSTS[name] * len(row) for name, row in FILTERS.items())
+    assert sum(loads) == whole
+    assert max(loads) <= 4 / 3 * max(whole / parts, 90), "longest processing time first"
+    assert runtime.share_out(FILTERS, COSTS, parts) == shares
+
+
+def test_sharing_out_can_go_on_with_what_is_left():
+    assert runtime.share_out({}, {}, 3) == [{}, {}, {}]
+    assert runtime.share_out({"a": [4]}, {"a": 1}, 2) == [{"a": [4]}, {}]

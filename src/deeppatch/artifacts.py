@@ -90,17 +90,21 @@ def tensors_from_bytes(content: bytes, origin: Path) -> tuple[dict[str, Tensor],
 class Checkpoint:
     """The state of an unfinished run, replaced whole at each step; it goes when the run is finished.
 
-    `settings` are what must not change between interruption and resumption.
+    `settings` are what must not change between interruption and resumption. `writes` is False where another process
+    writes for this one.
     """
 
-    def __init__(self, path: Path, settings: dict[str, Any], resume: bool) -> None:
+    def __init__(self, path: Path, settings: dict[str, Any], resume: bool, *, writes: bool = True) -> None:
         self.path = path
         self.settings = json.dumps(settings, sort_keys=True)
+        self.writes = writes
         if not resume:
-            path.unlink(missing_ok=True)
+            self.remove()
 
     def save(self, state: dict[str, Any]) -> None:
         """Replace the checkpoint."""
+        if not self.writes:
+            return
         buffer = io.BytesIO()
         torch.save({"settings": self.settings, "state": state}, buffer)
         content = buffer.getvalue()
@@ -125,16 +129,19 @@ class Checkpoint:
 
     def remove(self) -> None:
         """Delete the checkpoint."""
-        self.path.unlink(missing_ok=True)
+        if self.writes:
+            self.path.unlink(missing_ok=True)
 
 
 class Stage:
     """One run of one stage: its folder, what it reads (checked), what it writes (atomic), and its record.
 
-    The record, run.json, is written last: outputs without one are those of an unfinished run.
+    The record, run.json, is written last: outputs without one are those of an unfinished run. `writes` is False where
+    another process writes for this one.
     """
 
-    def __init__(self, output: Path, folder: Path, facts: dict[str, Any]) -> None:
+    def __init__(self, output: Path, folder: Path, facts: dict[str, Any], *, writes: bool = True) -> None:
+        self.writes = writes
         self.output = output
         self.folder = folder
         self.facts = facts
@@ -174,6 +181,8 @@ class Stage:
     def write(self, name: str, content: bytes) -> Path:
         """Write one output of this stage; the first one drops the record of an earlier run."""
         path = self.folder / name
+        if not self.writes:
+            return path
         if not self.outputs:
             (self.folder / RECORD).unlink(missing_ok=True)
         write_bytes(path, content)
@@ -190,6 +199,8 @@ class Stage:
 
     def finish(self) -> None:
         """Write the record; what a killed run left half-written goes."""
+        if not self.writes:
+            return
         for partial in self.folder.glob(".*.partial"):
             partial.unlink(missing_ok=True)
         record = {

@@ -40,6 +40,10 @@ class DataProblem(UserError):
     """A data set is unknown, absent, damaged or too small for what is asked."""
 
 
+class RankLost(UserError):
+    """One of the processes that share a run has ended, so that the others cannot go on."""
+
+
 class Contradictions(UserError):
     """Options that cannot stand together, all of them reported at once."""
 

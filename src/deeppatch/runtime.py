@@ -1,4 +1,4 @@
-"""The machine a run uses: device, threads, precision, seeds and random states; the only file that asks about CUDA."""
+"""The machine a run uses: device, threads, precision, seeds, ranks; the only file that asks about CUDA."""
 
 from __future__ import annotations
 
@@ -9,15 +9,20 @@ import platform
 import random
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torchvision
+from torch import Tensor
 
 from deeppatch.errors import UserError
+
+Value = TypeVar("Value")
 
 
 def default_device() -> str:
@@ -26,12 +31,21 @@ def default_device() -> str:
 
 
 def pick_device(kind: str, gpu: int = 0) -> torch.device:
-    """Return the device for `kind` (`cpu` or `cuda`) and GPU index `gpu`; UserError when it is not there."""
+    """Return the device for `kind` (`cpu` or `cuda`) and GPU index `gpu`; UserError when it is not there.
+
+    Where several ranks run, each takes the GPU of its number on its machine.
+    """
     if kind == "cpu":
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise UserError("--device cuda: this machine or this torch build has no CUDA device; use --device cpu")
     count = torch.cuda.device_count()
+    if ranks() > 1:
+        if gpu:
+            raise UserError(f"--gpu {gpu}: under torchrun every process takes a GPU of its own; leave --gpu out")
+        if (here := local_ranks()) > count:
+            raise UserError(f"--nproc-per-node {here}: there are {count} CUDA devices; start one process for each")
+        gpu = int(os.environ["LOCAL_RANK"])
     if not 0 <= gpu < count:
         raise UserError(f"--gpu {gpu}: there are {count} CUDA devices; choose 0 to {count - 1}")
     torch.cuda.set_device(gpu)
@@ -39,18 +53,25 @@ def pick_device(kind: str, gpu: int = 0) -> torch.device:
 
 
 def prepare(seed: int) -> None:
-    """Set threads (environment DEEPPATCH_THREADS, 0 = one per usable core), deterministic kernels and all seeds."""
+    """Set threads, deterministic kernels and all seeds.
+
+    Threads are those of the environment's DEEPPATCH_THREADS; 0 is one per usable core, shared out among the ranks of a
+    machine.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     asked = os.environ.get("DEEPPATCH_THREADS", "0")
     if not asked.isdecimal():
         raise UserError(f"DEEPPATCH_THREADS={asked}: give a whole number of threads, 0 for one per core")
-    torch.set_num_threads(int(asked) or cores)
+    torch.set_num_threads(int(asked) or max(1, cores // local_ranks()))
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
     # float32 means float32: a sample's logits must not depend on the kernel that its batch size selects
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     torch.use_deterministic_algorithms(True, warn_only=True)
+    # with the line above torch fills every new tensor before it is written to, a tenth of a training step; no operation
+    # here reads what it has not written
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002  libraries that draw from the global state must repeat too
     torch.manual_seed(seed)
@@ -70,14 +91,129 @@ def autocast(device: torch.device, amp: bool) -> AbstractContextManager[Any]:
 
 def median_seconds(call: Callable[[], object], device: torch.device, *, repeats: int = 200) -> float:
     """Return the median time of a call in seconds, after ten calls that do not count; work on the device included."""
-    times = []
-    for _ in range(10 + repeats):
-        start = time.perf_counter()
-        call()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[10:])
+    return statistics.median([seconds(call, device) for _ in range(10 + repeats)][10:])
+
+
+def seconds(call: Callable[[], object], device: torch.device) -> float:
+    """Return the time of one call in seconds, work on the device included."""
+    start = time.perf_counter()
+    call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def join() -> dist.Store:
+    """Join the other processes that torchrun started, and return a store that all of them see."""
+    store, own, count = next(dist.rendezvous("env://"))
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, store=store, rank=own, world_size=count)
+    # a connection of its own, which answers while collectives wait on theirs
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return dist.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=5))
+
+
+def leave() -> None:
+    """Part from the other ranks."""
+    dist.destroy_process_group()
+
+
+def tells_of_a_lost_rank(error: RuntimeError) -> bool:
+    """Tell whether a collective failed, as it does when another rank has ended."""
+    text = str(error).lower()
+    return isinstance(error, dist.DistError) or any(name in text for name in ("gloo", "nccl", "closed by peer"))
+
+
+def rank() -> int:
+    """Return the number of this process among those of the run, from 0; rank 0 writes and speaks for all."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def ranks() -> int:
+    """Return how many processes share this run: 1 but under torchrun, within `launch.together`."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def local_ranks() -> int:
+    """Return how many of the ranks run on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if ranks() > 1 else 1
+
+
+def part_of(count: int, which: int, of: int) -> slice:
+    """Return the part number `which` (from 0) of `of` nearly equal ones of `count` items; it may be empty."""
+    return slice(count * which // of, count * (which + 1) // of)
+
+
+def from_first(call: Callable[[], Value]) -> Value:
+    """Return what `call` returns on rank 0, on every rank; it is called there alone."""
+    if ranks() == 1:
+        return call()
+    found = [call() if rank() == 0 else None]
+    dist.broadcast_object_list(found)
+    return found[0]  # type: ignore[return-value]
+
+
+def first_here(call: Callable[[], Value]) -> Value:
+    """Return what `call` returns; on each machine one rank calls it before the others, because it may download."""
+    if ranks() == 1:
+        return call()
+    first = os.environ["LOCAL_RANK"] == "0"
+    found = call() if first else None
+    barrier()
+    return found if first else call()  # type: ignore[return-value]
+
+
+def gather(value: Value) -> list[Value]:
+    """Return every rank's `value`, in the order of ranks, on every rank; tensors must be on the CPU."""
+    if ranks() == 1:
+        return [value]
+    found: list[Any] = [None] * ranks()
+    dist.all_gather_object(found, value)
+    return found
+
+
+def total(tensor: Tensor) -> Tensor:
+    """Return the sum of a tensor over all ranks, on every rank."""
+    if ranks() == 1:
+        return tensor
+    summed = tensor.clone()
+    dist.all_reduce(summed)
+    return summed
+
+
+def stack(tensor: Tensor) -> Tensor:
+    """Return every rank's tensor, all of one shape, stacked along a new first axis."""
+    found = [torch.empty_like(tensor) for _ in range(ranks())]
+    if ranks() == 1:
+        return tensor.unsqueeze(0)
+    dist.all_gather(found, tensor)
+    return torch.stack(found)
+
+
+def barrier() -> None:
+    """Wait until every rank is here."""
+    gather(None)
+
+
+def share_out(
+    filters: Mapping[str, Sequence[int]], costs: Mapping[str, int], parts: int
+) -> list[dict[str, list[int]]]:  # fmt: skip
+    """Share filters (channels by layer) out in `parts` of nearly equal cost; `costs` says what one of a layer takes.
+
+    The dearest filters are dealt first, each to the part that has least (longest processing time first: no part has
+    more than 4/3 of what the best sharing gives the fullest). It depends on nothing but its arguments. In each part
+    layers and channels keep their order, and a layer of which it has nothing is left out.
+    """
+    dealt: list[dict[str, set[int]]] = [{} for _ in range(parts)]
+    loads = [0] * parts
+    for name in sorted(filters, key=lambda layer: -costs[layer]):  # stable: as ordered where costs are equal
+        for channel in filters[name]:
+            least = loads.index(min(loads))
+            dealt[least].setdefault(name, set()).add(channel)
+            loads[least] += costs[name]
+    return [
+        {name: [c for c in row if c in part[name]] for name, row in filters.items() if name in part} for part in dealt
+    ]
 
 
 def random_states() -> dict[str, Any]:
@@ -88,18 +224,17 @@ def random_states() -> dict[str, Any]:
         "numpy": repr([v.tolist() if isinstance(v, np.ndarray) else v for v in np.random.get_state()]),  # noqa: NPY002
     }
     if torch.cuda.is_available():
-        states["cuda"] = torch.cuda.get_rng_state_all()
+        states["cuda"] = torch.cuda.get_rng_state()  # of the device in use: a resumed run may see others
     return states
 
 
 def restore_random_states(states: dict[str, Any]) -> None:
     """Set every global random state to what `random_states` collected."""
-
     torch.set_rng_state(states["torch"])
     random.setstate(ast.literal_eval(states["python"]))
     np.random.set_state(tuple(ast.literal_eval(states["numpy"])))  # noqa: NPY002
     if "cuda" in states and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(states["cuda"])
+        torch.cuda.set_rng_state(states["cuda"])
 
 
 def describe(device: torch.device) -> dict[str, Any]:
@@ -109,6 +244,7 @@ def describe(device: torch.device) -> dict[str, Any]:
         "device": str(device),
         "hardware": name,
         "threads": torch.get_num_threads(),
+        "ranks": ranks(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,17 +16,10 @@ from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler
 from deeppatch import runtime
 from deeppatch.artifacts import Checkpoint
 from deeppatch.errors import UserError
+from deeppatch.parallel import Batch, Stream, own_parts, replicated, whole_batches
 from deeppatch.progress import info, track
 
-Batch = tuple[Tensor, Tensor]
 Loss = Callable[[nn.Module, Batch], Tensor]
-
-
-class Stream(Protocol):
-    """Batches with a known count."""
-
-    def __len__(self) -> int: ...
-    def __iter__(self) -> Iterator[Batch]: ...
 
 
 def cross_entropy(model: nn.Module, batch: Batch) -> Tensor:
@@ -40,30 +32,36 @@ def train_epoch(
     model: nn.Module, batches: Stream, loss: Loss, optimizer: torch.optim.Optimizer, schedule: LRScheduler,
     *, amp: bool = False, label: str = "training",
 ) -> float:  # fmt: skip
-    """Train once over `batches`, the schedule stepping with each, and return the mean loss per batch."""
+    """Train once over `batches`, the schedule stepping with each, and return the mean loss per batch.
+
+    With several ranks each computes its part of every batch, and `model` is what `parallel.replicated` yields. The loss
+    must be a mean over images, so that parts of a batch weigh in by their size.
+    """
     device = next(model.parameters()).device
     total = torch.zeros((), device=device)
-    for batch in track(batches, len(batches), label):
+    for batch, share in track(own_parts(batches), len(batches), label):
         with runtime.autocast(device, amp):
             value = loss(model, batch)
         optimizer.zero_grad(set_to_none=True)
-        value.backward()
+        weight = share * runtime.ranks()  # because gradients are averaged over ranks
+        (value if weight == 1 else value * weight).backward()
         optimizer.step()
         schedule.step()
-        total += value.detach()
-    return (total / max(1, len(batches))).item()
+        if share:
+            total += value.detach() * share
+    return (runtime.total(total) / max(1, len(batches))).item()
 
 
 @torch.inference_mode()
 def predict(model: nn.Module, batches: Stream, *, amp: bool = False, label: str = "evaluating") -> Tensor:
-    """Return the predicted classes (M,) of all batches, on the model's device, in eval mode."""
+    """Return the predicted classes (M,) of all batches, on the model's device, in eval mode; ranks share the work."""
     device = next(model.parameters()).device
     model.eval()
     predictions = []
-    for pixels, _labels in track(batches, len(batches), label):
+    for (pixels, _labels), _share in track(own_parts(batches), len(batches), label):
         with runtime.autocast(device, amp):
             predictions.append(model(pixels).argmax(1))
-    return torch.cat(predictions)
+    return whole_batches(predictions)
 
 
 @torch.inference_mode()
@@ -130,7 +128,7 @@ def fit(
     """
     history = History()
     best_state: dict[str, Tensor] = copy.deepcopy(model.state_dict())
-    saved = checkpoint.load() if checkpoint else None
+    saved = runtime.from_first(checkpoint.load) if checkpoint else None
     if saved:
         history = History(**saved["history"])
         model.load_state_dict(saved["model"])
@@ -138,31 +136,34 @@ def fit(
         optimizer.load_state_dict(saved["optimizer"])
         schedule.load_state_dict(saved["schedule"])
         info(f"{label}: resumed after epoch {len(history.loss)}")
-    for epoch, batches in enumerate(epochs):
-        if epoch < len(history.loss):
-            if saved and epoch == len(history.loss) - 1:  # drawing the skipped epochs may have moved the states
-                runtime.restore_random_states(saved["random"])
-            continue
-        enter_training(model)
-        name = f"{label}, epoch {epoch + 1}"
-        history.loss.append(train_epoch(model, batches, loss, optimizer, schedule, amp=amp, label=name))
-        if not math.isfinite(history.loss[-1]):
-            raise UserError(f"{name}: the loss is not finite; check the base weights, or start anew with a lower --lr")
-        history.accuracy.append(validate(model))
-        info(f"{name}: loss {history.loss[-1]:.4f}, validation accuracy {100 * history.accuracy[-1]:.2f} %")
-        if watch:
-            history.watched.append(watch(model))
-        if history.best == epoch:
-            best_state = copy.deepcopy(model.state_dict())
-        if checkpoint:
-            checkpoint.save({
-                "history": asdict(history),
-                "model": model.state_dict(),
-                "best": best_state,
-                "optimizer": optimizer.state_dict(),
-                "schedule": {k: v for k, v in schedule.state_dict().items() if not callable(v)},
-                "random": runtime.random_states(),
-            })  # fmt: skip
+    with replicated(model) as replica:
+        for epoch, batches in enumerate(epochs):
+            if epoch < len(history.loss):
+                if saved and epoch == len(history.loss) - 1:  # drawing the skipped epochs may have moved the states
+                    runtime.restore_random_states(saved["random"])
+                continue
+            enter_training(model)
+            name = f"{label}, epoch {epoch + 1}"
+            history.loss.append(train_epoch(replica, batches, loss, optimizer, schedule, amp=amp, label=name))
+            if not math.isfinite(history.loss[-1]):
+                raise UserError(
+                    f"{name}: the loss is not finite; check the base weights, or start anew with a lower --lr"
+                )
+            history.accuracy.append(validate(model))
+            info(f"{name}: loss {history.loss[-1]:.4f}, validation accuracy {100 * history.accuracy[-1]:.2f} %")
+            if watch:
+                history.watched.append(watch(model))
+            if history.best == epoch:
+                best_state = copy.deepcopy(model.state_dict())
+            if checkpoint:
+                checkpoint.save({
+                    "history": asdict(history),
+                    "model": model.state_dict(),
+                    "best": best_state,
+                    "optimizer": optimizer.state_dict(),
+                    "schedule": {k: v for k, v in schedule.state_dict().items() if not callable(v)},
+                    "random": runtime.random_states(),
+                })  # fmt: skip
     model.load_state_dict(best_state)
     model.eval()
     return history

@@ -239,7 +239,7 @@ def test_each_image_is_one_of_its_crops_and_every_crop_is_as_likely(height, widt
     count, kinds = 250, 2 * padding + 1
     images = torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(6)) + 0.1
     before = images.clone()
-    found = views.crop_and_flip(images, torch.Generator().manual_seed(7))
+    found = views.crop_and_flip(images, views.random_crops(count, height, torch.Generator().manual_seed(7)))
     assert torch.equal(images, before)
     assert found.shape == images.shape
     assert found.is_contiguous()
@@ -261,7 +261,8 @@ def test_each_image_is_one_of_its_crops_and_every_crop_is_as_likely(height, widt
 
 def test_crops_repeat_by_their_generator():
     images = torch.rand(50, 3, 12, 12)
-    first, again, other = (views.crop_and_flip(images, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    draws = (views.random_crops(50, 12, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    first, again, other = (views.crop_and_flip(images, crops) for crops in draws)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
@@ -303,6 +304,32 @@ def test_drawn_views_differ_between_seeds(images, blur):
         assert not torch.equal(make(images, blur, 16, 5).levels, make(images, blur, 16, 6).levels)
     first, second = (next(iter(views.Shuffled(images, 60, seed, 0))) for seed in (3, 4))
     assert not torch.equal(first[1], second[1])
+
+
+# --- parts of batches, as ranks read them
+
+
+@pytest.mark.parametrize("of", [2, 3, 7])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda images, blur: shuffled(images, 2, batch_size=16, blur=blur, augment=True),
+        lambda images, _blur: shuffled(images, 2, batch_size=59),
+        lambda images, blur: views.append(images, blur, 32),
+        lambda images, _blur: views.clean(images, 59),
+    ],
+    ids=["augmented and blurred", "last batch of one", "append", "clean, last batch of one"],
+)
+def test_the_parts_of_a_batch_are_the_batch(images, blur, make, of):
+    whole = make(images, blur)
+    parts = [list(whole.divided(which, of)) for which in range(of)]
+    assert whole.sizes == [len(labels) for _, labels in whole]
+    for (pixels, labels), *found in zip(whole, *parts, strict=True):
+        torch.testing.assert_close(torch.cat([part for part, _ in found]), pixels, rtol=0, atol=1e-6)
+        assert torch.cat([part for _, part in found]).tolist() == labels.tolist()
+        sizes = [len(part) for _, part in found]
+        assert max(sizes) - min(sizes) <= 1
+    assert len(whole.divided(0, of)) == len(whole)
 
 
 def test_an_ordered_view_has_the_same_pairs_in_that_order(numbered, blur):

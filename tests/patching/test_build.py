@@ -195,3 +195,44 @@ def test_attaching_moves_no_statistics_of_a_network_in_training_mode(tiny, examp
 def test_nothing_to_patch_is_an_error(tiny, example):
     with pytest.raises(ValueError, match="no channel"):
         attach(tiny.network, {}, "replace", example)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_before_the_first_new_weight_is_differentiated(tiny, example, kind):
+    network = tiny.network
+    attachment = attach(network, {"conv2": [1, 3]}, kind, example)
+    attachment.enter_training()
+    seen = {}
+    for name, module in network.named_children():
+        module.register_forward_hook(lambda _m, _i, output, name=name: seen.update({name: output.requires_grad}))
+    F.cross_entropy(network(example), torch.arange(6) % 5).backward()
+    assert seen == {"conv1": False, "bn1": False, "conv2": True, "bn2": True, "conv3": True, "fc": True}
+    trained = {id(parameter) for parameter in attachment.parameters()}
+    assert {id(p) for p in network.parameters() if p.grad is not None} == trained
+    assert all(parameter.requires_grad == (id(parameter) in trained) for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_stays_in_channels_last(tiny, example, kind):
+    """Forward and backward: a convolution that loses the layout slows itself down and all that follow it."""
+    network = tiny.network.to(memory_format=torch.channels_last)
+    attach(network, EVERYWHERE, kind, example).enter_training()
+    lost: list[str] = []
+
+    def check(tensor: Tensor, what: str) -> None:
+        if not tensor.is_contiguous(memory_format=torch.channels_last):
+            lost.append(what)
+
+    def hook(module: nn.Module, _inputs: object, output: Tensor) -> None:
+        check(output, f"{names[module]} forward")
+        if output.requires_grad:
+            output.register_hook(lambda gradient: check(gradient, f"{names[module]} backward"))
+
+    names = {module: name for name, module in network.named_modules()}
+    for module, name in names.items():
+        if name and isinstance(module, (*UNITS.values(), nn.BatchNorm2d, nn.Conv2d)):
+            module.register_forward_hook(hook)
+            if isinstance(module, nn.Conv2d):
+                check(module.weight, f"{name} weight")
+    F.cross_entropy(network(example), torch.arange(6) % 5).backward()
+    assert lost == []

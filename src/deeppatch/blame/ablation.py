@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from typing import Any
+from functools import cache, partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
@@ -14,6 +14,8 @@ from deeppatch import runtime
 from deeppatch.blame.edits import Edit, Tail
 from deeppatch.blame.graph import Graph
 from deeppatch.surgery import captured, convolutions, hooked
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class Counts:
 Scores = dict[str, list[float]]
 # the channels of each layer that are ablated; counts and scores follow their order
 Filters = Mapping[str, Sequence[int]]
+# what an edit of one channel of each layer takes
+Costs = Mapping[str, int]
 # the logits of one sample when a channel of a layer is edited; None for no edit
 Edited = Callable[[str | None, int], Tensor]
 # prepares a sample: what all its edits share is computed once
@@ -55,34 +59,61 @@ Ablation = Callable[[Sample], Edited]
 @torch.inference_mode()
 def count(
     samples: Iterable[Sample], filters: Filters, ablation: Ablation, counts: Counts,
-    keep: Callable[[Counts], object], tick: Callable[[str], object],
+    keep: Callable[[Counts], object], tick: Callable[[str], object], costs: Costs | None = None,
 ) -> Counts:  # fmt: skip
     """Count right answers under the edit of each of `filters`, sample by sample.
 
     `counts` holds what an earlier run has counted; those samples are drawn and passed over. `keep` receives the counts
-    after each filter, `tick` its layer. Perfloss and featswap are differences of these counts (TOSEM 2023).
+    after each filter, `tick` its layer. Perfloss and featswap are differences of these counts (TOSEM 2023). Several
+    ranks share the filters of a sample out by `costs`, and keep the counts together.
     """
     for number, sample in enumerate(samples):
         if number < counts.samples:
             continue
         edited = ablation(sample)
+        if runtime.ranks() > 1:
+            ask = partial(_right_under, edited, sample)
+            share(counts.right_now, filters, costs, ask, tick)
+            keep(counts)
         for name, channels in filters.items():
             row = counts.right_now.setdefault(name, [])
             for channel in channels[len(row) :]:
-                row.append(_right(edited(name, channel), sample))
+                row.append(_right_under(edited, sample, name, channel))
                 keep(counts)
                 tick(name)
         for name, row in counts.right_now.items():
             before = counts.right.get(name, [0] * len(row))
             counts.right[name] = [old + new for old, new in zip(before, row, strict=True)]
-        counts.base += _right(edited(None, 0), sample)
+        counts.base += _right_under(edited, sample, None, 0)
+        del edited  # its maps make room for those of the next sample
         counts.images += len(sample.labels)
         counts.samples, counts.right_now = number + 1, {}
     return counts
 
 
-def _right(logits: Tensor, sample: Sample) -> int:
-    return int((logits.argmax(1) == sample.labels).sum())
+def _right_under(edited: Edited, sample: Sample, name: str | None, channel: int) -> int:
+    return int((edited(name, channel).argmax(1) == sample.labels).sum())
+
+
+def share(
+    found: dict[str, list[Value]], filters: Filters, costs: Costs | None, ask: Callable[[str, int], Value],
+    tick: Callable[[str], object],
+) -> None:  # fmt: skip
+    """Complete the rows `found` of each layer with what `ask` finds of its filters, by all ranks together.
+
+    Each rank asks about filters of about the same cost (`costs` of one in each layer; default: all the same); all rows
+    are complete on every rank then. What `ask` returns must be on the CPU.
+    """
+    left = {name: channels[len(found.get(name, [])) :] for name, channels in filters.items()}
+    mine = runtime.share_out(left, costs or dict.fromkeys(left, 1), runtime.ranks())[runtime.rank()]
+    asked = {}
+    for name, channels in mine.items():
+        for channel in channels:
+            asked[name, channel] = ask(name, channel)
+            tick(name)
+    answers = {place: answer for part in runtime.gather(asked) for place, answer in part.items()}
+    for name, row in left.items():
+        found.setdefault(name, []).extend(answers[name, channel] for channel in row)
 
 
 def in_graph(graph: Graph, *, swap: bool, dtype: torch.dtype = torch.float32) -> Ablation:

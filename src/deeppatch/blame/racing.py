@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from deeppatch.blame.ablation import Ablation, Sample
+from deeppatch import runtime
+from deeppatch.blame.ablation import Ablation, Costs, Edited, Sample, share
 from deeppatch.blame.ranking import Ranking
 
 
@@ -112,12 +114,13 @@ class Race:
 @torch.inference_mode()
 def run(
     race: Race, samples: Iterable[Sample], images: int, ablation: Ablation, delta: float,
-    keep: Callable[[Race], object], tick: Callable[[str], object],
+    keep: Callable[[Race], object], tick: Callable[[str], object], costs: Costs | None = None,
 ) -> None:  # fmt: skip
     """Race over `samples`, by rising margin and of `images` in all, until every filter has left or all are read.
 
     Most suspicious are those under whose edit most images are right. `keep` receives the race after each filter, `tick`
-    its layer. Of filters that race to the end, the scores are exact.
+    its layer. Of filters that race to the end, the scores are exact. Several ranks share the filters of a sample out by
+    `costs`.
     """
     number = 0
     for number, sample in enumerate(samples, 1):
@@ -126,21 +129,29 @@ def run(
         if not any(len(lane.racing) for lane in race.lanes.values()):
             return
         edited = ablation(sample)
-        base = (edited(None, 0).argmax(1) == sample.labels).cpu()
-        for name, lane in race.lanes.items():
+        base = _right_under(edited, sample, None, 0)
+        filters = {name: lane.racing.tolist() for name, lane in race.lanes.items()}
+        if runtime.ranks() > 1:
+            share(race.now, filters, costs, partial(_right_under, edited, sample), tick)
+            keep(race)
+        for name, channels in filters.items():
             answers = race.now.setdefault(name, [])
-            for channel in lane.racing[len(answers) :].tolist():
-                answers.append((edited(name, channel).argmax(1) == sample.labels).cpu())
+            for channel in channels[len(answers) :]:
+                answers.append(_right_under(edited, sample, name, channel))
                 keep(race)
                 tick(name)
         for name, lane in race.lanes.items():
             if answers := race.now[name]:
                 lane.enter(torch.stack(answers), base)
+        del edited  # its maps make room for those of the next sample
         race.images += len(sample.labels)
         race.samples, race.now = number, {}
-        if race.images < images:
-            for lane in race.lanes.values():
-                lane.leave(delta, (images - race.images) / len(sample.labels))
+        for lane in race.lanes.values():
+            lane.leave(delta, (images - race.images) / len(sample.labels))
+
+
+def _right_under(edited: Edited, sample: Sample, name: str | None, channel: int) -> Tensor:
+    return (edited(name, channel).argmax(1) == sample.labels).cpu()
 
 
 def begin(widths: Mapping[str, int], places: Mapping[str, int]) -> Race:

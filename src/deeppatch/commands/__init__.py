@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import shlex
 import sys
 from collections.abc import Sequence
 
@@ -69,10 +70,15 @@ def guarded(script: str, arguments: Sequence[str], prefix: str) -> int:
 
 def run(script: str, arguments: Sequence[str], prefix: str) -> None:
     """Parse a command's arguments and run it; UserError passes through."""
+    from deeppatch import launch
     from deeppatch.commands import parsing
 
     module = importlib.import_module(f"deeppatch.commands.{script}")
-    module.run(parsing.parse(module, arguments, prefix))
+    command = shlex.join([*prefix.format(script=script, stage=COMMANDS[script]).split(), *arguments])
+    with launch.together(command):
+        if launch.asked_ranks() > 1 and not getattr(module, "RANKS", False):
+            raise UserError(f"{COMMANDS[script]} runs as one process; start it without torchrun: {command}")
+        module.run(parsing.parse(module, arguments, prefix))
 
 
 def _fail(message: str) -> int:

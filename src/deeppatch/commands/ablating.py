@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 
+from deeppatch import runtime
 from deeppatch.artifacts import state_digest
 from deeppatch.blame.ablation import Ablation, Counts, Filters, Sample, Scores, by_hooks, count, in_graph
 from deeppatch.blame.graph import Graph, Untraceable
@@ -38,17 +39,19 @@ def exact(context: Context, model: Classifier, method: Scoring, filters: Filters
     size = batch_size(context, machine)
     view = degraded_view(context, size, swap=method.swap)
     checkpoint = context.checkpoint(base=state_digest(model.state_dict()))
-    counts = Counts(**(checkpoint.load() or {}))
+    counts = Counts(**(runtime.from_first(checkpoint.load) or {}))
     number = sum(map(len, filters.values()))
     info(f"ablating {number} filters in {len(filters)} layers, {len(view.labels)} degraded val images each, "
          f"{size} at a time")  # fmt: skip
     mean = sum(len(channels) * machine.costs[name] for name, channels in filters.items()) / number
-    weights = {name: cost / mean for name, cost in machine.costs.items()}  # progress counts average filters
+    # progress counts average filters, and one rank speaks for all
+    weights = {name: cost / mean for name, cost in machine.costs.items()}
     done = counts.samples * number + sum(len(row) * weights[name] for name, row in counts.right_now.items())
     keep = every_second(lambda: checkpoint.save(dataclasses.asdict(counts)))
     with counting(len(view) * number, options.fs_method, done) as tick:
         stream = samples(model, view, swap=method.swap)
-        count(stream, filters, machine.ablation, counts, keep, lambda name: tick(weights[name]))
+        count(stream, filters, machine.ablation, counts, keep, lambda name: tick(runtime.ranks() * weights[name]),
+              machine.costs)  # fmt: skip
     return counts.scores(method.sign)
 
 

@@ -36,7 +36,7 @@ class Context:
     @cached_property
     def source(self) -> sources.Source:
         """The data set as its makers split it."""
-        return sources.load(self.options.dataset, self.options.data_dir, self.options.seed)
+        return runtime.first_here(lambda: sources.load(self.options.dataset, self.options.data_dir, self.options.seed))
 
     @cached_property
     def splits(self) -> Splits:
@@ -82,7 +82,8 @@ class Context:
 
     def checkpoint(self, name: str = "checkpoint.pt", **facts: Any) -> Checkpoint:
         """Return the checkpoint of this stage's training; `facts` join the settings that must not change."""
-        return Checkpoint(self.stage.folder / name, {**self.stage.facts["settings"], **facts}, self.options.resume)
+        settings = {**self.stage.facts["settings"], **facts}
+        return Checkpoint(self.stage.folder / name, settings, self.options.resume, writes=self.stage.writes)
 
     def training_options(self) -> dict[str, Any]:
         """Return the options that every training takes."""
@@ -90,7 +91,7 @@ class Context:
 
     def already_finished(self) -> bool:
         """Tell whether -r was asked of a run that has finished, from the same inputs."""
-        record = self.stage.finished() if self.options.resume else None
+        record = runtime.from_first(self.stage.finished) if self.options.resume else None
         if record is None or any(record["inputs"].get(name) != digest for name, digest in self.stage.inputs.items()):
             return False
         info(f"finished already: {self.stage.folder}; run without -r to do it again")
@@ -104,8 +105,8 @@ def open_stage(options: argparse.Namespace, folder_name: str) -> Context:
     relevant = {name: value for name, value in sorted(vars(options).items()) if name not in INCIDENTAL}
     settings = json.loads(json.dumps(relevant, default=str))  # paths as text
     facts = {"command": options.command, "settings": settings, "git": git_revision(), **runtime.describe(device)}
-    stage = Stage(options.output_dir, stage_folder(options, folder_name), facts)
-    return Context(options, device, stage)
+    folder = stage_folder(options, folder_name)
+    return Context(options, device, Stage(options.output_dir, folder, facts, writes=runtime.rank() == 0))
 
 
 def stage_folder(options: argparse.Namespace, name: str) -> Path:

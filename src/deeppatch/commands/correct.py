@@ -22,6 +22,7 @@ from deeppatch.zoo.classifier import Classifier
 STAGE = "correct"
 DESCRIPTION = "Correct: train a patch for the most suspicious filters on degraded images, or fine-tune everything."
 EXAMPLE = "-m resnet32 -d cifar10 -f perfloss -c patch --crt_type replace"
+RANKS = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import torch
 
+from deeppatch import runtime
 from deeppatch.artifacts import state_digest
 from deeppatch.blame import ratioestim
 from deeppatch.blame.ranking import choose, random_ranking
@@ -42,7 +43,7 @@ def estimate_ratio(context: Context, model: Classifier) -> None:
         training.remove()
         return right[1:]
 
-    curve = checkpoint.load() or {}
+    curve = runtime.from_first(checkpoint.load) or {}
     result = ratioestim.estimate(ratioestim.RATIOS, right_at, curve, checkpoint.save)
     facts = {"ratio": result["ratio"], "curve": result["curve"], "val_images": len(context.splits.val)}
     leave_ranking(context, model, ranking, facts)

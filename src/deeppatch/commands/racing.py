@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from deeppatch import options as command_line
+from deeppatch import runtime
 from deeppatch.artifacts import state_digest
 from deeppatch.blame import racing
 from deeppatch.blame.ranking import Ranking, cut
@@ -35,7 +36,7 @@ def raced(context: Context, model: Classifier, method: Scoring) -> tuple[Ranking
     size = min(view.batch_size, -(-len(view.index) // PARTS))
     view = dataclasses.replace(ordered(view, margins(model, view).argsort(stable=True)), batch_size=size)
     checkpoint = context.checkpoint(base=state_digest(model.state_dict()))
-    if state := checkpoint.load():
+    if state := runtime.from_first(checkpoint.load):
         race.load(state)
     filters, images = sum(widths.values()), len(view.index)
     info(
@@ -44,7 +45,8 @@ def raced(context: Context, model: Classifier, method: Scoring) -> tuple[Ranking
     keep = every_second(lambda: checkpoint.save(race.state()))
     with counting(len(view) * filters, f"{options.fs_method}, at most", race.samples * filters) as tick:
         stream = samples(model, view, swap=method.swap)
-        racing.run(race, stream, images, machine.ablation, options.race, keep, lambda name: tick())
+        racing.run(race, stream, images, machine.ablation, options.race, keep, lambda _name: tick(runtime.ranks()),
+                   machine.costs)  # fmt: skip
     spent = race.passes()
     info(f"{spent} image passes of {filters * images}: {filters * images / spent:.1f} times fewer")
     facts = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from deeppatch import options as command_line
+from deeppatch import runtime
 from deeppatch.blame.ranking import Ranking, nearest_cut, rank, refine
 from deeppatch.commands.ablating import degraded_view, exact, samples
 from deeppatch.commands.context import Context
@@ -17,7 +18,8 @@ def estimated(context: Context, model: Classifier) -> Ranking:
     score, _, against = ESTIMATES[name]
     view = degraded_view(context, context.options.batch_size, swap=against.swap)
     with counting(len(view), name) as tick:
-        scores = score(model.network, samples(model, view, swap=against.swap), tick)
+        # one pass over val is not worth sharing; rank 0 makes it for all
+        scores = runtime.from_first(lambda: score(model.network, samples(model, view, swap=against.swap), tick))
     return rank(name, scores, descending=against.descending)
 
 

@@ -21,6 +21,7 @@ from deeppatch.zoo.classifier import Classifier
 STAGE = "assess"
 DESCRIPTION = "Assess: rank the filters of every convolution by how much they are to blame on degraded images."
 EXAMPLE = "-m resnet32 -d cifar10 -f perfloss"
+RANKS = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

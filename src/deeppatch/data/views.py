@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from deeppatch.data.corruptions import Blur
 from deeppatch.data.sources import Images
-from deeppatch.runtime import generator
+from deeppatch.runtime import generator, part_of
 
 Batch = tuple[Tensor, Tensor]
 
@@ -21,7 +21,7 @@ class View:
     """A fixed sequence of (image, level) pairs of one split, read in order as (pixels in [0, 1], labels) batches.
 
     `index` and `levels` are int64 tensors (M,): which image, and at which level of the blur (0 is clean; without a
-    blur all are).
+    blur all are). `part` (which, of how many) says which part of every batch is read.
     """
 
     images: Images
@@ -29,14 +29,25 @@ class View:
     index: Tensor
     levels: Tensor
     batch_size: int
+    part: tuple[int, int] = (0, 1)
 
     def __len__(self) -> int:
         return -(-len(self.index) // self.batch_size)
 
+    @property
+    def sizes(self) -> list[int]:
+        """How many images each whole batch has."""
+        return batch_sizes(len(self.index), self.batch_size)
+
     def __iter__(self) -> Iterator[Batch]:
         for index, levels in zip(self.index.split(self.batch_size), self.levels.split(self.batch_size), strict=True):
-            pixels = to_float(self.images.pixels[index])
-            yield pixels if self.blur is None else self.blur(pixels, levels), self.images.labels[index]
+            own = part_of(len(index), *self.part)
+            pixels, labels = to_float(self.images.pixels[index[own]]), self.images.labels[index[own]]
+            yield pixels if self.blur is None else self.blur(pixels, levels[own]), labels
+
+    def divided(self, which: int, of: int) -> View:
+        """Return the same view, of every batch part `which` (from 0) of `of`."""
+        return replace(self, part=(which, of))
 
     @property
     def labels(self) -> Tensor:
@@ -103,11 +114,17 @@ def random_levels(count: int, kinds: int, draw: torch.Generator) -> Tensor:
     return torch.where(degraded, torch.randint(1, kinds + 1, (count,), generator=draw), 0)
 
 
+def batch_sizes(count: int, batch_size: int) -> list[int]:
+    """Return how many of `count` images each batch has: all are full but for the last."""
+    return [min(batch_size, count - start) for start in range(0, count, batch_size)]
+
+
 @dataclass(frozen=True)
 class Shuffled:
     """One epoch of training batches: shuffled, optionally cropped and flipped, then degraded at drawn levels.
 
-    The draws depend on `seed` and `epoch` alone, so an epoch can be read again after an interruption.
+    The draws depend on `seed` and `epoch` alone, so an epoch can be read again after an interruption. `part` (which, of
+    how many) says which part of every batch is read; what is drawn does not depend on it.
     """
 
     images: Images
@@ -116,42 +133,78 @@ class Shuffled:
     epoch: int
     blur: Blur | None = None
     augment: bool = False
+    part: tuple[int, int] = (0, 1)
 
     def __len__(self) -> int:
         return -(-len(self.images) // self.batch_size)
 
+    @property
+    def sizes(self) -> list[int]:
+        """How many images each whole batch has."""
+        return batch_sizes(len(self.images), self.batch_size)
+
     def __iter__(self) -> Iterator[Batch]:
-        draw = generator(self.seed, "epoch", self.epoch)
-        device = self.images.labels.device
-        for index in torch.randperm(len(self.images), generator=draw).split(self.batch_size):
-            pixels = to_float(self.images.pixels[index.to(device)])
+        # moved to the device once: a copy for each batch would wait for the step before it
+        order, levels, crops = (drawn.to(self.images.labels.device) for drawn in self._draw())
+        start = 0
+        for size in self.sizes:
+            own = part_of(size, *self.part)
+            own = slice(start + own.start, start + own.stop)
+            pixels = to_float(self.images.pixels[order[own]])
             if self.augment:
-                pixels = crop_and_flip(pixels, draw)
+                pixels = crop_and_flip(pixels, crops[:, own])
             if self.blur is not None:
-                pixels = self.blur(pixels, random_levels(len(index), len(self.blur.sigmas), draw).to(device))
-            yield pixels, self.images.labels[index.to(device)]
+                pixels = self.blur(pixels, levels[own])
+            yield pixels, self.images.labels[order[own]]
+            start += size
+
+    def divided(self, which: int, of: int) -> Shuffled:
+        """Return the same epoch, of every batch part `which` (from 0) of `of`."""
+        return replace(self, part=(which, of))
+
+    def _draw(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw the whole epoch: order (n,), levels (n,) and crops (3, n)."""
+        draw = generator(self.seed, "epoch", self.epoch)
+        order = torch.randperm(len(self.images), generator=draw)
+        kinds = 0 if self.blur is None else len(self.blur.sigmas)
+        levels, crops = [], []
+        for size in self.sizes:
+            if self.augment:
+                crops.append(random_crops(size, self.images.pixels.shape[-2], draw))
+            levels.append(random_levels(size, kinds, draw) if kinds else torch.zeros(size, dtype=torch.long))
+        return order, torch.cat(levels), torch.cat(crops, 1) if crops else torch.zeros(3, 0, dtype=torch.long)
 
 
 def augmented(images: Images, seed: int) -> Images:
     """Return every image cropped and mirrored once, as training draws it: one fixed draw by seed."""
     draw = generator(seed, "augmented")
-    pixels = [crop_and_flip(images.pixels[part], draw) for part in torch.arange(len(images)).split(4096)]
+    pixels = [
+        crop_and_flip(images.pixels[part], random_crops(len(part), images.pixels.shape[-2], draw))
+        for part in torch.arange(len(images)).split(4096)
+    ]
     return Images(torch.cat(pixels), images.labels)
 
 
-def crop_and_flip(pixels: Tensor, draw: torch.Generator) -> Tensor:
-    """Crop each image of (N, C, H, W) at a random place of its zero-padded self and mirror every second one.
+def random_crops(count: int, height: int, draw: torch.Generator) -> Tensor:
+    """Draw where `count` images are cropped, int64 (3, count): rows from the top, columns from the left, mirrored."""
+    places = 2 * (height // 8) + 1
+    top, left = (torch.randint(0, places, (count, 1), generator=draw) for _ in range(2))
+    mirrored = torch.rand(count, 1, generator=draw) < 0.5
+    return torch.cat([top, left, mirrored.long()], 1).T
 
-    The padding is an eighth of the height on either side: 4 pixels for CIFAR, as the field has it.
+
+def crop_and_flip(pixels: Tensor, crops: Tensor) -> Tensor:
+    """Crop each image of (N, C, H, W) at its place of its zero-padded self, and mirror it where `crops` says so.
+
+    The padding is an eighth of the height on either side: 4 pixels for CIFAR, as the field has it. `crops` is what
+    `random_crops` draws: every place as likely, every second image mirrored.
     """
     count, _, height, width = pixels.shape
-    padding = height // 8
-    device = pixels.device
-    top, left = (torch.randint(0, 2 * padding + 1, (count, 1), generator=draw).to(device) for _ in range(2))
+    padding, device = height // 8, pixels.device
+    top, left, mirrored = crops.to(device).unsqueeze(2)
     rows = top + torch.arange(height, device=device)
     columns = left + torch.arange(width, device=device)
-    mirrored = (torch.rand(count, 1, generator=draw) < 0.5).to(device)
-    columns = torch.where(mirrored, columns.flip(1), columns)
+    columns = torch.where(mirrored.bool(), columns.flip(1), columns)
     padded = F.pad(pixels, (padding,) * 4).permute(0, 2, 3, 1)
     image = torch.arange(count, device=device).view(-1, 1, 1)
     return padded[image, rows.unsqueeze(2), columns.unsqueeze(1)].permute(0, 3, 1, 2).contiguous()

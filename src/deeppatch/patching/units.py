@@ -27,7 +27,8 @@ class ReplacedConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C_in, H, W) to (N, C_out, H', W'), as the original convolution does."""
-        weight = self.original.weight.detach().index_copy(0, self.channels, self.rows)
+        # in place on a copy, because index_copy alone forgets the memory layout, and all that follows would too
+        weight = self.original.weight.detach().clone().index_copy_(0, self.channels, self.rows)
         return self.original._conv_forward(x, weight, _bias_without(self.original, self.channels))
 
     def new_parameters(self) -> dict[str, Tensor]:
@@ -62,16 +63,17 @@ class CorrectedConv2d(nn.Module):
         last = nn.Conv2d(width, width, 1, bias=False)
         nn.init.zeros_(last.weight)
         self.unit = nn.Sequential(*_conv_bn_relu(width, 1), *_conv_bn_relu(width, 3), *_conv_bn_relu(width, 3), last)
-        self.unit.to(original.weight)
+        self.unit.to(original.weight.device, original.weight.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C_in, H, W) to (N, C_out, H', W'), as the original convolution does."""
         y = self.original(x)
-        return y.index_copy(1, self.channels, self.correct(y).to(y.dtype))
+        corrected = _last(self.correct(y).to(y.dtype))
+        return _last(y).index_copy(3, self.channels, corrected).permute(0, 3, 1, 2)
 
     def correct(self, y: Tensor) -> Tensor:
         """Map the original output (N, C_out, H', W') to its corrected channels (N, |I|, H', W')."""
-        picked = y.index_select(1, self.channels)
+        picked = _last(y).index_select(3, self.channels).permute(0, 3, 1, 2)
         return picked + self.unit(picked)
 
     def new_parameters(self) -> dict[str, Tensor]:
@@ -85,6 +87,11 @@ class CorrectedConv2d(nn.Module):
 
 Unit = ReplacedConv2d | CorrectedConv2d
 UNITS: dict[str, Callable[[nn.Conv2d, Tensor], Unit]] = {"replace": ReplacedConv2d, "crtunit": CorrectedConv2d}
+
+
+def _last(maps: Tensor) -> Tensor:
+    """Return a view (N, H, W, C), in which indexing keeps the memory layout of channels_last."""
+    return maps.permute(0, 2, 3, 1)
 
 
 def _bias_without(conv: nn.Conv2d, channels: Tensor) -> Tensor | None:

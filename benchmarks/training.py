@@ -1,0 +1,132 @@
+"""Time an epoch of training, its data included, against bare training steps of the same network on a ready tensor.
+
+python benchmarks/training.py [-m resnet32] [-b 256] [--device cpu|cuda] [--amp] [--output FILE]
+
+Each round times one epoch as `correct` runs it (view random: shuffled, blurred, on the device; with --augment cropped
+and mirrored too) and as many bare steps (forward, backward, SGD) on one ready, normalised batch; which comes first
+alternates. The ratio is the median over the rounds, so that what else the machine does falls on both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import statistics
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch.nn import functional as F
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "src"))  # behind the standard library, for src/select.py
+
+from deeppatch import runtime  # noqa: E402
+from deeppatch.data import views  # noqa: E402
+from deeppatch.data.corruptions import SIGMAS, Blur  # noqa: E402
+from deeppatch.data.sources import Images  # noqa: E402
+from deeppatch.patching.build import attach  # noqa: E402
+from deeppatch.surgery import convolutions  # noqa: E402
+from deeppatch.training import cross_entropy, sgd, train_epoch  # noqa: E402
+from deeppatch.zoo.architectures import ARCHITECTURES  # noqa: E402
+from deeppatch.zoo.classifier import Classifier  # noqa: E402
+
+CLASSES, SIZE, RATIO = 10, 32, 0.25
+METHODS = ("finetune", "replace", "crtunit")
+
+
+def main() -> None:
+    """Print a table, and write it as CSV where --output says so."""
+    options = parse()
+    device = runtime.pick_device(options.device)
+    runtime.prepare(2021)
+    draw = runtime.generator(2021, "benchmark")
+    count = options.batch_size * options.batches
+    pixels = torch.randint(0, 256, (count, 3, SIZE, SIZE), generator=draw, dtype=torch.uint8)
+    images = Images(pixels, torch.randint(0, CLASSES, (count,), generator=draw)).to(device)
+    base = Classifier(ARCHITECTURES[options.model](CLASSES), [0.5] * 3, [0.25] * 3)
+    base = base.to(device, memory_format=torch.channels_last)
+    rows = [measure(method, base, images, options) for method in METHODS]
+    facts = runtime.describe(device)
+    frame = pd.DataFrame([
+        {"model": options.model, "method": method, "batch": options.batch_size, "amp": options.amp,
+         "augment": options.augment, "rounds": options.rounds, "bare_images_s": bare, "epoch_images_s": ours,
+         "percent_of_bare": percent, **{key: facts[key] for key in ("hardware", "device", "threads", "torch")}}
+        for method, (bare, ours, percent) in zip(METHODS, rows, strict=True)
+    ])  # fmt: skip
+    print(f"{facts['hardware']}, {facts['threads']} threads, torch {facts['torch']}")
+    print(frame.iloc[:, :9].to_string(index=False, float_format="%.1f"))
+    if options.output:
+        frame.to_csv(options.output, index=False)
+
+
+def parse() -> argparse.Namespace:
+    """Return the options."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("-m", "--model", choices=sorted(ARCHITECTURES), default="resnet32")
+    parser.add_argument("-b", "--batch_size", type=int, default=256, metavar="N")
+    parser.add_argument("--batches", type=int, default=4, metavar="N", help="batches an epoch (default: 4)")
+    parser.add_argument("--rounds", type=int, default=15, metavar="N", help="epochs that are timed (default: 15)")
+    parser.add_argument("--augment", action="store_true", help="crop and mirror as well as blur")
+    parser.add_argument("--amp", action="store_true", help="bfloat16")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default=runtime.default_device())
+    parser.add_argument("--output", type=Path, metavar="FILE", help="CSV (default: none)")
+    return parser.parse_args()
+
+
+def measure(method: str, base: Classifier, images: Images, options: argparse.Namespace) -> tuple[float, float, float]:
+    """Return images a second of bare steps and of epochs, and the second in percent of the first."""
+    epoch, bare = whole_epoch(method, base, images, options), bare_steps(method, base, images, options)
+    device, times = images.labels.device, []
+    for round_ in range(2 + options.rounds):
+        pair = {call: runtime.seconds(call, device) for call in ((epoch, bare) if round_ % 2 else (bare, epoch))}
+        times.append((pair[bare], pair[epoch]))
+    measured = times[2:]  # the first two warm up
+    bare_s, epoch_s = (len(images) / statistics.median(column) for column in zip(*measured, strict=True))
+    return bare_s, epoch_s, 100 * statistics.median(one / other for one, other in measured)
+
+
+def trained(method: str, base: Classifier, images: Images) -> tuple[Classifier, list[torch.nn.Parameter]]:
+    """Return a copy of the network in training mode, and what is trained: all of it, or a patch of every layer."""
+    model = copy.deepcopy(base).train()
+    if method == "finetune":
+        return model, list(model.parameters())
+    channels = {
+        name: list(range(max(1, round(RATIO * conv.out_channels))))
+        for name, conv in convolutions(model.network).items()
+    }
+    attachment = attach(model.network, channels, method, model.normalize(views.to_float(images.pixels[:2])))
+    attachment.enter_training()
+    return model, attachment.parameters()
+
+
+def whole_epoch(method: str, base: Classifier, images: Images, options: argparse.Namespace) -> Callable[[], object]:
+    """Return a function that trains an epoch as `correct` does."""
+    model, parameters = trained(method, base, images)
+    blur = Blur(SIGMAS, SIZE, SIZE, images.labels.device)
+    stream = views.Shuffled(images, options.batch_size, 2021, 0, blur, options.augment)
+    optimizer, schedule = sgd(parameters, lr=1e-4, momentum=0.9, weight_decay=5e-4, steps=10**6)
+    return lambda: train_epoch(model, stream, cross_entropy, optimizer, schedule, amp=options.amp)
+
+
+def bare_steps(method: str, base: Classifier, images: Images, options: argparse.Namespace) -> Callable[[], object]:
+    """Return a function that makes as many training steps on one ready, normalised batch."""
+    model, parameters = trained(method, base, images)
+    optimizer = torch.optim.SGD(parameters, lr=1e-4, momentum=0.9, weight_decay=5e-4)
+    pixels = model.normalize(views.to_float(images.pixels[: options.batch_size]))
+    pixels, labels = pixels.contiguous(memory_format=torch.channels_last), images.labels[: options.batch_size]
+
+    def steps() -> None:
+        for _ in range(options.batches):
+            with runtime.autocast(pixels.device, options.amp):
+                loss = F.cross_entropy(model.network(pixels), labels)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+
+    return steps
+
+
+if __name__ == "__main__":
+    main()
