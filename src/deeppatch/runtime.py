@@ -51,6 +51,8 @@ def prepare(seed: int) -> None:
     # float32 means float32: a sample's logits must not depend on the kernel that its batch size selects
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     torch.use_deterministic_algorithms(True, warn_only=True)
+    # a debugging aid that comes with it, and fills each output with NaN before it is computed: a tenth of inference
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002  libraries that draw from the global state must repeat too
     torch.manual_seed(seed)
