@@ -52,7 +52,7 @@ class Junction(nn.Module):
 
     def maps(self, pixels: Tensor, both: Tensor) -> Maps:
         """Return both versions of the replaced channels behind their normalisations; `both` is what `forward` gave."""
-        new = both[:, self.width :]
+        new = both[:, self.width :].contiguous()  # as one plane after the other, statistics take a third of the time
         seen = new if self.alone else self.patched_norm(new, self.channels)
         return Maps(pixels, self.original_norm(both[:, self.channels], self.channels), seen)
 
