@@ -18,6 +18,7 @@ def machine(monkeypatch):
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
     monkeypatch.delenv("DEEPPATCH_THREADS", raising=False)
     yield monkeypatch
     torch.set_num_threads(threads)
@@ -84,6 +85,7 @@ def test_prepare_asks_for_deterministic_kernels(machine):
     assert torch.is_deterministic_algorithms_warn_only_enabled()
     assert torch.backends.cudnn.deterministic
     assert not torch.backends.cudnn.benchmark
+    assert not torch.utils.deterministic.fill_uninitialized_memory
 
 
 @pytest.mark.parametrize(("asked", "usable", "threads"), [("3", 4, 3), ("0", 4, 4), (None, 2, 2)])

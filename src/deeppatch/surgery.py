@@ -103,26 +103,59 @@ def input_of(network: nn.Module, name: str, x: Tensor) -> Tensor:
     raise ValueError(f"{name} is not reached by the forward pass")
 
 
+class Affine(nn.Module):
+    """What a batch normalisation does at inference: a scale and a shift of each channel; the identity for None.
+
+    `weight` (C, ...) says how many channels there are, where they lie and in which precision.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, norm: nn.Module | None, weight: Tensor) -> None:
+        super().__init__()
+        scale, shift = weight.new_ones(len(weight)), weight.new_zeros(len(weight))
+        if isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and norm.running_var is not None:
+            exact = (norm.running_var.double() + norm.eps).rsqrt()
+            exact = exact * norm.weight.detach() if norm.affine else exact
+            centre = norm.bias.detach() if norm.affine else 0
+            scale, shift = exact.to(weight), (centre - norm.running_mean * exact).to(weight)
+        self.register_buffer("scale", scale.view(-1, 1, 1))
+        self.register_buffer("shift", shift.view(-1, 1, 1))
+
+    def of(self, channels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return scale and shift (K, 1, 1) of some channels."""
+        return self.scale[channels], self.shift[channels]
+
+    def forward(self, y: Tensor, channels: Tensor | None = None) -> Tensor:
+        """Normalise maps (N, C, H, W), which are `channels` of all of them where those are given."""
+        scale, shift = (self.scale, self.shift) if channels is None else self.of(channels)
+        return torch.addcmul(shift, y, scale).to(y.dtype)
+
+
 def folded(network: nn.Module) -> fx.GraphModule:
     """Return a copy for inference alone, as a graph in which convolutions have taken in the normalisations after them.
 
-    A normalisation is taken in where nothing else reads the output of its convolution; all others stay, and modules
-    keep their names. The new weights are computed in float64 and rounded once. Nothing of the copy asks for gradients.
+    A normalisation is taken in where nothing else reads the output of its convolution; any other becomes an Affine.
+    Modules keep their names. New weights are computed in float64 and rounded once. Nothing asks for gradients.
     """
     folding = fx.symbolic_trace(copy.deepcopy(network).eval())
     named = dict(folding.named_modules())
     calls = Counter(node.target for node in folding.graph.nodes if node.op == "call_module")
     for node in list(folding.graph.nodes):
-        norm = named[node.target] if node.op == "call_module" and calls[node.target] == 1 else None
+        norm = named[node.target] if node.op == "call_module" else None
         if not isinstance(norm, nn.BatchNorm2d) or norm.running_mean is None:
             continue
         source = node.args[0]
-        conv = named[source.target] if source.op == "call_module" and calls[source.target] == 1 else None
-        if isinstance(conv, nn.Conv2d) and len(source.users) == 1:
+        conv = named[source.target] if source.op == "call_module" else None
+        once = calls[node.target] == calls[source.target] == len(source.users) == 1
+        if isinstance(conv, nn.Conv2d) and once:
             dtype = conv.weight.dtype
             swap(folding, source.target, fuse_conv_bn_eval(conv.double(), norm.double()).to(dtype))
             node.replace_all_uses_with(source)
             folding.graph.erase_node(node)
+        else:
+            swap(folding, node.target, Affine(norm, norm.running_mean))
     folding.delete_all_unused_submodules()
     folding.recompile()
     return folding.requires_grad_(False)

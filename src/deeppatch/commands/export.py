@@ -61,8 +61,7 @@ def run(options: argparse.Namespace) -> None:
         files[name] = content
         info(f"{context.stage.write(name, content)}: {len(content) / 1e6:.2f} MB")
     forms = {
-        " + ".join(PARTS): export.onnx_parts(*(files[name] for name in PARTS)),
-        "switched.onnx": export.onnx_whole(files["switched.onnx"]),
+        "onnx": export.loaded_onnx(*(files[name] for name in PARTS)),
         "switched.pt2": export.loaded_program(files["switched.pt2"]),
     }
     test = context.splits.test

@@ -21,7 +21,6 @@ from deeppatch.patching.switched import SwitchedModel
 
 # what an exported form answers for pixels (N, 3, H, W): logits (N, classes), and which samples were switched (N,)
 Answer = Callable[[Tensor], tuple[Tensor, Tensor]]
-NAMES = {"logits": ("logits",), "router": ("score", "switched"), "switched": ("logits", "score", "switched")}
 
 
 class RouterGraph(nn.Module):
@@ -61,29 +60,26 @@ def export(model: nn.Module, patch: Patch, switched: SwitchedModel, example: Ten
     """Yield name and content of each file; `switched` was made from the classifier `model` and `patch`.
 
     All take pixels (N, 3, H, W) in [0, 1] of the size of `example` for any N from 1 on, and compute in float32 on a
-    CPU. original.onnx and patched.onnx are whole networks, router.onnx decides between them. switched.onnx and
-    switched.pt2 are all three in one graph.
+    CPU. original.onnx and patched.onnx are whole networks, router.onnx says which of them a sample goes through;
+    switched.pt2 is all three in one graph, which computes nothing twice.
     """
-    original, patched = copy.deepcopy(model), copy.deepcopy(model)
+    patched = copy.deepcopy(model)
     apply(patched, patch, example)
     whole = copy.deepcopy(switched).cpu().eval()
     blank = torch.zeros_like(example, device="cpu")  # a program keeps its example, and no image shall travel in it
-    for name, classifier in (("original.onnx", original), ("patched.onnx", patched)):
-        network = surgery.folded(classifier).cpu().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        yield name, onnx_bytes(_program(network, blank), NAMES["logits"])
-    yield "router.onnx", onnx_bytes(_program(RouterGraph(whole), blank), NAMES["router"])
-    program = _program(SwitchedGraph(whole), blank)
-    yield "switched.onnx", onnx_bytes(program, NAMES["switched"])
-    yield "switched.pt2", program_bytes(program)
+    for name, classifier in (("original.onnx", model), ("patched.onnx", patched)):
+        yield name, onnx_bytes(_program(surgery.folded(classifier).cpu(), blank), ["logits"])
+    yield "router.onnx", onnx_bytes(_program(RouterGraph(whole), blank), ["score", "switched"])
+    yield "switched.pt2", program_bytes(_program(SwitchedGraph(whole), blank))
 
 
-def onnx_bytes(program: ExportedProgram, outputs: tuple[str, ...]) -> bytes:
+def onnx_bytes(program: ExportedProgram, outputs: list[str]) -> bytes:
     """Return a program as one ONNX file, weights included, whose input is called `pixels`."""
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
     with _quiet():
         exported = torch.onnx.export(
-            program, dynamo=True, verbose=False, input_names=["pixels"], output_names=list(outputs), external_data=False
+            program, dynamo=True, verbose=False, input_names=["pixels"], output_names=outputs, external_data=False
         )
     assert exported is not None
     ClearMetadataAndDocStringPass()(exported.model)  # paths of the sources that made it
@@ -100,7 +96,7 @@ def program_bytes(program: ExportedProgram) -> bytes:
     return buffer.getvalue()
 
 
-def onnx_parts(original: bytes, patched: bytes, router: bytes) -> Answer:
+def loaded_onnx(original: bytes, patched: bytes, router: bytes) -> Answer:
     """Return what three ONNX files answer together: the router decides, each sample runs through one network."""
     networks, decide = [_session(original), _session(patched)], _session(router)
 
@@ -114,17 +110,6 @@ def onnx_parts(original: bytes, patched: bytes, router: bytes) -> Answer:
                 logits = values.new_empty(len(pixels), values.shape[1]) if logits is None else logits
                 logits[chosen] = values
         assert logits is not None
-        return logits, switched
-
-    return answer
-
-
-def onnx_whole(content: bytes) -> Answer:
-    """Return what switched.onnx answers."""
-    session = _session(content)
-
-    def answer(pixels: Tensor) -> tuple[Tensor, Tensor]:
-        logits, _score, switched = session(pixels)
         return logits, switched
 
     return answer

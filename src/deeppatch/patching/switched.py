@@ -31,14 +31,14 @@ class Junction(nn.Module):
         self.register_buffer("channels", unit.channels.clone(), persistent=False)
         norm = attachment.norm_after.get(name)
         weight = unit.original.weight
-        self.original_norm = _Affine(attachment.own[norm] if norm else None, weight)
-        self.patched_norm = _Affine(attachment.norms[norm] if norm else None, weight)
+        self.original_norm = surgery.Affine(attachment.own[norm] if norm else None, weight)
+        self.patched_norm = surgery.Affine(attachment.norms[norm] if norm else None, weight)
         self.convolution = copy.deepcopy(unit.original)
         self.correction: fx.GraphModule | None = None
         if isinstance(unit, CorrectedConv2d):
             self.correction = surgery.folded(unit.unit)
         else:
-            scale, shift = (self.patched_norm if alone else _Affine(None, weight)).of(unit.channels)
+            scale, shift = (self.patched_norm if alone else surgery.Affine(None, weight)).of(unit.channels)
             self.convolution = _with_rows(unit.original, unit.rows * scale.unsqueeze(1), shift.flatten())
 
     def forward(self, x: Tensor) -> Tensor:
@@ -151,34 +151,6 @@ class SwitchedModel(nn.Module):
         parts = [self.finish(bool(path), both[at], [value[at] for value in others]) for path, at in enumerate(places)]
         logits = torch.cat(parts)
         return torch.empty_like(logits).index_copy_(0, torch.cat(places), logits)
-
-
-class _Affine(nn.Module):
-    """What a batch normalisation does at inference, a scale and a shift of each channel; the identity for None."""
-
-    scale: Tensor
-    shift: Tensor
-
-    def __init__(self, norm: nn.Module | None, weight: Tensor) -> None:
-        super().__init__()
-        scale, shift = weight.new_ones(len(weight)), weight.new_zeros(len(weight))
-        if isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and norm.running_var is not None:
-            gamma = norm.weight if norm.affine else torch.ones_like(norm.running_var)
-            centre = norm.bias if norm.affine else torch.zeros_like(norm.running_mean)
-            exact = gamma.detach().double() / (norm.running_var.double() + norm.eps).sqrt()
-            scale = exact.to(gamma)
-            shift = (centre.detach() - norm.running_mean.double() * exact).to(gamma)
-        self.register_buffer("scale", scale.view(-1, 1, 1))
-        self.register_buffer("shift", shift.view(-1, 1, 1))
-
-    def of(self, channels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return scale and shift (K, 1, 1) of some channels."""
-        return self.scale[channels], self.shift[channels]
-
-    def forward(self, y: Tensor, channels: Tensor | None = None) -> Tensor:
-        """Normalise maps (N, C, H, W), which are `channels` of all of them where those are given."""
-        scale, shift = (self.scale, self.shift) if channels is None else self.of(channels)
-        return torch.addcmul(shift, y, scale).to(y.dtype)
 
 
 def _with_rows(conv: nn.Conv2d, rows: Tensor, bias: Tensor) -> nn.Conv2d:
