@@ -1,9 +1,11 @@
 """Time the switched network against the plain one, folded alike, on batches that take one path, the other, or both.
 
-python benchmarks/switched.py [-m resnet32a] [--ratio 0.25] [--rounds 60] [--device cpu|cuda] [--output switched.csv]
+python benchmarks/switched.py [-m resnet32a] [--ratio 0.25] [--rounds 40] [--device cpu|cuda] [--output switched.csv]
 
 Weights, patch and router are random: neither times nor multiply-adds depend on their values. Plain and switched
-network take turns, so that what else the machine does meets both; the median of the ratios of neighbours counts.
+network take turns, so that what else the machine does meets both. The overhead is the median of the ratios of
+neighbours, of wall time and of CPU time; `fastest` compares the least CPU time of either, which others disturb least.
+The copy of the plain network shows what the figures are worth.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ import copy
 import math
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -61,16 +65,18 @@ def seconds(model: nn.Module, pixels: Tensor) -> tuple[float, float]:
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
-def ratios(model: nn.Module, plain: nn.Module, pixels: Tensor, rounds: int) -> list[tuple[float, ...]]:
-    """Return a row for each round: wall time of model and plain network, and ratios of wall and CPU times."""
+def turns(plain: nn.Module, others: dict[str, Callable[[], nn.Module]], pixels: Tensor, rounds: int) -> pd.DataFrame:
+    """Return one row for each round and each of the others: its times and those of the plain network beside it."""
     rows = []
     for number in range(-3, rounds):
-        pair = (model, plain) if number % 2 else (plain, model)
-        times = {network: seconds(network, pixels) for network in pair}
-        (wall, cpu), (plain_wall, plain_cpu) = times[model], times[plain]
-        if number >= 0:  # the first passes choose kernels and fill caches
-            rows.append((wall, plain_wall, wall / plain_wall, cpu / plain_cpu))
-    return rows
+        for kind, prepared in others.items():
+            pair = (prepared(), plain) if number % 2 else (plain, prepared())
+            times = {network: seconds(network, pixels) for network in pair}
+            (plain_wall, plain_cpu), (wall, cpu) = times.pop(plain), times.popitem()[1]
+            rows.append((number, kind, wall, plain_wall, wall / plain_wall, cpu, plain_cpu, cpu / plain_cpu))
+    names = ["round", "batch", "wall", "plain_wall", "wall_ratio", "cpu", "plain_cpu", "cpu_ratio"]
+    table = pd.DataFrame(rows, columns=names)
+    return table[table["round"] >= 0]  # the first passes choose kernels and fill caches
 
 
 def multiply_adds(model: nn.Module, pixels: Tensor) -> int:
@@ -89,7 +95,7 @@ def main() -> None:
     parser.add_argument("--router", choices=sorted(FEATURES), default="probe")
     parser.add_argument("-b", "--batch_size", type=int, default=256, metavar="N")
     parser.add_argument("--size", type=int, default=32, metavar="N", help="height and width (default: 32)")
-    parser.add_argument("--rounds", type=int, default=60, metavar="N", help="turns of each (default: 60)")
+    parser.add_argument("--rounds", type=int, default=40, metavar="N", help="turns of each (default: 40)")
     parser.add_argument("--device", choices=["cpu", "cuda"], default=runtime.default_device())
     parser.add_argument("--output", type=Path, metavar="FILE", help="CSV (default: none)")
     options = parser.parse_args()
@@ -101,22 +107,30 @@ def main() -> None:
     switched = SwitchedModel(model, random_patch(model, options.ratio, pixels[:2]), pixels[:2])
     plain = folded(model).to(memory_format=torch.channels_last)
     unfolded = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    again = copy.deepcopy(plain)
+    limits = thresholds(switched, options.router, pixels)
+    facts = {**runtime.describe(device), "model": options.model, "rounds": options.rounds, "pixels": options.size}
+
+    def routed(threshold: float) -> nn.Module:
+        assert switched.router is not None
+        switched.router.threshold.fill_(threshold)
+        return switched
+
+    others: dict[str, Callable[[], nn.Module]] = {kind: partial(routed, limit) for kind, limit in limits.items()}
+    others |= {"plain, a copy": lambda: again, "plain, not folded": lambda: unfolded}
+    table = turns(plain, others, pixels, options.rounds)
     work = multiply_adds(plain, pixels)
-    facts = {**runtime.describe(device), "model": options.model, "batch": options.batch_size, "rounds": options.rounds}
     rows = []
-    for kind, threshold in {**thresholds(switched, options.router, pixels), "plain, not folded": None}.items():
-        other: nn.Module = unfolded
-        if threshold is not None and switched.router is not None:
-            switched.router.threshold.fill_(threshold)
-            other = switched
-        table = pd.DataFrame(ratios(other, plain, pixels, options.rounds))
-        wall, plain_wall, wall_ratio, cpu_ratio = table.median()
+    for kind, part in table.groupby("batch", sort=False):
+        middle, least, ratio = part.median(numeric_only=True), part.min(numeric_only=True), part["wall_ratio"]
+        more = multiply_adds(others[str(kind)](), pixels)
         rows.append({
-            "batch": kind, "ms": 1e3 * wall, "plain_ms": 1e3 * plain_wall,
-            "overhead_percent": 100 * (wall_ratio - 1), "overhead_cpu_percent": 100 * (cpu_ratio - 1),
-            "quartiles_percent": "{:+.1f} to {:+.1f}".format(*(100 * (table[2].quantile([0.25, 0.75]) - 1))),
-            "million_multiply_adds": multiply_adds(other, pixels) / 1e6,
-            "more_multiply_adds_percent": 100 * (multiply_adds(other, pixels) / work - 1),
+            "batch": kind, "ms": 1e3 * middle["wall"], "plain_ms": 1e3 * middle["plain_wall"],
+            "overhead_percent": 100 * (middle["wall_ratio"] - 1),
+            "quartiles": "{:+.1f} to {:+.1f}".format(*(100 * (ratio.quantile([0.25, 0.75]) - 1))),
+            "overhead_cpu_percent": 100 * (middle["cpu_ratio"] - 1),
+            "overhead_fastest_percent": 100 * (least["cpu"] / least["plain_cpu"] - 1),
+            "million_multiply_adds": more / 1e6, "more_multiply_adds_percent": 100 * (more / work - 1),
         })  # fmt: skip
     frame = pd.DataFrame(rows)
     machine = f"{facts['hardware']}, {facts['threads']} threads, torch {facts['torch']}"

@@ -22,6 +22,7 @@ class Junction(nn.Module):
     """
 
     channels: Tensor
+    seen: Tensor
 
     def __init__(self, attachment: Attachment, alone: bool) -> None:
         super().__init__()
@@ -29,6 +30,8 @@ class Junction(nn.Module):
         self.alone = alone
         self.width = unit.original.out_channels
         self.register_buffer("channels", unit.channels.clone(), persistent=False)
+        added = self.width + torch.arange(len(unit.channels), device=unit.channels.device)
+        self.register_buffer("seen", torch.cat([unit.channels, added]), persistent=False)
         norm = attachment.norm_after.get(name)
         weight = unit.original.weight
         self.original_norm = surgery.Affine(attachment.own[norm] if norm else None, weight)
@@ -52,9 +55,10 @@ class Junction(nn.Module):
 
     def maps(self, pixels: Tensor, both: Tensor) -> Maps:
         """Return both versions of the replaced channels behind their normalisations; `both` is what `forward` gave."""
-        new = both[:, self.width :].contiguous()  # as one plane after the other, statistics take a third of the time
-        seen = new if self.alone else self.patched_norm(new, self.channels)
-        return Maps(pixels, self.original_norm(both[:, self.channels], self.channels), seen)
+        seen = both[:, self.seen]  # picked at once, as one plane after the other: statistics take a third of the time
+        original, new = seen.tensor_split(2, 1)
+        new = new if self.alone else self.patched_norm(new, self.channels)
+        return Maps(pixels, self.original_norm(original, self.channels), new)
 
     def output(self, patched: bool, both: Tensor) -> Tensor:
         """Return what one of the networks goes on with (N, C, H, W), newly allocated."""
