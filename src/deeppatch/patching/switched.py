@@ -42,7 +42,7 @@ class Junction(nn.Module):
             self.correction = surgery.folded(unit.unit)
         else:
             scale, shift = (self.patched_norm if alone else surgery.Affine(None, weight)).of(unit.channels)
-            self.convolution = _with_rows(unit.original, unit.rows * scale.unsqueeze(1), shift.flatten())
+            self.convolution = _with_filters(unit.original, unit.rows * scale.unsqueeze(1), shift.flatten())
 
     def forward(self, x: Tensor) -> Tensor:
         """Map the convolution's input to its original output with the new channels behind it (N, C + K, H, W)."""
@@ -152,12 +152,22 @@ class SwitchedModel(nn.Module):
     def finish_each(self, switched: Tensor, both: Tensor, others: list[Tensor]) -> Tensor:
         """Run each sample on through the network that `switched` (N,) says, and return logits (N, classes)."""
         places = [(switched == patched).nonzero().squeeze(1) for patched in (False, True)]
-        parts = [self.finish(bool(path), both[at], [value[at] for value in others]) for path, at in enumerate(places)]
+        parts = [
+            self.finish(bool(path), _rows(both, at), [_rows(value, at) for value in others])
+            for path, at in enumerate(places)
+        ]
         logits = torch.cat(parts)
         return torch.empty_like(logits).index_copy_(0, torch.cat(places), logits)
 
 
-def _with_rows(conv: nn.Conv2d, rows: Tensor, bias: Tensor) -> nn.Conv2d:
+def _rows(values: Tensor, at: Tensor) -> Tensor:
+    """Pick samples; of maps, which lie channels last, in the order of memory, so that they are copied whole."""
+    if values.ndim != 4:
+        return values[at]
+    return values.permute(0, 2, 3, 1).index_select(0, at).permute(0, 3, 1, 2)
+
+
+def _with_filters(conv: nn.Conv2d, rows: Tensor, bias: Tensor) -> nn.Conv2d:
     """Return a copy of a convolution with more filters behind its own, and their bias."""
     own = bias.new_zeros(conv.out_channels) if conv.bias is None else conv.bias
     wider = copy.deepcopy(conv)
