@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.fx
 from torch import nn
 
 from deeppatch import surgery
@@ -188,3 +189,102 @@ def test_input_of_says_when_a_module_is_not_reached(network, x):
     with pytest.raises(ValueError, match="spare is not reached"):
         surgery.input_of(network, "spare", x)
     assert hooks(network) == 0
+
+
+class Shared(nn.Module):
+    """Norms that can be folded and norms that cannot: over a shared output, over a sum, of a module that runs twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.plain, self.plain_norm = nn.Conv2d(3, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4)
+        self.read_twice, self.read_norm = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+        self.grouped, self.bare_norm = nn.Conv2d(4, 4, 3, padding=1, groups=4), nn.BatchNorm2d(4, affine=False)
+        self.twice, self.twice_norm = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+        self.sum_norm = nn.BatchNorm2d(4)
+        for norm in (m for m in self.modules() if isinstance(m, nn.BatchNorm2d)):
+            nn.init.normal_(norm.running_mean)
+            nn.init.uniform_(norm.running_var, 0.5, 2)
+            if norm.affine:
+                nn.init.normal_(norm.weight)
+                nn.init.normal_(norm.bias)
+
+    def forward(self, x):
+        x = torch.relu(self.plain_norm(self.plain(x)))
+        shared = self.read_twice(x)
+        x = self.sum_norm(self.read_norm(shared) + shared)
+        x = self.bare_norm(self.grouped(x))
+        return self.twice_norm(self.twice(self.twice_norm(self.twice(x))))
+
+
+@torch.no_grad()
+def test_folding_takes_norms_in_where_nothing_else_reads_the_convolution(x):
+    torch.manual_seed(4)
+    network = Shared()
+    state = {key: value.clone() for key, value in network.state_dict().items()}
+    found = surgery.folded(network)
+    torch.testing.assert_close(found(x), network.eval()(x), rtol=1e-5, atol=1e-5)
+    assert not [name for name, module in found.named_modules() if isinstance(module, nn.BatchNorm2d)]
+    kept = {name for name, module in found.named_modules() if isinstance(module, surgery.Affine)}
+    assert kept == {"read_norm", "sum_norm", "twice_norm"}
+    assert found.plain.bias is not None
+    assert not any(parameter.requires_grad for parameter in found.parameters())
+    for parameter in found.parameters():
+        parameter.zero_()
+    assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items()), "memory is shared"
+
+
+def test_folding_leaves_modes_and_modules_of_a_network_in_training(network):
+    network.train()
+    modules = dict(network.named_modules())
+    assert not surgery.folded(network).training
+    assert all(module.training for module in modules.values())
+    assert dict(network.named_modules()) == modules
+
+
+@torch.no_grad()
+def test_affine_is_a_normalisation_at_inference(x):
+    norm = Shared().plain_norm.eval()
+    y = torch.rand(2, 4, 5, 6)
+    affine = surgery.Affine(norm, torch.empty(4, 1))
+    torch.testing.assert_close(affine(y), norm(y))
+    chosen = torch.tensor([3, 1])
+    torch.testing.assert_close(affine(y[:, chosen], chosen), norm(y)[:, chosen])
+    assert torch.equal(surgery.Affine(None, torch.empty(4, 1))(y), y)
+    half = surgery.Affine(norm, torch.empty(4, 1))(y.bfloat16())
+    assert half.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(("name", "reader"), [("plain", "plain_norm"), ("read_twice", None), ("grouped", "bare_norm")])
+def test_only_reader_is_the_one_module_that_reads(name, reader):
+    assert surgery.only_reader(torch.fx.symbolic_trace(Shared()), name) == reader
+
+
+@pytest.mark.parametrize(("name", "crossing"), [("conv1", 0), ("conv2", 1), ("conv3", 0)])
+@torch.no_grad()
+def test_a_cut_network_goes_on_with_what_crosses_the_cut(network, x, name, crossing):
+    graph = surgery.folded(network)
+    before, after = surgery.cut(graph, name)
+    entering, *others = before(x)
+    assert len(others) == crossing
+    assert torch.equal(entering, surgery.input_of(graph, name, x))
+    assert torch.equal(after(graph.get_submodule(name)(entering), *others), graph(x))
+    for part in (before, after):
+        assert name not in dict(part.named_modules())
+
+
+@torch.no_grad()
+def test_constants_that_both_sides_read_do_not_cross(x):
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 1)
+            self.factor = nn.Parameter(torch.tensor(2.0))
+
+        def forward(self, x):
+            factor = self.factor
+            return self.conv(x * factor) * factor
+
+    graph = surgery.folded(Scaled())
+    before, after = surgery.cut(graph, "conv")
+    (entering,) = before(x)
+    assert torch.equal(after(graph.conv(entering)), graph(x))

@@ -15,8 +15,8 @@ from deeppatch.errors import Contradictions, UserError
 DEFAULT_SEED = 2021
 DEFAULT_RATIO = 0.25
 SCRIPTS = {
-    "pretrain": "eval", "assess": "select", "correct": "correct", "evaluate": "switch", "demo": "demo",
-    "influence": "influence", "decompose": "decompose",
+    "pretrain": "eval", "assess": "select", "correct": "correct", "evaluate": "switch", "export": "export",
+    "demo": "demo", "influence": "influence", "decompose": "decompose",
 }  # fmt: skip
 
 # options that lead to other artifacts, with their defaults; and the pairs in which a stage must not repeat one
@@ -251,6 +251,7 @@ def spell(stage: str, options: argparse.Namespace, **changes: object) -> str:
             parts += ["--crt_type", values["crt_type"]]
             parts += ["--susp_ratio", str(values["susp_ratio"])] if values["susp_ratio"] is not None else []
             parts += ["--susp_side", values["susp_side"]] if values["susp_side"] != "front" else []
+    parts += ["--router", values["router"]] if stage == "evaluate" and values.get("router", "probe") != "probe" else []
     parts += ["-k", str(values["k"])] if stage == "influence" else []
     for name, default in ELSEWHERE.items():
         if values.get(name, default) != default and (stage, name) not in UNHEEDED:

@@ -1,13 +1,16 @@
-"""Walk, swap, hook and cut networks; a hook ends with its `with` block."""
+"""Walk, swap, hook, fold and cut networks; a hook ends with its `with` block."""
 
 from __future__ import annotations
 
+import copy
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 Hook = Callable[..., Any]
 
@@ -98,3 +101,91 @@ def input_of(network: nn.Module, name: str, x: Tensor) -> Tensor:
     finally:
         handle.remove()
     raise ValueError(f"{name} is not reached by the forward pass")
+
+
+class Affine(nn.Module):
+    """What a batch normalisation does at inference: a scale and a shift of each channel; the identity for None.
+
+    `weight` (C, ...) says how many channels there are, where they lie and in which precision.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, norm: nn.Module | None, weight: Tensor) -> None:
+        super().__init__()
+        scale, shift = weight.new_ones(len(weight)), weight.new_zeros(len(weight))
+        if isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and norm.running_var is not None:
+            exact = (norm.running_var.double() + norm.eps).rsqrt()
+            exact = exact * norm.weight.detach() if norm.affine else exact
+            centre = norm.bias.detach() if norm.affine else 0
+            scale, shift = exact.to(weight), (centre - norm.running_mean * exact).to(weight)
+        self.register_buffer("scale", scale.view(-1, 1, 1))
+        self.register_buffer("shift", shift.view(-1, 1, 1))
+
+    def of(self, channels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return scale and shift (K, 1, 1) of some channels."""
+        return self.scale[channels], self.shift[channels]
+
+    def forward(self, y: Tensor, channels: Tensor | None = None) -> Tensor:
+        """Normalise maps (N, C, H, W), which are `channels` of all of them where those are given."""
+        scale, shift = (self.scale, self.shift) if channels is None else self.of(channels)
+        return torch.addcmul(shift, y, scale).to(y.dtype)
+
+
+def folded(network: nn.Module) -> fx.GraphModule:
+    """Return a copy for inference alone, as a graph in which convolutions have taken in the normalisations after them.
+
+    A normalisation is taken in where nothing else reads the output of its convolution; any other becomes an Affine.
+    Modules keep their names. New weights are computed in float64 and rounded once. Nothing asks for gradients.
+    """
+    folding = fx.symbolic_trace(copy.deepcopy(network).eval())
+    named = dict(folding.named_modules())
+    calls = Counter(node.target for node in folding.graph.nodes if node.op == "call_module")
+    for node in list(folding.graph.nodes):
+        norm = named[node.target] if node.op == "call_module" else None
+        if not isinstance(norm, nn.BatchNorm2d) or norm.running_mean is None:
+            continue
+        source = node.args[0]
+        conv = named[source.target] if source.op == "call_module" else None
+        once = calls[node.target] == calls[source.target] == len(source.users) == 1
+        if isinstance(conv, nn.Conv2d) and once:
+            dtype = conv.weight.dtype
+            swap(folding, source.target, fuse_conv_bn_eval(conv.double(), norm.double()).to(dtype))
+            node.replace_all_uses_with(source)
+            folding.graph.erase_node(node)
+        else:
+            swap(folding, node.target, Affine(norm, norm.running_mean))
+    folding.delete_all_unused_submodules()
+    folding.recompile()
+    return folding.requires_grad_(False)
+
+
+def only_reader(network: fx.GraphModule, name: str) -> str | None:
+    """Return the name of the module that alone reads the output of the module called `name`, or None."""
+    readers = list(next(node for node in network.graph.nodes if node.target == name).users)
+    return str(readers[0].target) if len(readers) == 1 and readers[0].op == "call_module" else None
+
+
+def cut(network: fx.GraphModule, name: str) -> tuple[fx.GraphModule, fx.GraphModule]:
+    """Cut a graph at the module called `name`, which runs once, into what comes before it and what comes after.
+
+    `before(x)` returns a tuple: what the module reads, then all else that is computed before it and read after it.
+    `after(y, *else)` goes on from the module's output. Both share their modules with `network`.
+    """
+    nodes = list(network.graph.nodes)
+    place = next(i for i, node in enumerate(nodes) if node.op == "call_module" and node.target == name)
+    early, gate, late = nodes[:place], nodes[place], nodes[place + 1 :]
+    constants = [node for node in early if node.op == "get_attr"]  # read anew rather than handed over
+    crossing = [node for node in early if node not in constants and not node.users.keys().isdisjoint(late)]
+
+    before, copies = fx.Graph(), dict[fx.Node, fx.Node]()
+    for node in early:
+        copies[node] = before.node_copy(node, copies.__getitem__)
+    before.output(tuple(copies[node] for node in (gate.args[0], *crossing)))
+
+    after = fx.Graph()
+    copies = {node: after.placeholder(node.name) for node in (gate, *crossing)}
+    for node in (*constants, *late):
+        copies[node] = after.node_copy(node, copies.__getitem__)
+    return fx.GraphModule(network, before), fx.GraphModule(network, after)

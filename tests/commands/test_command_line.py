@@ -14,7 +14,7 @@ from deeppatch.errors import UserError
 from deeppatch.options import DEFAULT_RATIO
 
 PREFIX = "python src/{script}.py"
-STAGES = ["eval", "select", "correct", "switch"]
+STAGES = ["eval", "select", "correct", "switch", "export"]
 # the published command line, option by option; ratio None means 0.25, or the estimated one with -f ratioestim
 DEFAULTS = {
     "data_dir": Path("data"), "output_dir": Path("output"), "gpu": 0, "batch_size": 256, "model": "resnet32",
@@ -27,6 +27,7 @@ OWN_DEFAULTS = {
     "select": {},
     "correct": {},
     "switch": {"router": "probe", "switch": "sample", "max_clean_drop": 0.1},
+    "export": {"router": "probe"},
 }
 SHORT = {
     "-m vgg13_bn": ("model", "vgg13_bn"),
@@ -78,6 +79,7 @@ PUBLISHED = [
 GROUPS = {
     "eval": "pretrain:",
     "switch": "evaluate:",
+    "export": "export:",
     "select": "assess and correct:",
     "correct": "assess and correct:",
     "demo": "machine:",

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from deeppatch.errors import UserError
 
 COMMANDS = {
-    "eval": "pretrain", "select": "assess", "correct": "correct", "switch": "evaluate",
+    "eval": "pretrain", "select": "assess", "correct": "correct", "switch": "evaluate", "export": "export",
     "influence": "influence", "decompose": "decompose", "demo": "demo",
 }  # fmt: skip
 SUMMARY = """usage: deeppatch STAGE [options]
@@ -21,6 +21,7 @@ DeepPatch, in order:
   assess     rank the filters of every convolution             (src/select.py)
   correct    train a patch, or fine-tune                       (src/correct.py)
   evaluate   switch on the fly and compare                     (src/switch.py)
+  export     write both paths and the router to run elsewhere  (src/export.py)
 
 Decomposing the Deep, after pretrain:
   influence  find each class's most influential features       (src/influence.py)
