@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -239,7 +240,7 @@ def restore_random_states(states: dict[str, Any]) -> None:
 
 def describe(device: torch.device) -> dict[str, Any]:
     """Describe device and versions for a run's record."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return {
         "device": str(device),
         "hardware": name,
@@ -250,3 +251,11 @@ def describe(device: torch.device) -> dict[str, Any]:
         "torchvision": torchvision.__version__,
         "numpy": np.__version__,
     }
+
+
+def _processor() -> str:
+    """Name the CPU; Python does not know more of it than its family on Linux, where the kernel does."""
+    listing = Path("/proc/cpuinfo")
+    lines = listing.read_text().splitlines() if listing.is_file() else []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()
