@@ -24,7 +24,7 @@ DEFAULTS = {
 }  # fmt: skip
 OWN_DEFAULTS = {
     "eval": {"train": False, "mean": None, "std": None, "state": "pretrained"},
-    "select": {},
+    "select": {"mem": 2048, "refine": 0, "race": None},
     "correct": {},
     "switch": {"router": "probe", "switch": "sample", "max_clean_drop": 0.1},
     "export": {"router": "probe"},

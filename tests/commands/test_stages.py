@@ -61,7 +61,7 @@ READ = {
     "eval-finetune": {"pretrain/weights.safetensors", "correct-finetune/weights.safetensors"},
 }  # fmt: skip
 RECORD = {
-    "command", "settings", "git", "device", "hardware", "threads", "python", "torch", "torchvision", "numpy",
+    "command", "settings", "git", "device", "hardware", "threads", "python", "torch", "torchvision", "numpy", "ranks",
     "wall_seconds", "inputs", "outputs",
 }  # fmt: skip
 LEVELS = ["s=0.5", "s=1", "s=1.5", "s=2", "s=2.5", "s=3"]
