@@ -16,8 +16,9 @@ from typing import Any
 
 import pandas as pd
 import safetensors
-import safetensors.torch
 import torch
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from deeppatch.errors import MissingArtifact, StaleArtifact, UserError
@@ -73,13 +74,13 @@ def state_digest(state: dict[str, Tensor]) -> str:
 def tensors_to_bytes(tensors: dict[str, Tensor], meta: dict[str, Any] | None = None) -> bytes:
     """Serialise tensors as safetensors, with `meta` as JSON under one metadata key so that bytes repeat."""
     plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    return safetensors.torch.save(plain, {"deeppatch": json.dumps(meta or {}, sort_keys=True)})
+    return save_safetensors(plain, {"deeppatch": json.dumps(meta or {}, sort_keys=True)})
 
 
 def tensors_from_bytes(content: bytes, origin: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return tensors and metadata of what `tensors_to_bytes` made; StaleArtifact when it is damaged."""
     try:
-        tensors = safetensors.torch.load(content)
+        tensors = load_safetensors(content)
         length = int.from_bytes(content[:8], "little")
         meta = json.loads(content[8 : 8 + length]).get("__metadata__", {}).get("deeppatch", "{}")
         return tensors, json.loads(meta)

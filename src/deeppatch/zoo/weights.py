@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
-import safetensors.torch
 import torch
+from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
 from deeppatch.artifacts import DAMAGE
@@ -78,7 +77,7 @@ def read(path: Path) -> dict[str, Tensor]:
         verify(path)
     try:
         if path.suffix == ".safetensors":
-            return safetensors.torch.load(path.read_bytes())
+            return load_safetensors(path.read_bytes())
         with torch.serialization.safe_globals(NUMBERS):
             content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except DAMAGE as error:
