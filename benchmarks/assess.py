@@ -9,33 +9,27 @@ time of a filter there. Weights and images are random: the time does not depend 
 
 from __future__ import annotations
 
-import argparse
 import random
-import sys
-import time
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 
+import machine
 import pandas as pd
 import torch
 from captum.attr import LayerFeatureAblation
-from machine import peak, wait
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import functional as transforms
 from tqdm import tqdm
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "src"))  # behind the standard library, for src/select.py
-
-from deeppatch import runtime  # noqa: E402
-from deeppatch.blame.ablation import Sample, by_hooks, in_graph  # noqa: E402
-from deeppatch.blame.estimates import taylor  # noqa: E402
-from deeppatch.blame.graph import Graph  # noqa: E402
-from deeppatch.surgery import convolutions, hooked  # noqa: E402
-from deeppatch.zoo.architectures import ARCHITECTURES  # noqa: E402
+from deeppatch import runtime
+from deeppatch.blame.ablation import Sample, by_hooks, in_graph
+from deeppatch.blame.estimates import taylor
+from deeppatch.blame.graph import Graph
+from deeppatch.surgery import convolutions, hooked
+from deeppatch.zoo.architectures import ARCHITECTURES
 
 # how many filters of a layer a round ablates, at most
 FILTERS = 8
@@ -80,14 +74,6 @@ class Ways:
             "taylor (an estimate)": self.taylor,
         }
 
-    def seconds(self, call: Callable[[], object]) -> float:
-        """Return how long a call takes, work on the device included."""
-        wait(self.device)
-        start = time.perf_counter()
-        call()
-        wait(self.device)
-        return time.perf_counter() - start
-
     def published(self, layer: str) -> float:
         """Silence one filter, and read everything anew."""
 
@@ -96,12 +82,12 @@ class Ways:
                 for images in self.loader:
                     by_hooks(self.network, swap=False)(Sample(images.to(self.device), images))(layer, 0)
 
-        return self.seconds(call) / len(self.loader.dataset)  # type: ignore[arg-type]
+        return runtime.seconds(call, self.device) / len(self.loader.dataset)  # type: ignore[arg-type]
 
     @torch.inference_mode()
     def in_memory(self, layer: str) -> float:
         """Silence a filter in a whole pass over images that lie ready."""
-        return self.seconds(lambda: self.plain(layer, 0)) / len(self.samples[0].labels)
+        return runtime.seconds(lambda: self.plain(layer, 0), self.device) / len(self.samples[0].labels)
 
     def captum(self, layer: str) -> float:
         """Ablate up to FILTERS filters one by one, the others of the layer as one group."""
@@ -111,26 +97,27 @@ class Ways:
         ablation = LayerFeatureAblation(lambda x: self.network(x)[:, 0], conv)
         passes = min(FILTERS + 1, self.widths[layer]) + 1
         with torch.no_grad():
-            return self.seconds(lambda: ablation.attribute(images, layer_mask=groups)) / passes / len(images)
+            spent = runtime.seconds(lambda: ablation.attribute(images, layer_mask=groups), self.device)
+        return spent / passes / len(images)
 
     @torch.inference_mode()
     def ours(self, way: str, layer: str) -> float:
         """Run what an edit changes, for up to FILTERS filters; their share of the unedited pass comes on top."""
         images, edited = len(self.samples[0].labels), self.prepared[way]
-        shared = self.seconds(lambda: self.graphs[way](self.samples[0])) / sum(self.widths.values())
+        shared = runtime.seconds(lambda: self.graphs[way](self.samples[0]), self.device) / sum(self.widths.values())
         channels = random.Random(0).sample(range(self.widths[layer]), min(FILTERS, self.widths[layer]))  # noqa: S311
 
         def call() -> None:
             for channel in channels:
                 edited(layer, channel).argmax(1)
 
-        return (self.seconds(call) / len(channels) + shared) / images
+        return (runtime.seconds(call, self.device) / len(channels) + shared) / images
 
     def taylor(self, _layer: str) -> float:
         """Take one backward pass for all filters of all layers."""
         with torch.no_grad():
             samples = [Sample(sample.degraded.clone(), sample.labels.clone()) for sample in self.samples]
-        spent = self.seconds(lambda: taylor(self.network, samples, lambda: None))
+        spent = runtime.seconds(lambda: taylor(self.network, samples, lambda: None), self.device)
         return spent / sum(self.widths.values()) / len(self.samples[0].labels)
 
 
@@ -168,16 +155,13 @@ def measure(ways: Ways, sweeps: int) -> pd.DataFrame:
 
 def main() -> None:
     """Print a table, and write it as CSV where --output says so."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = machine.parser(__doc__ or "")
     parser.add_argument("-m", "--model", choices=sorted(ARCHITECTURES), default="resnet32a")
     parser.add_argument("--images", type=int, default=256, help="images in memory (default: 256)")
     parser.add_argument("--loaded", type=int, default=512, help="images that the published way loads (default: 512)")
     parser.add_argument("--sweeps", type=int, default=3, help="rounds of each layer (default: 3)")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default=runtime.default_device())
-    parser.add_argument("--output", type=Path, metavar="FILE", help="CSV (default: none)")
     options = parser.parse_args()
-    device = runtime.pick_device(options.device)
-    runtime.prepare(2021)
+    device = machine.prepared(options.device)
     network = ARCHITECTURES[options.model](10).to(device, memory_format=torch.channels_last).eval()
     pixels = torch.randint(0, 256, (options.loaded, 3, 32, 32), dtype=torch.uint8)
     images = torch.randn(options.images, 3, 32, 32, device=device).contiguous(memory_format=torch.channels_last)
@@ -186,8 +170,7 @@ def main() -> None:
         way(next(iter(ways.widths)))
     found = measure(ways, options.sweeps)
     whole, shared = multiply_adds(network, images[:1])
-    fastest = peak(device)
-    facts = runtime.describe(device)
+    fastest = machine.peak(device)
     published, in_memory = (found[way] for way in list(ways.all)[:2])
     table = pd.DataFrame({
         "us_a_filter_and_image": 1e6 * found.median() / sum(ways.widths.values()),
@@ -195,17 +178,13 @@ def main() -> None:
         "times_in_memory": (1 / found.div(in_memory, axis=0)).median(),
         "minutes_for_6000_images": 100 * found.median(),
     })  # fmt: skip
-    print(f"{facts['hardware']}, {facts['threads']} threads, torch {facts['torch']}; {options.model}, "
-          f"{sum(ways.widths.values())} filters in {len(ways.widths)} layers")  # fmt: skip
+    print(f"{machine.heading(device)}; {options.model}, {sum(ways.widths.values())} filters, {len(ways.widths)} layers")
     print(table.to_string(float_format="%.3g"))
     bound = shared / fastest
     print(f"multiply-adds per image: {whole:.3g} in whole passes, {shared:.3g} with shared prefixes; a matrix product "
           f"runs {fastest:.3g} a second: bound {100 * bound:.3g} minutes, ours in fp32 takes "
           f"{found['ours, fp32'].median() / bound:.2f} times that")  # fmt: skip
-    if options.output:
-        for name, value in {"model": options.model, **facts, "sweeps": options.sweeps, "bound_seconds": bound}.items():
-            table[name] = value
-        table.rename_axis("way").to_csv(options.output)
+    machine.write(table.rename_axis("way").reset_index().assign(bound_seconds=bound), options, device)
 
 
 if __name__ == "__main__":

@@ -8,26 +8,20 @@ were really run, counted, and what share that is of the machine's peak in a larg
 
 from __future__ import annotations
 
-import argparse
 import statistics
-import sys
-import time
-from pathlib import Path
 
+import machine
 import pandas as pd
 import torch
-from machine import peak, wait
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "src"))  # behind the standard library, for src/select.py
-
-from deeppatch import runtime  # noqa: E402
-from deeppatch.blame.ablation import Sample, in_graph  # noqa: E402
-from deeppatch.blame.graph import Graph  # noqa: E402
-from deeppatch.surgery import convolutions  # noqa: E402
-from deeppatch.zoo.resnet_cifar import CifarResNet  # noqa: E402
+from deeppatch import runtime
+from deeppatch.blame.ablation import Sample, in_graph
+from deeppatch.blame.graph import Graph
+from deeppatch.surgery import convolutions
+from deeppatch.zoo.resnet_cifar import CifarResNet
 
 # blocks a stage, width, images at a time
 CASES = {
@@ -53,27 +47,20 @@ def measure(network: nn.Module, images: torch.Tensor, filters: int, rounds: int)
         adds[name] = counter.get_total_flops() / 2 * width
     for _ in range(rounds):
         for name, width in widths.items():
-            wait(device)
-            start = time.perf_counter()
-            for channel in range(filters):
-                edited(name, channel).argmax(1)
-            wait(device)
-            seconds[name].append((time.perf_counter() - start) / filters * width)
+            spent = runtime.seconds(lambda name=name: [edited(name, c).argmax(1) for c in range(filters)], device)
+            seconds[name].append(spent / filters * width)
     whole = sum(statistics.median(values) for values in seconds.values())
     return sum(widths.values()), whole / count, sum(adds.values()) / count
 
 
 def main() -> None:
     """Print a table, and write it as CSV where --output says so."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = machine.parser(__doc__ or "")
     parser.add_argument("--filters", type=int, default=4, help="filters of each layer (default: 4)")
     parser.add_argument("--rounds", type=int, default=3, help="medians of so many (default: 3)")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default=runtime.default_device())
-    parser.add_argument("--output", type=Path, metavar="FILE", help="CSV (default: none)")
     options = parser.parse_args()
-    device = runtime.pick_device(options.device)
-    runtime.prepare(2021)
-    fastest = peak(device)
+    device = machine.prepared(options.device)
+    fastest = machine.peak(device)
     rows = []
     for name, (blocks, width, count) in tqdm(CASES.items(), leave=False):
         network = CifarResNet(blocks, 10, "A", width).to(device, memory_format=torch.channels_last).eval()
@@ -84,13 +71,10 @@ def main() -> None:
             "us_a_filter_and_image": 1e6 * seconds / filters, "million_multiply_adds_an_image": adds / 1e6,
             "percent_of_peak": 100 * adds / seconds / fastest,
         })  # fmt: skip
-    table, facts = pd.DataFrame(rows), runtime.describe(device)
-    print(
-        f"{facts['hardware']}, {facts['threads']} threads, torch {facts['torch']}; peak {fastest:.3g} multiply-adds/s"
-    )
+    table = pd.DataFrame(rows)
+    print(f"{machine.heading(device)}; peak {fastest:.3g} multiply-adds/s")
     print(table.to_string(index=False, float_format="%.3g"))
-    if options.output:
-        table.assign(**facts, peak_multiply_adds=fastest).to_csv(options.output, index=False)
+    machine.write(table.assign(peak_multiply_adds=fastest), options, device)
 
 
 if __name__ == "__main__":

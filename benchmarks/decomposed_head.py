@@ -5,18 +5,12 @@ python benchmarks/decomposed_head.py [--device cpu|cuda] [--output benchmarks.cs
 
 from __future__ import annotations
 
-import argparse
-import sys
-from pathlib import Path
-
+import machine
 import pandas as pd
 import torch
 from torch import nn
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "src"))  # behind the standard library, for src/select.py
-
-from deeppatch import runtime  # noqa: E402
-from deeppatch.decompose.head import DecomposedHead, microseconds  # noqa: E402
+from deeppatch.decompose.head import DecomposedHead, microseconds
 
 SIZES = {"ResNet-20, CIFAR-10": (64, 10, 5), "ResNet-50, ImageNet": (2048, 1000, 50)}
 BATCHES = (1, 64, 256)
@@ -24,12 +18,9 @@ BATCHES = (1, 64, 256)
 
 def main() -> None:
     """Print a table, and write it as CSV where --output says so."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", choices=["cpu", "cuda"], default=runtime.default_device())
-    parser.add_argument("--output", type=Path, metavar="FILE", help="CSV (default: none)")
+    parser = machine.parser(__doc__ or "")
     options = parser.parse_args()
-    device = runtime.pick_device(options.device)
-    runtime.prepare(2021)
+    device = machine.prepared(options.device)
     rows = []
     for name, (features, classes, k) in SIZES.items():
         whole = nn.Linear(features, classes).to(device)
@@ -44,11 +35,9 @@ def main() -> None:
                 "times_as_fast": times[0] / times[1],
             })  # fmt: skip
     frame = pd.DataFrame(rows)
-    facts = runtime.describe(device)
-    print(f"{facts['hardware']}, {facts['threads']} threads, torch {facts['torch']}")
+    print(machine.heading(device))
     print(frame.to_string(index=False, float_format="%.2f"))
-    if options.output:
-        frame.to_csv(options.output, index=False)
+    machine.write(frame, options, device)
 
 
 if __name__ == "__main__":

@@ -1,27 +1,49 @@
-"""What the benchmarks measure of the machine itself."""
+"""What the benchmarks share: the package on the path, their options, and what the machine is and can do at best."""
 
 from __future__ import annotations
 
-import time
+import argparse
+import sys
+from pathlib import Path
 
+import pandas as pd
 import torch
 
+sys.path.append(str(Path(__file__).resolve().parents[1] / "src"))  # behind the standard library, for src/select.py
 
-def wait(device: torch.device) -> None:
-    """Wait until the device has done its work."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+from deeppatch import runtime  # noqa: E402
+
+
+def parser(doc: str) -> argparse.ArgumentParser:
+    """Return a parser that knows --device and --output; `doc` is the benchmark's docstring."""
+    found = argparse.ArgumentParser(description=doc.splitlines()[0])
+    found.add_argument("--device", choices=["cpu", "cuda"], default=runtime.default_device())
+    found.add_argument("--output", type=Path, metavar="FILE", help="CSV (default: none)")
+    return found
+
+
+def prepared(kind: str) -> torch.device:
+    """Return the device of a kind, with threads and seeds set as the stages set them."""
+    device = runtime.pick_device(kind)
+    runtime.prepare(2021)
+    return device
+
+
+def heading(device: torch.device) -> str:
+    """Name hardware, threads and torch."""
+    facts = runtime.describe(device)
+    return f"{facts['hardware']}, {facts['threads']} threads, torch {facts['torch']}"
+
+
+def write(frame: pd.DataFrame, options: argparse.Namespace, device: torch.device) -> None:
+    """Write a table as CSV where --output says so, with the options and the machine in columns called run_..."""
+    if options.output:
+        facts = {name: value for name, value in vars(options).items() if name != "output"} | runtime.describe(device)
+        frame.assign(**{f"run_{name}": value for name, value in facts.items()}).to_csv(options.output, index=False)
 
 
 def peak(device: torch.device) -> float:
     """Return the multiply-adds a second of a large float32 matrix product, the best of 20."""
     size = 2048 if device.type == "cpu" else 8192
     a, b = torch.rand(2, size, size, device=device)
-    best = float("inf")
-    for _ in range(20):
-        wait(device)
-        start = time.perf_counter()
-        a @ b
-        wait(device)
-        best = min(best, time.perf_counter() - start)
-    return size**3 / best
+    return size**3 / min(runtime.seconds(lambda: a @ b, device) for _ in range(20))

@@ -15,13 +15,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import machine  # noqa: F401  puts the package on the path
 import pandas as pd
 from scipy.stats import kendalltau
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "src"))  # behind the standard library, for src/select.py
-
-from deeppatch.blame.ranking import Ranking, choose, random_ranking  # noqa: E402
-from deeppatch.commands import guarded  # noqa: E402
+from deeppatch.blame.ranking import Ranking, choose, random_ranking
+from deeppatch.commands import guarded
 
 # name of a ranking, options of assess, the exact one that it stands for
 RANKINGS = {

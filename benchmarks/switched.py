@@ -12,31 +12,26 @@ MALLOC_TRIM_THRESHOLD_=2000000000 MALLOC_MMAP_THRESHOLD_=2000000000 MALLOC_TOP_P
 
 from __future__ import annotations
 
-import argparse
 import copy
 import math
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
+import machine
 import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "src"))  # behind the standard library, for src/select.py
-
-from deeppatch import runtime  # noqa: E402
-from deeppatch.artifacts import state_digest  # noqa: E402
-from deeppatch.patching.build import attach  # noqa: E402
-from deeppatch.patching.patch_file import Patch, extract  # noqa: E402
-from deeppatch.patching.router import FEATURES, Router  # noqa: E402
-from deeppatch.patching.switched import SwitchedModel  # noqa: E402
-from deeppatch.surgery import convolutions, folded  # noqa: E402
-from deeppatch.zoo.architectures import ARCHITECTURES  # noqa: E402
-from deeppatch.zoo.classifier import Classifier  # noqa: E402
+from deeppatch.artifacts import state_digest
+from deeppatch.patching.build import attach
+from deeppatch.patching.patch_file import Patch, extract
+from deeppatch.patching.router import FEATURES, Router
+from deeppatch.patching.switched import SwitchedModel
+from deeppatch.surgery import convolutions, folded
+from deeppatch.zoo.architectures import ARCHITECTURES
+from deeppatch.zoo.classifier import Classifier
 
 
 def random_patch(model: Classifier, ratio: float, pixels: Tensor) -> Patch:
@@ -91,18 +86,15 @@ def multiply_adds(model: nn.Module, pixels: Tensor) -> int:
 @torch.no_grad()
 def main() -> None:
     """Print a table, and write it as CSV where --output says so."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = machine.parser(__doc__ or "")
     parser.add_argument("-m", "--model", choices=sorted(ARCHITECTURES), default="resnet32a")
     parser.add_argument("--ratio", type=float, default=0.25, metavar="R", help="share of filters (default: 0.25)")
     parser.add_argument("--router", choices=sorted(FEATURES), default="probe")
     parser.add_argument("-b", "--batch_size", type=int, default=256, metavar="N")
     parser.add_argument("--size", type=int, default=32, metavar="N", help="height and width (default: 32)")
     parser.add_argument("--rounds", type=int, default=40, metavar="N", help="turns of each (default: 40)")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default=runtime.default_device())
-    parser.add_argument("--output", type=Path, metavar="FILE", help="CSV (default: none)")
     options = parser.parse_args()
-    device = runtime.pick_device(options.device)
-    runtime.prepare(2021)
+    device = machine.prepared(options.device)
 
     pixels = torch.rand(options.batch_size, 3, options.size, options.size, device=device)
     model = Classifier(ARCHITECTURES[options.model](10), [0.5] * 3, [0.25] * 3).to(device).eval()
@@ -111,7 +103,6 @@ def main() -> None:
     unfolded = copy.deepcopy(model).to(memory_format=torch.channels_last)
     again = copy.deepcopy(plain)
     limits = thresholds(switched, options.router, pixels)
-    facts = {**runtime.describe(device), "model": options.model, "rounds": options.rounds, "pixels": options.size}
 
     def routed(threshold: float) -> nn.Module:
         assert switched.router is not None
@@ -135,12 +126,10 @@ def main() -> None:
             "million_multiply_adds": more / 1e6, "more_multiply_adds_percent": 100 * (more / work - 1),
         })  # fmt: skip
     frame = pd.DataFrame(rows)
-    machine = f"{facts['hardware']}, {facts['threads']} threads, torch {facts['torch']}"
-    print(f"{machine}; {options.model}, {options.rounds} rounds")
+    print(f"{machine.heading(device)}; {options.model}, {options.rounds} rounds")
     print(f"plain network, folded: {work / 1e6:.1f} million multiply-adds a batch of {options.batch_size}")
     print(frame.to_string(index=False, float_format="%.2f"))
-    if options.output:
-        frame.assign(**{f"run_{name}": value for name, value in facts.items()}).to_csv(options.output, index=False)
+    machine.write(frame, options, device)
 
 
 if __name__ == "__main__":

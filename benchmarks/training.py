@@ -12,25 +12,22 @@ from __future__ import annotations
 import argparse
 import copy
 import statistics
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
+import machine
 import pandas as pd
 import torch
 from torch.nn import functional as F
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "src"))  # behind the standard library, for src/select.py
-
-from deeppatch import runtime  # noqa: E402
-from deeppatch.data import views  # noqa: E402
-from deeppatch.data.corruptions import SIGMAS, Blur  # noqa: E402
-from deeppatch.data.sources import Images  # noqa: E402
-from deeppatch.patching.build import attach  # noqa: E402
-from deeppatch.surgery import convolutions  # noqa: E402
-from deeppatch.training import cross_entropy, sgd, train_epoch  # noqa: E402
-from deeppatch.zoo.architectures import ARCHITECTURES  # noqa: E402
-from deeppatch.zoo.classifier import Classifier  # noqa: E402
+from deeppatch import runtime
+from deeppatch.data import views
+from deeppatch.data.corruptions import SIGMAS, Blur
+from deeppatch.data.sources import Images
+from deeppatch.patching.build import attach
+from deeppatch.surgery import convolutions
+from deeppatch.training import cross_entropy, sgd, train_epoch
+from deeppatch.zoo.architectures import ARCHITECTURES
+from deeppatch.zoo.classifier import Classifier
 
 CLASSES, SIZE, RATIO = 10, 32, 0.25
 METHODS = ("finetune", "replace", "crtunit")
@@ -39,8 +36,7 @@ METHODS = ("finetune", "replace", "crtunit")
 def main() -> None:
     """Print a table, and write it as CSV where --output says so."""
     options = parse()
-    device = runtime.pick_device(options.device)
-    runtime.prepare(2021)
+    device = machine.prepared(options.device)
     draw = runtime.generator(2021, "benchmark")
     count = options.batch_size * options.batches
     pixels = torch.randint(0, 256, (count, 3, SIZE, SIZE), generator=draw, dtype=torch.uint8)
@@ -48,30 +44,24 @@ def main() -> None:
     base = Classifier(ARCHITECTURES[options.model](CLASSES), [0.5] * 3, [0.25] * 3)
     base = base.to(device, memory_format=torch.channels_last)
     rows = [measure(method, base, images, options) for method in METHODS]
-    facts = runtime.describe(device)
-    frame = pd.DataFrame([
-        {"model": options.model, "method": method, "batch": options.batch_size, "amp": options.amp,
-         "augment": options.augment, "rounds": options.rounds, "bare_images_s": bare, "epoch_images_s": ours,
-         "percent_of_bare": percent, **{key: facts[key] for key in ("hardware", "device", "threads", "torch")}}
-        for method, (bare, ours, percent) in zip(METHODS, rows, strict=True)
-    ])  # fmt: skip
-    print(f"{facts['hardware']}, {facts['threads']} threads, torch {facts['torch']}")
-    print(frame.iloc[:, :9].to_string(index=False, float_format="%.1f"))
-    if options.output:
-        frame.to_csv(options.output, index=False)
+    frame = pd.DataFrame(
+        [{"method": method, "bare_images_s": bare, "epoch_images_s": ours, "percent_of_bare": percent}
+         for method, (bare, ours, percent) in zip(METHODS, rows, strict=True)]
+    )  # fmt: skip
+    print(f"{machine.heading(device)}; {options.model}, batches of {options.batch_size}")
+    print(frame.to_string(index=False, float_format="%.1f"))
+    machine.write(frame, options, device)
 
 
 def parse() -> argparse.Namespace:
     """Return the options."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = machine.parser(__doc__ or "")
     parser.add_argument("-m", "--model", choices=sorted(ARCHITECTURES), default="resnet32")
     parser.add_argument("-b", "--batch_size", type=int, default=256, metavar="N")
     parser.add_argument("--batches", type=int, default=4, metavar="N", help="batches an epoch (default: 4)")
     parser.add_argument("--rounds", type=int, default=15, metavar="N", help="epochs that are timed (default: 15)")
     parser.add_argument("--augment", action="store_true", help="crop and mirror as well as blur")
     parser.add_argument("--amp", action="store_true", help="bfloat16")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default=runtime.default_device())
-    parser.add_argument("--output", type=Path, metavar="FILE", help="CSV (default: none)")
     return parser.parse_args()
 
 
