@@ -71,49 +71,56 @@ def count(
         if number < counts.samples:
             continue
         edited = ablation(sample)
-        if runtime.ranks() > 1:
-            ask = partial(_right_under, edited, sample)
-            share(counts.right_now, filters, costs, ask, tick)
-            keep(counts)
-        for name, channels in filters.items():
-            row = counts.right_now.setdefault(name, [])
-            for channel in channels[len(row) :]:
-                row.append(_right_under(edited, sample, name, channel))
-                keep(counts)
-                tick(name)
+        ask = partial(_number_right, edited, sample)
+        answer(counts.right_now, filters, ask, lambda: keep(counts), tick, costs)
         for name, row in counts.right_now.items():
             before = counts.right.get(name, [0] * len(row))
             counts.right[name] = [old + new for old, new in zip(before, row, strict=True)]
-        counts.base += _right_under(edited, sample, None, 0)
-        del edited  # its maps make room for those of the next sample
+        counts.base += ask(None, 0)
+        del edited, ask  # its maps make room for those of the next sample
         counts.images += len(sample.labels)
         counts.samples, counts.right_now = number + 1, {}
     return counts
 
 
-def _right_under(edited: Edited, sample: Sample, name: str | None, channel: int) -> int:
-    return int((edited(name, channel).argmax(1) == sample.labels).sum())
+def right(edited: Edited, sample: Sample, name: str | None, channel: int) -> Tensor:
+    """Return which images (N,) of a sample are right under an edit, on the CPU; None for no edit."""
+    return (edited(name, channel).argmax(1) == sample.labels).cpu()
 
 
-def share(
-    found: dict[str, list[Value]], filters: Filters, costs: Costs | None, ask: Callable[[str, int], Value],
-    tick: Callable[[str], object],
+def _number_right(edited: Edited, sample: Sample, name: str | None, channel: int) -> int:
+    return int(right(edited, sample, name, channel).sum())
+
+
+def answer(
+    found: dict[str, list[Value]], filters: Filters, ask: Callable[[str, int], Value], keep: Callable[[], object],
+    tick: Callable[[str], object], costs: Costs | None = None,
 ) -> None:  # fmt: skip
-    """Complete the rows `found` of each layer with what `ask` finds of its filters, by all ranks together.
+    """Complete the rows `found` of each layer with what `ask` finds of its filters, which must be on the CPU.
 
-    Each rank asks about filters of about the same cost (`costs` of one in each layer; default: all the same); all rows
-    are complete on every rank then. What `ask` returns must be on the CPU.
+    `keep` is called after each filter, `tick` with its layer. Several ranks share the filters out by `costs` (of one in
+    each layer; default: all the same), and keep what they found together.
     """
-    left = {name: channels[len(found.get(name, [])) :] for name, channels in filters.items()}
+    for name in filters:
+        found.setdefault(name, [])
+    left = {name: channels[len(found[name]) :] for name, channels in filters.items()}
+    if runtime.ranks() == 1:
+        for name, channels in left.items():
+            for channel in channels:
+                found[name].append(ask(name, channel))
+                keep()
+                tick(name)
+        return
     mine = runtime.share_out(left, costs or dict.fromkeys(left, 1), runtime.ranks())[runtime.rank()]
     asked = {}
     for name, channels in mine.items():
         for channel in channels:
             asked[name, channel] = ask(name, channel)
             tick(name)
-    answers = {place: answer for part in runtime.gather(asked) for place, answer in part.items()}
-    for name, row in left.items():
-        found.setdefault(name, []).extend(answers[name, channel] for channel in row)
+    answers = {place: value for part in runtime.gather(asked) for place, value in part.items()}
+    for name, channels in left.items():
+        found[name].extend(answers[name, channel] for channel in channels)
+    keep()
 
 
 def in_graph(graph: Graph, *, swap: bool, dtype: torch.dtype = torch.float32) -> Ablation:

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deeppatch import runtime
-from deeppatch.blame.ablation import Ablation, Costs, Edited, Sample, share
+from deeppatch.blame.ablation import Ablation, Costs, Sample, answer, right
 from deeppatch.blame.ranking import Ranking
 
 
@@ -129,29 +128,18 @@ def run(
         if not any(len(lane.racing) for lane in race.lanes.values()):
             return
         edited = ablation(sample)
-        base = _right_under(edited, sample, None, 0)
+        ask = partial(right, edited, sample)
         filters = {name: lane.racing.tolist() for name, lane in race.lanes.items()}
-        if runtime.ranks() > 1:
-            share(race.now, filters, costs, partial(_right_under, edited, sample), tick)
-            keep(race)
-        for name, channels in filters.items():
-            answers = race.now.setdefault(name, [])
-            for channel in channels[len(answers) :]:
-                answers.append(_right_under(edited, sample, name, channel))
-                keep(race)
-                tick(name)
+        answer(race.now, filters, ask, lambda: keep(race), tick, costs)
+        base = ask(None, 0)
         for name, lane in race.lanes.items():
             if answers := race.now[name]:
                 lane.enter(torch.stack(answers), base)
-        del edited  # its maps make room for those of the next sample
+        del edited, ask  # its maps make room for those of the next sample
         race.images += len(sample.labels)
         race.samples, race.now = number, {}
         for lane in race.lanes.values():
             lane.leave(delta, (images - race.images) / len(sample.labels))
-
-
-def _right_under(edited: Edited, sample: Sample, name: str | None, channel: int) -> Tensor:
-    return (edited(name, channel).argmax(1) == sample.labels).cpu()
 
 
 def begin(widths: Mapping[str, int], places: Mapping[str, int]) -> Race:
