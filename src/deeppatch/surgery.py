@@ -133,16 +133,16 @@ class Affine(nn.Module):
         return torch.addcmul(shift, y, scale).to(y.dtype)
 
 
-def folded(network: nn.Module) -> fx.GraphModule:
-    """Return a copy for inference alone, as a graph in which convolutions have taken in the normalisations after them.
+def fold(graph: fx.GraphModule) -> dict[str, nn.BatchNorm2d]:
+    """Let the convolutions of a graph, in eval mode, take in the normalisations after them.
 
-    A normalisation is taken in where nothing else reads the output of its convolution; any other becomes an Affine.
-    Modules keep their names. New weights are computed in float64 and rounded once. Nothing asks for gradients.
+    A normalisation is taken in where nothing else reads the output of its convolution, and both run once. Modules keep
+    their names; new weights are computed in float64 and rounded once. Returns what was taken in, by convolution.
     """
-    folding = fx.symbolic_trace(copy.deepcopy(network).eval())
-    named = dict(folding.named_modules())
-    calls = Counter(node.target for node in folding.graph.nodes if node.op == "call_module")
-    for node in list(folding.graph.nodes):
+    named = dict(graph.named_modules())
+    calls = Counter(node.target for node in graph.graph.nodes if node.op == "call_module")
+    taken: dict[str, nn.BatchNorm2d] = {}
+    for node in list(graph.graph.nodes):
         norm = named[node.target] if node.op == "call_module" else None
         if not isinstance(norm, nn.BatchNorm2d) or norm.running_mean is None:
             continue
@@ -151,11 +151,24 @@ def folded(network: nn.Module) -> fx.GraphModule:
         once = calls[node.target] == calls[source.target] == len(source.users) == 1
         if isinstance(conv, nn.Conv2d) and once:
             dtype = conv.weight.dtype
-            swap(folding, source.target, fuse_conv_bn_eval(conv.double(), norm.double()).to(dtype))
+            swap(graph, source.target, fuse_conv_bn_eval(conv.double(), norm.double()).to(dtype))
             node.replace_all_uses_with(source)
-            folding.graph.erase_node(node)
-        else:
-            swap(folding, node.target, Affine(norm, norm.running_mean))
+            graph.graph.erase_node(node)
+            taken[source.target] = norm
+    return taken
+
+
+def folded(network: nn.Module) -> fx.GraphModule:
+    """Return a copy for inference alone, as a graph: normalisations folded (see `fold`), any other one an Affine.
+
+    Nothing asks for gradients.
+    """
+    folding = fx.symbolic_trace(copy.deepcopy(network).eval())
+    fold(folding)
+    for name in {str(node.target) for node in folding.graph.nodes if node.op == "call_module"}:
+        norm = folding.get_submodule(name)
+        if isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None:
+            swap(folding, name, Affine(norm, norm.running_mean))
     folding.delete_all_unused_submodules()
     folding.recompile()
     return folding.requires_grad_(False)

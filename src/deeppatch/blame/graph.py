@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from deeppatch.surgery import fold
 
 Values = dict[fx.Node, Any]
 
@@ -28,12 +29,11 @@ class Graph:
     def __init__(self, network: nn.Module, example: Tensor) -> None:
         """Trace and fold `network`; Untraceable unless the graph answers for `example` (N, C, H, W) as it does."""
         self.module = _traced(network)
-        self.silent: dict[str, Tensor] = {}
         self._separate()
+        norms = fold(self.module)
         self.convs = {str(node.target): node for node in self.module.graph.nodes if self._is(node, nn.Conv2d)}
         self.convs = {name: self.convs[name] for name, _ in network.named_modules() if name in self.convs}
-        for node in self.convs.values():
-            self._fold(node)
+        self.silent = {name: _silence(self.layer(node), norms.get(name)) for name, node in self.convs.items()}
         self.module.graph.lint()
         self.nodes: list[fx.Node] = list(self.module.graph.nodes)
         self.output = self.nodes[-1]
@@ -106,23 +106,6 @@ class Graph:
             elif node.op == "call_method" and str(node.target).endswith("_"):
                 node.target = str(node.target).rstrip("_")
 
-    def _fold(self, node: fx.Node) -> None:
-        conv = self.layer(node)
-        assert isinstance(conv, nn.Conv2d)
-        self.silent[str(node.target)] = torch.zeros(conv.out_channels, device=conv.weight.device)
-        user = next(iter(node.users))
-        if len(node.users) != 1 or not self._is(user, nn.BatchNorm2d) or not conv.weight.is_floating_point():
-            return
-        norm = self.layer(user)
-        assert isinstance(norm, nn.BatchNorm2d)
-        if norm.running_mean is None:
-            return
-        with torch.no_grad():
-            self.silent[str(node.target)] = norm(torch.zeros(1, conv.out_channels, 1, 1).to(conv.weight)).flatten()
-        self.module.set_submodule(str(node.target), fuse_conv_bn_eval(conv, norm))
-        user.replace_all_uses_with(node)
-        self.module.graph.erase_node(user)
-
 
 # operations that write into what they read, and their counterparts that do not
 SEPARATE: dict[Any, Any] = {
@@ -135,3 +118,10 @@ def _traced(network: nn.Module) -> fx.GraphModule:
         return fx.symbolic_trace(copy.deepcopy(network).eval())
     except Exception as error:  # whatever a network's own code raises when it meets a stand-in for a tensor
         raise Untraceable(f"its forward pass depends on values ({str(error).splitlines()[0]})") from error
+
+
+@torch.no_grad()
+def _silence(conv: nn.Module, norm: nn.Module | None) -> Tensor:
+    assert isinstance(conv, nn.Conv2d)
+    zeros = conv.weight.new_zeros(conv.out_channels)
+    return zeros if norm is None else norm(zeros.double().view(1, -1, 1, 1)).flatten().to(zeros)
