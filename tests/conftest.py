@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -41,17 +42,26 @@ class TinyNet(nn.Module):
 
 
 @pytest.fixture
-def tiny() -> Classifier:
+def lively() -> Callable[[nn.Module], nn.Module]:
+    """Give a network normalisation statistics that are not those of a fresh one, and put it in eval mode."""
+
+    def enliven(network: nn.Module) -> nn.Module:
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.uniform_(-0.3, 0.3)
+                module.running_var.uniform_(0.5, 1.5)
+                nn.init.uniform_(module.weight, 0.5, 1.5)
+                nn.init.uniform_(module.bias, -0.3, 0.3)
+        return network.eval()
+
+    return enliven
+
+
+@pytest.fixture
+def tiny(lively) -> Classifier:
     """A classifier of 12x12 images with statistics that are not those of a fresh network, in eval mode."""
     torch.manual_seed(3)
-    model = Classifier(TinyNet(), [0.4, 0.5, 0.6], [0.2, 0.25, 0.3])
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.uniform_(-0.3, 0.3)
-            module.running_var.uniform_(0.5, 1.5)
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.uniform_(module.bias, -0.3, 0.3)
-    return model.eval()
+    return lively(Classifier(TinyNet(), [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]))
 
 
 @pytest.fixture

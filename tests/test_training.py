@@ -268,20 +268,25 @@ def test_parameters_that_the_optimizer_does_not_hold_stay(run):
     assert changed == ["network.fc.1.weight", "network.fc.1.bias"]
 
 
-def test_the_learning_rate_falls_with_every_batch_along_a_cosine_to_zero(run):
-    whole = run()
-    steps = 2 * len(whole.stream(0))
-    optimizer, schedule = training.sgd(whole.model.parameters(), lr=0.1, momentum=0.9, weight_decay=0, steps=steps)
+def rates_of(whole: Run, optimizer, schedule, epochs: int) -> list[float]:
+    """Train, and return the learning rate of every step."""
     rates = []
 
     def loss(model, batch):
         rates.append(optimizer.param_groups[0]["lr"])
         return training.cross_entropy(model, batch)
 
-    for epoch in range(2):
+    for epoch in range(epochs):
         training.train_epoch(whole.model, whole.stream(epoch), loss, optimizer, schedule)
+    return rates
+
+
+def test_the_learning_rate_falls_with_every_batch_along_a_cosine_to_zero(run):
+    whole = run()
+    steps = 2 * len(whole.stream(0))
+    optimizer, schedule = training.sgd(whole.model.parameters(), lr=0.1, momentum=0.9, weight_decay=0, steps=steps)
     want = [0.05 * (1 + torch.cos(torch.tensor(torch.pi * step / steps)).item()) for step in range(steps)]
-    assert rates == pytest.approx(want, abs=1e-7)
+    assert rates_of(whole, optimizer, schedule, 2) == pytest.approx(want, abs=1e-7)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0, abs=1e-12)
 
 
@@ -319,15 +324,7 @@ def test_adam_is_that_of_the_definition():
 def test_the_learning_rate_of_adam_stays(run):
     whole = run()
     optimizer, schedule = training.adam(whole.model.parameters(), lr=0.003)
-    rates = []
-
-    def loss(model, batch):
-        rates.append(optimizer.param_groups[0]["lr"])
-        return training.cross_entropy(model, batch)
-
-    for epoch in range(3):
-        training.train_epoch(whole.model, whole.stream(epoch), loss, optimizer, schedule)
-    assert rates == [0.003] * 12
+    assert rates_of(whole, optimizer, schedule, 3) == [0.003] * 12
     assert schedule.get_last_lr() == [0.003]
 
 

@@ -83,28 +83,22 @@ class Writing(nn.Module):
         return y.mean((2, 3))
 
 
-def lively(network: nn.Module, seed: int) -> nn.Module:
-    """Give a network normalisation statistics that are not those of a fresh one."""
-    torch.manual_seed(seed)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.uniform_(-0.3, 0.3)
-            module.running_var.uniform_(0.5, 1.5)
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.uniform_(module.bias, -0.3, 0.3)
-    return network.eval()
+@pytest.fixture
+def network_and_sample(lively):
+    """Make a network by name and seed, and three images of it."""
 
+    def make(name: str, seed: int) -> tuple[nn.Module, Sample]:
+        torch.manual_seed(seed)
+        network = Concatenating() if name == "concatenating" else ARCHITECTURES[name](5)
+        degraded, clean = torch.rand(2, 3, 3, 32, 32)
+        return lively(network), Sample(degraded, torch.arange(3), clean)
 
-def network_and_sample(name: str, seed: int) -> tuple[nn.Module, Sample]:
-    torch.manual_seed(seed)
-    network = Concatenating() if name == "concatenating" else ARCHITECTURES[name](5)
-    degraded, clean = torch.rand(2, 3, 3, 32, 32)
-    return lively(network, seed), Sample(degraded, torch.arange(3), clean)
+    return make
 
 
 @pytest.mark.parametrize("swap", [False, True])
 @pytest.mark.parametrize("name", [*SMALL, "concatenating"])
-def test_edits_give_the_logits_of_a_whole_pass(name, swap):
+def test_edits_give_the_logits_of_a_whole_pass(network_and_sample, name, swap):
     network, sample = network_and_sample(name, seed=len(name))
     with torch.inference_mode():
         fast, plain = in_graph(Graph(network, sample.degraded), swap=swap)(sample), by_hooks(network, swap=swap)(sample)
@@ -119,7 +113,7 @@ def test_edits_give_the_logits_of_a_whole_pass(name, swap):
         assert moved > len(convolutions(network)), "the edits change nothing"
 
 
-def test_every_channel_of_a_network_with_odd_steps():
+def test_every_channel_of_a_network_with_odd_steps(network_and_sample):
     network, sample = network_and_sample("concatenating", seed=3)
     with torch.inference_mode():
         fast, plain = in_graph(Graph(network, sample.degraded), swap=True)(sample), by_hooks(network, swap=True)(sample)
@@ -128,7 +122,7 @@ def test_every_channel_of_a_network_with_odd_steps():
                 torch.testing.assert_close(fast(layer, channel), plain(layer, channel), rtol=1e-4, atol=1e-5)
 
 
-def test_the_network_is_left_as_it_was():
+def test_the_network_is_left_as_it_was(network_and_sample):
     network, sample = network_and_sample("resnet8", seed=1)
     before, kinds = state_digest(network.state_dict()), [type(module) for module in network.modules()]
     graph = Graph(network, sample.degraded)
@@ -139,7 +133,7 @@ def test_the_network_is_left_as_it_was():
     assert all(module.inplace for module in network.modules() if isinstance(module, nn.ReLU))
 
 
-def test_normalisation_is_folded_and_silence_is_a_constant():
+def test_normalisation_is_folded_and_silence_is_a_constant(network_and_sample):
     network, sample = network_and_sample("resnet8", seed=2)
     graph = Graph(network, sample.degraded)
     assert not [node for node in graph.nodes if node.op == "call_module" and "bn" in str(node.target)]
@@ -150,7 +144,7 @@ def test_normalisation_is_folded_and_silence_is_a_constant():
     assert Graph(network, sample.degraded).silent["branch"].count_nonzero() == 0, "nothing follows but its ReLU"
 
 
-def test_unedited_values_survive_the_edits():
+def test_unedited_values_survive_the_edits(network_and_sample):
     network, sample = network_and_sample("concatenating", seed=4)
     graph = Graph(network, sample.degraded)
     with torch.inference_mode():
@@ -161,7 +155,7 @@ def test_unedited_values_survive_the_edits():
         assert all(torch.equal(base[node], value) for node, value in before.items())
 
 
-def test_an_edit_that_changes_nothing_gives_the_same_logits():
+def test_an_edit_that_changes_nothing_gives_the_same_logits(network_and_sample):
     network, sample = network_and_sample("resnet20a", seed=5)
     graph = Graph(network, sample.degraded)
     with torch.inference_mode():
@@ -181,7 +175,7 @@ def test_what_cannot_be_run_as_a_graph_says_why(network, why):
     assert "\n" not in str(refusal.value)
 
 
-def test_costs_count_the_convolutions_behind_a_layer():
+def test_costs_count_the_convolutions_behind_a_layer(network_and_sample):
     network, sample = network_and_sample("resnet8", seed=6)
     costs = Graph(network, sample.degraded).costs()
     assert costs["conv1"] == 9
