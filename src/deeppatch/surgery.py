@@ -106,13 +106,14 @@ def input_of(network: nn.Module, name: str, x: Tensor) -> Tensor:
 class Affine(nn.Module):
     """What a batch normalisation does at inference: a scale and a shift of each channel; the identity for None.
 
-    `weight` (C, ...) says how many channels there are, where they lie and in which precision.
+    `weight` (C, ...) says how many channels there are, where they lie and in which precision; of these, `channels` (K,)
+    are normalised where they are given.
     """
 
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, norm: nn.Module | None, weight: Tensor) -> None:
+    def __init__(self, norm: nn.Module | None, weight: Tensor, channels: Tensor | None = None) -> None:
         super().__init__()
         scale, shift = weight.new_ones(len(weight)), weight.new_zeros(len(weight))
         if isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and norm.running_var is not None:
@@ -120,17 +121,14 @@ class Affine(nn.Module):
             exact = exact * norm.weight.detach() if norm.affine else exact
             centre = norm.bias.detach() if norm.affine else 0
             scale, shift = exact.to(weight), (centre - norm.running_mean * exact).to(weight)
+        if channels is not None:
+            scale, shift = scale[channels], shift[channels]
         self.register_buffer("scale", scale.view(-1, 1, 1))
         self.register_buffer("shift", shift.view(-1, 1, 1))
 
-    def of(self, channels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return scale and shift (K, 1, 1) of some channels."""
-        return self.scale[channels], self.shift[channels]
-
-    def forward(self, y: Tensor, channels: Tensor | None = None) -> Tensor:
-        """Normalise maps (N, C, H, W), which are `channels` of all of them where those are given."""
-        scale, shift = (self.scale, self.shift) if channels is None else self.of(channels)
-        return torch.addcmul(shift, y, scale).to(y.dtype)
+    def forward(self, y: Tensor) -> Tensor:
+        """Normalise maps (N, C, H, W), or (N, K, H, W)."""
+        return torch.addcmul(self.shift, y, self.scale).to(y.dtype)
 
 
 def fold(graph: fx.GraphModule) -> dict[str, nn.BatchNorm2d]:
@@ -172,12 +170,6 @@ def folded(network: nn.Module) -> fx.GraphModule:
     folding.delete_all_unused_submodules()
     folding.recompile()
     return folding.requires_grad_(False)
-
-
-def only_reader(network: fx.GraphModule, name: str) -> str | None:
-    """Return the name of the module that alone reads the output of the module called `name`, or None."""
-    readers = list(next(node for node in network.graph.nodes if node.target == name).users)
-    return str(readers[0].target) if len(readers) == 1 and readers[0].op == "call_module" else None
 
 
 def cut(network: fx.GraphModule, name: str) -> tuple[fx.GraphModule, fx.GraphModule]:

@@ -85,13 +85,13 @@ class Writing(nn.Module):
 
 @pytest.fixture
 def network_and_sample(lively):
-    """Make a network by name and seed, and three images of it."""
+    """Make a network by name and seed, and two images for it."""
 
     def make(name: str, seed: int) -> tuple[nn.Module, Sample]:
         torch.manual_seed(seed)
         network = Concatenating() if name == "concatenating" else ARCHITECTURES[name](5)
-        degraded, clean = torch.rand(2, 3, 3, 32, 32)
-        return lively(network), Sample(degraded, torch.arange(3), clean)
+        degraded, clean = torch.rand(2, 2, 3, 32, 32)
+        return lively(network), Sample(degraded, torch.arange(2), clean)
 
     return make
 

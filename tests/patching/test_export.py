@@ -60,7 +60,7 @@ class Exported:
         self.patched = copy.deepcopy(self.model)
         apply(self.patched, self.patch, self.pixels[:2])
         self.switched = SwitchedModel(self.model, self.patch, self.pixels[:2])
-        features = FEATURES[router](self.switched.first_maps(self.pixels)[3]).double()
+        features = FEATURES[router](self.switched.begin(self.pixels)[1]).double()
         weight = torch.randn(features.shape[1], dtype=torch.float64) / (features.std(0) + 1e-3)
         scores = (features @ weight).sort().values
         place = 3 + int(scores.diff()[3:8].argmax())  # no score is near the threshold
@@ -93,10 +93,15 @@ CASES = {
 }
 
 
-@pytest.fixture(scope="module", params=CASES)
-def exported(request) -> Exported:
+@pytest.fixture(scope="module")
+def all_exported() -> dict[str, Exported]:
     with torch.no_grad():
-        return Exported(*CASES[request.param])
+        return {name: Exported(*case) for name, case in CASES.items()}
+
+
+@pytest.fixture(params=CASES)
+def exported(request, all_exported) -> Exported:
+    return all_exported[request.param]
 
 
 def session(content: bytes) -> onnxruntime.InferenceSession:
@@ -157,32 +162,39 @@ def test_files_carry_neither_paths_nor_images(exported):
 
 
 WITHOUT = """
-import sys, numpy, onnxruntime, torch
-pixels = numpy.load("pixels.npy")
-parts = {name: onnxruntime.InferenceSession(name + ".onnx") for name in ("original", "patched", "router")}
-_, switched = parts["router"].run(None, {"pixels": pixels})
-both = [parts[name].run(None, {"pixels": pixels})[0] for name in ("original", "patched")]
-program = torch.export.load("switched.pt2").module()
-numpy.savez("found.npz", onnx=numpy.where(switched[:, None], both[1], both[0]),
-            program=program(torch.from_numpy(pixels))[0].detach().numpy())
+import pathlib, sys, numpy, onnxruntime, torch
+for place in pathlib.Path().iterdir():
+    pixels = numpy.load(place / "pixels.npy")
+    parts = {name: onnxruntime.InferenceSession(place / f"{name}.onnx") for name in ("original", "patched", "router")}
+    _, switched = parts["router"].run(None, {"pixels": pixels})
+    both = [parts[name].run(None, {"pixels": pixels})[0] for name in ("original", "patched")]
+    program = torch.export.load(place / "switched.pt2").module()
+    numpy.savez(place / "found.npz", onnx=numpy.where(switched[:, None], both[1], both[0]),
+                program=program(torch.from_numpy(pixels))[0].detach().numpy())
 assert not [name for name in sys.modules if name.startswith("deeppatch")]
 """
 
 
 @torch.no_grad()
-def test_files_run_where_this_package_is_not(exported, tmp_path):
-    for name, content in exported.files.items():
-        (tmp_path / name).write_bytes(content)
-    np.save(tmp_path / "pixels.npy", exported.pixels.numpy())
+def test_files_run_where_this_package_is_not(all_exported, tmp_path):
+    for case, exported in all_exported.items():
+        (tmp_path / case).mkdir()
+        for name, content in exported.files.items():
+            (tmp_path / case / name).write_bytes(content)
+        np.save(tmp_path / case / "pixels.npy", exported.pixels.numpy())
     done = subprocess.run(
         [sys.executable, "-I", "-c", WITHOUT], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
-    expected = exported.switched(exported.pixels)
-    for found in np.load(tmp_path / "found.npz").values():
-        torch.testing.assert_close(torch.from_numpy(found), expected, **CLOSE)
+    for case, exported in all_exported.items():
+        expected = exported.switched(exported.pixels)
+        found = np.load(tmp_path / case / "found.npz")
+        assert set(found) == {"onnx", "program"}
+        for values in found.values():
+            torch.testing.assert_close(torch.from_numpy(values), expected, **CLOSE)
 
 
+@pytest.mark.parametrize("exported", ["replace", "crtunit"], indirect=True)
 def test_exporting_changes_nothing_and_leaves_the_same_bytes(exported):
     states = [state_digest(module.state_dict()) for module in (exported.model, exported.switched)]
     again = dict(export.export(exported.model, exported.patch, exported.switched, exported.pixels[:2]))

@@ -26,7 +26,7 @@ def calibrate(
     rows = []
     for pixels, _labels in track(view, len(view), "calibrating"):
         with runtime.autocast(context.device, options.amp):
-            maps = switched.first_maps(pixels)[3]
+            maps = switched.begin(pixels)[1]
         rows.append(FEATURES[options.router](maps).double())
     original = right_by_level(context, model, val, "calibrating, pretrained")[0]
     repaired = right_by_level(context, patched, val, "calibrating, patched")[0]

@@ -32,9 +32,7 @@ class RouterGraph(nn.Module):
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Map pixels (N, 3, H, W) in [0, 1] to scores (N,), float64, and which samples are switched (N,)."""
-        model = self.switched
-        both, _ = model.begin(model.normalize(pixels))
-        return model.decide(model.junction.maps(pixels, both))
+        return self.switched.decide(self.switched.begin(pixels)[1])
 
 
 class SwitchedGraph(nn.Module):
@@ -50,10 +48,9 @@ class SwitchedGraph(nn.Module):
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Map pixels (N, 3, H, W) in [0, 1] to logits (N, classes), scores (N,) and which samples are switched (N,)."""
-        model = self.switched
-        both, others = model.begin(model.normalize(pixels))
-        scores, switched = model.decide(model.junction.maps(pixels, both))
-        return model.finish_each(switched, both, others), scores, switched
+        crossing, maps = self.switched.begin(pixels)
+        scores, switched = self.switched.decide(maps)
+        return self.switched.finish_each(switched, crossing), scores, switched
 
 
 def export(model: nn.Module, patch: Patch, switched: SwitchedModel, example: Tensor) -> Iterator[tuple[str, bytes]]:
