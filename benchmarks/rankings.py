@@ -25,6 +25,7 @@ from deeppatch.commands import guarded
 # name of a ranking, options of assess, the exact one that it stands for
 RANKINGS = {
     "perfloss": ("-f perfloss", "perfloss"),
+    "perfloss, amp": ("-f perfloss --amp", "perfloss"),
     "perfloss, race 0.1": ("-f perfloss --race 0.1", "perfloss"),
     "perfloss, race 0.01": ("-f perfloss --race 0.01", "perfloss"),
     "taylor": ("-f taylor", "perfloss"),
@@ -41,16 +42,7 @@ SEEDS = (1, 2, 3)
 def stage(script: str, options: argparse.Namespace, folder: Path, *more: str) -> Path:
     """Run a command, or take what it left, and return the folder of the model's artifacts."""
     limit = options.rank_limit if script == "select" else options.limit
-    given = [
-        "-m",
-        options.model,
-        "-d",
-        options.dataset,
-        "--weights",
-        str(options.weights),
-        "--limit",
-        str(limit),
-    ]
+    given = ["-m", options.model, "-d", options.dataset, "--weights", str(options.weights), "--limit", str(limit)]
     status = guarded(script, [*given, "--data_dir", str(options.data_dir), "--output_dir", str(folder), *more, "-r"],
                      "python src/{script}.py")  # fmt: skip
     if status:

@@ -6,8 +6,8 @@ Weights, patch and router are random: neither times nor multiply-adds depend on 
 network take turns, so that what else the machine does meets both. The overhead is the median of the ratios of
 neighbours, of wall time and of CPU time; `fastest` compares the least CPU time of either, which others disturb least.
 The copy of the plain network shows what the figures are worth. On Linux, glibc gives large tensors back to the system
-after use and takes page faults to get them again, more or fewer by chance: to measure networks rather than that, set
-MALLOC_TRIM_THRESHOLD_=2000000000 MALLOC_MMAP_THRESHOLD_=2000000000 MALLOC_TOP_PAD_=400000000 before the command.
+after use and takes page faults to get them again, more or fewer by chance, unless the environment forbids it, as .env
+does under `pipenv run`.
 """
 
 from __future__ import annotations

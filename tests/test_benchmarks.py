@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ def test_switched_counts_what_the_router_looks_at_and_nothing_else(tmp_path):
     done = subprocess.run(
         [sys.executable, *command.split(), str(tmp_path / "times.csv")],
         cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
+        env={**os.environ, "DEEPPATCH_THREADS": "1", "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     table = pd.read_csv(tmp_path / "times.csv").set_index("batch")

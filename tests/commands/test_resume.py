@@ -18,7 +18,6 @@ from deeppatch.commands import ablating, estimate
 RUNS = {
     "pretrain": ("eval --train -e 16 --lr 0.1", ["none"]),
     "assess-perfloss": ("select -f perfloss -b 36", ["pretrain"]),
-    "assess-featswap": ("select -f featswap", ["pretrain"]),
     "correct-patch-replace-perfloss": ("correct --crt_epoch 12 --lr 0.2", ["pretrain", "assess-perfloss"]),
     "correct-patch-crtunit-featswap-ratio0.5-rear": (
         "correct -f featswap --crt_type crtunit --susp_ratio 0.5 --susp_side rear --crt_epoch 10 --lr 0.1",
