@@ -18,6 +18,7 @@ from deeppatch.commands import ablating, estimate
 RUNS = {
     "pretrain": ("eval --train -e 16 --lr 0.1", ["none"]),
     "assess-perfloss": ("select -f perfloss -b 36", ["pretrain"]),
+    "assess-featswap": ("select -f featswap", ["pretrain"]),
     "correct-patch-replace-perfloss": ("correct --crt_epoch 12 --lr 0.2", ["pretrain", "assess-perfloss"]),
     "correct-patch-crtunit-featswap-ratio0.5-rear": (
         "correct -f featswap --crt_type crtunit --susp_ratio 0.5 --susp_side rear --crt_epoch 10 --lr 0.1",
@@ -38,7 +39,9 @@ def stop_at(process: subprocess.Popen[str], checkpoint: Path, number: signal.Sig
     return process.returncode, out, err
 
 
-@pytest.mark.parametrize("stage", RUNS)
+@pytest.mark.parametrize(
+    "stage", [pytest.param(name, marks=pytest.mark.slow) if name == "assess-featswap" else name for name in RUNS]
+)
 def test_a_killed_stage_goes_on_to_the_same_bytes(chain, chain_lines, tmp_path, stage):
     line, inputs = RUNS[stage]
     bench = chain.copy(tmp_path / "killed", *inputs)

@@ -80,13 +80,13 @@ def test_little_memory_means_smaller_batches_and_the_same_ranking(pretrained, ch
     assert ranking(pretrained, "assess-perfloss")["layers"] == ranking(chain, "assess-perfloss")["layers"]
 
 
-@pytest.mark.parametrize("method", ["perfloss", "featswap"])
+@pytest.mark.parametrize("method", [pytest.param("perfloss", marks=pytest.mark.slow), "featswap"])
 def test_a_network_that_cannot_be_traced_is_ranked_the_plain_way(pretrained, chain, monkeypatch, method):
     def refuse(self, network, example):
         raise Untraceable("its forward pass depends on values")
 
     monkeypatch.setattr(Graph, "__init__", refuse)
-    said = pretrained.ran(f"select -f {method} -b 36").out
+    said = pretrained.ran(f"select -f {method}").out
     assert "cannot be run as a graph: its forward pass depends on values; every filter takes a whole pass" in said
     assert ranking(pretrained, f"assess-{method}")["layers"] == ranking(chain, f"assess-{method}")["layers"]
 

@@ -194,7 +194,11 @@ def test_files_run_where_this_package_is_not(all_exported, tmp_path):
             torch.testing.assert_close(torch.from_numpy(values), expected, **CLOSE)
 
 
-@pytest.mark.parametrize("exported", ["crtunit"], indirect=True)
+@pytest.mark.parametrize(
+    "exported",
+    ["crtunit", *(pytest.param(case, marks=pytest.mark.slow) for case in ("replace", "replaced late"))],
+    indirect=True,
+)
 def test_exporting_changes_nothing_and_leaves_the_same_bytes(exported):
     states = [state_digest(module.state_dict()) for module in (exported.model, exported.switched)]
     again = dict(export.export(exported.model, exported.patch, exported.switched, exported.pixels[:2]))

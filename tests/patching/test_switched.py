@@ -23,7 +23,6 @@ from deeppatch.zoo.classifier import Classifier
 
 KINDS = ["replace", "crtunit"]
 ROUTERS = ["probe", "flips"]
-SMALL = sorted(ARCHITECTURES.keys() - {"resnet50"})
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 
 
@@ -108,7 +107,10 @@ def check_routes(model: Classifier, patch: Patch, pixels: Tensor, kind: str, siz
     assert switched(pixels[:3]).shape == (3, answers.shape[2])
 
 
-@pytest.fixture(scope="module", params=ARCHITECTURES)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=pytest.mark.slow) if name == "resnet50" else name for name in ARCHITECTURES],
+)
 def zoo(request) -> tuple[Classifier, Tensor]:
     """A network of the zoo with random weights, and twelve clean images with twelve blurred ones behind them."""
     torch.manual_seed(6)
@@ -121,15 +123,15 @@ def zoo(request) -> tuple[Classifier, Tensor]:
     return sane(model.to(memory_format=torch.channels_last), pixels), pixels
 
 
-def test_logits_do_not_depend_on_the_batch_on_any_network(zoo):
+@pytest.mark.parametrize("router", ["probe", pytest.param("flips", marks=pytest.mark.slow)])
+def test_logits_do_not_depend_on_the_batch_on_any_network(zoo, router):
     model, pixels = zoo
-    check_routes(model, random_patch(model, "replace", 0.25, pixels), pixels, "probe", (1, 64, 256))
+    check_routes(model, random_patch(model, "replace", 0.25, pixels), pixels, router, (1, 64, 256))
 
 
-@pytest.mark.parametrize("zoo", SMALL, indirect=True)
-def test_correction_units_and_flips_route_as_well_on_any_network(zoo):
+def test_correction_units_route_as_well_on_any_network(zoo):
     model, pixels = zoo
-    check_routes(model, random_patch(model, "crtunit", 0.25, pixels, strength=0.1), pixels, "flips", (1, 64))
+    check_routes(model, random_patch(model, "crtunit", 0.25, pixels, strength=0.1), pixels, "probe", (1, 64))
 
 
 @torch.no_grad()
