@@ -11,7 +11,9 @@ from torchvision.models.mobilenetv2 import MobileNetV2
 from torchvision.models.shufflenetv2 import ShuffleNetV2
 from torchvision.models.vgg import VGG, make_layers
 
+from deeppatch.zoo.rescnn import rescnn, weak_rescnn, weak_rescnn_for_svhn
 from deeppatch.zoo.resnet_cifar import CifarResNet
+from deeppatch.zoo.simcnn import SimCNN, weak_simcnn, weak_simcnn_for_svhn
 
 VGG13 = [64, 64, "M", 128, 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M"]
 # expansion, channels, repeats, stride of each group: the ImageNet network with its first two strides removed
@@ -58,4 +60,14 @@ ARCHITECTURES: dict[str, Callable[[int], nn.Module]] = {
     "vgg13_bn": _vgg13_bn,
     "mobilenetv2_x0_5": _mobilenetv2_x0_5,
     "shufflenetv2_x1_0": _shufflenetv2_x1_0,
+    "simcnn": SimCNN,
+    "simcnn_x0_25": partial(SimCNN, width=0.25),
+    "simcnn_poorfit": partial(SimCNN, dropout=0),
+    "simcnn_weak": weak_simcnn,
+    "simcnn_svhn_weak": weak_simcnn_for_svhn,
+    "rescnn": rescnn,
+    "rescnn_x0_25": partial(rescnn, width=0.25),
+    "rescnn_poorfit": partial(rescnn, dropout=0),
+    "rescnn_weak": weak_rescnn,
+    "rescnn_svhn_weak": weak_rescnn_for_svhn,
 }
