@@ -40,6 +40,16 @@ def hooked(module: nn.Module, hook: Hook) -> Iterator[None]:
 
 
 @contextmanager
+def hooked_before(module: nn.Module, hook: Hook) -> Iterator[None]:
+    """Run `hook(module, inputs)` before each forward pass of `module` within the block; what it returns is read."""
+    handle = module.register_forward_pre_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
 def captured(module: nn.Module) -> Iterator[list[Tensor]]:
     """Collect copies of the outputs of `module`, pass after pass, within the block."""
     outputs: list[Tensor] = []

@@ -40,6 +40,11 @@ class Layer:
     followers: list[str] = field(default_factory=list)
     readers: dict[str, int] = field(default_factory=dict)
 
+    @property
+    def name(self) -> str:
+        """The names of its convolutions, joined by +."""
+        return "+".join(self.convs)
+
 
 class _Space:
     """The channels of some values; spaces whose values are added become one."""

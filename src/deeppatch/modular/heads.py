@@ -1,0 +1,41 @@
+"""Heads that turn a module's logits into one number in (0, 1), so that modules of different classes compare."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+HIDDEN = 10
+
+
+class Heads(nn.Module):
+    """One head for each of C modules: ReLU, linear to 10, ReLU, linear to 1, sigmoid (Qi et al., TOSEM 2023).
+
+    All of them run as one batched product.
+    """
+
+    def __init__(self, modules: int, classes: int, hidden: int = HIDDEN) -> None:
+        super().__init__()
+        self.weight1 = nn.Parameter(_uniform(classes, modules, hidden, classes))
+        self.bias1 = nn.Parameter(_uniform(classes, modules, hidden))
+        self.weight2 = nn.Parameter(_uniform(hidden, modules, hidden))
+        self.bias2 = nn.Parameter(_uniform(hidden, modules))
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """Map every module's logits (N, C, classes) to scores (N, C) in (0, 1)."""
+        hidden = torch.einsum("nmc,mhc->nmh", logits.relu(), self.weight1) + self.bias1
+        return (torch.einsum("nmh,mh->nm", hidden.relu(), self.weight2) + self.bias2).sigmoid()
+
+    def only(self, number: int) -> Heads:
+        """Return the head of one module, as a set of one."""
+        classes = self.weight1.shape[2]
+        one = Heads(1, classes, self.weight1.shape[1])
+        one.load_state_dict({name: value[number : number + 1] for name, value in self.state_dict().items()})
+        return one.to(self.bias2.device)
+
+
+def _uniform(inputs: int, *shape: int) -> Tensor:
+    """Draw as torch's linear layers do, within one over the root of the number of inputs."""
+    return torch.empty(shape).uniform_(-1 / math.sqrt(inputs), 1 / math.sqrt(inputs))
