@@ -95,6 +95,7 @@ WRONG = {
     "--crt_epoch": ["-3"],
     "--lr": ["0", "-0.1", "nan"],
     "--limit": ["0", "-5"],
+    "--val_share": ["0", "1", "-0.2", "nan"],
     "--susp_ratio": ["0", "1.01", "-0.2", "nan"],
     "--momentum": ["1", "-0.1", "nan"],
     "--weight_decay": ["-1e-4"],
@@ -149,14 +150,14 @@ def test_the_help_shows_the_example_as_it_is_typed():
 LINES = [
     "",
     "-m vgg13_bn -d cifar10 -f featswap",
-    "-c finetune --seed 7 --limit 100",
+    "-c finetune --seed 7 --val_share 0.2 --limit 100",
     "--crt_type crtunit --susp_ratio 0.5 --susp_side rear -f ratioestim",
     "--susp-ratio 0.25 --data-dir my-data --output_dir elsewhere --weights w.pt",
     "-d folder:photos --susp_side random",
 ]
 TOLD = {
-    "pretrain": ("model", "dataset", "seed", "limit", "data_dir", "output_dir"),
-    "assess": ("model", "dataset", "seed", "limit", "data_dir", "output_dir", "fs_method", "weights"),
+    "pretrain": ("model", "dataset", "seed", "val_share", "limit", "data_dir", "output_dir"),
+    "assess": ("model", "dataset", "seed", "val_share", "limit", "data_dir", "output_dir", "fs_method", "weights"),
 }
 TOLD["correct"] = (*TOLD["assess"], "crt_method")
 TOLD["evaluate"] = TOLD["correct"]
@@ -195,7 +196,8 @@ def test_pretrain_is_spelled_without_the_weights_that_later_stages_take_instead(
         ("--seed 2021", ""),
         ("--seed 7", "-seed7"),
         ("--limit 100", "-limit100"),
-        ("--seed 7 --limit 100", "-seed7-limit100"),
+        ("--val_share 0.2", "-val0.2"),
+        ("--seed 7 --val_share 0.25 --limit 100", "-seed7-val0.25-limit100"),
     ],
 )
 def test_a_folder_s_name_tells_what_is_not_the_default(line, end):

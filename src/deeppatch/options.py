@@ -21,7 +21,7 @@ SCRIPTS = {
 
 # options that lead to other artifacts, with their defaults; and the pairs in which a stage must not repeat one
 ELSEWHERE = {
-    "noise_type": "gaussion", "seed": DEFAULT_SEED, "limit": None, "weights": None, "ranking": None,
+    "noise_type": "gaussion", "seed": DEFAULT_SEED, "val_share": None, "limit": None, "weights": None, "ranking": None,
     "data_dir": Path("data"), "output_dir": Path("output"),
 }  # fmt: skip
 UNHEEDED = {("pretrain", "weights"), ("pretrain", "ranking"), ("assess", "ranking")}
@@ -96,6 +96,10 @@ def _add_data(parser: argparse.ArgumentParser, choices: Choices) -> None:
         metavar="FILE",
         help="base weights to use, .safetensors or torch checkpoint (default: published, or what pretrain left)",
     )
+    data.add_argument(
+        "--val_share", type=float, metavar="X",
+        help="share of the training part that is val (default: 1/50, up to a fifth where that is under 1,000 images)",
+    )  # fmt: skip
     data.add_argument(
         "--limit", type=int, metavar="N", help="use a class-stratified subset of N images of every split (default: all)"
     )
@@ -224,6 +228,8 @@ def check(options: argparse.Namespace) -> None:
     problems = [f"--{k} {v}: give a number above 0" for k, v in numbers.items() if not 0 < v < math.inf]
     if options.limit is not None and options.limit < 1:
         problems.append(f"--limit {options.limit}: give at least 1 image, or leave it out for all")
+    if options.val_share is not None and not 0 < options.val_share < 1:
+        problems.append(f"--val_share {options.val_share}: give a share above 0, below 1")
     if (ratio := getattr(options, "susp_ratio", None)) is not None and not 0 < ratio <= 1:
         problems.append(f"--susp_ratio {ratio}: give a share above 0, at most 1")
     if not 0 <= getattr(options, "momentum", 0) < 1:
@@ -260,10 +266,11 @@ def spell(stage: str, options: argparse.Namespace, **changes: object) -> str:
 
 
 def suffix(options: argparse.Namespace) -> str:
-    """Return the end of an artifact folder's name: noise, seed and limit where they are not the default."""
+    """Return the end of an artifact folder's name: noise, seed, val's share and limit where not the default."""
     noise = getattr(options, "noise_type", "gaussion")
     parts = [noise] if noise != "gaussion" else []
     parts += [f"seed{options.seed}"] if options.seed != DEFAULT_SEED else []
+    parts += [f"val{options.val_share:g}"] if options.val_share is not None else []
     parts += [f"limit{options.limit}"] if options.limit is not None else []
     return "".join(f"-{part}" for part in parts)
 

@@ -20,7 +20,7 @@ DEFAULTS = {
     "data_dir": Path("data"), "output_dir": Path("output"), "gpu": 0, "batch_size": 256, "model": "resnet32",
     "resume": False, "noise_type": "gaussion", "lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4, "max_epoch": 50,
     "fs_method": "perfloss", "crt_method": "patch", "crt_type": "replace", "crt_epoch": 20, "susp_ratio": None,
-    "susp_side": "front", "seed": 2021, "limit": None, "weights": None, "ranking": None, "amp": False,
+    "susp_side": "front", "seed": 2021, "val_share": None, "limit": None, "weights": None, "ranking": None, "amp": False,
 }  # fmt: skip
 OWN_DEFAULTS = {
     "eval": {"train": False, "mean": None, "std": None, "state": "pretrained"},
@@ -59,6 +59,7 @@ LONG = {
     "--crt_epoch 3": ("crt_epoch", 3),
     "--susp_ratio 0.5": ("susp_ratio", 0.5),
     "--susp_side rear": ("susp_side", "rear"),
+    "--val_share 0.2": ("val_share", 0.2),
 }
 CHOICES = {
     "--device": {"cpu", "cuda"},

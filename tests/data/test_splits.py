@@ -43,6 +43,19 @@ def test_val_is_a_fiftieth_but_large_enough_to_calibrate_on(total, held_out):
     assert len(parts.train) == total - held_out
 
 
+@pytest.mark.parametrize(("share", "held_out"), [(0.2, 200), (0.5, 500), (0.005, 5)])
+def test_val_is_the_share_that_is_asked_for(share, held_out):
+    parts = split(source(1000), 2021, val_share=share)
+    assert per_class(parts.val) == [held_out // CLASSES] * CLASSES
+    assert sorted(numbers(parts.train) + numbers(parts.val)) == list(range(1000))
+
+
+def test_a_share_that_leaves_a_class_out_is_refused_in_one_line():
+    with pytest.raises(DataProblem, match=r"numbers: 1 of 1000 images") as error:
+        split(source(1000), 2021, val_share=0.001)
+    assert "\n" not in str(error.value)
+
+
 def test_train_and_val_are_disjoint_and_cover_the_training_part():
     parts = split(source(1000), 2021)
     assert sorted(numbers(parts.train) + numbers(parts.val)) == list(range(1000))

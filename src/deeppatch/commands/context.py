@@ -41,7 +41,7 @@ class Context:
     @cached_property
     def splits(self) -> Splits:
         """Train, val and test on the device."""
-        parts = split(self.source, self.options.seed, self.options.limit)
+        parts = split(self.source, self.options.seed, self.options.limit, self.options.val_share)
         sizes = f"{len(parts.train)} train, {len(parts.val)} val, {len(parts.test)} test images"
         sizes += f" (--limit {self.options.limit}: stratified subsets)" if self.options.limit else ""
         info(f"data: {self.source.name}, {len(self.source.classes)} classes, {sizes}")

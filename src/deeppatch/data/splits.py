@@ -22,14 +22,15 @@ class Splits:
     test: Images
 
 
-def split(source: Source, seed: int, limit: int | None = None) -> Splits:
+def split(source: Source, seed: int, limit: int | None = None, val_share: float | None = None) -> Splits:
     """Split a source by class-stratified sampling; `limit` keeps a stratified subset of so many images of every split.
 
-    val is 1/50 of the training part (CIFAR: 1,000 images, as published), or where that would be fewer than 1,000
-    images, 1,000 or a fifth, whichever is less: thresholds are calibrated on val, and a few dozen images bound nothing.
+    val is the share `val_share` of the training part. Where none is given it is 1/50 (CIFAR: 1,000 images, as
+    published), or where that would be fewer than 1,000 images, 1,000 or a fifth, whichever is less: thresholds are
+    calibrated on val, and a few dozen images bound nothing.
     """
     total = len(source.train)
-    size = max(total // 50, min(1000, total // 5))
+    size = max(total // 50, min(1000, total // 5)) if val_share is None else round(val_share * total)
     kept, held_out = _divide(source.train, size, seed, source.name)
     parts = (source.train.take(kept), source.train.take(held_out), source.test)
     if limit is not None:
