@@ -52,8 +52,9 @@ def tune_network(context: Context, model: Subject, indices: Tensor) -> Tuned:
     """Train the whole decomposed network on cropped and flipped images."""
     options, splits = context.options, context.splits
     sparse = decomposed(model.model, model.head, indices)
+    augment, mirror = context.source.augment, context.source.mirror
     epochs = [
-        views.Shuffled(splits.train, options.batch_size, options.seed, epoch, augment=context.source.augment)
+        views.Shuffled(splits.train, options.batch_size, options.seed, epoch, augment=augment, mirror=mirror)
         for epoch in range(options.max_epoch)
     ]
     val, test = (view_accuracy(context, part) for part in (splits.val, splits.test))

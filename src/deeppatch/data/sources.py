@@ -1,4 +1,4 @@
-"""Data sets by name: CIFAR-10/100, scikit-learn's digits and image folders as uint8 tensors, ImageNet as files."""
+"""Data sets by name: CIFAR, SVHN, digits, mixes of them and image folders as uint8 tensors, ImageNet as files."""
 
 from __future__ import annotations
 
@@ -6,75 +6,74 @@ import hashlib
 import pickle
 import urllib.error
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
-from torch import Tensor
-from torchvision.datasets import CIFAR10, CIFAR100, ImageFolder
+from torchvision.datasets import CIFAR10, CIFAR100, SVHN, ImageFolder
 from torchvision.transforms.v2.functional import InterpolationMode, resize
 
 from deeppatch.data.files import Files, open_rgb
+from deeppatch.data.images import Images, Source, joined
 from deeppatch.errors import DataProblem
+from deeppatch.runtime import generator
 
 SIZE = 32
-
-
-@dataclass(frozen=True)
-class Images:
-    """Labelled images: `pixels` uint8 (N, 3, H, W), in memory or read from files by index, `labels` int64 (N,)."""
-
-    pixels: Tensor | Files
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def take(self, indices: Tensor) -> Images:
-        """Return the images at `indices`, in that order."""
-        pixels = self.pixels.take(indices) if isinstance(self.pixels, Files) else self.pixels[indices]
-        return Images(pixels, self.labels[indices])
-
-    def to(self, device: torch.device) -> Images:
-        """Return the same images on `device`."""
-        return Images(self.pixels.to(device), self.labels.to(device))
-
-
-@dataclass(frozen=True)
-class Source:
-    """A data set as its makers split it; `augment` says whether crop and flip keep an image's class."""
-
-    name: str
-    train: Images
-    test: Images
-    classes: tuple[str, ...]
-    augment: bool = True
+# what torchvision raises for files that it can neither read nor download
+UNREACHABLE = (urllib.error.URLError, RuntimeError, TimeoutError, ConnectionError, pickle.UnpicklingError)
+# the classes of weak models, beside the one to correct (Qi et al., ASE 2022): of CIFAR-100, and digits
+OTHERS = ("apple", "baby", "bed", "bicycle", "bottle", "bridge", "camel", "clock", "rose")
+OTHER_DIGITS = (6, 7, 8, 9)
+MIX_TRAIN, MIX_TEST = 500, 100
 
 
 def load(name: str, data_dir: Path, seed: int) -> Source:
     """Load a data set by its command-line name; DataProblem where it is unknown, absent or damaged."""
-    if name.startswith("folder:"):
-        return _folder(Path(name.removeprefix("folder:")), slug(name))
     check_name(name)
+    kind, _, detail = name.partition(":")
+    if kind == "folder":
+        return _folder(Path(detail), slug(name))
+    if kind in MIXES:
+        return MIXES[kind][0](slug(name), data_dir, seed, int(detail))
     return SOURCES[name](data_dir, seed)
+
+
+def names() -> list[str]:
+    """Return the names of all data sets but image folders; T stands for the class that a mix is made to correct."""
+    return [*SOURCES, *(f"{mix}:T" for mix in MIXES)]
 
 
 def check_name(name: str) -> None:
     """Raise DataProblem unless `name` is that of a data set."""
-    if name not in SOURCES and not name.startswith("folder:"):
-        raise DataProblem(f"-d {name}: unknown data set; choose from {', '.join(SOURCES)} or folder:PATH")
+    kind, _, detail = name.partition(":")
+    if kind in MIXES and detail not in map(str, range(MIXES[kind][1])):
+        raise DataProblem(f"-d {name}: name the class to correct, {kind}:0 to {kind}:{MIXES[kind][1] - 1}")
+    if name not in SOURCES and kind not in MIXES and not name.startswith("folder:"):
+        raise DataProblem(f"-d {name}: unknown data set; choose from {', '.join(names())} or folder:PATH")
 
 
 def slug(name: str) -> str:
-    """Return the name under which a data set's artifacts are kept: `folder:a/b` becomes folder-b-HASH, by its path."""
+    """Return the name under which a data set's artifacts are kept.
+
+    `folder:a/b` becomes folder-b-HASH, by its path, and `svhn-mix:3` svhn-mix-3.
+    """
     if not name.startswith("folder:"):
-        return name
+        return name.replace(":", "-")
     path = Path(name.removeprefix("folder:")).resolve()
     return f"folder-{path.name}-{hashlib.sha256(str(path).encode()).hexdigest()[:6]}"
+
+
+def _official(make: Callable[..., Any], which: dict[str, Any]) -> Any:
+    """Return a data set of torchvision, from its files or else downloaded."""
+    try:
+        return make(**which, download=False)
+    except RuntimeError:  # torchvision's answer to absent and to damaged files alike
+        return make(**which, download=True)
 
 
 def _cifar(kind: type[CIFAR10], name: str, data_dir: Path) -> Source:
@@ -84,13 +83,10 @@ def _cifar(kind: type[CIFAR10], name: str, data_dir: Path) -> Source:
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         for train in (True, False):
-            try:
-                part = kind(str(data_dir), train=train, download=False)
-            except RuntimeError:  # torchvision's answer to absent and to damaged files alike
-                part = kind(str(data_dir), train=train, download=True)
+            part = _official(kind, {"root": str(data_dir), "train": train})
             pixels = torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous()
             parts.append(Images(pixels, torch.tensor(part.targets)))
-    except (urllib.error.URLError, RuntimeError, TimeoutError, ConnectionError, pickle.UnpicklingError) as error:
+    except UNREACHABLE as error:
         state = "damaged or incomplete" if (data_dir / kind.base_folder).exists() else "absent"
         raise DataProblem(
             f"{name}: the files in {data_dir / kind.base_folder} are {state} and cannot be downloaded ({error}); "
@@ -105,6 +101,48 @@ def _cifar10(data_dir: Path, seed: int) -> Source:
 
 def _cifar100(data_dir: Path, seed: int) -> Source:
     return _cifar(CIFAR100, "cifar100", data_dir)
+
+
+def _svhn(data_dir: Path, seed: int) -> Source:
+    """Read the street view house numbers of svhn/{train,test}_32x32.mat; the makers' extra images are left out."""
+    root = data_dir / "svhn"
+    parts = []
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        for name in ("train", "test"):
+            part = _official(SVHN, {"root": str(root), "split": name})
+            parts.append(Images(torch.from_numpy(part.data.copy()), torch.from_numpy(part.labels)))
+    except UNREACHABLE as error:
+        state = "damaged or incomplete" if any(root.glob("*.mat")) else "absent"
+        raise DataProblem(
+            f"svhn: the files in {root} are {state} and cannot be downloaded ({error}); "
+            f"put train_32x32.mat and test_32x32.mat of the data set's own page in {root}"
+        ) from error
+    return Source("svhn", parts[0], parts[1], tuple("0123456789"), mirror=False)
+
+
+def _first_digits(whole: Callable[[Path, int], Source], name: str, data_dir: Path, seed: int) -> Source:
+    return whole(data_dir, seed).only(name, range(5))
+
+
+def _digits_mix(whole: Callable[[Path, int], Source], name: str, data_dir: Path, seed: int, target: int) -> Source:
+    """Return the digits 6 to 9, and last the digit to correct."""
+    return whole(data_dir, seed).only(name, (*OTHER_DIGITS, target))
+
+
+def _cifar10_mix(name: str, data_dir: Path, seed: int, target: int) -> Source:
+    """Return nine classes of CIFAR-100, and last the class of CIFAR-10 to correct, with about as many images."""
+    others, wanted = _cifar100(data_dir, seed), _cifar10(data_dir, seed)
+    if absent := sorted(set(OTHERS) - set(others.classes)):
+        raise DataProblem(f"{name}: cifar100 has no class {', '.join(absent)}; give all of CIFAR-100, or these of it")
+    others = others.only(name, [others.classes.index(each) for each in OTHERS])
+    wanted = wanted.only(name, [target])
+    drawn = torch.randperm(len(wanted.train), generator=generator(seed, "mix", target))[:MIX_TRAIN].sort().values
+    return Source(
+        name, joined(others.train, wanted.train.take(drawn), len(OTHERS)),
+        joined(others.test, wanted.test.take(torch.arange(min(MIX_TEST, len(wanted.test)))), len(OTHERS)),
+        (*OTHERS, *wanted.classes),
+    )  # fmt: skip
 
 
 def _digits(data_dir: Path, seed: int) -> Source:
@@ -137,7 +175,7 @@ def _folder(path: Path, name: str) -> Source:
     return Source(name, parts[0], parts[1], classes[0])
 
 
-def _decode(file: Path) -> Tensor:
+def _decode(file: Path) -> torch.Tensor:
     rgb = open_rgb(file)
     if rgb.size != (SIZE, SIZE):
         rgb = rgb.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
@@ -171,5 +209,12 @@ def _same_classes(path: Path, names: tuple[str, str], classes: list[tuple[str, .
 
 
 SOURCES: dict[str, Callable[[Path, int], Source]] = {
-    "digits": _digits, "cifar10": _cifar10, "cifar100": _cifar100, "imagenet": _imagenet,
+    "digits": _digits, "cifar10": _cifar10, "cifar100": _cifar100, "svhn": _svhn,
+    "svhn_5": partial(_first_digits, _svhn, "svhn_5"), "digits_5": partial(_first_digits, _digits, "digits_5"),
+    "imagenet": _imagenet,
+}  # fmt: skip
+# a weak model's data: some classes of one data set and last the class to correct, so many of which there are
+MIXES: dict[str, tuple[Callable[[str, Path, int, int], Source], int]] = {
+    "cifar10-mix": (_cifar10_mix, 10), "svhn-mix": (partial(_digits_mix, _svhn), 5),
+    "digits-mix": (partial(_digits_mix, _digits), 5),
 }  # fmt: skip

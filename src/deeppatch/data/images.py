@@ -1,0 +1,61 @@
+"""Labelled images, and data sets made of them: as their makers split them, or with some classes chosen and mixed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from deeppatch.data.files import Files
+
+
+@dataclass(frozen=True)
+class Images:
+    """Labelled images: `pixels` uint8 (N, 3, H, W), in memory or read from files by index, `labels` int64 (N,)."""
+
+    pixels: Tensor | Files
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, indices: Tensor) -> Images:
+        """Return the images at `indices`, in that order."""
+        pixels = self.pixels.take(indices) if isinstance(self.pixels, Files) else self.pixels[indices]
+        return Images(pixels, self.labels[indices])
+
+    def to(self, device: torch.device) -> Images:
+        """Return the same images on `device`."""
+        return Images(self.pixels.to(device), self.labels.to(device))
+
+    def only(self, classes: Sequence[int]) -> Images:
+        """Return the images of some classes, in their order here; a label is its class's place in `classes`."""
+        wanted = torch.tensor(classes, device=self.labels.device)
+        image, label = (self.labels.unsqueeze(1) == wanted).nonzero().T
+        return Images(self.take(image).pixels, label)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set; `augment` says whether a cropped image keeps its class, and `mirror` whether a mirrored one does."""
+
+    name: str
+    train: Images
+    test: Images
+    classes: tuple[str, ...]
+    augment: bool = True
+    mirror: bool = True
+
+    def only(self, name: str, classes: Sequence[int]) -> Source:
+        """Return the data set `name` that has some of this one's classes, in the order of `classes`."""
+        names = tuple(self.classes[label] for label in classes)
+        return Source(name, self.train.only(classes), self.test.only(classes), names, self.augment, self.mirror)
+
+
+def joined(first: Images, second: Images, classes: int) -> Images:
+    """Return both, in memory, the labels of `second` counting on from `classes`."""
+    assert isinstance(first.pixels, Tensor)
+    assert isinstance(second.pixels, Tensor)
+    return Images(torch.cat([first.pixels, second.pixels]), torch.cat([first.labels, second.labels + classes]))
