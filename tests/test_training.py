@@ -31,6 +31,7 @@ class Run:
     accuracies: tuple[float, ...] = (0.2, 0.6, 0.6, 0.4)
     die_at: int | None = None
     watch: Callable[[nn.Module], float] | None = None
+    after_epoch: Callable[[nn.Module, training.History], object] | None = None
 
     def __post_init__(self) -> None:
         self.model = copy.deepcopy(self.model)
@@ -63,7 +64,7 @@ class Run:
         )
         return training.fit(
             self.model, self.epochs(), self.validate, loss=training.cross_entropy, optimizer=optimizer,
-            schedule=schedule, checkpoint=checkpoint, watch=self.watch,
+            schedule=schedule, checkpoint=checkpoint, watch=self.watch, after_epoch=self.after_epoch,
         )  # fmt: skip
 
 
@@ -118,6 +119,32 @@ def test_the_loss_falls_and_is_the_mean_of_the_batches(run, images):
     assert history.loss[-1] < history.loss[0]
     assert len(losses) == 15 * 4
     assert history.loss[0] == pytest.approx(torch.stack(losses[:4]).mean().item())
+
+
+@pytest.mark.parametrize("drops", [[], [2, 5], [0, 7]])
+def test_with_drops_the_rate_is_constant_but_for_falls_to_a_tenth(drops):
+    weight = nn.Parameter(torch.zeros(1))
+    optimizer, schedule = training.sgd([weight], lr=0.4, momentum=0, weight_decay=0, steps=8, drops=drops)
+    rates = []
+    for _batch in range(8):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates == pytest.approx([0.4 * 0.1 ** sum(batch >= drop for drop in drops) for batch in range(8)])
+
+
+def test_what_follows_an_epoch_sees_its_state_and_history_before_it_is_saved(run, tmp_path):
+    whole, seen = run(), []
+
+    def note(model, history):
+        saved = checkpoint(tmp_path).load()
+        seen.append(
+            (state_digest(model.state_dict()), len(history.accuracy), len(saved["history"]["loss"]) if saved else 0)
+        )
+
+    whole.after_epoch = note
+    whole.fit(checkpoint(tmp_path))
+    assert seen == [(state, epoch + 1, epoch) for epoch, state in enumerate(whole.states)]
 
 
 @pytest.mark.parametrize("killed", range(1, EPOCHS + 1))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD, Adam
-from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler
+from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LambdaLR, LRScheduler, MultiStepLR
 
 from deeppatch import runtime
 from deeppatch.artifacts import Checkpoint
@@ -83,10 +83,16 @@ def accuracy(predictions: Tensor, labels: Tensor) -> float:
 
 
 def sgd(
-    parameters: Iterable[nn.Parameter], *, lr: float, momentum: float, weight_decay: float, steps: int
-) -> tuple[SGD, CosineAnnealingLR]:
-    """Return SGD and a cosine schedule that takes its learning rate to zero over `steps` batches."""
+    parameters: Iterable[nn.Parameter], *, lr: float, momentum: float, weight_decay: float, steps: int,
+    drops: Sequence[int] | None = None,
+) -> tuple[SGD, LRScheduler]:  # fmt: skip
+    """Return SGD and a cosine schedule that takes its learning rate to zero over `steps` batches.
+
+    With `drops` the rate is constant instead, but for a fall to a tenth after each of these numbers of batches.
+    """
     optimizer = SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay)
+    if drops is not None:
+        return optimizer, MultiStepLR(optimizer, list(drops))
     return optimizer, CosineAnnealingLR(optimizer, T_max=max(1, steps))
 
 
@@ -94,6 +100,16 @@ def adam(parameters: Iterable[nn.Parameter], *, lr: float) -> tuple[Adam, Consta
     """Return Adam and a schedule that leaves its learning rate alone."""
     optimizer = Adam(parameters, lr=lr)
     return optimizer, ConstantLR(optimizer, factor=1.0, total_iters=0)
+
+
+def two_rates(
+    steady: Iterable[nn.Parameter], quick: Iterable[nn.Parameter], *, lr: float, early: float, steps: int
+) -> tuple[Adam, LRScheduler]:
+    """Return Adam and a schedule under which the `quick` parameters start at the rate `early`, for `steps` batches."""
+    groups = [{"params": list(parameters)} for parameters in (steady, quick)]
+    optimizer = Adam([group for group in groups if group["params"]], lr=lr)
+    rates = [lambda _step: 1.0, lambda step: early / lr if step < steps else 1.0]
+    return optimizer, LambdaLR(optimizer, rates[: len(optimizer.param_groups)])
 
 
 @dataclass
@@ -117,14 +133,17 @@ def fit(
     model: nn.Module, epochs: Iterable[Stream], validate: Callable[[nn.Module], float], *,
     loss: Loss, optimizer: torch.optim.Optimizer, schedule: LRScheduler, checkpoint: Checkpoint | None = None,
     enter_training: Callable[[nn.Module], object] = nn.Module.train, watch: Callable[[nn.Module], float] | None = None,
-    amp: bool = False, label: str = "training",
+    choose: Callable[[History], int] = lambda history: history.best,
+    after_epoch: Callable[[nn.Module, History], object] | None = None, amp: bool = False, label: str = "training",
 ) -> History:  # fmt: skip
     """Train over `epochs`, one stream of batches each, and leave the model in the state of its best epoch.
 
-    `validate` returns an accuracy in [0, 1] after each epoch; `watch` returns another, which chooses nothing. With a
-    checkpoint, every finished epoch is saved (model, optimizer, schedule, random states, position) and epochs that it
-    holds are skipped: the result has the same bytes as that of a run without interruption. (Skipped epochs are drawn
-    from the iterable but not read; one that chooses its data by the model must not depend on what it chose before.)
+    `validate` returns an accuracy in [0, 1] after each epoch, and `watch` another figure; `choose` tells from the
+    history which epoch is the best so far (default: the earliest of highest validation accuracy);
+    `after_epoch` may keep the state that an epoch has left, before the epoch is saved. With a checkpoint, every
+    finished epoch is saved (model, optimizer, schedule, random states, position) and epochs that it holds are skipped:
+    the result has the same bytes as that of a run without interruption. (Skipped epochs are drawn from the iterable
+    but not read; one that chooses its data by the model must not depend on what it chose before.)
     """
     history = History()
     best_state: dict[str, Tensor] = copy.deepcopy(model.state_dict())
@@ -153,8 +172,10 @@ def fit(
             info(f"{name}: loss {history.loss[-1]:.4f}, validation accuracy {100 * history.accuracy[-1]:.2f} %")
             if watch:
                 history.watched.append(watch(model))
-            if history.best == epoch:
+            if choose(history) == epoch:
                 best_state = copy.deepcopy(model.state_dict())
+            if after_epoch:
+                after_epoch(model, history)
             if checkpoint:
                 checkpoint.save({
                     "history": asdict(history),

@@ -20,10 +20,11 @@ DEFAULTS = {
     "data_dir": Path("data"), "output_dir": Path("output"), "gpu": 0, "batch_size": 256, "model": "resnet32",
     "resume": False, "noise_type": "gaussion", "lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4, "max_epoch": 50,
     "fs_method": "perfloss", "crt_method": "patch", "crt_type": "replace", "crt_epoch": 20, "susp_ratio": None,
-    "susp_side": "front", "seed": 2021, "val_share": None, "limit": None, "weights": None, "ranking": None, "amp": False,
+    "susp_side": "front", "seed": 2021, "val_share": None, "limit": None, "weights": None, "ranking": None,
+    "amp": False,
 }  # fmt: skip
 OWN_DEFAULTS = {
-    "eval": {"train": False, "mean": None, "std": None, "state": "pretrained"},
+    "eval": {"train": False, "recipe": "default", "mean": None, "std": None, "state": "pretrained"},
     "select": {"mem": 2048, "refine": 0, "race": None},
     "correct": {},
     "switch": {"router": "probe", "switch": "sample", "max_clean_drop": 0.1},

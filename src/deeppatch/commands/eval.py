@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from deeppatch import options as command_line
@@ -12,7 +13,8 @@ from deeppatch.commands.context import Context, open_stage
 from deeppatch.commands.doctor import examine
 from deeppatch.commands.measure import right_by_level
 from deeppatch.commands.models import base_model, load_corrected
-from deeppatch.commands.pretraining import pretrained
+from deeppatch.commands.pretraining import halfway, pretrained
+from deeppatch.commands.recipes import RECIPES, told
 from deeppatch.progress import info
 from deeppatch.report import scores
 from deeppatch.zoo.classifier import Classifier
@@ -27,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this stage alone."""
     group = parser.add_argument_group("pretrain")
     group.add_argument("--train", action="store_true", help="train even where there are published weights")
+    group.add_argument("--recipe", choices=list(RECIPES), default="default", metavar="NAME", help=told())
     group.add_argument(
         "--mean", type=float, nargs=3, metavar="M", help="mean of the channels, in [0, 1] (default: the zoo's)"
     )
@@ -42,11 +45,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(problems=problems)
 
 
+def preset(options: argparse.Namespace) -> Mapping[str, Any]:
+    """Return the defaults of --recipe."""
+    return RECIPES[options.recipe].options
+
+
 def problems(options: argparse.Namespace) -> list[str]:
     """Return what is wrong with this stage's own options."""
     found = []
     if options.train and options.weights:
-        found.append("--train and --weights exclude each other: train anew, or use the file")
+        train = "--train" if options.recipe == "default" else "--recipe"
+        found.append(f"{train} and --weights exclude each other: train anew, or use the file")
     if (options.mean is None) != (options.std is None):
         found.append("--mean and --std go together: give both")
     if not all(map(math.isfinite, options.mean or [])):
@@ -54,7 +63,7 @@ def problems(options: argparse.Namespace) -> list[str]:
     if not all(0 < value < math.inf for value in options.std or []):
         found.append("--std: give numbers above 0")
     if options.state == "corrected" and (options.train or options.mean):
-        found.append("--state corrected measures what is there: leave out --train, --mean and --std")
+        found.append("--state corrected measures what is there: leave out --train, --recipe, --mean and --std")
     return found
 
 
@@ -74,6 +83,7 @@ def run(options: argparse.Namespace) -> None:
     report(context, model, facts)
     context.stage.finish()
     context.checkpoint().remove()
+    halfway(context).remove()
 
 
 def report(context: Context, model: Classifier, facts: dict[str, Any]) -> None:

@@ -8,7 +8,9 @@ import torch
 
 from deeppatch.commands.context import Context
 from deeppatch.commands.doctor import spaced
+from deeppatch.commands.halfway import Halfway
 from deeppatch.commands.measure import training_table
+from deeppatch.commands.recipes import RECIPES
 from deeppatch.data import views
 from deeppatch.data.files import Files
 from deeppatch.progress import info
@@ -23,7 +25,8 @@ def pretrained(context: Context) -> tuple[Classifier | None, dict[str, Any]]:
     options = context.options
     entry = ENTRIES.get((options.dataset, options.model))
     if options.weights is None and (options.train or entry is None):
-        why = "--train" if options.train else f"no weights are published for {options.model} on {options.dataset}"
+        given = "--train" if options.recipe == "default" else f"--recipe {options.recipe}"
+        why = given if options.train else f"no weights are published for {options.model} on {options.dataset}"
         info(f"weights: training from scratch ({why})")
         return (None, {}) if context.already_finished() else train(context, entry)
     path = options.weights or weights.fetch(entry.url)  # type: ignore[union-attr]
@@ -64,21 +67,34 @@ def normalisation(
 
 
 def train(context: Context, entry: Entry | None) -> tuple[Classifier, dict[str, Any]]:
-    """Train from scratch with SGD and a cosine schedule, keeping the best epoch on clean val images."""
-    options, splits = context.options, context.splits
+    """Train from scratch with SGD as --recipe says, keeping the best epoch on clean val images."""
+    options, splits, recipe = context.options, context.splits, RECIPES[context.options.recipe]
     model = context.place(Classifier(context.new_network(), *normalisation(context, entry, {})))
+    augment = recipe.augment and context.source.augment
     epochs = [
-        views.Shuffled(splits.train, options.batch_size, options.seed, epoch, augment=context.source.augment)
+        views.Shuffled(splits.train, options.batch_size, options.seed, epoch, None, augment, context.source.mirror)
         for epoch in range(options.max_epoch)
     ]
+    steps = sum(map(len, epochs))
     optimizer, schedule = sgd(
-        model.parameters(), lr=options.lr, momentum=options.momentum, weight_decay=options.weight_decay,
-        steps=sum(map(len, epochs)),
+        model.parameters(), lr=options.lr, momentum=options.momentum, weight_decay=options.weight_decay, steps=steps,
+        drops=None if recipe.drops is None else [round(share * steps) for share in recipe.drops],
     )  # fmt: skip
-    val = views.clean(splits.val, options.batch_size)
+    val, earlier = views.clean(splits.val, options.batch_size), halfway(context)
     history = fit(
         model, epochs, lambda m: accuracy(predict(m, val, amp=options.amp), val.labels), loss=cross_entropy,
-        optimizer=optimizer, schedule=schedule, checkpoint=context.checkpoint(), amp=options.amp, label="pretrain",
+        optimizer=optimizer, schedule=schedule, checkpoint=context.checkpoint(),
+        after_epoch=earlier.keep if recipe.underfitted else None, amp=options.amp, label="pretrain",
     )  # fmt: skip
     context.stage.write_table("history.csv", training_table(history))
-    return model, {"weights": f"trained here, {options.max_epoch} epochs, best {history.best + 1}"}
+    named = "" if options.recipe == "default" else f" by the recipe {options.recipe}"
+    facts: dict[str, Any] = {"weights": f"trained here{named}, {options.max_epoch} epochs, best {history.best + 1}"}
+    if recipe.underfitted:
+        context.stage.write("weights-underfitted.safetensors", earlier.state(history))
+        facts["underfitted_epoch"] = history.best // 2 + 1
+    return model, facts
+
+
+def halfway(context: Context) -> Halfway:
+    """Return where the epochs are kept of which one is the under-fitted."""
+    return Halfway(context.stage.folder / "epochs", context.options.max_epoch)
