@@ -1,0 +1,176 @@
+"""Join a module to a weak model: ranges of its scores, the joined answer, a trained join, and what it is worth."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from deeppatch.errors import UserError
+from deeppatch.parallel import Batch
+from deeppatch.runtime import generator
+from deeppatch.training import accuracy, cross_entropy, fit, predict, sgd
+
+EPOCHS, RATE, BATCH = 20, 0.05, 128  # of calibration
+SPREAD = 1.5  # interquartile ranges beyond the quartiles
+
+
+@dataclass(frozen=True)
+class Range:
+    """Two scores of a module: `low` becomes 0 and `high` 1; other scores are not clipped."""
+
+    low: float
+    high: float
+
+    def __call__(self, scores: Tensor) -> Tensor:
+        """Map scores (N,) to confidences (N,). Where both ends are one, those from there on become 1, others 0."""
+        if self.high == self.low:
+            return (scores >= self.low).to(scores.dtype)
+        return (scores - self.low) / (self.high - self.low)
+
+
+def min_max(scores: Tensor) -> Range:
+    """Return the range from the lowest to the highest score."""
+    return Range(scores.min().item(), scores.max().item())
+
+
+def percentile(scores: Tensor, low: float = 10, high: float = 90) -> Range:
+    """Return the range between two percentiles, linear between scores."""
+    found = torch.quantile(scores, torch.tensor([low, high], dtype=scores.dtype, device=scores.device) / 100)
+    return Range(*found.tolist())
+
+
+def outlier(scores: Tensor) -> Range:
+    """Return the range from 1.5 interquartile ranges below the quartiles to as far above them."""
+    quartiles = percentile(scores, 25, 75)
+    reach = SPREAD * (quartiles.high - quartiles.low)
+    return Range(quartiles.low - reach, quartiles.high + reach)
+
+
+def norm(scores: Tensor) -> Range:
+    """Return the range from the mean to one standard deviation above it, which makes a z-score of a score."""
+    mean = scores.mean().item()
+    return Range(mean, mean + scores.std(correction=0).item())
+
+
+RANGES: dict[str, Callable[..., Range]] = {
+    "min_max": min_max, "percentile": percentile, "outlier": outlier, "norm": norm,
+}  # fmt: skip
+JOINS = (*RANGES, "calibrate", "direct")
+
+
+def span(join: str, scores: Tensor) -> Range:
+    """Return the range that a join takes, of the scores (N,) of images of the module's class (Qi et al., ASE 2022).
+
+    `join` is a name of RANGES; percentile may go on with its two, as in percentile:5,95.
+    """
+    name, numbers = parse(join)
+    return RANGES[name](scores.double(), *numbers)
+
+
+def parse(join: str) -> tuple[str, tuple[float, ...]]:
+    """Return a join's name, and the two percentiles if it has them; UserError where it is none."""
+    name, colon, rest = join.partition(":")
+    try:
+        numbers = tuple(float(number) for number in rest.split(",")) if colon else ()
+    except ValueError:
+        numbers = (math.nan, math.nan)
+    if name not in JOINS or (colon and name != "percentile"):
+        raise UserError(f"--join {join}: choose from {', '.join(JOINS)}, or percentile:M,N")
+    if colon and not (len(numbers) == 2 and 0 <= numbers[0] < numbers[1] <= 100):
+        raise UserError(f"--join {join}: give two percentiles from 0 to 100, the lower first, as percentile:10,90")
+    return name, numbers
+
+
+def joined(logits: Tensor, confidence: Tensor) -> Tensor:
+    """Return a weak model's answer (N, K) with a module's for the last class (Qi et al., ASE 2022).
+
+    `logits` (N, K) are the weak model's: its probabilities of the other classes stay as they are, that of the last is
+    dropped for the module's `confidence` (N,). The class is the argmax.
+    """
+    return torch.cat([F.softmax(logits, 1)[:, :-1], confidence.unsqueeze(1).to(logits.dtype)], 1)
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """What a weak model and a module answer to labelled images: logits (N, K), scores (N,), labels (N,)."""
+
+    logits: Tensor
+    scores: Tensor
+    labels: Tensor
+
+    @property
+    def inputs(self) -> Tensor:
+        """What a trained join reads, (N, K): the logits of the other classes, then the module's score."""
+        return torch.cat([self.logits[:, :-1], self.scores.unsqueeze(1).to(self.logits.dtype)], 1)
+
+
+class Calibrated(nn.Module):
+    """A linear layer from the other classes' logits and the module's score, standardised, to the classes."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, inputs: Tensor, seed: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", inputs.mean(0))
+        self.register_buffer("std", inputs.std(0, correction=0).clamp(min=1e-6))
+        self.linear = nn.Linear(inputs.shape[1], inputs.shape[1])
+        nn.init.normal_(self.linear.weight, std=0.01, generator=generator(seed, "calibrate"))
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Map inputs (N, K) to logits (N, K)."""
+        logits: Tensor = self.linear((inputs - self.mean) / self.std)
+        return logits
+
+
+def calibrate(train: Frozen, val: Frozen, seed: int) -> Calibrated:
+    """Return a join trained on the answers to a weak model's training images; val chooses the epoch.
+
+    Both networks are frozen; SGD, 20 epochs, as the comparison with MODA has it.
+    """
+    join = Calibrated(train.inputs, seed).to(train.labels.device)
+    inputs, held_out = train.inputs, [(val.inputs, val.labels)]
+
+    def epochs() -> Iterator[list[Batch]]:
+        for epoch in range(EPOCHS):
+            order = torch.randperm(len(inputs), generator=generator(seed, "calibrate", epoch)).to(inputs.device)
+            yield [(inputs[index], train.labels[index]) for index in order.split(BATCH)]
+
+    optimizer, schedule = sgd(
+        join.parameters(), lr=RATE, momentum=0.9, weight_decay=0, steps=EPOCHS * -(-len(inputs) // BATCH)
+    )
+    fit(
+        join, epochs(), lambda model: accuracy(predict(model, held_out), val.labels), loss=cross_entropy,
+        optimizer=optimizer, schedule=schedule, label="calibrate",
+    )  # fmt: skip
+    return join
+
+
+def worth(predictions: Tensor, labels: Tensor, target: int) -> dict[str, float]:
+    """Return precision, recall and F1 of a class, and the accuracy of all others, in [0, 1]; 0 where nothing counts.
+
+    In `others_accuracy`, images of other classes alone count, and a prediction of the target is an error.
+    """
+    found, wanted = predictions == target, labels == target
+    right = (found & wanted).sum().item()
+    precision, recall = _share(right, found.sum().item()), _share(right, wanted.sum().item())
+    others = (predictions == labels) & ~wanted
+    return {
+        "precision": precision, "recall": recall, "f1": _share(2 * precision * recall, precision + recall),
+        "others_accuracy": _share(others.sum().item(), (~wanted).sum().item()),
+    }  # fmt: skip
+
+
+def mean(rows: list[Mapping[str, float]]) -> dict[str, float]:
+    """Return the mean of each number over rows."""
+    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+
+
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole else 0.0
