@@ -16,7 +16,7 @@ DEFAULT_SEED = 2021
 DEFAULT_RATIO = 0.25
 SCRIPTS = {
     "pretrain": "eval", "assess": "select", "correct": "correct", "evaluate": "switch", "export": "export",
-    "demo": "demo", "influence": "influence", "decompose": "decompose",
+    "demo": "demo", "influence": "influence", "decompose": "decompose", "modularize": "modularize", "compose": "compose",
 }  # fmt: skip
 
 # options that lead to other artifacts, with their defaults; and the pairs in which a stage must not repeat one
@@ -25,6 +25,11 @@ ELSEWHERE = {
     "data_dir": Path("data"), "output_dir": Path("output"),
 }  # fmt: skip
 UNHEEDED = {("pretrain", "weights"), ("pretrain", "ranking"), ("assess", "ranking")}
+# options of one stage that lead to other artifacts of it
+OWN: dict[str, dict[str, object]] = {
+    "pretrain": {"recipe": "default"}, "evaluate": {"router": "probe"},
+    "modularize": {"method": "grad", "no_head": False, "preset": "auto"},
+}  # fmt: skip
 RANKED = ("assess", "correct", "evaluate")
 
 
@@ -105,12 +110,9 @@ def _add_data(parser: argparse.ArgumentParser, choices: Choices) -> None:
     )
     data.add_argument("--data_dir", type=Path, default=Path("data"), metavar="DIR", help="data sets (default: data)")
     data.add_argument(
-        "--output_dir",
-        type=Path,
-        default=Path("output"),
-        metavar="DIR",
+        "--output_dir", type=Path, default=Path("output"), metavar="DIR",
         help="artifacts of all stages (default: output)",
-    )
+    )  # fmt: skip
 
 
 def _add_machine(parser: argparse.ArgumentParser, choices: Choices) -> None:
@@ -129,18 +131,13 @@ def _add_machine(parser: argparse.ArgumentParser, choices: Choices) -> None:
         "--amp", action="store_true", help="run networks in bfloat16 where that is safe (default: float32)"
     )
     machine.add_argument(
-        "--seed",
-        type=int,
-        default=DEFAULT_SEED,
-        metavar="N",
+        "--seed", type=int, default=DEFAULT_SEED, metavar="N",
         help=f"seed of splits, draws and training (default: {DEFAULT_SEED})",
-    )
+    )  # fmt: skip
     machine.add_argument(
-        "-r",
-        "--resume",
-        action="store_true",
+        "-r", "--resume", action="store_true",
         help="continue an interrupted run; the result is that of an uninterrupted one",
-    )
+    )  # fmt: skip
 
 
 def _add_training(parser: argparse.ArgumentParser) -> None:
@@ -257,11 +254,10 @@ def spell(stage: str, options: argparse.Namespace, **changes: object) -> str:
             parts += ["--crt_type", values["crt_type"]]
             parts += ["--susp_ratio", str(values["susp_ratio"])] if values["susp_ratio"] is not None else []
             parts += ["--susp_side", values["susp_side"]] if values["susp_side"] != "front" else []
-    parts += ["--router", values["router"]] if stage == "evaluate" and values.get("router", "probe") != "probe" else []
     parts += ["-k", str(values["k"])] if stage == "influence" else []
-    for name, default in ELSEWHERE.items():
+    for name, default in {**OWN.get(stage, {}), **ELSEWHERE}.items():
         if values.get(name, default) != default and (stage, name) not in UNHEEDED:
-            parts += [f"--{name}", str(values[name])]
+            parts += [f"--{name}"] + ([] if values[name] is True else [str(values[name])])
     return f"{call(values['prefix'], stage)} {shlex.join(parts)}"
 
 
