@@ -107,9 +107,12 @@ def check_routes(model: Classifier, patch: Patch, pixels: Tensor, kind: str, siz
     assert switched(pixels[:3]).shape == (3, answers.shape[2])
 
 
+LARGE = ("resnet50", "simcnn", "simcnn_poorfit", "rescnn", "rescnn_poorfit")
+
+
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(name, marks=pytest.mark.slow) if name == "resnet50" else name for name in ARCHITECTURES],
+    params=[pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in ARCHITECTURES],
 )
 def zoo(request) -> tuple[Classifier, Tensor]:
     """A network of the zoo with random weights, and twelve clean images with twelve blurred ones behind them."""
