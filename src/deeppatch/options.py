@@ -16,7 +16,8 @@ DEFAULT_SEED = 2021
 DEFAULT_RATIO = 0.25
 SCRIPTS = {
     "pretrain": "eval", "assess": "select", "correct": "correct", "evaluate": "switch", "export": "export",
-    "demo": "demo", "influence": "influence", "decompose": "decompose", "modularize": "modularize", "compose": "compose",
+    "demo": "demo", "influence": "influence", "decompose": "decompose", "modularize": "modularize",
+    "compose": "compose",
 }  # fmt: skip
 
 # options that lead to other artifacts, with their defaults; and the pairs in which a stage must not repeat one

@@ -36,7 +36,8 @@ def test_without_a_stage_it_lists_them_in_order(monkeypatch, capsys, arguments, 
     stages = [line.split()[0] for line in lines if line.endswith(".py)")]
     assert stages == list(commands.COMMANDS.values())
     assert stages == [
-        "pretrain", "assess", "correct", "evaluate", "export", "influence", "decompose", "modularize", "compose", "demo",
+        "pretrain", "assess", "correct", "evaluate", "export", "influence", "decompose", "modularize", "compose",
+        "demo",
     ]  # fmt: skip
     named = [line.split("(src/")[1].removesuffix(".py)") for line in lines if line.endswith(".py)")]
     assert named == list(commands.COMMANDS)

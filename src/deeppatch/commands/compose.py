@@ -94,8 +94,7 @@ def run(options: argparse.Namespace) -> None:
             member = modules.member(strong, context.example, target).to(context.device)
             done[name] = {"base": base, **compare(context, weak, model, member, target, asked)}
             checkpoint.save(done)
-    names = [context.source.classes[target] for target in chosen]
-    report(context, {name: done[name] for name in names}, asked)
+    report(context, done, asked)
     checkpoint.remove()
 
 
