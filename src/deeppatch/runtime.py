@@ -85,6 +85,12 @@ def generator(seed: int, *purpose: str | int, device: torch.device | str = "cpu"
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
+def entropy(seed: int, *purpose: str | int) -> np.random.Generator:
+    """Return a NumPy generator whose stream depends on `seed` and on what it is for, and on nothing drawn before."""
+    digest = hashlib.sha256("/".join(map(str, (seed, *purpose))).encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest[:16], "big"))
+
+
 def autocast(device: torch.device, amp: bool) -> AbstractContextManager[Any]:
     """Return the context in which forward passes run: bf16 where `amp` is set, float32 otherwise."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=amp)

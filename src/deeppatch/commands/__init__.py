@@ -12,7 +12,8 @@ from deeppatch.errors import UserError
 
 COMMANDS = {
     "eval": "pretrain", "select": "assess", "correct": "correct", "switch": "evaluate", "export": "export",
-    "influence": "influence", "decompose": "decompose", "demo": "demo",
+    "influence": "influence", "decompose": "decompose", "modularize": "modularize", "compose": "compose",
+    "demo": "demo",
 }  # fmt: skip
 SUMMARY = """usage: deeppatch STAGE [options]
 
@@ -26,6 +27,10 @@ DeepPatch, in order:
 Decomposing the Deep, after pretrain:
   influence  find each class's most influential features       (src/influence.py)
   decompose  validate, examine and fine-tune the sparse head   (src/decompose.py)
+
+CNNSplitter, after pretrain:
+  modularize split a network into a module for each class      (src/modularize.py)
+  compose    let a module correct a weak model                 (src/compose.py)
 
   demo       all of it on the embedded digits, in minutes      (src/demo.py)
 

@@ -34,11 +34,18 @@ def split(source: Source, seed: int, limit: int | None = None, val_share: float 
     kept, held_out = _divide(source.train, size, seed, source.name)
     parts = (source.train.take(kept), source.train.take(held_out), source.test)
     if limit is not None:
-        parts = tuple(_subset(part, limit, seed, source.name) for part in parts)  # type: ignore[assignment]
+        parts = tuple(subset(part, limit, seed, source.name) for part in parts)  # type: ignore[assignment]
     return Splits(*parts)
 
 
-def _subset(images: Images, count: int, seed: int, name: str) -> Images:
+def halves(images: Images, seed: int, name: str) -> tuple[Images, Images]:
+    """Return two class-stratified halves of images; DataProblem where they cannot hold every class."""
+    one, two = _divide(images, len(images) // 2, seed, name)
+    return images.take(one), images.take(two)
+
+
+def subset(images: Images, count: int, seed: int, name: str) -> Images:
+    """Return a class-stratified subset of `count` images, or all where there are no more."""
     if count >= len(images):
         return images
     if len(images) - count < len(images.labels.unique()):  # too few are left out to hold every class themselves
@@ -48,7 +55,7 @@ def _subset(images: Images, count: int, seed: int, name: str) -> Images:
 
 
 def _divide(images: Images, size: int, seed: int, name: str) -> tuple[torch.Tensor, torch.Tensor]:
-    labels = images.labels.numpy()
+    labels = images.labels.cpu().numpy()
     try:
         rest, chosen = train_test_split(np.arange(len(labels)), test_size=size, stratify=labels, random_state=seed)
     except ValueError as error:

@@ -1,40 +1,61 @@
-"""Build the physically smaller network that keeps some kernels of each layer."""
+"""Make physically smaller networks that keep some kernels of each layer, and count what a network costs."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from deeppatch.modular.layers import Layer
 
 
-@torch.no_grad()
 def extract(network: nn.Module, layers: Sequence[Layer], kept: Sequence[Tensor]) -> nn.Module:
     """Return a smaller copy of a network, in eval mode, that holds the `kept` kernels alone: bool (kernels,) by layer.
 
     It answers as the network does with the outputs of all other kernels, behind their normalisations, at zero
     (Qi et al., ASE 2022).
     """
-    if any(not mask.any() for mask in kept):
-        raise ValueError("a layer keeps no kernel")
     small = copy.deepcopy(network).eval()
-    for layer, mask in zip(layers, kept, strict=True):
-        for name in (*layer.convs, *layer.followers):
-            _keep_outputs(small.get_submodule(name), mask)
-        for name, inputs in layer.readers.items():
-            _keep_inputs(small.get_submodule(name), mask.repeat_interleave(inputs))
+    _cut(small, layers, kept)
     return small
 
 
-def _keep_outputs(module: nn.Module, mask: Tensor) -> None:
+@contextmanager
+def sliced(network: nn.Module, layers: Sequence[Layer], kept: Sequence[Tensor]) -> Iterator[None]:
+    """Let a network be what `extract` would return, within the block; nothing but the kept weights is copied."""
+    names = {name for layer in layers for name in (*layer.convs, *layer.followers, *layer.readers)}
+    modules = [network.get_submodule(name) for name in names]
+    before = [{**vars(each), "_parameters": {**each._parameters}, "_buffers": {**each._buffers}} for each in modules]
+    try:
+        _cut(network, layers, kept)
+        yield
+    finally:
+        for module, state in zip(modules, before, strict=True):
+            vars(module).update(state)
+
+
+@torch.no_grad()
+def _cut(network: nn.Module, layers: Sequence[Layer], kept: Sequence[Tensor]) -> None:
+    if any(not mask.any() for mask in kept):
+        raise ValueError("a layer keeps no kernel")
+    for layer, mask in zip(layers, kept, strict=True):
+        index = mask.nonzero().squeeze(1)
+        for name in (*layer.convs, *layer.followers):
+            _keep_outputs(network.get_submodule(name), index)
+        for name, inputs in layer.readers.items():
+            _keep_inputs(network.get_submodule(name), mask.repeat_interleave(inputs).nonzero().squeeze(1))
+
+
+def _keep_outputs(module: nn.Module, index: Tensor) -> None:
     for values in (module._parameters, module._buffers):
         for name, value in values.items():
             if value is not None and value.ndim > 0:
-                values[name] = _like(value, value[mask])  # type: ignore[assignment]
-    count = int(mask.sum())
+                values[name] = _kept(value, 0, index)  # type: ignore[assignment]
+    count = len(index)
     if isinstance(module, nn.Conv2d):
         if module.groups > 1:
             module.groups = module.in_channels = count
@@ -43,15 +64,25 @@ def _keep_outputs(module: nn.Module, mask: Tensor) -> None:
         module.num_features = count
 
 
-def _keep_inputs(module: nn.Module, mask: Tensor) -> None:
+def _keep_inputs(module: nn.Module, index: Tensor) -> None:
     assert isinstance(module, (nn.Conv2d, nn.Linear))
-    module.weight = _like(module.weight, module.weight[:, mask])  # type: ignore[assignment]
-    count = int(mask.sum())
+    module._parameters["weight"] = _kept(module.weight, 1, index)  # type: ignore[assignment]
     if isinstance(module, nn.Conv2d):
-        module.in_channels = count
+        module.in_channels = len(index)
     else:
-        module.in_features = count
+        module.in_features = len(index)
 
 
-def _like(old: Tensor, new: Tensor) -> Tensor:
+def _kept(old: Tensor, axis: int, index: Tensor) -> Tensor:
+    new = old.index_select(axis, index)
+    if new.ndim == 4 and old.is_contiguous(memory_format=torch.channels_last):
+        new = new.contiguous(memory_format=torch.channels_last)
     return nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
+
+
+@torch.no_grad()
+def multiply_adds(network: nn.Module, x: Tensor) -> int:
+    """Return the multiply-adds of one pass over a batch (N, C, H, W), per sample."""
+    with FlopCounterMode(display=False) as counter:
+        network(x)
+    return counter.get_total_flops() // 2 // len(x)

@@ -33,7 +33,9 @@ def importances(network: nn.Module, layers: Sequence[Layer], x: Tensor, labels: 
         for place, layer in enumerate(layers):
             for name, inputs in layer.readers.items():
 
-                def note(_module: nn.Module, read: tuple[Tensor, ...], place: int = place, inputs: int = inputs) -> None:
+                def note(
+                    _module: nn.Module, read: tuple[Tensor, ...], place: int = place, inputs: int = inputs
+                ) -> None:
                     wide = read[0].abs().flatten(2).sum(2) if read[0].ndim > 2 else read[0].abs()
                     maps[place] = wide.unflatten(1, (-1, inputs)).sum(2)  # the last reader's stays
 
@@ -58,5 +60,5 @@ def _sure(probability: Tensor, of_class: Tensor, number: int) -> Tensor:
 
 
 def orders(importance: Sequence[Tensor], number: int) -> list[NDArray[np.int64]]:
-    """Return for each layer its kernels in order of importance to class `number`, most important first; ties by index."""
+    """Return for each layer its kernels by importance to class `number`, most important first, ties by index."""
     return [values[number].argsort(descending=True, stable=True).cpu().numpy() for values in importance]

@@ -13,6 +13,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional as F
 
 from deeppatch.errors import UserError
+from deeppatch.surgery import Affine
 
 APART = (
     nn.ReLU, nn.ReLU6, nn.Dropout, nn.Identity, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Hardtanh, nn.SiLU,
@@ -30,9 +31,9 @@ FLATTENINGS = {torch.flatten, "flatten"}
 class Layer:
     """Kernels that are kept or dropped together: those of one convolution, or of several whose outputs are added.
 
-    `convs` are those convolutions in order of execution, `kernels` how many output channels each has, `followers` the
-    normalisations and depthwise convolutions behind them, and `readers` the convolutions and linear layers that read
-    them: for each how many inputs a kernel makes (height times width behind a flattening, else 1).
+    `convs` are those convolutions, `kernels` how many output channels each has, `followers` the normalisations and
+    depthwise convolutions behind them, and `readers` the convolutions and linear layers that read them: for each how
+    many inputs a kernel makes (height times width behind a flattening, else 1). All are in order of execution.
     """
 
     convs: list[str]
@@ -99,8 +100,13 @@ class _Walk:
                 self.spaces[node] = _Space(None), 1
             elif node.op.startswith("call"):
                 self.spaces[node] = self._called(node)
-        roots = {id(space.found()): space.found() for space in self.made}
-        return [space.layer for space in roots.values() if space.layer is not None]
+        layers = {id(space.found()): space.found().layer for space in self.made}.values()
+        place = {str(node.target): number for number, node in enumerate(self.graph.graph.nodes)}
+        for layer in (found := [layer for layer in layers if layer is not None]):
+            layer.convs.sort(key=place.__getitem__)
+            layer.followers.sort(key=place.__getitem__)
+            layer.readers = dict(sorted(layer.readers.items(), key=lambda reader: place[reader[0]]))
+        return sorted(found, key=lambda layer: place[layer.convs[0]])
 
     def _called(self, node: fx.Node) -> tuple[_Space, int]:
         sources = [self.spaces[source] for source in node.all_input_nodes if source in self.spaces]
@@ -133,7 +139,7 @@ class _Walk:
                 layer.readers[name] = inputs
             return _Space(None), 1
         depthwise = isinstance(module, nn.Conv2d) and module.groups == module.in_channels == module.out_channels
-        if isinstance(module, nn.BatchNorm2d) or depthwise:
+        if isinstance(module, (nn.BatchNorm2d, Affine)) or depthwise:
             if layer:
                 layer.followers.append(name)
             return space, inputs

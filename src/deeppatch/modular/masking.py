@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
-from deeppatch.modular.extract import extract
+from deeppatch.modular.extract import sliced
 from deeppatch.modular.layers import Layer
 from deeppatch.surgery import hooked_before
 
@@ -48,15 +48,24 @@ Evaluator = Callable[[nn.Module, Sequence[Layer], Sequence[Tensor], Tensor], Ten
 
 
 @torch.inference_mode()
-def by_masks(network: nn.Module, layers: Sequence[Layer], masks: Sequence[Tensor], x: Tensor) -> Tensor:
+def by_masks(
+    network: nn.Module, layers: Sequence[Layer], masks: Sequence[Tensor], x: Tensor, batch_size: int = 256
+) -> Tensor:
     """Return the logits (P, N, classes) of P modules, each of which costs as much as the whole network."""
-    return all_logits(network, layers, masks, x)
+    parts = x.split(max(1, batch_size // len(masks[0])))
+    return torch.cat([all_logits(network, layers, masks, part) for part in parts], 1)
 
 
 @torch.inference_mode()
-def by_slices(network: nn.Module, layers: Sequence[Layer], masks: Sequence[Tensor], x: Tensor) -> Tensor:
+def by_slices(
+    network: nn.Module, layers: Sequence[Layer], masks: Sequence[Tensor], x: Tensor, batch_size: int = 256
+) -> Tensor:
     """Return the logits (P, N, classes) of P modules, each run as the smaller network that it is."""
-    return torch.stack([extract(network, layers, kept)(x) for kept in zip(*masks, strict=True)])
+    found = []
+    for kept in zip(*masks, strict=True):
+        with sliced(network, layers, kept):
+            found.append(torch.cat([network(part) for part in x.split(batch_size)]))
+    return torch.stack(found)
 
 
 EVALUATORS: dict[str, Evaluator] = {"mask": by_masks, "slice": by_slices}

@@ -114,6 +114,10 @@ class Composed(nn.Module):
         super().__init__()
         self.members = nn.ModuleList(members)
 
+    def networks(self) -> list[nn.Module]:
+        """Return the modules' networks, which read normalised images."""
+        return [member.get_submodule("network") for member in self.members]
+
     def forward(self, pixels: Tensor) -> Tensor:
         """Map pixels (N, 3, H, W) in [0, 1] to scores (N, classes)."""
         return torch.stack([member(pixels) for member in self.members], 1)

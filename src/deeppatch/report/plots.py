@@ -28,7 +28,7 @@ def accuracy_against_blur(curves: Mapping[str, Sequence[float]], sigmas: Sequenc
     axes.set_xticks([0, *sigmas])
     axes.grid(alpha=0.3)
     axes.legend()
-    return _png(figure)
+    return png(figure)
 
 
 def suspicion(scores: dict[str, list[float]], unit: str, title: str, *, descending: bool) -> bytes:
@@ -45,7 +45,7 @@ def suspicion(scores: dict[str, list[float]], unit: str, title: str, *, descendi
     axes.set(ylabel=f"score of a filter ({unit}; {side})", title=title)
     axes.plot([], [], color="tab:red", label="median of the layer")
     axes.legend()
-    return _png(figure)
+    return png(figure)
 
 
 def ratio_curve(curve: dict[str, dict[str, float]], chosen: float, title: str) -> bytes:
@@ -62,7 +62,7 @@ def ratio_curve(curve: dict[str, dict[str, float]], chosen: float, title: str) -
     )
     axes.grid(alpha=0.3)
     axes.legend()
-    return _png(figure)
+    return png(figure)
 
 
 def influence(
@@ -82,7 +82,7 @@ def influence(
         title += "\nframed: the class's most influential features"
     axes.set(xlabel="feature of the last layer", ylabel="class", title=title)
     figure.colorbar(image, label="share of the class's images\nwith it among their k strongest")
-    return _png(figure)
+    return png(figure)
 
 
 def overlap(shared: Sequence[Sequence[int]], classes: Sequence[str], title: str) -> bytes:
@@ -100,7 +100,7 @@ def overlap(shared: Sequence[Sequence[int]], classes: Sequence[str], title: str)
         axes.set_yticks(range(len(classes)), classes)
     axes.set_title(title, fontsize=9, wrap=True)
     figure.colorbar(image, label="features in common", shrink=0.8)
-    return _png(figure)
+    return png(figure)
 
 
 def essential(frame: pd.DataFrame, title: str) -> bytes:
@@ -124,7 +124,7 @@ def essential(frame: pd.DataFrame, title: str) -> bytes:
         axes.set(ylabel="right (%)", ylim=(0, 105), title=name)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=3, fontsize=8)
     figure.suptitle(title)
-    return _png(figure)
+    return png(figure)
 
 
 def accuracy_against_k(frame: pd.DataFrame, whole: float, title: str) -> bytes:
@@ -137,10 +137,11 @@ def accuracy_against_k(frame: pd.DataFrame, whole: float, title: str) -> bytes:
     axes.set(xlabel="k, features that each class reads", ylabel="accuracy (%)", title=title)
     axes.grid(alpha=0.3)
     axes.legend()
-    return _png(figure)
+    return png(figure)
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """Return a figure as the bytes of a PNG file."""
     FigureCanvasAgg(figure)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)

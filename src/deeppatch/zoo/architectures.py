@@ -62,6 +62,7 @@ ARCHITECTURES: dict[str, Callable[[int], nn.Module]] = {
     "shufflenetv2_x1_0": _shufflenetv2_x1_0,
     "simcnn": SimCNN,
     "simcnn_x0_25": partial(SimCNN, width=0.25),
+    "simcnn_x0_125": partial(SimCNN, width=0.125),
     "simcnn_poorfit": partial(SimCNN, dropout=0),
     "simcnn_weak": weak_simcnn,
     "simcnn_svhn_weak": weak_simcnn_for_svhn,

@@ -1,0 +1,194 @@
+"""The genetic search: a population of candidate modules for each class, rated together by what they compose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from deeppatch.artifacts import Checkpoint
+from deeppatch.modular.composition import Weights, beam, dissimilarity
+from deeppatch.modular.genome import Bits, Genome
+from deeppatch.modular.presets import Preset
+from deeppatch.progress import info, track
+from deeppatch.runtime import entropy
+
+# what the search asks for: the logits (P, S) of class number's candidates, whose masks are (P, kernels) by layer
+Evaluate = Callable[[int, Sequence[Tensor]], Tensor]
+
+
+@dataclass
+class Record:
+    """What each generation's winners were worth, and which were the best; everything that a resumption needs.
+
+    Accuracies are in [0, 1]: `search` on the images that fitness reads, `holdout` on others, which choose; `unlike` is
+    the winners' mean dissimilarity, `kept` their mean share of kernels, `evaluated` how many candidates were run.
+    """
+
+    search: list[float] = field(default_factory=list)
+    holdout: list[float] = field(default_factory=list)
+    unlike: list[float] = field(default_factory=list)
+    kept: list[float] = field(default_factory=list)
+    evaluated: list[int] = field(default_factory=list)
+    value: list[float] = field(default_factory=list)
+
+    @property
+    def best(self) -> int:
+        """Return the earliest generation of highest value."""
+        return self.value.index(max(self.value))
+
+
+@dataclass
+class Search:
+    """One search over N classes; `weights` (kernels,) says how many convolutions a kernel stands for.
+
+    `labels` (S,) are those of the images that `evaluate` runs candidates on, and `validate` returns the accuracy, in
+    [0, 1], of N modules (N, kernels) by layer on images that fitness never sees. `sensitive` are the sensitive layers.
+    """
+
+    genomes: Sequence[Genome]
+    evaluate: Evaluate
+    validate: Callable[[Sequence[Tensor]], float]
+    labels: Tensor
+    weights: Tensor
+    preset: Preset
+    sensitive: Sequence[int]
+    thresholds: dict[int, float]
+    seed: int
+    live: list[dict[bytes, Tensor]] = field(default_factory=list)
+
+    def run(
+        self, generations: int, *, patience: int | None = None, checkpoint: Checkpoint | None = None
+    ) -> tuple[list[Tensor], Record]:
+        """Evolve, rate each of generations 0 to `generations`, and return the best one's masks, (N, kernels) by layer.
+
+        It ends early where `patience` generations bring nothing better. With a checkpoint every generation is saved,
+        and a resumed search goes on as if it had never stopped.
+        """
+        record, weight = Record(), self.preset.alpha
+        population = [self._first(number) for number in range(len(self.genomes))]
+        winners: list[int] | None = None
+        best = population
+        saved = checkpoint.load() if checkpoint else None
+        if saved:
+            record, weight, winners = Record(**saved["record"]), saved["weight"], saved["winners"]
+            population = [part.numpy() for part in saved["population"]]
+            best = [part.numpy() for part in saved["best"]]
+            info(f"search: resumed after generation {len(record.value) - 1}")
+        self.live = [{} for _ in self.genomes]
+        for generation in track(range(len(record.value), generations + 1), generations + 1, "generations"):
+            if patience and record.value and generation - 1 - record.best >= patience:
+                info(f"search: nothing better for {patience} generations")
+                break
+            ranked, found = self._rate(population, generation, weight, winners, record)
+            weight = self.preset.alpha + max(0.0, self.preset.gamma - found)
+            if record.best == generation:
+                best = [bits[ranks[:1]] for bits, ranks in zip(population, ranked, strict=True)]
+            search, held_out = 100 * record.search[-1], 100 * record.holdout[-1]
+            info(f"generation {generation}: composed accuracy {search:.2f} % searched, {held_out:.2f} % held out, "
+                 f"{100 * record.kept[-1]:.1f} % of kernels kept")  # fmt: skip
+            population = [
+                self._bred(number, bits[ranked[number]], generation) for number, bits in enumerate(population)
+            ]
+            winners = [0] * len(population)
+            if checkpoint:
+                checkpoint.save({
+                    "record": asdict(record), "weight": weight, "winners": winners,
+                    "population": [torch.from_numpy(bits) for bits in population],
+                    "best": [torch.from_numpy(bits) for bits in best],
+                })  # fmt: skip
+        masks = [genome.decode(bits[:1]) for genome, bits in zip(self.genomes, best, strict=True)]
+        return [torch.from_numpy(np.concatenate(rows)) for rows in zip(*masks, strict=True)], record
+
+    def _rate(
+        self, population: list[Bits], generation: int, weight: float, winners: list[int] | None, record: Record
+    ) -> tuple[list[NDArray[np.int64]], float]:
+        """Rank every class's candidates, fittest first, note what the winners are worth, and return the accuracy."""
+        logits, kernels = self._logits(population, record)
+        classes, candidates = kernels.shape[:2]
+        flat = kernels.flatten(0, 1)
+        unlike = dissimilarity(flat, self.weights).view(classes, candidates, classes, candidates)
+        shares = (flat.float() @ self.weights / self.weights.sum()).view(classes, candidates)
+        order = entropy(self.seed, "order", generation).permutation(classes).tolist()
+        worth = Weights(weight, 1 - self.preset.alpha, self.preset.size)
+        fitness, accuracy = beam(logits, self.labels, unlike, shares, order, worth, self.thresholds, winners)
+        ranked = fitness.ranked()
+        tops = ranked[:, 0]
+        rows = torch.arange(classes, device=tops.device)
+        record.search.append((logits[rows, tops].argmax(0) == self.labels).double().mean().item())
+        record.holdout.append(self.validate(_split(kernels[rows, tops], self.genomes[0])))
+        apart = unlike[rows, tops][:, rows, tops]
+        record.unlike.append((apart.sum() / (classes * (classes - 1))).item())
+        record.kept.append(shares[rows, tops].mean().item())
+        alpha, size = self.preset.alpha, self.preset.size
+        record.value.append(alpha * record.holdout[-1] + (1 - alpha) * record.unlike[-1] + size * (1 - record.kept[-1]))
+        return list(ranked.cpu().numpy()), accuracy
+
+    def _logits(self, population: list[Bits], record: Record) -> tuple[Tensor, Tensor]:
+        """Return logits (N, P, S) and kernels (N, P, kernels); candidates that live on are not run again."""
+        logits, kernels, fresh = [], [], 0
+        for number, bits in enumerate(population):
+            masks = [torch.from_numpy(mask).to(self.labels.device) for mask in self.genomes[number].decode(bits)]
+            keys = [row.tobytes() for row in np.packbits(bits, axis=1)]
+            known = self.live[number]
+            new = list({key: place for place, key in reversed(list(enumerate(keys))) if key not in known}.values())
+            if new:
+                found = self.evaluate(number, [mask[new] for mask in masks])
+                known |= {keys[place]: row for place, row in zip(new, found, strict=True)}
+            fresh += len(new)
+            self.live[number] = {key: known[key] for key in keys}
+            logits.append(torch.stack([known[key] for key in keys]))
+            kernels.append(torch.cat(masks, 1))
+        record.evaluated.append(fresh)
+        return torch.stack(logits), torch.stack(kernels)
+
+    def _first(self, number: int) -> Bits:
+        """Draw the first population: in every layer a share of the bits, those of important groups more often."""
+        draw = entropy(self.seed, "first", number)
+        parts = []
+        for layer, length in enumerate(self.genomes[number].lengths):
+            ratios = self.preset.ratios if layer in self.sensitive else self.preset.tough_ratios
+            likely = np.exp((length - 1 - np.arange(length)) / 10)
+            part = np.zeros((self.preset.population, length), bool)
+            for row in part:
+                count = int(length * draw.choice(ratios))
+                row[draw.choice(length, count, replace=False, p=likely / likely.sum())] = True
+            parts.append(part)
+        return np.concatenate(parts, 1)
+
+    def _bred(self, number: int, ranked: Bits, generation: int) -> Bits:
+        """Return the next population: the fittest as they are, best first, then mutated children of the parents."""
+        preset, draw = self.preset, entropy(self.seed, "bred", number, generation)
+        children = preset.population - preset.kept
+        one = np.arange(children) % preset.parents
+        two = (one + 1) % preset.parents
+        length = ranked.shape[1]
+        cuts = draw.integers(0, length, (children, 1))
+        bits = np.where(np.arange(length) < cuts, ranked[one], ranked[two])
+        changes = int(length * preset.mutation)
+        for row in bits:
+            places = draw.choice(length, changes, replace=False)
+            drawn = draw.random(changes) < 0.5
+            if preset.keep_ratio:
+                _move(row, places[drawn], self.genomes[number].lengths, draw)
+            else:
+                row[places] = drawn
+        return np.concatenate([ranked[: preset.kept], bits])
+
+
+def _move(row: NDArray[np.bool_], places: NDArray[np.int64], lengths: list[int], draw: np.random.Generator) -> None:
+    """Flip bits, and for each one another of the same layer, so that a layer keeps about as many as it has."""
+    layer = np.repeat(np.arange(len(lengths)), lengths)
+    for place in places:
+        others = np.flatnonzero((layer == layer[place]) & (row != row[place]))
+        if len(others):
+            other = draw.choice(others)
+            row[place], row[other] = row[other], row[place]
+
+
+def _split(kernels: Tensor, genome: Genome) -> list[Tensor]:
+    return list(kernels.split([len(order) for order in genome.orders], 1))

@@ -1,0 +1,172 @@
+"""The gradient search: a threshold for each kernel and module, trained with the heads on what they compose."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.nn import functional as F
+
+from deeppatch.data.images import Images
+from deeppatch.data.views import Shuffled, clean
+from deeppatch.modular.heads import Heads
+from deeppatch.modular.layers import Layer
+from deeppatch.modular.masking import all_logits
+from deeppatch.parallel import Batch, Stream
+from deeppatch.runtime import generator
+from deeppatch.training import History, Loss
+
+LOSS_ALLOWED = 0.01  # accuracy under the strong model's with which modules are still chosen by size
+BATCH = 64  # images a step
+EPOCHS = 145  # as published
+WARM_UP = 5  # epochs that train heads alone before the first mask moves
+ROUND = (5, 2)  # epochs with masks, then with heads alone
+
+
+class Step(Function):
+    """One where the input is above zero, else zero; the gradient passes, within -1 and 1 (Qi et al., TOSEM 2023)."""
+
+    @staticmethod
+    def forward(ctx: Any, threshold: Tensor) -> Tensor:
+        """Return the mask of thresholds, of the same shape."""
+        return (threshold > 0).to(threshold.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        """Return the gradient for the thresholds."""
+        return gradient.clamp(-1, 1)
+
+
+class Splitter(nn.Module):
+    """N modules of a frozen network, one for each class: a threshold for each kernel, and heads unless left out.
+
+    All modules run as one batch, because they share their weights. `start` is where thresholds begin: above zero, so
+    that every module begins as the whole network.
+    """
+
+    def __init__(
+        self, classifier: Sequence[nn.Module], layers: Sequence[Layer], classes: int, *, start: float, head: bool
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.frozen = tuple(classifier)  # normalisation and network; no part of what is trained or saved
+        self.layers = layers
+        self.thresholds = nn.ParameterList(torch.full((classes, layer.kernels), start) for layer in layers)
+        self.heads = Heads(classes, classes) if head else None
+
+    def masks(self) -> list[Tensor]:
+        """Return which kernels the modules keep, in {0, 1}, (classes, kernels) by layer; a layer keeps at least one."""
+        return [_alive(Step.apply(values), values) for values in self.thresholds]
+
+    def kept(self) -> Tensor:
+        """Return the mean share of kernels that the modules keep; tied convolutions count each."""
+        times = [len(layer.convs) for layer in self.layers]
+        kept = torch.stack([mask.sum() * each for mask, each in zip(self.masks(), times, strict=True)]).sum()
+        return kept / sum(values.numel() * each for values, each in zip(self.thresholds, times, strict=True))
+
+    def logits(self, pixels: Tensor) -> Tensor:
+        """Return every module's logits (N, modules, classes) for pixels (N, 3, H, W) in [0, 1]."""
+        normalize, network = self.frozen
+        return all_logits(network, self.layers, self.masks(), normalize(pixels)).transpose(0, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map pixels (N, 3, H, W), or the modules' logits (N, modules, classes), to scores (N, modules)."""
+        logits = self.logits(x) if x.ndim == 4 else x
+        if self.heads is None:
+            return logits.diagonal(dim1=1, dim2=2)
+        scores: Tensor = self.heads(logits)
+        return scores
+
+
+def _alive(mask: Tensor, values: Tensor) -> Tensor:
+    """Let a module whose layer has nothing left keep the kernel that is nearest to being kept."""
+    dead = mask.sum(1, keepdim=True) == 0
+    nearest = F.one_hot(values.argmax(1), values.shape[1]).to(mask)
+    return mask + dead * nearest
+
+
+def loss(alpha: float) -> Loss:
+    """Return the cross entropy over the modules' scores, and where masks move `alpha` times the mean mask."""
+
+    def value(model: nn.Module, batch: Batch) -> Tensor:
+        x, labels = batch
+        entropy = F.cross_entropy(model(x), labels)
+        return entropy + alpha * model.kept() if x.ndim == 4 else entropy  # type: ignore[operator]
+
+    return value
+
+
+@dataclass(frozen=True)
+class HeadEpoch:
+    """One epoch that trains heads alone: masks stand still, so that the modules' logits are computed once.
+
+    Batches are (logits (N, modules, classes), labels (N,)), in an order that depends on `seed` and `epoch`.
+    """
+
+    model: Splitter
+    images: Images
+    batch_size: int
+    seed: int
+    epoch: int
+    known: dict[bytes, Tensor]
+
+    def __len__(self) -> int:
+        return -(-len(self.images) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        order = torch.randperm(len(self.images), generator=generator(self.seed, "heads", self.epoch))
+        logits = self._logits()
+        for index in order.to(self.images.labels.device).split(self.batch_size):
+            yield logits[index], self.images.labels[index]
+
+    def _logits(self) -> Tensor:
+        with torch.no_grad():
+            masks = self.model.masks()
+            key = b"".join(mask.bool().cpu().numpy().tobytes() for mask in masks)
+            if key not in self.known:
+                self.known.clear()
+                self.known[key] = module_logits(self.model, self.images)
+        return self.known[key]
+
+
+@torch.no_grad()
+def module_logits(model: Splitter, images: Images, batch_size: int = 64) -> Tensor:
+    """Return every module's logits (N, modules, classes) for all images."""
+    if all(bool(mask.all()) for mask in model.masks()):  # every module is the whole network
+        normalize, network = model.frozen
+        whole = torch.cat([network(normalize(pixels)) for pixels, _labels in clean(images, 256)])
+        return whole.unsqueeze(1).expand(-1, len(model.thresholds[0]), -1)
+    return torch.cat([model.logits(pixels) for pixels, _labels in clean(images, batch_size)])
+
+
+def epochs(model: Splitter, images: Images, batch_size: int, seed: int, count: int) -> list[Stream]:
+    """Return `count` epochs: five for the heads, then by turns five for masks and heads, and two for heads alone.
+
+    Without heads all of them are for masks (Qi et al., TOSEM 2023).
+    """
+    known: dict[bytes, Tensor] = {}
+    streams: list[Stream] = []
+    for epoch in range(count):
+        turn = (epoch - WARM_UP) % sum(ROUND)
+        if model.heads is not None and (epoch < WARM_UP or turn >= ROUND[0]):
+            streams.append(HeadEpoch(model, images, batch_size, seed, epoch, known))
+        else:
+            streams.append(Shuffled(images, batch_size, seed, epoch))
+    return streams
+
+
+def chosen(strong: float) -> Any:
+    """Return the rule that chooses an epoch by accuracy and what is kept (`History.watched`), both held out.
+
+    Of the epochs that lose less than one point to the `strong` model's accuracy, in [0, 1], the one that keeps fewest
+    kernels; where there is none, the most accurate one.
+    """
+
+    def choose(history: History) -> int:
+        good = [e for e, accuracy in enumerate(history.accuracy) if accuracy > strong - LOSS_ALLOWED]
+        return min(good, key=lambda epoch: history.watched[epoch]) if good else history.best
+
+    return choose

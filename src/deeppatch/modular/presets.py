@@ -1,0 +1,88 @@
+"""Settings of the genetic search: the six published ones, and the one that is derived from the network and its data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PUBLISHED_THRESHOLDS = {2: 0.95, 4: 0.95, 8: 0.85, 10: 0.80}
+SLACK = 0.05  # below the strong model's accuracy on the same classes a composition counts as good
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Settings of the genetic search (Qi et al., ASE 2022).
+
+    `sensitive` are the sensitive layers, by place among the layers of kernels, None for the automatic rule. `ratios`
+    and `tough_ratios` are the shares of bits that a first candidate has set in a sensitive and in any other layer.
+    `mutation` is the share of a child's bits that are drawn anew, and `gamma` the accuracy below which accuracy weighs
+    more. `thresholds` has for a number of composed classes the accuracy from which compositions are kept, None for the
+    strong model's less five points. `alpha` weighs accuracy against dissimilarity, and `size` the share of kernels
+    dropped; `keep_ratio` lets a mutation set as many bits of a layer as it clears.
+    """
+
+    sensitive: tuple[int, ...] | None
+    ratios: tuple[float, ...]
+    tough_ratios: tuple[float, ...]
+    population: int = 100
+    generations: int = 200
+    mutation: float = 0.05
+    gamma: float = 0.9
+    thresholds: dict[int, float] | None = None
+    alpha: float = 0.9
+    size: float = 0.0
+    keep_ratio: bool = False
+
+    @property
+    def parents(self) -> int:
+        """How many of the fittest breed."""
+        return min(50, self.population)
+
+    @property
+    def kept(self) -> int:
+        """How many of the fittest go on unchanged."""
+        return min(20, 2 * self.population // 5)
+
+
+AUTOMATIC = Preset(
+    None, (0.6, 0.7, 0.8), (0.4, 0.5, 0.6, 0.7), population=50, generations=100, size=0.1, keep_ratio=True
+)
+# ResCNN's layers of kernels: convolutions 0, 1 and 3, 2, 4, 5 and 7, 6, 8, 9 and 11, 10
+_FIVE = {2: 0.95, 4: 0.90, 5: 0.85}
+PRESETS: dict[str, Preset] = {
+    "auto": AUTOMATIC,
+    "simcnn-cifar10": Preset(
+        tuple(range(7)), (0.6, 0.7, 0.8), (0.4, 0.5, 0.6, 0.7), 100, 200, 0.05, 0.9, PUBLISHED_THRESHOLDS
+    ),
+    "simcnn-svhn": Preset(
+        tuple(range(7)), (0.4, 0.5, 0.6), (0.1, 0.2, 0.3, 0.4), 100, 200, 0.10, 0.95, PUBLISHED_THRESHOLDS
+    ),
+    "simcnn-svhn_5": Preset(tuple(range(5)), (0.4, 0.5, 0.6, 0.7), (0.3, 0.4), 50, 100, 0.10, 0.9, _FIVE),
+    "rescnn-cifar10": Preset(
+        (0, 1, 3, 4), (0.5, 0.6, 0.7), (0.2, 0.3, 0.4), 100, 200, 0.05, 0.9, PUBLISHED_THRESHOLDS
+    ),
+    "rescnn-svhn": Preset(
+        (1, 3, 4), (0.3, 0.4, 0.5), (0.2, 0.3), 100, 200, 0.10, 0.9, {2: 0.95, 4: 0.95, 8: 0.90, 10: 0.85}
+    ),
+    "rescnn-svhn_5": Preset((3, 4), (0.3, 0.4, 0.5), (0.2, 0.3), 50, 100, 0.10, 0.9, _FIVE),
+}  # fmt: skip
+
+
+def sizes(classes: int) -> list[int]:
+    """Return the numbers of classes that merges lead to, for a tournament in which an odd last list waits."""
+    lists, found = [1] * classes, set()
+    while len(lists) > 1:
+        pairs = [a + b for a, b in zip(lists[::2], lists[1::2], strict=False)]
+        found |= set(pairs)
+        lists = pairs + lists[len(lists) - len(lists) % 2 :]
+    return sorted(found)
+
+
+def thresholds(preset: Preset, classes: int, strong: float) -> dict[int, float]:
+    """Return the accuracy from which compositions are kept, by number of classes; `strong` is the whole network's.
+
+    Published thresholds are taken for the numbers of classes that they name; the next larger one's for others.
+    """
+    if preset.thresholds is None:
+        return dict.fromkeys(sizes(classes), max(0.0, strong - SLACK))
+    known = preset.thresholds
+    return {size: known[min((k for k in known if k >= size), default=max(known))] for size in sizes(classes)}

@@ -1,0 +1,75 @@
+"""Plots of modules: what each keeps of each layer, what they share, and how a search went."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from deeppatch.report.plots import MOST_NAMED, png
+
+
+def kept(shares: Sequence[Sequence[float]], layers: Sequence[str], classes: Sequence[str], title: str) -> bytes:
+    """Plot a class-by-layer heat map of the kernels kept, in percent; `shares` are in [0, 1]."""
+    figure = Figure(figsize=(max(6.0, 0.55 * len(layers) + 3), max(3.5, 0.4 * len(classes) + 2)), layout="constrained")
+    axes = figure.add_subplot()
+    percent = [[100 * share for share in row] for row in shares]
+    image = axes.imshow(percent, aspect="auto", cmap="viridis", vmin=0, vmax=100, interpolation="nearest")
+    _numbers(figure, percent, "{:.0f}", 55)
+    _names(figure, layers, classes)
+    axes.set(xlabel="layer of kernels", title=title)
+    figure.colorbar(image, label="kernels kept (%)")
+    return png(figure)
+
+
+def overlap(jaccard: Sequence[Sequence[float]], classes: Sequence[str], title: str) -> bytes:
+    """Plot a class-by-class heat map of the Jaccard index, in [0, 1], of the kernels that two modules keep."""
+    size = max(4.5, 0.55 * len(classes) + 2.5)
+    figure = Figure(figsize=(size + 1, size), layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(jaccard, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    _numbers(figure, jaccard, "{:.2f}", 0.6, dark=True)
+    _names(figure, classes, classes)
+    axes.set_title(title, fontsize=9, wrap=True)
+    figure.colorbar(image, label="kernels in common over kernels of either", shrink=0.8)
+    return png(figure)
+
+
+def search(frame: pd.DataFrame, strong: float, title: str) -> bytes:
+    """Plot held-out accuracy against the kernels kept, both in percent, over a search; `strong` is the whole network's.
+
+    Columns of `frame`, one row for each generation or epoch: holdout_accuracy and kept in [0, 1], and best.
+    """
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    x, y = 100 * frame["kept"], 100 * frame["holdout_accuracy"]
+    axes.plot(x, y, "-", color="lightgrey", linewidth=0.8, zorder=1)
+    points = axes.scatter(x, y, c=range(len(frame)), cmap="viridis", s=18, zorder=2)
+    chosen = frame["best"]
+    axes.scatter(x[chosen], y[chosen], s=140, facecolors="none", edgecolors="tab:red", linewidths=1.8, label="chosen")
+    axes.axhline(100 * strong, color="grey", linestyle="--", label="whole network")
+    axes.set(xlabel="kernels kept, mean over modules (%)", ylabel="composed accuracy, held out (%)", title=title)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.colorbar(points, label="generation or epoch")
+    return png(figure)
+
+
+def _numbers(
+    figure: Figure, values: Sequence[Sequence[float]], form: str, half: float, *, dark: bool = False
+) -> None:  # fmt: skip
+    if len(values) > MOST_NAMED or len(values[0]) > 2 * MOST_NAMED:
+        return
+    for row, line in enumerate(values):
+        for column, value in enumerate(line):
+            color = "white" if (value > half) == dark else "black"
+            figure.axes[0].text(column, row, form.format(value), ha="center", va="center", fontsize=7, color=color)
+
+
+def _names(figure: Figure, columns: Sequence[str], rows: Sequence[str]) -> None:
+    axes = figure.axes[0]
+    if len(columns) <= 2 * MOST_NAMED:
+        axes.set_xticks(range(len(columns)), columns, rotation=60, ha="right", fontsize=7)
+    if len(rows) <= MOST_NAMED:
+        axes.set_yticks(range(len(rows)), rows)

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from deeppatch.errors import UserError
+from deeppatch.modular.layers import find
+from deeppatch.zoo.architectures import ARCHITECTURES
+
+EXAMPLE = torch.rand(2, 3, 32, 32)
+
+
+def test_simcnn_has_a_layer_for_each_convolution():
+    layers = find(ARCHITECTURES["simcnn_x0_125"](10).eval(), EXAMPLE)
+    assert [layer.name for layer in layers] == [f"conv_{number}" for number in range(13)]
+    assert [list(layer.readers) for layer in layers] == [[f"conv_{number}"] for number in range(1, 13)] + [["fc_13"]]
+
+
+def test_the_ties_of_rescnn_are_the_published_ones():
+    layers = find(ARCHITECTURES["rescnn_x0_25"](10).eval(), EXAMPLE)
+    tied = [layer.convs for layer in layers if len(layer.convs) > 1]
+    assert tied == [["conv_1.0", "conv_3.0"], ["conv_5.0", "conv_7.0"], ["conv_9.0", "conv_11.0"]]
+    assert len(layers) == 9
+    readers = {name for layer in layers for name in layer.readers}
+    assert readers == {*(f"conv_{number}.0" for number in range(1, 12)), "classifier.2"}
+
+
+def test_what_is_added_in_a_resnet_is_tied_over_the_whole_stage():
+    layers = find(ARCHITECTURES["resnet20"](10).eval(), EXAMPLE)
+    assert layers[0].convs == ["conv1", "layer1.0.conv2", "layer1.1.conv2", "layer1.2.conv2"]
+    assert layers[0].followers == ["bn1", "layer1.0.bn2", "layer1.1.bn2", "layer1.2.bn2"]
+    assert sum(layer.kernels * len(layer.convs) for layer in layers) == 784
+
+
+def test_a_depthwise_convolution_follows_and_a_flattened_map_makes_several_inputs():
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, groups=4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 28 * 28, 5)
+    )
+    (layer,) = find(network.eval(), EXAMPLE)
+    assert (layer.convs, layer.followers, layer.readers) == (["0"], ["1"], {"4": 28 * 28})
+
+
+@pytest.mark.parametrize("name", ["shufflenetv2_x1_0", "resnet20a"])
+def test_a_network_that_mixes_channels_is_refused_in_one_line(name):
+    with pytest.raises(UserError, match="cannot be split") as refused:
+        find(ARCHITECTURES[name](10).eval(), EXAMPLE)
+    assert "\n" not in str(refused.value)
+
+
+def test_what_is_added_to_the_input_is_in_no_layer():
+    class Added(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 6, 3, padding=1)
+
+        def forward(self, x):
+            return self.two(self.one(x) + x).mean((2, 3))
+
+    assert [layer.name for layer in find(Added().eval(), EXAMPLE)] == ["two"]

@@ -1,0 +1,101 @@
+"""Smaller networks, masks, and a library's pruning agree; hooks and slices leave the network as it was."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from deeppatch.artifacts import state_digest
+from deeppatch.modular.extract import extract, multiply_adds, sliced
+from deeppatch.modular.layers import find
+from deeppatch.modular.masking import all_logits, by_masks, by_slices, masked
+from deeppatch.surgery import folded
+from deeppatch.zoo.architectures import ARCHITECTURES
+
+LARGE = [pytest.param(name, marks=pytest.mark.slow) for name in ("vgg13_bn", "resnet20", "mobilenetv2_x0_5")]
+NETWORKS = ["simcnn_x0_125", "rescnn_x0_25", "resnet8", *LARGE]
+
+
+def case(name, lively):
+    torch.manual_seed(4)
+    network = lively(ARCHITECTURES[name](10))
+    x = torch.rand(3, 3, 32, 32)
+    layers = find(network, x)
+    masks = [torch.rand(2, layer.kernels) < 0.7 for layer in layers]
+    for mask in masks:
+        mask[:, 0] = True
+    return network, layers, masks, x
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_masks_and_smaller_networks_answer_the_same(name, lively):
+    network, layers, masks, x = case(name, lively)
+    before = state_digest(network.state_dict())
+    by_mask, by_slice = by_masks(network, layers, masks, x), by_slices(network, layers, masks, x)
+    assert torch.allclose(by_mask, by_slice, atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(by_mask[0], by_mask[1])
+    for row in range(2):
+        small = extract(network, layers, [mask[row] for mask in masks])
+        with torch.no_grad():
+            assert torch.allclose(small(x), by_slice[row], atol=1e-6)
+    assert state_digest(network.state_dict()) == before
+    assert multiply_adds(small, x) < multiply_adds(network, x)
+
+
+def test_in_inference_form_the_layers_and_answers_are_the_same(lively):
+    network, layers, masks, x = case("resnet8", lively)
+    quick = folded(network)
+    again = find(quick, x)
+    assert [layer.name for layer in again] == [layer.name for layer in layers]
+    assert torch.allclose(by_slices(quick, again, masks, x), by_slices(network, layers, masks, x), atol=1e-5)
+
+
+def test_every_silenced_kernel_is_one_behind_activation_at_zero(lively):
+    """The definition, on SimCNN: the output of each convolution times its mask, behind ReLU."""
+    network, layers, masks, x = case("simcnn_x0_125", lively)
+    plain = copy.deepcopy(network)
+    handles = [
+        plain.get_submodule(layer.name).register_forward_hook(
+            lambda _module, _inputs, output, mask=mask: output.relu() * mask[0].view(1, -1, 1, 1)
+        )
+        for layer, mask in zip(layers, masks, strict=True)
+    ]
+    assert len(handles) == 13
+    with torch.no_grad():
+        assert torch.allclose(plain(x), by_masks(network, layers, masks, x)[0], atol=1e-6)
+
+
+def test_nothing_is_left_behind(lively):
+    network, layers, masks, x = case("resnet8", lively)
+    state = {name: dict(vars(module)) for name, module in network.named_modules()}
+    with pytest.raises(RuntimeError), masked(network, layers, masks):
+        network(torch.rand(3, 3, 1, 1, 1))
+    with pytest.raises(ZeroDivisionError), sliced(network, layers, [mask[0] for mask in masks]):
+        _ = 1 / 0
+    for name, module in network.named_modules():
+        assert not module._forward_pre_hooks
+        assert vars(module).keys() == state[name].keys()
+        assert all(vars(module)[key] == value for key, value in state[name].items() if isinstance(value, int))
+    with torch.no_grad():
+        network(x)
+
+
+def test_gradients_reach_the_masks(lively):
+    network, layers, masks, x = case("resnet8", lively)
+    soft = [mask.float().requires_grad_() for mask in masks]
+    found = torch.autograd.grad(all_logits(network, layers, soft, x).sum(), soft)
+    assert all(gradient.abs().sum() > 0 for gradient in found)
+
+
+def test_a_layer_without_a_kernel_is_refused(lively):
+    network, layers, masks, x = case("resnet8", lively)
+    masks[1][0] = False
+    with pytest.raises(ValueError, match="keeps no kernel"):
+        by_slices(network, layers, masks, x)
+
+
+def test_multiply_adds_are_counted_once_each():
+    assert multiply_adds(nn.Conv2d(3, 8, 3, padding=1, bias=False), torch.rand(2, 3, 16, 16)) == 3 * 8 * 9 * 256
