@@ -9,8 +9,7 @@ from deeppatch.commands.context import Context, open_stage
 from deeppatch.commands.correction import report
 from deeppatch.commands.joining import compare
 from deeppatch.commands.models import base_model
-from deeppatch.commands.modularize import modules_name
-from deeppatch.commands.splitting import SEARCHES
+from deeppatch.commands.splitting import SEARCHES, modules_name
 from deeppatch.commands.weak import FITS, mix_of, prepared, targets, usual, weak_context, weak_model
 from deeppatch.errors import OtherBase, UserError
 from deeppatch.modular import joins

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from deeppatch.artifacts import state_digest
+from deeppatch.commands.analysing import Subject, analysed
 from deeppatch.commands.context import open_stage
 from deeppatch.commands.models import base_model
 from deeppatch.commands.module_report import report
-from deeppatch.commands.splitting import SEARCHES, Subject, analysed
+from deeppatch.commands.splitting import SEARCHES, modules_name
 from deeppatch.modular.masking import EVALUATORS
 from deeppatch.modular.modules import Modules
 from deeppatch.modular.presets import PRESETS
@@ -83,14 +84,6 @@ def problems(options: argparse.Namespace) -> list[str]:
         given = {"preset": "auto", "patience": None, "evaluator": "slice"}
         found += [f"--{k} goes with --method ga only" for k, v in given.items() if getattr(options, k) != v]
     return found
-
-
-def modules_name(options: argparse.Namespace) -> str:
-    """Return the start of the name of modularize's folder: by method, head and preset."""
-    parts = ["modularize", options.method]
-    parts += ["no-head"] if getattr(options, "no_head", False) else []
-    parts += [options.preset] if getattr(options, "preset", "auto") != "auto" else []
-    return "-".join(parts)
 
 
 def run(options: argparse.Namespace) -> None:

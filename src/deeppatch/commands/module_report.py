@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import torch
 
-from deeppatch.commands.splitting import Subject
+from deeppatch.commands.analysing import Subject
 from deeppatch.data import views
 from deeppatch.modular.composition import dissimilarity
 from deeppatch.modular.extract import multiply_adds

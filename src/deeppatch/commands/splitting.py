@@ -1,97 +1,36 @@
-"""What modularize does before it reports: importance and sensitivity of kernels, then the search."""
+"""The searches of modularize: by gradient on train, and by generations on one half of val."""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import pandas as pd
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
-from deeppatch.artifacts import state_digest
-from deeppatch.commands.context import Context
+from deeppatch.commands.analysing import Subject
 from deeppatch.data import views
-from deeppatch.data.images import Images
 from deeppatch.data.splits import halves, subset
-from deeppatch.modular import gradient, sensitivity
+from deeppatch.modular import gradient
 from deeppatch.modular.genetic import Search
 from deeppatch.modular.genome import Genome
 from deeppatch.modular.heads import Heads
-from deeppatch.modular.importance import importances, orders
-from deeppatch.modular.layers import Layer, find
+from deeppatch.modular.importance import orders
 from deeppatch.modular.masking import EVALUATORS, by_slices
 from deeppatch.modular.presets import PRESETS, thresholds
-from deeppatch.progress import info
-from deeppatch.surgery import folded
 from deeppatch.training import accuracy, fit, predict, two_rates
-from deeppatch.zoo.classifier import Classifier
 
 # masks (classes, kernels) by layer, heads if there are any, and one row for each generation or epoch
 Found = tuple[Sequence[Tensor], Heads | None, pd.DataFrame]
 
 
-@dataclass
-class Subject:
-    """A classifier, its network in inference form, that network's layers, and how important their kernels are."""
-
-    CHECKPOINTS: ClassVar[tuple[str, str]] = ("analysis.pt", "checkpoint.pt")
-
-    context: Context
-    model: Classifier
-    network: fx.GraphModule
-    layers: list[Layer]
-    importance: list[Tensor]
-    sensitivity: Tensor
-
-    @property
-    def classes(self) -> int:
-        """How many classes, and so modules, there are."""
-        return len(self.context.source.classes)
-
-    @property
-    def sensitive(self) -> list[int]:
-        """The sensitive layers, by place."""
-        return sensitivity.sensitive(self.sensitivity, *self.context.options.sensitive)
-
-    def inputs(self, images: Images) -> Tensor:
-        """Return images as the network reads them, normalised, (N, C, H, W)."""
-        x = self.model.normalize(torch.cat([pixels for pixels, _labels in views.clean(images, 1024)]))
-        return x.contiguous(memory_format=torch.channels_last)
-
-    def checkpoint(self, name: str) -> Any:
-        """Return one of the two checkpoints of the stage."""
-        return self.context.checkpoint(name, base=state_digest(self.model.state_dict()))
-
-
-def analysed(context: Context, model: Classifier) -> Subject:
-    """Measure importance and sensitivity on val, print and write the table; what an interrupted run has is read."""
-    options, val = context.options, context.splits.val
-    network = folded(model.network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    layers = find(network, model.normalize(context.example))
-    subject = Subject(context, model, network, layers, [], torch.zeros(0))
-    checkpoint = subject.checkpoint("analysis.pt")
-    saved = checkpoint.load() or {}
-    subject.importance = saved.get("importance") or importances(
-        network, layers, subject.inputs(val), val.labels, subject.classes
-    )
-    some = subset(val, options.sensitivity_images, options.seed, context.source.name)
-
-    def save(table: Tensor) -> None:
-        checkpoint.save({"importance": subject.importance, "sensitivity": table})
-
-    subject.sensitivity = sensitivity.measure(
-        network, layers, subject.importance, subject.inputs(some), some.labels, save=save,
-        table=saved.get("sensitivity"),
-    )  # fmt: skip
-    table = pd.DataFrame(100 * subject.sensitivity, columns=[f"{ratio:g}" for ratio in sensitivity.RATIOS])
-    table.insert(0, "layer", [layer.name for layer in layers])
-    table["sensitive"] = [place in subject.sensitive for place in range(len(layers))]
-    context.stage.write_table("sensitivity.csv", table)
-    info(f"composed accuracy in percent when modules keep a share of one layer, {len(some)} val images:")
-    print(table.to_string(index=False, float_format="%.1f"))
-    return subject
+def modules_name(options: argparse.Namespace) -> str:
+    """Return the start of the name of modularize's folder: by method, head and preset."""
+    parts = ["modularize", options.method]
+    parts += ["no-head"] if getattr(options, "no_head", False) else []
+    parts += [options.preset] if getattr(options, "preset", "auto") != "auto" else []
+    return "-".join(parts)
 
 
 def by_gradient(subject: Subject) -> Found:

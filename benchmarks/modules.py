@@ -1,0 +1,172 @@
+"""Time the genetic search for modules against its plain definition: candidates a second, seconds a generation.
+
+Plain: each candidate is the whole network with its kernels silenced, one pass through a data loader with worker
+processes that decode image by image; dissimilarities are set operations on kernels, compositions are rated one by one
+in a pool of processes. Ours: smaller networks on images that lie on the device, one product for all dissimilarities,
+compositions from cached logits. Both sides run in turn in one process; what is sampled of the plain side is said.
+"""
+
+from __future__ import annotations
+
+import itertools
+import resource
+import statistics
+import time
+from concurrent.futures import ProcessPoolExecutor
+
+import numpy as np
+import pandas as pd
+import torch
+from machine import heading, parser, prepared, write
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from deeppatch import runtime
+from deeppatch.modular.composition import Weights, beam, dissimilarity
+from deeppatch.modular.genome import Genome
+from deeppatch.modular.layers import find
+from deeppatch.modular.masking import by_slices, masked
+from deeppatch.modular.presets import PRESETS, sizes
+from deeppatch.progress import info
+from deeppatch.zoo.architectures import ARCHITECTURES
+
+NAMES = ["plain", "ours"]
+CLASSES = 10
+
+
+class Decoded(Dataset):
+    """Images that are decoded and normalised one by one, as a plain search reads them."""
+
+    def __init__(self, pixels: np.ndarray) -> None:
+        mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+        self.pixels = pixels
+        self.prepare = transforms.Compose([transforms.ToTensor(), transforms.Normalize(mean, std)])
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return self.prepare(Image.fromarray(self.pixels[index]))
+
+
+def rate(task: tuple) -> tuple[float, float]:
+    """Rate one composition by its definition: accuracy over its classes' images, and mean dissimilarity."""
+    classes, logits, labels, pairs = task
+    own = np.isin(labels, classes)
+    answers = np.asarray(classes)[np.stack(logits)[:, own].argmax(0)]
+    return float((answers == labels[own]).mean()), sum(pairs) / len(pairs)
+
+
+def main() -> None:
+    """Print both sides' figures and the median ratio of rounds."""
+    options = parser(__doc__)
+    options.add_argument("--model", default="simcnn")
+    options.add_argument("--images", type=int, default=200, help="CIFAR-10-sized images that candidates are run on")
+    options.add_argument("--population", type=int, default=100)
+    options.add_argument("--candidates", type=int, default=8, help="candidates a round that are timed")
+    options.add_argument("--compositions", type=int, default=2000, help="of a generation's, timed on the plain side")
+    options.add_argument("--rounds", type=int, default=5)
+    options = options.parse_args()
+    device = prepared(options.device)
+    print(heading(device))
+    network = ARCHITECTURES[options.model](CLASSES).eval().to(device, memory_format=torch.channels_last)
+    pixels = np.random.default_rng(1).integers(0, 256, (options.images, 32, 32, 3), dtype=np.uint8)
+    loader = DataLoader(Decoded(pixels), 128, num_workers=2)
+    x = torch.cat(list(loader)).to(device, memory_format=torch.channels_last)
+    layers = find(network, x[:2])
+    kernels = population(layers, options.population).to(device)
+    parts = kernels.flatten(0, 1).split([layer.kernels for layer in layers], 1)
+
+    def plain_candidates(rows: slice) -> None:
+        for row in range(rows.start, rows.stop):
+            with masked(network, layers, [part[row : row + 1] for part in parts]), torch.no_grad():
+                for batch in loader:
+                    network(batch.to(device))
+
+    def our_candidates(rows: slice) -> None:
+        by_slices(network, layers, [part[rows] for part in parts], x)
+
+    times: dict[str, list[float]] = {name: [] for name in NAMES}
+    for turn in range(options.rounds):
+        rows = slice(turn * options.candidates, (turn + 1) * options.candidates)
+        for name, side in zip(NAMES, (plain_candidates, our_candidates), strict=True):
+            times[name].append(runtime.seconds(lambda: side(rows), device) / options.candidates)  # noqa: B023
+    labels = torch.arange(options.images) % CLASSES
+    logits = torch.randn(CLASSES, options.population, options.images)
+    logits += 2 * (labels == torch.arange(CLASSES).view(-1, 1))[:, None]
+    together = {"plain": plain_composing(options, kernels.cpu(), logits, labels)}
+    together["ours"] = min(composing(kernels, logits.to(device), labels.to(device), device) for _ in range(3))
+    table = pd.DataFrame({"side": NAMES})
+    fresh = CLASSES * (options.population - PRESETS["simcnn-cifar10"].kept)
+    count = {"plain": CLASSES * options.population, "ours": fresh}  # elites are not run again
+    table["candidates_a_second"] = [1 / statistics.median(times[name]) for name in NAMES]
+    table["composing_seconds_a_generation"] = [together[name] for name in NAMES]
+    table["seconds_a_generation"] = [count[n] * statistics.median(times[n]) + together[n] for n in NAMES]
+    print(table.to_string(index=False, float_format="%.3g"))
+    ratio = statistics.median(p / o for p, o in zip(times["plain"], times["ours"], strict=True))
+    whole = table["seconds_a_generation"][0] / table["seconds_a_generation"][1]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    print(f"candidates: {ratio:.1f} times as fast (median of {options.rounds} rounds); a generation: {whole:.1f} times")
+    size = f"{options.model}, {options.images} images, {CLASSES} x {options.population} candidates"
+    print(f"{size}; peak memory {peak:.0f} MiB")
+    write(table, options, device)
+
+
+def population(layers: list, count: int) -> torch.Tensor:
+    """Return the kernels (classes, count, kernels) of random first candidates: 72 % of each layer."""
+    draw = np.random.default_rng(2)
+    found = []
+    for _ in range(CLASSES):
+        genome = Genome([draw.permutation(layer.kernels) for layer in layers])
+        bits = draw.random((count, sum(genome.lengths))) < 0.72
+        found.append(torch.from_numpy(np.concatenate(genome.decode(bits), 1)))
+    return torch.stack(found)
+
+
+def composing(kernels: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor, device: torch.device) -> float:
+    """Return the seconds of one generation's dissimilarities and beam search; every merge keeps as many as it may."""
+
+    def once() -> None:
+        flat = kernels.flatten(0, 1)
+        unlike = dissimilarity(flat).view(*kernels.shape[:2], *kernels.shape[:2])
+        thresholds = dict.fromkeys(sizes(CLASSES), 0.0)
+        beam(logits, labels, unlike, flat.float().mean(1).view(kernels.shape[:2]), range(CLASSES), Weights(0.9, 0.1),
+             thresholds)  # fmt: skip
+
+    return runtime.seconds(once, device)
+
+
+def plain_composing(options, kernels: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """Return the seconds of one generation by the definition: a sample of pairs and compositions, extrapolated."""
+    sets = [[set(np.flatnonzero(row)) for row in part[:20].numpy()] for part in kernels]
+    everything = ((a, b) for one, two in itertools.combinations(sets, 2) for a in one for b in two)
+    pairs = list(itertools.islice(everything, 500))
+    start = time.perf_counter()
+    for a, b in pairs:
+        _ = 1 - len(a & b) / len(a | b)
+    number = CLASSES * (CLASSES - 1) // 2 * options.population**2
+    jaccard = (time.perf_counter() - start) / len(pairs) * number
+    # five merges of populations, two of what they keep, one of four and four classes, one of eight and two
+    counts = {2: 5 * options.population**2, 4: 2 * 500**2, 8: 500**2, 10: 500**2}
+    draw, total = np.random.default_rng(3), 0.0
+    with ProcessPoolExecutor() as pool:
+        list(pool.map(rate, [task(2, logits, labels, draw)] * 8))
+        for size, how_many in counts.items():
+            tasks = [task(size, logits, labels, draw) for _ in range(options.compositions // len(counts))]
+            start = time.perf_counter()
+            list(pool.map(rate, tasks, chunksize=32))
+            total += (time.perf_counter() - start) / len(tasks) * how_many
+    info(f"plain: set operations {jaccard:.0f} s, compositions {total:.0f} s a generation, from {len(pairs)} pairs and "
+         f"{options.compositions} of {sum(counts.values())} compositions")  # fmt: skip
+    return jaccard + total
+
+
+def task(size: int, logits: torch.Tensor, labels: torch.Tensor, draw: np.random.Generator) -> tuple:
+    """Return one random composition as a process of the pool reads it."""
+    chosen = [logits[number, draw.integers(logits.shape[1])].numpy() for number in range(size)]
+    return list(range(size)), chosen, labels.numpy(), [0.5] * (size * (size - 1) // 2)
+
+
+if __name__ == "__main__":
+    main()
