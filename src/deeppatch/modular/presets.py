@@ -1,4 +1,4 @@
-"""Settings of the genetic search: the six published ones, and the one that is derived from the network and its data."""
+"""Settings of the genetic search: the six published ones, and the one that is derived from network and data."""
 
 from __future__ import annotations
 
