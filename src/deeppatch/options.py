@@ -16,14 +16,16 @@ DEFAULT_SEED = 2021
 DEFAULT_RATIO = 0.25
 SCRIPTS = {
     "pretrain": "eval", "assess": "select", "correct": "correct", "evaluate": "switch", "export": "export",
-    "demo": "demo", "influence": "influence", "decompose": "decompose",
+    "demo": "demo", "influence": "influence", "decompose": "decompose", "annotate": "annotate",
 }  # fmt: skip
 
 # options that lead to other artifacts, with their defaults; and the pairs in which a stage must not repeat one
 ELSEWHERE = {
     "noise_type": "gaussion", "seed": DEFAULT_SEED, "limit": None, "weights": None, "ranking": None,
-    "data_dir": Path("data"), "output_dir": Path("output"),
+    "bias": None, "data_dir": Path("data"), "output_dir": Path("output"),
 }  # fmt: skip
+# what chooses the images to label
+ANNOTATE = {"method": "hybrid", "budget": "1%", "features": "penultimate", "views": 8}
 UNHEEDED = {("pretrain", "weights"), ("pretrain", "ranking"), ("assess", "ranking")}
 RANKED = ("assess", "correct", "evaluate")
 
@@ -253,16 +255,18 @@ def spell(stage: str, options: argparse.Namespace, **changes: object) -> str:
             parts += ["--susp_side", values["susp_side"]] if values["susp_side"] != "front" else []
     parts += ["--router", values["router"]] if stage == "evaluate" and values.get("router", "probe") != "probe" else []
     parts += ["-k", str(values["k"])] if stage == "influence" else []
-    for name, default in ELSEWHERE.items():
+    parts += ["--train"] if stage == "pretrain" and values.get("bias") else []
+    for name, default in {**ELSEWHERE, **(ANNOTATE if stage == "annotate" else {})}.items():
         if values.get(name, default) != default and (stage, name) not in UNHEEDED:
             parts += [f"--{name}", str(values[name])]
     return f"{call(values['prefix'], stage)} {shlex.join(parts)}"
 
 
 def suffix(options: argparse.Namespace) -> str:
-    """Return the end of an artifact folder's name: noise, seed and limit where they are not the default."""
-    noise = getattr(options, "noise_type", "gaussion")
+    """Return the end of an artifact folder's name: noise, bias, seed and limit where they are not the default."""
+    noise, bias = getattr(options, "noise_type", "gaussion"), getattr(options, "bias", None)
     parts = [noise] if noise != "gaussion" else []
+    parts += [f"bias{bias}"] if bias else []
     parts += [f"seed{options.seed}"] if options.seed != DEFAULT_SEED else []
     parts += [f"limit{options.limit}"] if options.limit is not None else []
     return "".join(f"-{part}" for part in parts)

@@ -23,7 +23,7 @@ DEFAULTS = {
     "susp_side": "front", "seed": 2021, "limit": None, "weights": None, "ranking": None, "amp": False,
 }  # fmt: skip
 OWN_DEFAULTS = {
-    "eval": {"train": False, "mean": None, "std": None, "state": "pretrained"},
+    "eval": {"train": False, "bias": None, "mean": None, "std": None, "state": "pretrained"},
     "select": {"mem": 2048, "refine": 0, "race": None},
     "correct": {},
     "switch": {"router": "probe", "switch": "sample", "max_clean_drop": 0.1},

@@ -60,7 +60,8 @@ def stands_alone(line: str, path: Path) -> bool:
 @pytest.mark.parametrize("script", ["eval", "select -f featswap", "correct", "switch"])
 def test_unknown_data_is_named_whatever_the_stage(empty, script):
     line = empty.refused(f"{script} -d mnist")
-    assert line == "-d mnist: unknown data set; choose from digits, cifar10, cifar100, imagenet or folder:PATH"
+    names = "digits, cifar10, cifar100, svhn, gtsrb, imagenet"
+    assert line == f"-d mnist: unknown data set; choose from {names} or folder:PATH"
 
 
 def test_an_unknown_model_is_one_line_with_the_choices(empty):

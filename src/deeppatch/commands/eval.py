@@ -8,6 +8,7 @@ from typing import Any
 
 from deeppatch import options as command_line
 from deeppatch.artifacts import tensors_to_bytes
+from deeppatch.commands.biased import add_bias, leave_partition
 from deeppatch.commands.context import Context, open_stage
 from deeppatch.commands.doctor import examine
 from deeppatch.commands.measure import right_by_level
@@ -27,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this stage alone."""
     group = parser.add_argument_group("pretrain")
     group.add_argument("--train", action="store_true", help="train even where there are published weights")
+    add_bias(group)
     group.add_argument(
         "--mean", type=float, nargs=3, metavar="M", help="mean of the channels, in [0, 1] (default: the zoo's)"
     )
@@ -53,8 +55,10 @@ def problems(options: argparse.Namespace) -> list[str]:
         found.append("--mean: give finite numbers")
     if not all(0 < value < math.inf for value in options.std or []):
         found.append("--std: give numbers above 0")
-    if options.state == "corrected" and (options.train or options.mean):
-        found.append("--state corrected measures what is there: leave out --train, --mean and --std")
+    if options.state == "corrected" and (options.train or options.mean or options.bias):
+        found.append("--state corrected measures what is there: leave out --train, --bias, --mean and --std")
+    elif options.bias and not (options.train or options.weights):
+        found.append(f"--bias {options.bias}: published weights have seen all training images; add --train")
     return found
 
 
@@ -71,6 +75,7 @@ def run(options: argparse.Namespace) -> None:
             return
         model = found
         context.stage.write("weights.safetensors", tensors_to_bytes(model.state_dict()))
+        leave_partition(context)
     report(context, model, facts)
     context.stage.finish()
     context.checkpoint().remove()

@@ -41,7 +41,7 @@ class Subject:
         """Return the pooled features of `train`, `val` or `test`, computed unless they are kept under features/."""
         options = self.context.options
         images = getattr(self.context.splits, part)
-        images = augmented(images, options.seed) if augment else images
+        images = augmented(images, options.seed, mirror=self.context.source.mirror) if augment else images
         cache = model_folder(options) / "features"
         label = f"features of {part}"
         return features.pooled(

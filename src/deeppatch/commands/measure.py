@@ -26,6 +26,17 @@ def append_accuracy(context: Context) -> Callable[[nn.Module], float]:
     return lambda model: accuracy(predict(model, view, amp=context.options.amp, label="validating"), view.labels)
 
 
+def plain_epochs(context: Context) -> list[views.Shuffled]:
+    """Return --max_epoch passes over clean train, cropped and mirrored where that leaves classes alone."""
+    options, source = context.options, context.source
+    return [
+        views.Shuffled(
+            context.splits.train, options.batch_size, options.seed, epoch, augment=source.augment, mirror=source.mirror
+        )
+        for epoch in range(options.max_epoch)
+    ]
+
+
 def degraded_epochs(context: Context) -> list[views.Shuffled]:
     """Return the training batches of a correction: --crt_epoch passes over train, view random."""
     options = context.options

@@ -1,4 +1,4 @@
-"""Data sets by name: CIFAR-10/100, scikit-learn's digits and image folders as uint8 tensors, ImageNet as files."""
+"""Data sets by name: CIFAR-10/100, SVHN, GTSRB, digits and image folders as uint8 tensors, ImageNet as files."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torchvision.datasets import CIFAR10, CIFAR100, ImageFolder
 from torchvision.transforms.v2.functional import InterpolationMode, resize
 
-from deeppatch.data.files import Files, open_rgb
+from deeppatch.data import street
+from deeppatch.data.files import Files, open_resized
 from deeppatch.errors import DataProblem
 
 SIZE = 32
@@ -46,13 +46,17 @@ class Images:
 
 @dataclass(frozen=True)
 class Source:
-    """A data set as its makers split it; `augment` says whether crop and flip keep an image's class."""
+    """A data set as its makers split it.
+
+    `augment` says whether a crop keeps an image's class, and `mirror` whether its mirror image is of the same one.
+    """
 
     name: str
     train: Images
     test: Images
     classes: tuple[str, ...]
     augment: bool = True
+    mirror: bool = True
 
 
 def load(name: str, data_dir: Path, seed: int) -> Source:
@@ -107,6 +111,26 @@ def _cifar100(data_dir: Path, seed: int) -> Source:
     return _cifar(CIFAR100, "cifar100", data_dir)
 
 
+def _street(read: Callable[[Path, int], list[street.Part]], name: str, classes: int, data_dir: Path) -> Source:
+    """Read signs or house numbers, which a mirror image would change."""
+    try:
+        train, test = (Images(*part) for part in read(data_dir, SIZE))
+    except (urllib.error.URLError, RuntimeError, TimeoutError, ConnectionError, ValueError) as error:
+        raise DataProblem(
+            f"{name}: the files in {data_dir / name} are absent or damaged and cannot be downloaded ({error}); "
+            "put the files that torchvision downloads there"
+        ) from error
+    return Source(name, train, test, tuple(map(str, range(classes))), mirror=False)
+
+
+def _svhn(data_dir: Path, seed: int) -> Source:
+    return _street(street.svhn, "svhn", 10, data_dir)
+
+
+def _gtsrb(data_dir: Path, seed: int) -> Source:
+    return _street(street.gtsrb, "gtsrb", 43, data_dir)
+
+
 def _digits(data_dir: Path, seed: int) -> Source:
     """Build the embedded data set: 1,797 handwritten digits, 8x8 in 17 grey levels (UCI), split 80/20 by seed."""
     digits = load_digits()
@@ -116,7 +140,7 @@ def _digits(data_dir: Path, seed: int) -> Source:
     everything = Images(pixels, torch.from_numpy(digits.target).long())
     train, test = train_test_split(np.arange(len(everything)), test_size=0.2, stratify=digits.target, random_state=seed)
     train, test = (everything.take(torch.from_numpy(np.sort(part))) for part in (train, test))
-    return Source("digits", train, test, classes=tuple("0123456789"), augment=False)
+    return Source("digits", train, test, classes=tuple("0123456789"), augment=False, mirror=False)
 
 
 def _folder(path: Path, name: str) -> Source:
@@ -128,20 +152,13 @@ def _folder(path: Path, name: str) -> Source:
             raise DataProblem(f"{folder} is missing; an image folder is laid out as {path}/{{train,test}}/CLASS/IMAGE")
         try:
             listing = ImageFolder(str(folder))
-            pixels = torch.stack([_decode(Path(file)) for file, _ in listing.samples])
+            pixels = torch.stack([open_resized(Path(file), SIZE) for file, _ in listing.samples])
         except FileNotFoundError as error:
             raise DataProblem(f"{folder}: {str(error).splitlines()[0]}; add images or remove the class") from error
         parts.append(Images(pixels, torch.tensor(listing.targets)))
         classes.append(tuple(listing.classes))
     _same_classes(path, ("train", "test"), classes)
     return Source(name, parts[0], parts[1], classes[0])
-
-
-def _decode(file: Path) -> Tensor:
-    rgb = open_rgb(file)
-    if rgb.size != (SIZE, SIZE):
-        rgb = rgb.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.asarray(rgb).copy()).permute(2, 0, 1)
 
 
 def _imagenet(data_dir: Path, seed: int) -> Source:
@@ -171,5 +188,6 @@ def _same_classes(path: Path, names: tuple[str, str], classes: list[tuple[str, .
 
 
 SOURCES: dict[str, Callable[[Path, int], Source]] = {
-    "digits": _digits, "cifar10": _cifar10, "cifar100": _cifar100, "imagenet": _imagenet,
+    "digits": _digits, "cifar10": _cifar10, "cifar100": _cifar100, "svhn": _svhn, "gtsrb": _gtsrb,
+    "imagenet": _imagenet,
 }  # fmt: skip

@@ -123,7 +123,8 @@ def batch_sizes(count: int, batch_size: int) -> list[int]:
 class Shuffled:
     """One epoch of training batches: shuffled, optionally cropped and flipped, then degraded at drawn levels.
 
-    The draws depend on `seed` and `epoch` alone, so an epoch can be read again after an interruption. `part` (which, of
+    The draws depend on `seed` and `epoch` alone, so an epoch can be read again after an interruption. `mirror` is False
+    where a crop keeps an image's class but its mirror image does not. `part` (which, of
     how many) says which part of every batch is read; what is drawn does not depend on it.
     """
 
@@ -133,6 +134,7 @@ class Shuffled:
     epoch: int
     blur: Blur | None = None
     augment: bool = False
+    mirror: bool = True
     part: tuple[int, int] = (0, 1)
 
     def __len__(self) -> int:
@@ -170,26 +172,26 @@ class Shuffled:
         levels, crops = [], []
         for size in self.sizes:
             if self.augment:
-                crops.append(random_crops(size, self.images.pixels.shape[-2], draw))
+                crops.append(random_crops(size, self.images.pixels.shape[-2], draw, mirror=self.mirror))
             levels.append(random_levels(size, kinds, draw) if kinds else torch.zeros(size, dtype=torch.long))
         return order, torch.cat(levels), torch.cat(crops, 1) if crops else torch.zeros(3, 0, dtype=torch.long)
 
 
-def augmented(images: Images, seed: int) -> Images:
+def augmented(images: Images, seed: int, *, mirror: bool = True) -> Images:
     """Return every image cropped and mirrored once, as training draws it: one fixed draw by seed."""
     draw = generator(seed, "augmented")
     pixels = [
-        crop_and_flip(images.pixels[part], random_crops(len(part), images.pixels.shape[-2], draw))
+        crop_and_flip(images.pixels[part], random_crops(len(part), images.pixels.shape[-2], draw, mirror=mirror))
         for part in torch.arange(len(images)).split(4096)
     ]
     return Images(torch.cat(pixels), images.labels)
 
 
-def random_crops(count: int, height: int, draw: torch.Generator) -> Tensor:
+def random_crops(count: int, height: int, draw: torch.Generator, *, mirror: bool = True) -> Tensor:
     """Draw where `count` images are cropped, int64 (3, count): rows from the top, columns from the left, mirrored."""
     places = 2 * (height // 8) + 1
     top, left = (torch.randint(0, places, (count, 1), generator=draw) for _ in range(2))
-    mirrored = torch.rand(count, 1, generator=draw) < 0.5
+    mirrored = (torch.rand(count, 1, generator=draw) < 0.5) & mirror
     return torch.cat([top, left, mirrored.long()], 1).T
 
 
