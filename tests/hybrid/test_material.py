@@ -19,7 +19,7 @@ def material(images) -> Material:
     known = torch.full((20,), -1)
     known[torch.tensor([3, 5])] = torch.tensor([1, 4])
     weights = torch.cat([torch.linspace(0.1, 0.9, 15), torch.zeros(5)])
-    return Material(images, images.pixels[:20], known, weights, 5, lambda pixels, _draw: pixels.unsqueeze(0))
+    return Material(images, images.pixels[:20], known, weights, 5, lambda pixels, _draw: pixels.unsqueeze(1))
 
 
 def test_passes_go_through_everything_before_they_come_back():

@@ -45,9 +45,9 @@ def test_sharpening_at_a_half_is_squares_over_their_sum(draw):
 
 
 def test_a_guess_is_the_sharpened_mean_over_the_views_of_an_image(tiny, draw):
-    views = torch.rand(4, 3, 3, 12, 12, generator=draw)
+    views = torch.rand(3, 4, 3, 12, 12, generator=draw)
     with torch.no_grad():
-        each = torch.stack([torch.stack([tiny(views[k, i : i + 1]).softmax(1)[0] for k in range(4)]) for i in range(3)])
+        each = torch.stack([torch.stack([tiny(views[i, k : k + 1]).softmax(1)[0] for k in range(4)]) for i in range(3)])
     want = each.mean(1) ** 2
     found = targets.guesses(tiny, views, 0.5)
     assert torch.allclose(found, want / want.sum(1, keepdim=True), atol=1e-6)

@@ -38,7 +38,7 @@ class Material:
 
     `pool` is uint8 (N, 3, H, W); `known` int64 (N,) has bought and propagated labels, -1 where there is none; `weights`
     (N,) say how likely an image is drawn in the second phase, 0 for never. `views` maps pixels (n, 3, H, W) in [0, 1]
-    to views (V, n, 3, H, W), the image itself first. `unsmoothness` returns entropies (N,) in [0, 1] of a model after
+    to views (n, V, 3, H, W), the image itself first. `unsmoothness` returns entropies (N,) in [0, 1] of a model after
     so many epochs; where it is given, images are drawn with replacement and the weights follow it. `crop` and `mirror`
     say how labelled images are augmented; without `supervised` there is no first phase.
     """

@@ -125,7 +125,7 @@ class RepairEpoch:
                 guessed = guesses(repair.model, sights, recipe.temperature)
             known = material.known[order[step]].unsqueeze(1)
             taught = smoothed(known.clamp(min=0)[:, 0], material.classes, recipe.smoothing)
-            guessed = torch.where(known >= 0, taught, guessed).repeat(len(sights), 1)
+            guessed = torch.where(known >= 0, taught, guessed).repeat_interleave(sights.shape[1], 0)
             whole = torch.cat([pixels, sights.flatten(0, 1)])
             targets = torch.cat([smoothed(labels, material.classes, 0), guessed])
             partners = torch.randperm(len(whole), generator=draw).to(device)

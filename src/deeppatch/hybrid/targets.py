@@ -25,12 +25,12 @@ def sharpened(probabilities: Tensor, temperature: float) -> Tensor:
 
 @torch.no_grad()
 def guesses(model: nn.Module, views: Tensor, temperature: float) -> Tensor:
-    """Return a guessed target (n, C) for each image from its views (V, n, 3, H, W): the mean prediction, sharpened.
+    """Return a guessed target (n, C) for each image from its views (n, V, 3, H, W): the mean prediction, sharpened.
 
     The model runs in the mode it is in: in train mode its normalisation statistics see the views too.
     """
     logits = model(views.flatten(0, 1)).float()
-    return sharpened(logits.softmax(1).unflatten(0, views.shape[:2]).mean(0), temperature)
+    return sharpened(logits.softmax(1).unflatten(0, views.shape[:2]).mean(1), temperature)
 
 
 def mixed(values: Tensor, partners: Tensor, share: Tensor) -> Tensor:
