@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from deeppatch.data import views
-from deeppatch.hybrid.material import Material, Recipe, drawn, passes
+from deeppatch.hybrid.material import Material, Recipe, drawn, known_and_weights, passes
+from deeppatch.hybrid.selection import Selection
 
 
 def draw(seed: int = 0) -> torch.Generator:
@@ -84,6 +85,45 @@ def test_labelled_images_are_cropped_and_mirrored_as_the_data_set_allows(materia
     same, turned = ((mirrored == other).flatten(1).all(1) for other in (cropped, cropped.flip(3)))
     assert 10 < same.sum() < 50
     assert (same | turned).all()
+
+
+@pytest.fixture
+def selection() -> Selection:
+    """Of ten pool images: 2 and 7 bought, 3 and 9 take the label of 7; 2 and 4 pass the cut."""
+    return Selection(
+        bought=torch.tensor([7, 2]), labels=torch.tensor([4, 1]), members=torch.tensor([2, 3, 7, 9]),
+        lender=torch.tensor([1, 0, 0, 0]), unlabelled=torch.tensor([2, 4]), weights=torch.tensor([0.25, 0.5]),
+        facts={"weighted": True},
+    )  # fmt: skip
+
+
+def test_with_both_the_members_keep_their_labels_and_are_drawn_whatever_the_cut_says(selection):
+    known, weights = known_and_weights(selection, 10, "both")
+    assert known.tolist() == [-1, -1, 1, 4, -1, -1, -1, 4, -1, 4]
+    assert weights.tolist() == [0, 0, 1, 1, 0.5, 0, 0, 1, 0, 1]
+
+
+def test_without_weighting_nothing_joins_what_the_selection_reads(selection):
+    plain = dataclasses.replace(selection, facts={"weighted": False})
+    known, weights = known_and_weights(plain, 10, "both")
+    assert known.tolist() == [-1, -1, 1, 4, -1, -1, -1, 4, -1, 4]
+    assert weights.tolist() == [0, 0, 0.25, 0, 0.5, 0, 0, 0, 0, 0]
+
+
+def test_labels_alone_and_guesses_alone(selection):
+    known, weights = known_and_weights(selection, 10, "labels")
+    assert known.tolist() == [-1, -1, 1, 4, -1, -1, -1, 4, -1, 4]
+    assert not weights.any()
+    known, weights = known_and_weights(selection, 10, "unlabelled")
+    assert (known == -1).all()
+    assert weights.tolist() == [0, 0, 0.25, 0, 0.5, 0, 0, 0, 0, 0]
+
+
+def test_a_label_that_nobody_has_given_yet_counts_for_none(selection):
+    partly = dataclasses.replace(selection, labels=torch.tensor([-1, 1]))
+    known, weights = known_and_weights(partly, 10, "both")
+    assert known.tolist() == [-1, -1, 1, -1, -1, -1, -1, -1, -1, -1]
+    assert weights.tolist() == [0, 0, 1, 0, 0.5, 0, 0, 0, 0, 0]
 
 
 def test_a_phase_has_at_least_one_batch_and_at_most_the_cap():

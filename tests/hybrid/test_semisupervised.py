@@ -28,6 +28,7 @@ class Killed(BaseException):
 
 def noisy(pixels: torch.Tensor, draw: torch.Generator) -> torch.Tensor:
     """Two views: the image itself, and one with noise."""
+    pixels = views.to_float(pixels)
     return torch.stack([pixels, (pixels + 0.2 * torch.randn(pixels.shape, generator=draw)).clamp(0, 1)], 1)
 
 
@@ -40,7 +41,7 @@ def entropies(model, epochs: int) -> torch.Tensor:
     return torch.special.entr(predictions).sum(1) / torch.tensor(5.0).log()
 
 
-POOL = torch.rand(40, 3, 12, 12, generator=torch.Generator().manual_seed(8))
+POOL = torch.randint(0, 256, (40, 3, 12, 12), generator=torch.Generator().manual_seed(8), dtype=torch.uint8)
 
 
 @pytest.fixture
@@ -50,9 +51,7 @@ def material(images) -> Material:
     known[torch.tensor([2, 11, 35])] = torch.tensor([1, 4, 0])
     weights = torch.where(torch.arange(40) < 30, 0.5, 0.0)
     weights[known >= 0] = 1
-    return Material(
-        images, (255 * POOL).byte(), known, weights, 5, noisy, unsmoothness=entropies, crop=True, mirror=True
-    )
+    return Material(images, POOL, known, weights, 5, noisy, unsmoothness=entropies, crop=True, mirror=True)
 
 
 @pytest.fixture
@@ -218,11 +217,9 @@ def test_the_entropy_is_measured_once_after_each_epoch(knowing, material):
     assert history.watched[2]["entropy"] == pytest.approx(entropies(knowing, 3).mean().item())
 
 
-def test_step_0_is_plain_cross_entropy_on_what_is_replayed(knowing, images):
+def test_step_0_is_plain_cross_entropy_on_what_is_replayed(knowing, material, images):
     """The oracle: the same batches by hand, cross entropy on hard labels, and torch's SGD at a constant rate."""
-    nothing = Material(
-        images, images.pixels[:0], torch.zeros(0, dtype=torch.long), torch.zeros(0), 5, noisy, crop=True, mirror=True
-    )
+    nothing = material.training_images_alone()
     plain = dataclasses.replace(FEW, smoothing=0.0)
     ours, theirs = copy.deepcopy(knowing), copy.deepcopy(knowing)
     repair(ours, nothing, plain, 2, lambda _m: 0.0, watch=lambda _m: {}, **TRAINING)

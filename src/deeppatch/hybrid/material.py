@@ -1,15 +1,18 @@
-"""What semi-supervised repair learns from: replayed and newly labelled images, and how an unlabelled pool is drawn."""
+"""What semi-supervised repair learns from: labelled images, and a pool of which some labels are known."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from deeppatch.data import views
 from deeppatch.data.sources import Images
+from deeppatch.hybrid.selection import UNKNOWN, Selection
+
+USES = ("both", "labels", "unlabelled")
 
 
 @dataclass(frozen=True)
@@ -36,11 +39,11 @@ class Recipe:
 class Material:
     """What a network learns from: labelled training images, and a pool of which some labels are known.
 
-    `pool` is uint8 (N, 3, H, W); `known` int64 (N,) has bought and propagated labels, -1 where there is none; `weights`
-    (N,) say how likely an image is drawn in the second phase, 0 for never. `views` maps pixels (n, 3, H, W) in [0, 1]
-    to views (n, V, 3, H, W), the image itself first. `unsmoothness` returns entropies (N,) in [0, 1] of a model after
-    so many epochs; where it is given, images are drawn with replacement and the weights follow it. `crop` and `mirror`
-    say how labelled images are augmented; without `supervised` there is no first phase.
+    `pool` is uint8 (N, 3, H, W); `known` int64 (N,) has bought and propagated labels, UNKNOWN where there is none;
+    `weights` (N,) say how likely an image is drawn in the second phase, 0 for never. `views` maps such pixels
+    (n, 3, H, W) to views (n, V, 3, H, W) in [0, 1], the image itself first. `unsmoothness` returns entropies (N,) in
+    [0, 1] of a model after so many epochs; where it is given, images are drawn with replacement and the weights follow
+    it. `crop` and `mirror` say how labelled images are augmented; without `supervised` there is no first phase.
     """
 
     train: Images
@@ -59,6 +62,11 @@ class Material:
         """How many images an epoch's second phase counts as one pass: the pool if weighted, else what it may draw."""
         return len(self.weights) if self.unsmoothness else int((self.weights > 0).sum())
 
+    def training_images_alone(self) -> Material:
+        """Return the same without a pool: what is left is to replay the training images."""
+        known, weights = self.known[:0], self.weights[:0]
+        return replace(self, pool=self.pool[:0], known=known, weights=weights, unsmoothness=None, supervised=True)
+
     def refreshed(self, unsmoothness: Tensor) -> Tensor:
         """Return weights (N,) for entropies (N,): 1 - H where there was a weight, 1 where a label is known."""
         certain = torch.where(self.known >= 0, 1.0, 1 - unsmoothness.to(self.weights)).clamp(min=0)
@@ -74,6 +82,24 @@ class Material:
         for places, where in zip(order, crops.split(order.shape[1], 1), strict=True):
             pixels = views.to_float(images.pixels[places])
             yield views.crop_and_flip(pixels, where) if self.crop else pixels, images.labels[places]
+
+
+def known_and_weights(selection: Selection, count: int, use: str) -> tuple[Tensor, Tensor]:
+    """Return labels int64 (N,), UNKNOWN where there is none, and drawing weights float32 (N,) for a pool of `count`.
+
+    `use` is one of USES: with `labels` nothing is drawn, with `unlabelled` nothing is known. Where the selection is
+    weighted, images whose label is known are drawn with weight 1 whatever the cut says.
+    """
+    device = selection.bought.device
+    known = torch.full((count,), UNKNOWN, device=device)
+    weights = torch.zeros(count, device=device)
+    if use != "unlabelled":
+        known[selection.members] = selection.member_labels
+    if use != "labels":
+        weights[selection.unlabelled] = selection.weights
+        if selection.facts.get("weighted"):
+            weights[known != UNKNOWN] = 1
+    return known, weights
 
 
 def passes(count: int, batch: int, steps: int, draw: torch.Generator) -> Tensor:

@@ -120,7 +120,7 @@ class RepairEpoch:
         shares = mixing_shares(steps, recipe.alpha, draw).to(device)
         certain = material.labelled(replayed, recipe.batch, steps, draw)
         for step, (pixels, labels) in enumerate(certain):
-            sights = material.views(views.to_float(material.pool[order[step]]), draw)
+            sights = material.views(material.pool[order[step]], draw)
             with autocast(device, repair.amp):
                 guessed = guesses(repair.model, sights, recipe.temperature)
             known = material.known[order[step]].unsqueeze(1)
