@@ -15,7 +15,7 @@ from deeppatch.surgery import convolutions
 from deeppatch.zoo.architectures import ARCHITECTURES
 
 SMALL = sorted(ARCHITECTURES.keys() - {"resnet50"})
-LARGE = ("resnet32", "vgg13_bn")
+LARGE = ("resnet18", "resnet18_imagenet_stem", "resnet32", "vgg13_bn")
 
 
 class Concatenating(nn.Module):
