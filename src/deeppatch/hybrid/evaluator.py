@@ -21,27 +21,19 @@ class Evaluator:
         self._truth = truth
         self._predictions = predictions.to(truth.device)
 
-    def diagnostics(self, selection: Selection, guesses: Tensor | None = None) -> dict[str, Any]:
-        """Return shares in percent; None where there is nothing to judge.
-
-        `guesses` (N,) are the classes guessed for unlabelled images, by the mean over their views.
-        """
+    def diagnostics(self, selection: Selection, guesses: Tensor) -> dict[str, Any]:
+        """Return shares in percent, None where there is nothing to judge; `guesses` (N,) are classes for all images."""
         device = self._truth.device
         wrong = self._predictions != self._truth
-        members = selection.members.to(device)
-        bought = selection.bought.to(device)
-        found = {
+        members, unlabelled = selection.members.to(device), selection.unlabelled.to(device)
+        guessed = unlabelled[~torch.isin(unlabelled, members)]
+        return {
             "failures_in_pool_percent": _percent(wrong),
-            "failures_among_bought_percent": _percent(wrong[bought]),
+            "failures_among_bought_percent": _percent(wrong[selection.bought.to(device)]),
             "propagated_labels_right_percent": _percent(selection.member_labels.to(device) == self._truth[members]),
             "own_predictions_right_on_members_percent": _percent(~wrong[members]),
+            "guesses_right_on_unlabelled_percent": _percent(guesses.to(device)[guessed] == self._truth[guessed]),
         }
-        if guesses is not None:
-            unlabelled = selection.unlabelled.to(device)
-            guessed = unlabelled[~torch.isin(unlabelled, members)]
-            right = guesses.to(device)[guessed] == self._truth[guessed]
-            found["guesses_right_on_unlabelled_percent"] = _percent(right)
-        return found
 
 
 def _percent(right: Tensor) -> float | None:

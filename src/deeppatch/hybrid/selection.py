@@ -53,13 +53,13 @@ def selection_from_bytes(content: bytes, origin: Path) -> Selection:
     return Selection(**tensors, facts=facts)
 
 
-def supervised(bought: Tensor, labels: Tensor, **facts: Any) -> Selection:
+def supervised(bought: Tensor, labels: Tensor) -> Selection:
     """Return a selection that trains on what was bought and reads nothing else."""
-    return semi_supervised(bought, labels, bought.new_empty(0), **facts)
+    return semi_supervised(bought, labels, bought.new_empty(0))
 
 
-def semi_supervised(bought: Tensor, labels: Tensor, unlabelled: Tensor, **facts: Any) -> Selection:
+def semi_supervised(bought: Tensor, labels: Tensor, unlabelled: Tensor) -> Selection:
     """Return a selection whose bought images share no label, beside unlabelled ones of equal weight."""
     places = torch.arange(len(bought), device=bought.device)
     weights = torch.ones(len(unlabelled), device=bought.device)
-    return Selection(bought, labels, bought, places, unlabelled, weights, facts)
+    return Selection(bought, labels, bought.clone(), places, unlabelled, weights, {"weighted": False, "tau": None})
