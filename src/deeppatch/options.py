@@ -17,6 +17,7 @@ DEFAULT_RATIO = 0.25
 SCRIPTS = {
     "pretrain": "eval", "assess": "select", "correct": "correct", "evaluate": "switch", "export": "export",
     "demo": "demo", "influence": "influence", "decompose": "decompose", "annotate": "annotate",
+    "relearn": "relearn",
 }  # fmt: skip
 
 # options that lead to other artifacts, with their defaults; and the pairs in which a stage must not repeat one
@@ -25,7 +26,7 @@ ELSEWHERE = {
     "bias": None, "data_dir": Path("data"), "output_dir": Path("output"),
 }  # fmt: skip
 # what chooses the images to label
-ANNOTATE = {"method": "hybrid", "budget": "1%", "features": "penultimate", "views": 8}
+ANNOTATE = dict(method="hybrid", budget="1%", features="penultimate", encoder="resnet18", encoder_epochs=100, views=8)
 UNHEEDED = {("pretrain", "weights"), ("pretrain", "ranking"), ("assess", "ranking")}
 RANKED = ("assess", "correct", "evaluate")
 
@@ -256,7 +257,7 @@ def spell(stage: str, options: argparse.Namespace, **changes: object) -> str:
     parts += ["--router", values["router"]] if stage == "evaluate" and values.get("router", "probe") != "probe" else []
     parts += ["-k", str(values["k"])] if stage == "influence" else []
     parts += ["--train"] if stage == "pretrain" and values.get("bias") else []
-    for name, default in {**ELSEWHERE, **(ANNOTATE if stage == "annotate" else {})}.items():
+    for name, default in {**ELSEWHERE, **(ANNOTATE if stage in ("annotate", "relearn") else {})}.items():
         if values.get(name, default) != default and (stage, name) not in UNHEEDED:
             parts += [f"--{name}", str(values[name])]
     return f"{call(values['prefix'], stage)} {shlex.join(parts)}"
