@@ -221,6 +221,12 @@ def waves() -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
+def bench_on() -> type[Bench]:
+    """`bench_on(images, output)` is a bench with images of its own, on which nothing has run."""
+    return Bench
+
+
+@pytest.fixture(scope="session")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     """Every stage, run once; tests read what it left and change nothing."""
     place = tmp_path_factory.mktemp("chain")

@@ -10,6 +10,7 @@ import pytest
 from deeppatch import commands
 
 ROOT = Path(__file__).resolve().parents[2]
+HYBRID = ["annotate", "relearn"]
 
 
 def console(monkeypatch, *arguments: str) -> int | str | None:
@@ -35,7 +36,7 @@ def test_without_a_stage_it_lists_them_in_order(monkeypatch, capsys, arguments, 
     assert lines[0] == "usage: deeppatch STAGE [options]"
     stages = [line.split()[0] for line in lines if line.endswith(".py)")]
     assert stages == list(commands.COMMANDS.values())
-    assert stages == ["pretrain", "assess", "correct", "evaluate", "export", "influence", "decompose", "demo"]
+    assert stages == ["pretrain", "assess", "correct", "evaluate", "export", "influence", "decompose", *HYBRID, "demo"]
     named = [line.split("(src/")[1].removesuffix(".py)") for line in lines if line.endswith(".py)")]
     assert named == list(commands.COMMANDS)
     assert all((ROOT / "src" / f"{script}.py").is_file() for script in named)
@@ -49,7 +50,7 @@ def test_an_unknown_stage_is_one_line_with_the_choices(monkeypatch, capsys):
     assert console(monkeypatch, "repair", "--help") == 2
     said = capsys.readouterr()
     assert said.out == ""
-    choices = "pretrain, assess, correct, evaluate, export, influence, decompose, demo"
+    choices = "pretrain, assess, correct, evaluate, export, influence, decompose, annotate, relearn, demo"
     assert said.err == f"error: repair: no such stage; choose from {choices}\n"
 
 

@@ -89,6 +89,17 @@ def test_the_first_phase_is_the_replayed_and_the_labelled_images_and_no_other(kn
     assert not weights[1].any()
 
 
+def test_newly_labelled_images_are_augmented_as_training_images_are(knowing, material):
+    first, _ = batches(knowing, material)
+    plain, _ = batches(knowing, dataclasses.replace(material, crop=False))
+    mine = torch.cat([pixels for pixels, *_ in first]), torch.cat([pixels for pixels, *_ in plain])
+    bought = (mine[1].unsqueeze(1) == views.to_float(material.pool[[2, 11, 35]])).flatten(2).all(2).any(1)
+    moved = (mine[0] != mine[1]).flatten(1).any(1)
+    assert 1 <= bought.sum() <= 3
+    assert moved[bought].any()
+    assert moved[~bought].any()
+
+
 def test_the_numbers_of_batches_are_those_of_the_definition(knowing, material, images):
     right = int((training.predict(knowing, views.clean(images, 60)) == images.labels).sum())
     epoch = RepairEpoch(Repair(knowing, material, FEW, 5), 0)

@@ -12,7 +12,7 @@ from deeppatch.errors import UserError
 
 COMMANDS = {
     "eval": "pretrain", "select": "assess", "correct": "correct", "switch": "evaluate", "export": "export",
-    "influence": "influence", "decompose": "decompose", "demo": "demo",
+    "influence": "influence", "decompose": "decompose", "annotate": "annotate", "relearn": "relearn", "demo": "demo",
 }  # fmt: skip
 SUMMARY = """usage: deeppatch STAGE [options]
 
@@ -26,6 +26,10 @@ DeepPatch, in order:
 Decomposing the Deep, after pretrain:
   influence  find each class's most influential features       (src/influence.py)
   decompose  validate, examine and fine-tune the sparse head   (src/decompose.py)
+
+HybridRepair, after pretrain:
+  annotate   choose which images to label                      (src/annotate.py)
+  relearn    repair with these labels and unlabelled images    (src/relearn.py)
 
   demo       all of it on the embedded digits, in minutes      (src/demo.py)
 

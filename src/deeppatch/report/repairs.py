@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -61,8 +62,8 @@ def least_entropy(table: pd.DataFrame) -> dict[str, Any]:
     """
     if "pool_entropy" not in table:
         return {"least_entropy_epoch": None, "least_entropy_percent": None}
-    best = table.loc[table["pool_entropy"].idxmin()]
-    return {"least_entropy_epoch": int(best["epoch"]), "least_entropy_percent": float(best["test_percent"])}
+    best = int(table["pool_entropy"].argmin())
+    return {"least_entropy_epoch": best + 1, "least_entropy_percent": float(table["test_percent"].iloc[best])}
 
 
 def over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
@@ -77,7 +78,7 @@ def over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
     return table.reset_index().sort_values("gained_points", ascending=False, kind="stable", ignore_index=True)
 
 
-def name_of(kind: dict[str, Any], kinds: pd.DataFrame) -> str:
+def name_of(kind: Mapping[Hashable, Any], kinds: pd.DataFrame) -> str:
     """Return what a kind of run is called: its method, and what tells it from others of that method but the budget."""
     others = kinds[kinds["method"] == kind["method"]]
     telling = [name for name in KIND[1:] if name != "budget" and others[name].nunique(dropna=False) > 1]
