@@ -187,7 +187,7 @@ def test_the_comparison_has_every_kind_of_run_and_every_seed(fresh):
     assert len(pd.read_csv(folder / "runs.csv")) == len(LINES) + 1
     table = pd.read_csv(folder / "comparison.csv").set_index(["method", "use"])
     assert len(table) == len(LINES)
-    assert (table.loc[("gini", "both"), "seeds"], table.loc[("mcp", "both"), "seeds"]) == (2, 1)
+    assert (table.loc[("gini", "both"), "seeds"], table.loc[("hybrid", "both"), "seeds"]) == (2, 1)
     other = fresh.json("relearn-gini-budget6-views2-biasB-seed7/metrics.json")
     gains = [row(fresh, "gini")["gained_points"], other["gained_points"]]
     assert table.loc[("gini", "both"), "gained_points"] == pytest.approx(sum(gains) / 2, abs=1e-3)
@@ -201,10 +201,11 @@ def test_the_comparison_has_every_kind_of_run_and_every_seed(fresh):
 
 
 def test_the_comparison_leaves_out_other_biases_and_what_has_not_finished(fresh):
-    (fresh.root / FOLDERS["mcp"] / "run.json").unlink()
+    (fresh.root / FOLDERS["gini"] / "run.json").unlink()
+    (fresh.root / FOLDERS["hybrid-labels"] / "run.json").write_text("{")
     fresh.ran("relearn --compare --bias B")
     runs = pd.read_csv(fresh.root / "relearn-compare-biasB" / "runs.csv")
-    assert len(runs) == len(LINES) - 1
+    assert len(runs) == len(LINES) - 2
     line = fresh.refused("relearn --compare --bias A")
     assert line.startswith(f"nothing to compare under {fresh.root}; make a run with: python src/relearn.py ")
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import json
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from deeppatch.artifacts import RECORD
+from deeppatch.artifacts import DAMAGE, RECORD
 from deeppatch.commands.context import Context, model_folder, open_stage
 from deeppatch.errors import UserError
 from deeppatch.options import DEFAULT_SEED
@@ -49,13 +52,18 @@ def found(context: Context) -> pd.DataFrame:
     options = context.options
     rows = []
     for path in sorted(model_folder(options).glob("relearn-*/row.csv")):
-        record = path.parent / RECORD
-        if not record.is_file():  # unfinished
-            continue
-        settings = json.loads(record.read_bytes())
-        if all(settings["settings"][name] == getattr(options, name) for name in ("bias", "limit")):
-            rows.append(pd.read_csv(io.BytesIO(context.stage.read(path, settings["command"]))))
+        record = recorded(path.parent / RECORD)
+        if record and all(record["settings"][name] == getattr(options, name) for name in ("bias", "limit")):
+            rows.append(pd.read_csv(io.BytesIO(context.stage.read(path, record["command"]))))
     if not rows:
         command = context.command("relearn")
         raise UserError(f"nothing to compare under {model_folder(options)}; make a run with: {command}")
     return pd.concat(rows, ignore_index=True)
+
+
+def recorded(path: Path) -> dict[str, Any] | None:
+    """Return a run's record, or None where there is none that can be read: the run has not finished."""
+    with contextlib.suppress(*DAMAGE):
+        record = json.loads(path.read_bytes())
+        return {"settings": dict(record["settings"]), "command": str(record["command"])}
+    return None

@@ -47,7 +47,8 @@ def report(context: Context, selection: Selection, networks: list[nn.Module], hi
     flat = {f"{DIAGNOSTIC}{name}": value for name, value in diagnosed.items()}
     stage.write_table("row.csv", pd.DataFrame([{**row, **flat}]))
     stage.write_json("metrics.json", {
-        **row, "test_percent_by_epoch": table["test_percent"].tolist(), "classes": classes.to_dict("records"),
+        **row, "test_percent_by_epoch": table["test_percent"].tolist(),
+        "classes": json.loads(classes.to_json(orient="records")),  # null where a class has no image
         "diagnostics_not_available_in_the_field": diagnosed,
     })  # fmt: skip
     print(classes.to_string(index=False, float_format="%.2f"))

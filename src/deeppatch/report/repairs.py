@@ -11,7 +11,8 @@ from torch import Tensor
 from deeppatch.training import History
 
 # what tells one kind of run from another; runs of one kind differ by seed alone
-KIND = ["method", "use", "features", "budget", "views", "epochs", "lr", "batch_size", "steps", "ramp"]
+TRAINING = ["epochs", "lr", "batch_size", "steps", "ramp"]
+KIND = ["method", "use", "features", "budget", "views", *TRAINING]
 SPREAD = ["finetuned_percent", "last_percent", "gained_points", "fixed", "broken"]
 
 
@@ -79,9 +80,14 @@ def over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def name_of(kind: Mapping[Hashable, Any], kinds: pd.DataFrame) -> str:
-    """Return what a kind of run is called: its method, and what tells it from others of that method but the budget."""
-    others = kinds[kinds["method"] == kind["method"]]
-    telling = [name for name in KIND[1:] if name != "budget" and others[name].nunique(dropna=False) > 1]
+    """Return what a kind of run is called: its method, and what tells it apart.
+
+    That is any training option in which not all kinds agree, and any other in which those of its method do not, but for
+    the budget.
+    """
+    same = kinds[kinds["method"] == kind["method"]]
+    compared = {"use": same, "features": same, "views": same, **dict.fromkeys(TRAINING, kinds)}
+    telling = [name for name, others in compared.items() if others[name].nunique(dropna=False) > 1]
     return " ".join([str(kind["method"]), *(f"{name}={kind[name]}" for name in telling)])
 
 
