@@ -221,12 +221,6 @@ def waves() -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def bench_on() -> type[Bench]:
-    """`bench_on(images, output)` is a bench with images of its own, on which nothing has run."""
-    return Bench
-
-
-@pytest.fixture(scope="session")
 def new_bench() -> type[Bench]:
     """`new_bench(data, output)` is a bench on an image folder of the test's own."""
     return Bench

@@ -34,10 +34,10 @@ PAID = {"none": 0, "hybrid-unlabelled": 0}
 
 
 @pytest.fixture(scope="module")
-def repaired(bench_on, waves, tmp_path_factory):
+def repaired(new_bench, waves, tmp_path_factory):
     """A biased model, every method's choice, and every repair, once; tests change nothing."""
     place = tmp_path_factory.mktemp("hybrid")
-    bench = bench_on(waves(place / "waves", train=24, test=12), place / "output")
+    bench = new_bench(waves(place / "waves", train=24, test=12), place / "output")
     bench.ran("eval --train --bias B -e 4 --lr 0.1")
     for method in METHODS:
         bench.ran(f"annotate {SHARED} --method {method}")
@@ -224,14 +224,14 @@ def test_a_selection_for_another_model_is_refused(fresh):
 
 
 @pytest.fixture
-def field(bench_on, waves, tmp_path):
+def field(new_bench, waves, tmp_path):
     """Images of one's own with a pool that nobody has labelled, a model, and what hybrid chose."""
     data = waves(tmp_path / "own", train=12, test=6)
     strangers = waves(tmp_path / "strangers", train=15, test=1, seed=3)
     for file in (strangers / "train").rglob("*.png"):
         (data / "pool").mkdir(exist_ok=True)
         file.rename(data / "pool" / f"{file.parent.name}-{file.name}")
-    bench = bench_on(data, tmp_path / "output")
+    bench = new_bench(data, tmp_path / "output")
     bench.ran("eval --train -e 4 --lr 0.1")
     bench.ran("annotate --budget 6 --views 2")
     return bench
