@@ -77,18 +77,19 @@ def autocontrast(pixels: Tensor, _operations: Tensor, _levels: Tensor) -> Tensor
     least, most = flat.amin(2, keepdim=True).double(), flat.amax(2, keepdim=True).double()
     scale = torch.full_like(most, 255) / (most - least)  # a number over a tensor would be rounded twice
     table = torch.arange(256, device=pixels.device) * scale - least * scale
-    return _looked_up(pixels, table, most > least)
+    return _looked_up(_values(pixels), table, most > least)
 
 
 def equalize(pixels: Tensor, _operations: Tensor, _levels: Tensor) -> Tensor:
     """Flatten the histogram of each channel of (M, 3, H, W), as PIL does."""
     flat = pixels.flatten(2)
-    rows = torch.arange(flat.shape[0] * flat.shape[1], device=pixels.device).view(*flat.shape[:2], 1)
-    counts = torch.bincount((rows * 256 + flat).flatten(), minlength=256 * rows.numel()).view(*flat.shape[:2], 256)
+    values = _values(pixels)
+    counts = torch.bincount(values.flatten(), minlength=256 * len(flat) * flat.shape[1]).view(*flat.shape[:2], 256)
+    counts = counts.int()
     brightest = counts.gather(2, flat.amax(2, keepdim=True).long())
     step = (flat.shape[2] - brightest) // 255
-    darker = counts.cumsum(2) - counts
-    return _looked_up(pixels, (step // 2 + darker) // step.clamp(min=1), step > 0)
+    darker = counts.cumsum(2, dtype=torch.int32) - counts
+    return _looked_up(values, (step // 2 + darker) // step.clamp(min=1), step > 0)
 
 
 def posterize(pixels: Tensor, _operations: Tensor, levels: Tensor) -> Tensor:
@@ -100,67 +101,79 @@ def posterize(pixels: Tensor, _operations: Tensor, levels: Tensor) -> Tensor:
 def solarize(pixels: Tensor, _operations: Tensor, levels: Tensor) -> Tensor:
     """Invert the values from a threshold on: 256 at level 0, 25.6 less for each level."""
     threshold = (256 - (25.6 * levels.abs()).int()).clamp(max=255).to(pixels).view(-1, 1, 1, 1)
-    return torch.where(pixels >= threshold, 255 - pixels, pixels)
+    # 255 - x is x with all bits turned
+    return (pixels >= threshold).view(torch.uint8).mul_(255).bitwise_xor_(pixels)
 
 
 def warp(pixels: Tensor, operations: Tensor, levels: Tensor) -> Tensor:
-    """Rotate, shear or shift each image: one bilinear interpolation for all, black where there is nothing to see."""
+    """Rotate or shear each image: one bilinear interpolation for all, black where there is nothing to see."""
     height, width = pixels.shape[-2:]
-    source = torch.zeros(len(levels), 2, 3)  # output to input coordinates, in pixels from the top left corner
-    source[:, 0, 0] = source[:, 1, 1] = 1
-    for name, fill in WARPS.items():
-        rows = operations == OPERATIONS.index(name)
-        source[rows] = fill(source[rows], levels[rows], height, width)
+    source = _sources(operations, levels, height, width)
     x, y = (torch.arange(size, device=pixels.device) + 0.5 for size in (width, height))
     grid = torch.empty(len(levels), height, width, 2, device=pixels.device)
     for axis, size in enumerate((width, height)):
         # to [-1, 1] from edge to edge
-        across, down, shift = (2 / size * source[:, axis]).to(pixels.device, non_blocking=True).unbind(1)
-        by_row = (y * down.unsqueeze(1) + shift.unsqueeze(1) - 1).unsqueeze(2)
+        across, down, offset = (2 / size * source[:, axis]).to(pixels.device, non_blocking=True).unbind(1)
+        by_row = (y * down.unsqueeze(1) + offset.unsqueeze(1) - 1).unsqueeze(2)
         torch.add(by_row, (x * across.unsqueeze(1)).unsqueeze(1), out=grid[..., axis])
-    found = F.grid_sample(pixels.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
-    seen = (grid[..., 0].abs() < 1) & (grid[..., 1].abs() < 1)
     # cut off as PIL does, with room for the rounding of what should be whole
-    return found.add_(1e-3).mul_(seen.unsqueeze(1)).to(torch.uint8)
+    found = F.grid_sample(pixels.float().add_(1e-3), grid, padding_mode="border", align_corners=False)
+    seen = (grid[..., 0].abs() < 1) & (grid[..., 1].abs() < 1)
+    return found.to(torch.uint8).mul_(seen.unsqueeze(1))
 
 
-def _looked_up(pixels: Tensor, table: Tensor, changed: Tensor) -> Tensor:
-    """Return `table` (M, 3, 256), cut to whole numbers, at the values of pixels (M, 3, H, W), where `changed`."""
-    identity = torch.arange(256, device=pixels.device, dtype=torch.uint8)
+def shift(pixels: Tensor, operations: Tensor, levels: Tensor) -> Tensor:
+    """Move each image by whole pixels, a thirtieth of its size for each level (1.07 for 32), over black ground."""
+    count, channels, height, width = pixels.shape
+    margin = int(SEVERITY * max(height, width) / 30)
+    ground = F.pad(pixels, (margin,) * 4)
+    image, plane, line, _ = ground.stride()
+    across = operations == OPERATIONS.index("translate_x")
+    right, down = (
+        torch.where(own, (levels * size / 30).int(), 0) for own, size in ((across, width), (~across, height))
+    )
+    corner = torch.arange(count) * image + (margin + down) * line + margin + right
+    inside = (
+        plane * torch.arange(channels).view(-1, 1, 1) + line * torch.arange(height).view(-1, 1) + torch.arange(width)
+    )
+    corner, inside = (each.int().to(pixels.device, non_blocking=True) for each in (corner, inside.flatten()))
+    return ground.flatten().index_select(0, (corner.unsqueeze(1) + inside).flatten()).view(pixels.shape)
+
+
+def _values(pixels: Tensor) -> Tensor:
+    """Return where the value of each pixel (M, 3, H, W) stands in one table after the other, of 256 entries each."""
+    rows = torch.arange(len(pixels) * pixels.shape[1], device=pixels.device, dtype=torch.int32) * 256
+    return pixels.int().add_(rows.view(len(pixels), pixels.shape[1], 1, 1))
+
+
+def _looked_up(values: Tensor, table: Tensor, changed: Tensor) -> Tensor:
+    """Return the tables' entries (M, 3, 256), cut to whole numbers, at values (M, 3, H, W), where `changed`."""
+    identity = torch.arange(256, device=values.device, dtype=torch.uint8)
     table = torch.where(changed, table.clamp(0, 255).to(torch.uint8), identity)
-    return table.gather(2, pixels.flatten(2).long()).view(pixels.shape)
+    return table.flatten().index_select(0, values.flatten()).view(values.shape)
 
 
-def _rotation(source: Tensor, levels: Tensor, height: int, width: int) -> Tensor:
-    """Rotate about the centre, counter-clockwise, by 3 degrees for each level, whole ones."""
-    angle = torch.deg2rad((3 * levels).trunc())
+def _sources(operations: Tensor, levels: Tensor, height: int, width: int) -> Tensor:
+    """Return what takes each place to where its pixel comes from, in pixels from the top left corner: (M, 2, 3).
+
+    Rotations are counter-clockwise about the centre, by 3 degrees for each level, whole ones; shears are about the
+    corner, by 0.03 for each level.
+    """
+    kind = {name: operations == OPERATIONS.index(name) for name in TOGETHER[warp]}
+    angle = torch.deg2rad(torch.where(kind["rotate"], (3 * levels).trunc(), 0))
     cosine, sine = angle.cos(), angle.sin()
     x, y = width / 2, height / 2
     rows = [cosine, -sine, x - cosine * x + sine * y, sine, cosine, y - sine * x - cosine * y]
-    return torch.stack(rows, 1).view_as(source)
+    source = torch.stack(rows, 1).view(-1, 2, 3)
+    source[:, 0, 1] += torch.where(kind["shear_x"], 0.03 * levels, 0)
+    source[:, 1, 0] += torch.where(kind["shear_y"], 0.03 * levels, 0)
+    return source
 
 
-def _entry(row: int, column: int, amount: Callable[[Tensor, int, int], Tensor]) -> Callable[..., Tensor]:
-    """Return the function that sets one entry of the matrices to `amount(levels, height, width)`."""
-
-    def fill(source: Tensor, levels: Tensor, height: int, width: int) -> Tensor:
-        source[:, row, column] = amount(levels, height, width)
-        return source
-
-    return fill
-
-
-# a tenth of 0.3 for each level; a tenth of a third of the image, whole pixels (1.07 for 32, as published)
-WARPS: dict[str, Callable[[Tensor, Tensor, int, int], Tensor]] = {
-    "rotate": _rotation,
-    "shear_x": _entry(0, 1, lambda levels, height, width: 0.03 * levels),
-    "shear_y": _entry(1, 0, lambda levels, height, width: 0.03 * levels),
-    "translate_x": _entry(0, 2, lambda levels, height, width: (levels * width / 30).trunc()),
-    "translate_y": _entry(1, 2, lambda levels, height, width: (levels * height / 30).trunc()),
-}
-POINTWISE = {"autocontrast": autocontrast, "equalize": equalize, "posterize": posterize, "solarize": solarize}
-OPERATIONS = (*POINTWISE, *WARPS)
 # each function with the operations that it does at once
-BATCHED = {operate: torch.tensor([OPERATIONS.index(name)]) for name, operate in POINTWISE.items()} | {
-    warp: torch.tensor([OPERATIONS.index(name) for name in WARPS])
-}
+TOGETHER: dict[Callable[[Tensor, Tensor, Tensor], Tensor], tuple[str, ...]] = {
+    autocontrast: ("autocontrast",), equalize: ("equalize",), posterize: ("posterize",), solarize: ("solarize",),
+    warp: ("rotate", "shear_x", "shear_y"), shift: ("translate_x", "translate_y"),
+}  # fmt: skip
+OPERATIONS = tuple(name for names in TOGETHER.values() for name in names)
+BATCHED = {operate: torch.tensor([OPERATIONS.index(name) for name in names]) for operate, names in TOGETHER.items()}
