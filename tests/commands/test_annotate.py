@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 import csv
 import io
 import shutil
@@ -9,8 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
+from deeppatch.commands import encoding
 from deeppatch.commands.annotation import affordable
+from deeppatch.commands.measure import plain_epochs
 from deeppatch.data import protocol, sources
+from deeppatch.data.splits import Splits
 from deeppatch.errors import UserError
 from deeppatch.hybrid.label_file import read_labels
 from deeppatch.hybrid.methods import METHODS
@@ -165,6 +169,36 @@ def test_an_encoder_is_trained_once_and_its_name_is_told(waves_bench, new_bench,
     assert "encoder, epoch 2" in bench.ran(line).out
     assert bench.hashes(folder) == before
     assert not list((bench.root / folder).glob("checkpoint*"))
+
+
+def test_an_encoder_whose_training_was_interrupted_goes_on_to_the_same_bytes(waves_bench, tmp_path, monkeypatch):
+    benches = [waves_bench.copy(tmp_path / name, "pretrain-biasB") for name in ("whole", "broken")]
+    line = f"annotate {BIASED} {SMALL_ENCODER}"
+    benches[0].ran(line)
+    with monkeypatch.context() as patch:
+        calls = iter([0.5])
+        patch.setattr(encoding, "neighbours_accuracy", lambda *_given: next(calls))  # stops in the second epoch
+        with pytest.raises(StopIteration):
+            benches[1].run(line)
+    (left,) = benches[1].root.glob("annotate-*")
+    assert [path.name for path in left.iterdir()] == ["checkpoint.pt"]
+    assert "encoder: resumed after epoch 1" in benches[1].ran(f"{line} -r").out
+    assert benches[1].hashes() == benches[0].hashes()
+
+
+def test_training_crops_numbers_and_signs_but_never_mirrors_them(images):
+    mirrored = []
+    for augment, mirror in ((True, True), (True, False), (False, False)):
+        source = sources.Source("any", images, images, tuple("abcde"), augment, mirror)
+        options = argparse.Namespace(batch_size=8, seed=1, max_epoch=2)
+        context = argparse.Namespace(options=options, source=source, splits=Splits(images, images, images))
+        epochs = plain_epochs(context)
+        assert [(epoch.epoch, epoch.augment, epoch.mirror) for epoch in epochs] == [
+            (0, augment, mirror),
+            (1, augment, mirror),
+        ]
+        mirrored.append([bool(epoch._draw()[2][2].any()) for epoch in epochs])
+    assert mirrored == [[True, True], [False, False], [False, False]]
 
 
 @pytest.mark.parametrize(

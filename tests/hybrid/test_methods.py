@@ -140,6 +140,16 @@ def test_hybrid_spends_at_random_what_regions_leave(evidence, truth, monkeypatch
     assert (found.clusters[spare] == -1).all()
 
 
+def test_what_tau_compares_are_pool_and_training_images_as_they_are(evidence, truth, pool, images, tiny, monkeypatch):
+    seen = []
+    monkeypatch.setattr(methods, "threshold", lambda *given: seen.append(given) or 0.5)
+    METHODS["hybrid"](evidence(), Oracle(truth, BUDGET), BUDGET)
+    ((_entropy, logits, train_logits, _draw),) = seen
+    with torch.no_grad():
+        torch.testing.assert_close(logits, tiny(pool.float() / 255))
+        torch.testing.assert_close(train_logits, tiny(images.pixels.float() / 255))
+
+
 def test_nothing_is_read_without_a_label_where_all_is_less_certain_than_tau(evidence, truth, monkeypatch):
     monkeypatch.setattr(methods, "threshold", lambda *_given: -0.1)
     found = METHODS["hybrid"](evidence(), Oracle(truth, BUDGET), BUDGET).selection

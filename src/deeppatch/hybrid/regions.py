@@ -57,9 +57,10 @@ def regions(features: Tensor, budget: int, seed: int) -> Regions:
 
 def most_uncertain(found: Regions, entropy: Tensor, budget: int) -> Tensor:
     """Return the clusters (at most B) with the largest sums of entropy (N,) over their members, largest first."""
-    inside = found.cluster >= 0
-    sums = torch.bincount(found.cluster[inside], entropy[inside].double(), minlength=len(found.centers))
-    return sums.argsort(descending=True, stable=True)[:budget]
+    cluster, entropy = found.cluster.cpu(), entropy.double().cpu()  # where sums repeat to the last bit
+    inside = cluster >= 0
+    sums = torch.bincount(cluster[inside], entropy[inside], minlength=len(found.centers))
+    return sums.argsort(descending=True, stable=True)[:budget].to(found.cluster.device)
 
 
 def sharing(found: Regions, chosen: Tensor, reach: int | None) -> tuple[Tensor, Tensor]:

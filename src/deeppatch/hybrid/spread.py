@@ -40,10 +40,10 @@ def diverse_gradients(probabilities: Tensor, features: Tensor, budget: int, draw
     nearest = torch.full_like(squares, torch.inf, dtype=torch.float64)
     chosen: list[Tensor] = []
     free = torch.ones(len(squares), dtype=torch.bool, device=squares.device)
-    lots = torch.rand(min(budget, len(squares)), generator=draw, dtype=torch.float64).to(squares.device)
+    lots = torch.rand(min(budget, len(squares)), generator=draw, dtype=torch.float64)
     for number, lot in enumerate(lots):
         if number:
-            place = _drawn(torch.where(free, nearest, 0), free, lot)
+            place = _drawn(torch.where(free, nearest, 0).cpu(), free.cpu(), lot).to(squares.device)
         chosen.append(place)
         free[place] = False
         products = (errors @ errors[place]) * (features @ features[place])
@@ -59,7 +59,10 @@ def _errors(probabilities: Tensor) -> Tensor:
 
 
 def _drawn(weights: Tensor, free: Tensor, lot: Tensor) -> Tensor:
-    """Return the place that a lot in [0, 1) falls on, by weights (N,); where all are 0, by those that are `free`."""
+    """Return the place that a lot in [0, 1) falls on, by weights (N,); where all are 0, by those that are `free`.
+
+    On the CPU, where sums repeat to the last bit.
+    """
     sums = torch.where(weights.sum() > 0, weights, free.to(weights)).cumsum(0)
     # a lot just below 1 may round up to the whole sum; the last place of any weight is the first to reach it
     place = torch.searchsorted(sums, lot * sums[-1], right=True)
