@@ -30,3 +30,20 @@ def test_switched_counts_what_the_router_looks_at_and_nothing_else(tmp_path):
         assert work[kind] - work["plain, a copy"] == pytest.approx(glance)
     assert (table[["ms", "plain_ms"]] > 0).all(axis=None)
     assert {"run_hardware", "run_torch", "run_threads", "run_rounds"} <= set(table.columns)
+
+
+def test_hybrid_views_times_both_ways_and_the_parts_of_a_selection(tmp_path):
+    command = "benchmarks/hybrid_views.py -m resnet8 --images 16 --views 2 --pool 120 --rounds 1 --device cpu --output"
+    done = subprocess.run(
+        [sys.executable, *command.split(), str(tmp_path / "times.csv")],
+        cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
+        env={**os.environ, "DEEPPATCH_THREADS": "1", "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    table = pd.read_csv(tmp_path / "times.csv").set_index("part")
+    assert list(table.index[:2]) == ["views", "badge"]
+    assert len(table) == 6
+    assert (table.seconds > 0).all()
+    ratio = table.usual_seconds / table.seconds
+    assert ratio["views"] == pytest.approx(table.times_as_fast["views"])
+    assert "0.0 MB against 0.3 MB" in table.note["badge"]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -30,7 +31,8 @@ class Run:
     blur: views.Blur
     accuracies: tuple[float, ...] = (0.2, 0.6, 0.6, 0.4)
     die_at: int | None = None
-    watch: Callable[[nn.Module], float] | None = None
+    watch: Callable[[nn.Module], Any] | None = None
+    choose: Callable[[training.History], int] = lambda history: history.best
     after_epoch: Callable[[nn.Module, training.History], object] | None = None
 
     def __post_init__(self) -> None:
@@ -64,7 +66,8 @@ class Run:
         )
         return training.fit(
             self.model, self.epochs(), self.validate, loss=training.cross_entropy, optimizer=optimizer,
-            schedule=schedule, checkpoint=checkpoint, watch=self.watch, after_epoch=self.after_epoch,
+            schedule=schedule, checkpoint=checkpoint, watch=self.watch, choose=self.choose,
+            after_epoch=self.after_epoch,
         )  # fmt: skip
 
 
@@ -101,6 +104,20 @@ def test_fit_keeps_the_best_epoch_wherever_it_is(run, best):
     whole = run(accuracies=tuple(0.9 if epoch == best else 0.1 for epoch in range(EPOCHS)))
     assert whole.fit().best == best
     assert state_digest(whole.model.state_dict()) == whole.states[best]
+
+
+@pytest.mark.parametrize("killed", [None, *range(1, EPOCHS + 1)])
+def test_the_last_epoch_is_kept_where_that_is_asked_for_and_after_an_interruption(run, tmp_path, killed):
+    whole, resumed = run(choose=training.last), run(choose=training.last)
+    history = whole.fit()
+    if killed:
+        with pytest.raises(Killed):
+            run(choose=training.last, die_at=killed).fit(checkpoint(tmp_path))
+        assert resumed.fit(checkpoint(tmp_path)) == history
+        whole = resumed
+    assert history.best == 1
+    assert state_digest(whole.model.state_dict()) == whole.states[-1]
+    assert not any(module.training for module in whole.model.modules())
 
 
 def test_the_loss_falls_and_is_the_mean_of_the_batches(run, images):
@@ -216,6 +233,17 @@ def test_a_run_killed_while_it_watches_resumes_with_what_it_had_noted(run, tmp_p
     assert len(set(history.watched)) == EPOCHS
     assert len(resumed.states) == EPOCHS - killed + 1
     assert state_digest(resumed.model.state_dict()) == state_digest(whole.model.state_dict())
+
+
+def test_several_numbers_may_be_watched_and_come_back_from_a_checkpoint(run, tmp_path):
+    def watch(_model):
+        return {"one": 1.5, "many": [1, 2], "none": None}
+
+    history = run(watch=watch).fit()
+    with pytest.raises(Killed):
+        run(watch=watch, die_at=3).fit(checkpoint(tmp_path))
+    assert run(watch=watch).fit(checkpoint(tmp_path)) == history
+    assert history.watched == [watch(None)] * EPOCHS
 
 
 def test_the_random_states_after_a_resumed_run_are_those_after_a_whole_one(run, tmp_path):
@@ -353,6 +381,17 @@ def test_the_learning_rate_of_adam_stays(run):
     optimizer, schedule = training.adam(whole.model.parameters(), lr=0.003)
     assert rates_of(whole, optimizer, schedule, 3) == [0.003] * 12
     assert schedule.get_last_lr() == [0.003]
+
+
+def test_the_learning_rate_of_steady_sgd_stays_and_its_steps_are_those_of_sgd(run):
+    steady, falling = run(), run()
+    optimizer, schedule = training.steady_sgd(steady.model.parameters(), lr=0.02, momentum=0.9, weight_decay=5e-4)
+    assert rates_of(steady, optimizer, schedule, 2) == [0.02] * 8
+    kinds = [(group["momentum"], group["weight_decay"]) for group in optimizer.param_groups]
+    assert kinds == [(0.9, 5e-4)]
+    assert type(optimizer) is type(
+        training.sgd(falling.model.parameters(), lr=1, momentum=0, weight_decay=0, steps=1)[0]
+    )
 
 
 def test_training_without_a_step_still_makes_a_schedule(tiny):

@@ -17,19 +17,21 @@ DEFAULT_RATIO = 0.25
 SCRIPTS = {
     "pretrain": "eval", "assess": "select", "correct": "correct", "evaluate": "switch", "export": "export",
     "demo": "demo", "influence": "influence", "decompose": "decompose", "modularize": "modularize",
-    "compose": "compose",
+    "compose": "compose", "annotate": "annotate", "relearn": "relearn",
 }  # fmt: skip
 
 # options that lead to other artifacts, with their defaults; and the pairs in which a stage must not repeat one
 ELSEWHERE = {
     "noise_type": "gaussion", "seed": DEFAULT_SEED, "val_share": None, "limit": None, "weights": None, "ranking": None,
-    "data_dir": Path("data"), "output_dir": Path("output"),
+    "bias": None, "data_dir": Path("data"), "output_dir": Path("output"),
 }  # fmt: skip
+# what chooses the images to label
+ANNOTATE = dict(method="hybrid", budget="1%", features="penultimate", encoder="resnet18", encoder_epochs=100, views=8)
 UNHEEDED = {("pretrain", "weights"), ("pretrain", "ranking"), ("assess", "ranking")}
 # options of one stage that lead to other artifacts of it
 OWN: dict[str, dict[str, object]] = {
     "pretrain": {"recipe": "default"}, "evaluate": {"router": "probe"},
-    "modularize": {"method": "grad", "no_head": False, "preset": "auto"},
+    "modularize": {"method": "grad", "no_head": False, "preset": "auto"}, "annotate": ANNOTATE, "relearn": ANNOTATE,
 }  # fmt: skip
 RANKED = ("assess", "correct", "evaluate")
 
@@ -256,6 +258,7 @@ def spell(stage: str, options: argparse.Namespace, **changes: object) -> str:
             parts += ["--susp_ratio", str(values["susp_ratio"])] if values["susp_ratio"] is not None else []
             parts += ["--susp_side", values["susp_side"]] if values["susp_side"] != "front" else []
     parts += ["-k", str(values["k"])] if stage == "influence" else []
+    parts += ["--train"] if stage == "pretrain" and values.get("bias") else []
     for name, default in {**OWN.get(stage, {}), **ELSEWHERE}.items():
         if values.get(name, default) != default and (stage, name) not in UNHEEDED:
             parts += [f"--{name}"] + ([] if values[name] is True else [str(values[name])])
@@ -263,9 +266,10 @@ def spell(stage: str, options: argparse.Namespace, **changes: object) -> str:
 
 
 def suffix(options: argparse.Namespace) -> str:
-    """Return the end of an artifact folder's name: noise, seed, val's share and limit where not the default."""
-    noise = getattr(options, "noise_type", "gaussion")
+    """Return the end of an artifact folder's name: noise, bias, seed, val's share and limit where not the default."""
+    noise, bias = getattr(options, "noise_type", "gaussion"), getattr(options, "bias", None)
     parts = [noise] if noise != "gaussion" else []
+    parts += [f"bias{bias}"] if bias else []
     parts += [f"seed{options.seed}"] if options.seed != DEFAULT_SEED else []
     parts += [f"val{options.val_share:g}"] if options.val_share is not None else []
     parts += [f"limit{options.limit}"] if options.limit is not None else []

@@ -15,7 +15,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from deeppatch import runtime
 
-Batch = tuple[Tensor, Tensor]
+# pixels and labels; what one rank alone computes may carry more, for its own loss
+Batch = tuple[Tensor, ...]
 
 
 class Stream(Protocol):

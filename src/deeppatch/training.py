@@ -1,4 +1,4 @@
-"""The only training loop: one epoch, evaluation, and fitting with the best epoch kept and resumption exact."""
+"""The only training loop: one epoch, evaluation, and fitting with the best or last epoch kept and resumption exact."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -96,10 +97,22 @@ def sgd(
     return optimizer, CosineAnnealingLR(optimizer, T_max=max(1, steps))
 
 
+def steady_sgd(
+    parameters: Iterable[nn.Parameter], *, lr: float, momentum: float, weight_decay: float
+) -> tuple[SGD, ConstantLR]:
+    """Return SGD and a schedule that leaves its learning rate alone."""
+    optimizer = SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay)
+    return optimizer, _constant(optimizer)
+
+
 def adam(parameters: Iterable[nn.Parameter], *, lr: float) -> tuple[Adam, ConstantLR]:
     """Return Adam and a schedule that leaves its learning rate alone."""
     optimizer = Adam(parameters, lr=lr)
-    return optimizer, ConstantLR(optimizer, factor=1.0, total_iters=0)
+    return optimizer, _constant(optimizer)
+
+
+def _constant(optimizer: torch.optim.Optimizer) -> ConstantLR:
+    return ConstantLR(optimizer, factor=1.0, total_iters=0)
 
 
 def two_rates(
@@ -121,7 +134,7 @@ class History:
 
     loss: list[float] = field(default_factory=list)
     accuracy: list[float] = field(default_factory=list)
-    watched: list[float] = field(default_factory=list)
+    watched: list[Any] = field(default_factory=list)
 
     @property
     def best(self) -> int:
@@ -129,29 +142,35 @@ class History:
         return self.accuracy.index(max(self.accuracy))
 
 
+def last(history: History) -> int:
+    """Return the last epoch, whatever its accuracy."""
+    return len(history.loss) - 1
+
+
 def fit(
     model: nn.Module, epochs: Iterable[Stream], validate: Callable[[nn.Module], float], *,
     loss: Loss, optimizer: torch.optim.Optimizer, schedule: LRScheduler, checkpoint: Checkpoint | None = None,
-    enter_training: Callable[[nn.Module], object] = nn.Module.train, watch: Callable[[nn.Module], float] | None = None,
+    enter_training: Callable[[nn.Module], object] = nn.Module.train, watch: Callable[[nn.Module], Any] | None = None,
     choose: Callable[[History], int] = lambda history: history.best,
     after_epoch: Callable[[nn.Module, History], object] | None = None, amp: bool = False, label: str = "training",
 ) -> History:  # fmt: skip
     """Train over `epochs`, one stream of batches each, and leave the model in the state of its best epoch.
 
-    `validate` returns an accuracy in [0, 1] after each epoch, and `watch` another figure; `choose` tells from the
-    history which epoch is the best so far (default: the earliest of highest validation accuracy);
-    `after_epoch` may keep the state that an epoch has left, before the epoch is saved. With a checkpoint, every
-    finished epoch is saved (model, optimizer, schedule, random states, position) and epochs that it holds are skipped:
-    the result has the same bytes as that of a run without interruption. (Skipped epochs are drawn from the iterable
-    but not read; one that chooses its data by the model must not depend on what it chose before.)
+    `validate` returns an accuracy in [0, 1] after each epoch, and `watch` further numbers, in lists or dicts if
+    several. `choose` tells from the history which epoch is the best so far (default: the earliest of highest
+    validation accuracy; `last`: the last). `after_epoch` may keep the state that an epoch has left, before the epoch
+    is saved. With a checkpoint, every finished epoch is saved (model, optimizer, schedule, random states, position)
+    and epochs that it holds are skipped: the result has the same bytes as that of a run without interruption. (Skipped
+    epochs are drawn from the iterable but not read; one that chooses its data by the model must not depend on what it
+    chose before, and may wait with choosing until it is asked for its length or read.)
     """
     history = History()
-    best_state: dict[str, Tensor] = copy.deepcopy(model.state_dict())
+    kept_state: dict[str, Tensor] = copy.deepcopy(model.state_dict())
     saved = runtime.from_first(checkpoint.load) if checkpoint else None
     if saved:
         history = History(**saved["history"])
         model.load_state_dict(saved["model"])
-        best_state = {key: value.to(best_state[key].device) for key, value in saved["best"].items()}
+        kept_state = {key: value.to(kept_state[key].device) for key, value in saved["best"].items()}
         optimizer.load_state_dict(saved["optimizer"])
         schedule.load_state_dict(saved["schedule"])
         info(f"{label}: resumed after epoch {len(history.loss)}")
@@ -173,18 +192,18 @@ def fit(
             if watch:
                 history.watched.append(watch(model))
             if choose(history) == epoch:
-                best_state = copy.deepcopy(model.state_dict())
+                kept_state = copy.deepcopy(model.state_dict())
             if after_epoch:
                 after_epoch(model, history)
             if checkpoint:
                 checkpoint.save({
                     "history": asdict(history),
                     "model": model.state_dict(),
-                    "best": best_state,
+                    "best": kept_state,
                     "optimizer": optimizer.state_dict(),
                     "schedule": {k: v for k, v in schedule.state_dict().items() if not callable(v)},
                     "random": runtime.random_states(),
                 })  # fmt: skip
-    model.load_state_dict(best_state)
+    model.load_state_dict(kept_state)
     model.eval()
     return history

@@ -15,7 +15,8 @@ from deeppatch.surgery import convolutions
 from deeppatch.zoo.architectures import ARCHITECTURES
 
 SMALL = sorted(ARCHITECTURES.keys() - {"resnet50"})
-LARGE = ("resnet32", "vgg13_bn", "simcnn", "simcnn_poorfit", "rescnn", "rescnn_poorfit")
+LARGE = {"resnet18", "resnet18_imagenet_stem", "resnet32", "vgg13_bn"}
+LARGE |= {"simcnn", "simcnn_poorfit", "rescnn", "rescnn_poorfit"}
 
 
 class Concatenating(nn.Module):

@@ -221,6 +221,12 @@ def waves() -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
+def new_bench() -> type[Bench]:
+    """`new_bench(data, output)` is a bench on an image folder of the test's own."""
+    return Bench
+
+
+@pytest.fixture(scope="session")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     """Every stage, run once; tests read what it left and change nothing."""
     place = tmp_path_factory.mktemp("chain")

@@ -24,7 +24,7 @@ DEFAULTS = {
     "amp": False,
 }  # fmt: skip
 OWN_DEFAULTS = {
-    "eval": {"train": False, "recipe": "default", "mean": None, "std": None, "state": "pretrained"},
+    "eval": {"train": False, "recipe": "default", "bias": None, "mean": None, "std": None, "state": "pretrained"},
     "select": {"mem": 2048, "refine": 0, "race": None},
     "correct": {},
     "switch": {"router": "probe", "switch": "sample", "max_clean_drop": 0.1},

@@ -10,6 +10,7 @@ import pytest
 from deeppatch import commands
 
 ROOT = Path(__file__).resolve().parents[2]
+HYBRID = ["annotate", "relearn"]
 
 
 def console(monkeypatch, *arguments: str) -> int | str | None:
@@ -37,7 +38,7 @@ def test_without_a_stage_it_lists_them_in_order(monkeypatch, capsys, arguments, 
     assert stages == list(commands.COMMANDS.values())
     assert stages == [
         "pretrain", "assess", "correct", "evaluate", "export", "influence", "decompose", "modularize", "compose",
-        "demo",
+        *HYBRID, "demo",
     ]  # fmt: skip
     named = [line.split("(src/")[1].removesuffix(".py)") for line in lines if line.endswith(".py)")]
     assert named == list(commands.COMMANDS)
@@ -52,7 +53,8 @@ def test_an_unknown_stage_is_one_line_with_the_choices(monkeypatch, capsys):
     assert console(monkeypatch, "repair", "--help") == 2
     said = capsys.readouterr()
     assert said.out == ""
-    choices = "pretrain, assess, correct, evaluate, export, influence, decompose, modularize, compose, demo"
+    later = "decompose, modularize, compose, annotate, relearn, demo"
+    choices = f"pretrain, assess, correct, evaluate, export, influence, {later}"
     assert said.err == f"error: repair: no such stage; choose from {choices}\n"
 
 

@@ -56,7 +56,9 @@ def test_the_help_of_the_demo_shows_what_it_heeds(launch):
 
 def test_the_steps_are_the_stages_in_order_with_settings_that_parse():
     stages = [stage for stage, _arguments in demo.STEPS]
-    assert list(dict.fromkeys(stages)) == ["pretrain", "influence", "decompose", "assess", "correct", "evaluate"]
+    assert list(dict.fromkeys(stages)) == [
+        "pretrain", "influence", "decompose", "annotate", "relearn", "assess", "correct", "evaluate",
+    ]  # fmt: skip
     for stage, arguments in demo.STEPS:
         module = __import__(f"deeppatch.commands.{SCRIPTS[stage]}", fromlist=["STAGE"])
         options = parsing.parse(module, [*demo.MODEL, *arguments], PREFIX)
@@ -99,7 +101,10 @@ def test_the_demo_ends_in_the_table_that_says_what_was_gained_and_what_it_cost(s
         "correct-patch-replace-featswap-limit20", "switch-patch-replace-featswap-probe-limit20", "features",
         "influence-limit20", "influence-k10-limit20", "influence-k20-limit20", "decompose-validate-k5-10-20-limit20",
         "decompose-essential-k10-limit20", "decompose-mutual-info-limit20", "decompose-finetune-k10-limit20",
-        "decompose-sweep-k5-10-20-40-64-limit20",
+        "decompose-sweep-k5-10-20-40-64-limit20", "pretrain-biasB-limit20", "relearn-start",
+        "annotate-random-budget5pc-views2-biasB-limit20", "relearn-random-budget5pc-views2-biasB-limit20",
+        "annotate-hybrid-budget5pc-views2-biasB-limit20", "relearn-hybrid-budget5pc-views2-biasB-limit20",
+        "relearn-compare-biasB-limit20",
     }  # fmt: skip
 
 
@@ -107,7 +112,8 @@ def test_the_demo_shows_each_command_as_it_can_be_typed(short):
     result, _again, output = short
     typed = re.findall(r"^\$ python src/(\w+)\.py (.+)$", result.out, re.M)
     heads = ["influence", *["decompose"] * 5]
-    assert [script for script, _line in typed] == ["eval", *heads, "select", "correct", "correct", "switch"]
+    biased = ["eval", *["annotate", "relearn"] * 2, "relearn"]
+    assert [script for script, _line in typed] == ["eval", *heads, *biased, "select", "correct", "correct", "switch"]
     for script, line in typed:
         module = __import__(f"deeppatch.commands.{script}", fromlist=["STAGE"])
         options = parsing.parse(module, line.split(), PREFIX)
@@ -117,5 +123,5 @@ def test_the_demo_shows_each_command_as_it_can_be_typed(short):
 def test_the_demo_resumed_does_nothing_twice(short):
     _result, again, _output = short
     assert (again.status, again.err) == (0, "")
-    assert again.out.count("[info] finished already: ") == 7
+    assert again.out.count("[info] finished already: ") == 12
     assert "epoch 1: loss" not in again.out

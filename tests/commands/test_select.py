@@ -55,6 +55,22 @@ def test_refined_filters_are_those_nearest_the_cut_with_their_exact_scores(pretr
 
 
 @pytest.mark.parametrize("method", ["perfloss", "featswap"])
+def test_bfloat16_ranks_much_as_float32_and_is_left_alone_where_no_processor_has_it(
+    pretrained, chain, monkeypatch, method
+):
+    monkeypatch.setenv("DEEPPATCH_BFLOAT16", "1")
+    assert "no bfloat16 arithmetic" not in pretrained.ran(f"select -f {method} --amp").out
+    rough, exact = ranking(pretrained, f"assess-{method}"), ranking(chain, f"assess-{method}")
+    for name, layer in exact["layers"].items():
+        apart = [abs(a - b) for a, b in zip(rough["layers"][name]["scores"], layer["scores"], strict=True)]
+        assert sum(apart) / len(apart) < 0.05
+    monkeypatch.delenv("DEEPPATCH_BFLOAT16")
+    monkeypatch.setattr("deeppatch.runtime.has_bfloat16", lambda _device: False)
+    assert "faster in float32" in pretrained.ran(f"select -f {method} --amp").out
+    assert ranking(pretrained, f"assess-{method}")["layers"] == exact["layers"]
+
+
+@pytest.mark.parametrize("method", ["perfloss", "featswap"])
 def test_a_race_that_nobody_leaves_gives_the_exact_ranking(pretrained, chain, monkeypatch, method):
     monkeypatch.setattr(Lane, "leave", lambda lane, delta, unread: None)
     said = pretrained.ran(f"select -f {method} --race 1e-12").out

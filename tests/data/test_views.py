@@ -340,3 +340,15 @@ def test_an_ordered_view_has_the_same_pairs_in_that_order(numbered, blur):
     assert torch.equal(found.levels, view.levels[order])
     assert torch.equal(found.labels, view.labels[order])
     assert len(found) == len(view)
+
+
+def test_without_mirror_images_the_same_crops_are_drawn(images):
+    draws = [torch.Generator().manual_seed(7) for _ in range(2)]
+    crops, plain = views.random_crops(50, 32, draws[0]), views.random_crops(50, 32, draws[1], mirror=False)
+    assert torch.equal(crops[:2], plain[:2])
+    assert crops[2].any()
+    assert not plain[2].any()
+    assert torch.equal(draws[0].get_state(), draws[1].get_state())
+    epochs = [views.Shuffled(images, 60, 1, 0, augment=True, mirror=mirror) for mirror in (True, False)]
+    assert not torch.equal(*(next(iter(epoch))[0] for epoch in epochs))
+    assert not torch.equal(views.augmented(images, 1).pixels, views.augmented(images, 1, mirror=False).pixels)

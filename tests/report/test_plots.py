@@ -29,6 +29,12 @@ ESSENTIAL = pd.DataFrame({
     "noise_at": [10.0, 3.0, 30.0, 12.0], "noise_at_spread": [5.0, 1.0, 2.0, 4.0],
     "noise_elsewhere": [35.0, 14.0, 5.0, 1.0], "noise_elsewhere_spread": [1.0, 2.0, 3.0, 0.5],
 })  # fmt: skip
+NAN = float("nan")
+GAINED = {
+    "hybrid": [(50, 2.5, 0.4), (10, 1.0, 0.5)],
+    "gini": [(50, -0.5, 0.3), (10, 0.2, NAN)],
+    "none": [(0, 0.1, NAN)],
+}
 BY_K = pd.DataFrame({"k": [5, 10, 64], "decomposed_percent": [70.0, 80, 92], "finetuned_percent": [85.0, 89, 92.5]})
 
 
@@ -79,6 +85,12 @@ PLOTS: dict[str, list[Callable[[], bytes]]] = {
         lambda: plots.essential(ESSENTIAL, "a title"),
         lambda: plots.essential(ESSENTIAL.assign(whole=39), "a title"),
         lambda: plots.essential(ESSENTIAL.assign(noise_at_spread=0.0), "a title"),
+    ],
+    "gained": [
+        lambda: plots.gained(GAINED, "a title"),
+        lambda: plots.gained({**GAINED, "none": [(0, 0.6, NAN)]}, "a title"),
+        lambda: plots.gained({**GAINED, "none": [(0, 0.1, 0.2)]}, "a title"),
+        lambda: plots.gained({"none": GAINED["none"]}, "a title"),
     ],
     "by k": [
         lambda: plots.accuracy_against_k(BY_K, 93.0, "a title"),
@@ -230,3 +242,20 @@ def test_accuracy_against_k_shows_both_heads_and_the_whole_layer(axes):
     assert list(lines["decomposed"].get_ydata()) == [70, 80, 92]
     assert list(lines["decomposed, head fine-tuned"].get_ydata()) == [85, 89, 92.5]
     assert set(lines["whole layer"].get_ydata()) == {93}
+
+
+def test_gains_stand_over_the_labels_that_they_took_with_their_deviations(axes):
+    plots.gained(GAINED, "a title")
+    (panel,) = axes
+    assert [label.get_text() for label in panel.get_xticklabels()] == ["0", "10", "50"]
+    assert panel.get_legend_handles_labels()[1] == list(GAINED)
+    for bars, (name, points) in zip(panel.containers, GAINED.items(), strict=True):
+        line, _caps, (errors,) = bars
+        assert [panel.get_xticks()[round(x)] for x in line.get_xdata()] == [
+            [0, 10, 50].index(labels) for labels, *_ in sorted(points)
+        ]  # fmt: skip
+        assert list(line.get_ydata()) == [mean for _, mean, _ in sorted(points)]
+        spans = [(high - low) / 2 for (_, low), (_, high) in errors.get_segments()]
+        assert spans == pytest.approx([0 if spread != spread else spread for *_, spread in sorted(points)]), name
+    places = [x for bars in panel.containers for x in bars[0].get_xdata()]
+    assert len(set(places)) == len(places), "none hides another"

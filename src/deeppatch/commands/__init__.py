@@ -13,7 +13,7 @@ from deeppatch.errors import UserError
 COMMANDS = {
     "eval": "pretrain", "select": "assess", "correct": "correct", "switch": "evaluate", "export": "export",
     "influence": "influence", "decompose": "decompose", "modularize": "modularize", "compose": "compose",
-    "demo": "demo",
+    "annotate": "annotate", "relearn": "relearn", "demo": "demo",
 }  # fmt: skip
 SUMMARY = """usage: deeppatch STAGE [options]
 
@@ -31,6 +31,10 @@ Decomposing the Deep, after pretrain:
 CNNSplitter, after pretrain:
   modularize split a network into a module for each class      (src/modularize.py)
   compose    let a module correct a weak model                 (src/compose.py)
+
+HybridRepair, after pretrain:
+  annotate   choose which images to label                      (src/annotate.py)
+  relearn    repair with these labels and unlabelled images    (src/relearn.py)
 
   demo       all of it on the embedded digits, in minutes      (src/demo.py)
 

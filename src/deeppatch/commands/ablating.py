@@ -64,8 +64,12 @@ def engine(context: Context, model: Classifier, method: Scoring) -> Engine:
     except Untraceable as error:
         info(f"{context.options.model} cannot be run as a graph: {error}; every filter takes a whole pass")
         return Engine(by_hooks(network, swap=method.swap, amp=amp), dict.fromkeys(convolutions(network), 1), 1)
+    costs, size = graph.costs(), graph.bytes_an_image(example)
+    if amp and not runtime.has_bfloat16(context.device):
+        info("--amp: this processor has no bfloat16 arithmetic and is faster in float32, which it ranks in")
+        amp = False
     dtype = torch.bfloat16 if amp else torch.float32
-    return Engine(in_graph(graph, swap=method.swap, dtype=dtype), graph.costs(), graph.bytes_an_image(example))
+    return Engine(in_graph(graph, swap=method.swap, dtype=dtype), costs, size)
 
 
 def batch_size(context: Context, machine: Engine) -> int:

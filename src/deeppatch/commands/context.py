@@ -41,9 +41,10 @@ class Context:
     @cached_property
     def splits(self) -> Splits:
         """Train, val and test on the device."""
-        parts = split(self.source, self.options.seed, self.options.limit, self.options.val_share)
+        options = self.options
+        parts = split(self.source, options.seed, options.limit, options.val_share, getattr(options, "bias", None))
         sizes = f"{len(parts.train)} train, {len(parts.val)} val, {len(parts.test)} test images"
-        sizes += f" (--limit {self.options.limit}: stratified subsets)" if self.options.limit else ""
+        sizes += f" (--limit {self.options.limit}: subsets)" if self.options.limit else ""
         info(f"data: {self.source.name}, {len(self.source.classes)} classes, {sizes}")
         return Splits(*(part.to(self.device) for part in (parts.train, parts.val, parts.test)))
 

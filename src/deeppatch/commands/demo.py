@@ -17,6 +17,8 @@ FREE = {"output_dir", "device", "gpu", "seed", "resume"}
 MODEL = ["-m", "resnet8", "-d", "digits", "-b", "64"]
 PATCH = ["-f", "featswap", "-c", "patch", "--crt_type", "replace"]
 TRAINING = ["--crt_epoch", "15", "--lr", "0.05"]
+CHOICE = ["--bias", "B", "--budget", "5%", "--views", "2"]
+RELEARN = ["-e", "6", "--steps", "8"]
 STEPS = [
     ("pretrain", ["--train", "-e", "30", "--lr", "0.1"]),
     ("influence", ["-k", "5", "10", "20"]),
@@ -25,6 +27,12 @@ STEPS = [
     ("decompose", ["mutual-info"]),
     ("decompose", ["sweep", "-k", "5", "10", "20", "40", "64"]),
     ("decompose", ["finetune", "-k", "10"]),
+    ("pretrain", ["--train", "--bias", "B", "-e", "20", "--lr", "0.1"]),
+    ("annotate", [*CHOICE, "--method", "random"]),
+    ("relearn", [*CHOICE, "--method", "random", *RELEARN]),
+    ("annotate", [*CHOICE, "--method", "hybrid"]),
+    ("relearn", [*CHOICE, "--method", "hybrid", *RELEARN]),
+    ("relearn", ["--bias", "B", "--compare"]),
     ("assess", ["-f", "featswap"]),
     ("correct", ["-c", "finetune", *TRAINING]),
     ("correct", [*PATCH, *TRAINING]),

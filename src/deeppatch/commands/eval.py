@@ -9,6 +9,7 @@ from typing import Any
 
 from deeppatch import options as command_line
 from deeppatch.artifacts import tensors_to_bytes
+from deeppatch.commands.biased import add_bias, leave_partition
 from deeppatch.commands.context import Context, open_stage
 from deeppatch.commands.doctor import examine
 from deeppatch.commands.measure import right_by_level
@@ -30,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("pretrain")
     group.add_argument("--train", action="store_true", help="train even where there are published weights")
     group.add_argument("--recipe", choices=list(RECIPES), default="default", metavar="NAME", help=told())
+    add_bias(group)
     group.add_argument(
         "--mean", type=float, nargs=3, metavar="M", help="mean of the channels, in [0, 1] (default: the zoo's)"
     )
@@ -62,8 +64,13 @@ def problems(options: argparse.Namespace) -> list[str]:
         found.append("--mean: give finite numbers")
     if not all(0 < value < math.inf for value in options.std or []):
         found.append("--std: give numbers above 0")
-    if options.state == "corrected" and (options.train or options.mean):
-        found.append("--state corrected measures what is there: leave out --train, --recipe, --mean and --std")
+    if options.state == "corrected" and (options.train or options.mean or options.bias):
+        found.append("--state corrected measures what is there: leave out --train, --recipe, --bias, --mean and --std")
+    elif options.bias and not (options.train or options.weights):
+        found.append(f"--bias {options.bias}: published weights have seen all training images; add --train")
+    found += ["--val_share and --bias exclude each other: a bias has its own val"] * bool(
+        options.bias and options.val_share
+    )
     return found
 
 
@@ -80,6 +87,7 @@ def run(options: argparse.Namespace) -> None:
             return
         model = found
         context.stage.write("weights.safetensors", tensors_to_bytes(model.state_dict()))
+        leave_partition(context)
     report(context, model, facts)
     context.stage.finish()
     context.checkpoint().remove()

@@ -26,6 +26,16 @@ def append_accuracy(context: Context) -> Callable[[nn.Module], float]:
     return lambda model: accuracy(predict(model, view, amp=context.options.amp, label="validating"), view.labels)
 
 
+def plain_epochs(context: Context, *, augment: bool = True) -> list[views.Shuffled]:
+    """Return --max_epoch passes over clean train, where `augment` cropped and mirrored if that leaves classes alone."""
+    options, source = context.options, context.source
+    train, augment = context.splits.train, augment and source.augment
+    return [
+        views.Shuffled(train, options.batch_size, options.seed, epoch, augment=augment, mirror=source.mirror)
+        for epoch in range(options.max_epoch)
+    ]
+
+
 def degraded_epochs(context: Context) -> list[views.Shuffled]:
     """Return the training batches of a correction: --crt_epoch passes over train, view random."""
     options = context.options

@@ -9,7 +9,7 @@ import torch
 from deeppatch.commands.context import Context
 from deeppatch.commands.doctor import spaced
 from deeppatch.commands.halfway import Halfway
-from deeppatch.commands.measure import training_table
+from deeppatch.commands.measure import plain_epochs, training_table
 from deeppatch.commands.recipes import RECIPES
 from deeppatch.data import views
 from deeppatch.data.files import Files
@@ -17,7 +17,7 @@ from deeppatch.progress import info
 from deeppatch.training import accuracy, cross_entropy, fit, predict, sgd
 from deeppatch.zoo import weights
 from deeppatch.zoo.classifier import Classifier
-from deeppatch.zoo.entries import ENTRIES, IMAGENET_STATS, Entry
+from deeppatch.zoo.entries import ENTRIES, IMAGENET_STATS, PROTOCOL_STATS, Entry
 
 
 def pretrained(context: Context) -> tuple[Classifier | None, dict[str, Any]]:
@@ -52,6 +52,8 @@ def normalisation(
         mean, std, origin = context.options.mean, context.options.std, "as given"
     elif saved[0] is not None and saved[1] is not None:
         mean, std, origin = saved[0].flatten().tolist(), saved[1].flatten().tolist(), "from the weights file"
+    elif context.options.bias and context.options.dataset in PROTOCOL_STATS:
+        mean, std, origin = *map(list, PROTOCOL_STATS[context.options.dataset]), "HybridRepair's"
     elif entry is not None:
         mean, std, origin = list(entry.mean), list(entry.std), "of the zoo"
     elif isinstance(context.splits.train.pixels, Files):
@@ -70,11 +72,7 @@ def train(context: Context, entry: Entry | None) -> tuple[Classifier, dict[str, 
     """Train from scratch with SGD as --recipe says, keeping the best epoch on clean val images."""
     options, splits, recipe = context.options, context.splits, RECIPES[context.options.recipe]
     model = context.place(Classifier(context.new_network(), *normalisation(context, entry, {})))
-    augment = recipe.augment and context.source.augment
-    epochs = [
-        views.Shuffled(splits.train, options.batch_size, options.seed, epoch, None, augment, context.source.mirror)
-        for epoch in range(options.max_epoch)
-    ]
+    epochs = plain_epochs(context, augment=recipe.augment)
     steps = sum(map(len, epochs))
     optimizer, schedule = sgd(
         model.parameters(), lr=options.lr, momentum=options.momentum, weight_decay=options.weight_decay, steps=steps,

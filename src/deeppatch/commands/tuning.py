@@ -10,7 +10,7 @@ from deeppatch.artifacts import state_digest, tensors_to_bytes
 from deeppatch.commands.context import Context
 from deeppatch.commands.features import Subject, head_accuracy
 from deeppatch.commands.index_sets import named_sets
-from deeppatch.commands.measure import training_table
+from deeppatch.commands.measure import plain_epochs, training_table
 from deeppatch.data import views
 from deeppatch.data.sources import Images
 from deeppatch.decompose.features import Features, ShuffledFeatures
@@ -52,11 +52,7 @@ def tune_network(context: Context, model: Subject, indices: Tensor) -> Tuned:
     """Train the whole decomposed network on cropped and flipped images."""
     options, splits = context.options, context.splits
     sparse = decomposed(model.model, model.head, indices)
-    augment, mirror = context.source.augment, context.source.mirror
-    epochs = [
-        views.Shuffled(splits.train, options.batch_size, options.seed, epoch, augment=augment, mirror=mirror)
-        for epoch in range(options.max_epoch)
-    ]
+    epochs = plain_epochs(context)
     val, test = (view_accuracy(context, part) for part in (splits.val, splits.test))
     before = test(sparse)
     checkpoint = context.checkpoint(indices=indices.tolist(), base=state_digest(model.model.state_dict()))

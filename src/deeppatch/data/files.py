@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
@@ -70,3 +71,11 @@ def open_rgb(file: Path) -> Image.Image:
     if mode.startswith(("I", "F")):  # conversion would clip, not scale
         raise DataProblem(f"{file} has more than 8 bits a channel; convert it to 8 bits")
     return rgb
+
+
+def open_resized(file: Path, size: int) -> Tensor:
+    """Read an image file as uint8 pixels (3, size, size), resized (bilinear) where it has another size."""
+    rgb = open_rgb(file)
+    if rgb.size != (size, size):
+        rgb = rgb.resize((size, size), Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.asarray(rgb).copy()).permute(2, 0, 1)

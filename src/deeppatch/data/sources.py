@@ -1,4 +1,4 @@
-"""Data sets by name: CIFAR, SVHN, digits, mixes of them and image folders as uint8 tensors, ImageNet as files."""
+"""Data sets by name: CIFAR, SVHN, GTSRB, digits, mixes of them and image folders as tensors, ImageNet as files."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ import urllib.error
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
-from torchvision.datasets import CIFAR10, CIFAR100, SVHN, ImageFolder
+from torchvision.datasets import CIFAR10, CIFAR100, ImageFolder
 from torchvision.transforms.v2.functional import InterpolationMode, resize
 
-from deeppatch.data.files import Files, open_rgb
+from deeppatch.data import street
+from deeppatch.data.files import Files, open_resized
 from deeppatch.data.images import Images, Source, joined
 from deeppatch.errors import DataProblem
 from deeppatch.runtime import generator
@@ -68,22 +67,15 @@ def slug(name: str) -> str:
     return f"folder-{path.name}-{hashlib.sha256(str(path).encode()).hexdigest()[:6]}"
 
 
-def _official(make: Callable[..., Any], which: dict[str, Any]) -> Any:
-    """Return a data set of torchvision, from its files or else downloaded."""
-    try:
-        return make(**which, download=False)
-    except RuntimeError:  # torchvision's answer to absent and to damaged files alike
-        return make(**which, download=True)
-
-
 def _cifar(kind: type[CIFAR10], name: str, data_dir: Path) -> Source:
     if not (data_dir / kind.base_folder).exists() and (data_dir / name).is_dir():
         return _folder(data_dir / name, name)
+    make: Callable[..., CIFAR10] = kind
     parts = []
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         for train in (True, False):
-            part = _official(kind, {"root": str(data_dir), "train": train})
+            part = street.present_or_fetched(partial(make, str(data_dir), train))
             pixels = torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous()
             parts.append(Images(pixels, torch.tensor(part.targets)))
     except UNREACHABLE as error:
@@ -103,22 +95,25 @@ def _cifar100(data_dir: Path, seed: int) -> Source:
     return _cifar(CIFAR100, "cifar100", data_dir)
 
 
-def _svhn(data_dir: Path, seed: int) -> Source:
-    """Read the street view house numbers of svhn/{train,test}_32x32.mat; the makers' extra images are left out."""
-    root = data_dir / "svhn"
-    parts = []
+def _street(read: Callable[[Path, int], list[street.Part]], name: str, classes: int, data_dir: Path) -> Source:
+    """Read signs or house numbers, which a mirror image would change."""
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        for name in ("train", "test"):
-            part = _official(SVHN, {"root": str(root), "split": name})
-            parts.append(Images(torch.from_numpy(part.data.copy()), torch.from_numpy(part.labels)))
-    except UNREACHABLE as error:
-        state = "damaged or incomplete" if any(root.glob("*.mat")) else "absent"
+        train, test = (Images(*part) for part in read(data_dir, SIZE))
+    except (*UNREACHABLE, ValueError) as error:
+        state = "damaged or incomplete" if any((data_dir / name).glob("*")) else "absent"
         raise DataProblem(
-            f"svhn: the files in {root} are {state} and cannot be downloaded ({error}); "
-            f"put train_32x32.mat and test_32x32.mat of the data set's own page in {root}"
+            f"{name}: the files in {data_dir / name} are {state} and cannot be downloaded ({error}); "
+            "put the files that torchvision downloads there"
         ) from error
-    return Source("svhn", parts[0], parts[1], tuple("0123456789"), mirror=False)
+    return Source(name, train, test, tuple(map(str, range(classes))), mirror=False)
+
+
+def _svhn(data_dir: Path, seed: int) -> Source:
+    return _street(street.svhn, "svhn", 10, data_dir)
+
+
+def _gtsrb(data_dir: Path, seed: int) -> Source:
+    return _street(street.gtsrb, "gtsrb", 43, data_dir)
 
 
 def _first_digits(whole: Callable[[Path, int], Source], name: str, data_dir: Path, seed: int) -> Source:
@@ -154,7 +149,7 @@ def _digits(data_dir: Path, seed: int) -> Source:
     everything = Images(pixels, torch.from_numpy(digits.target).long())
     train, test = train_test_split(np.arange(len(everything)), test_size=0.2, stratify=digits.target, random_state=seed)
     train, test = (everything.take(torch.from_numpy(np.sort(part))) for part in (train, test))
-    return Source("digits", train, test, classes=tuple("0123456789"), augment=False)
+    return Source("digits", train, test, classes=tuple("0123456789"), augment=False, mirror=False)
 
 
 def _folder(path: Path, name: str) -> Source:
@@ -166,20 +161,13 @@ def _folder(path: Path, name: str) -> Source:
             raise DataProblem(f"{folder} is missing; an image folder is laid out as {path}/{{train,test}}/CLASS/IMAGE")
         try:
             listing = ImageFolder(str(folder))
-            pixels = torch.stack([_decode(Path(file)) for file, _ in listing.samples])
+            pixels = torch.stack([open_resized(Path(file), SIZE) for file, _ in listing.samples])
         except FileNotFoundError as error:
             raise DataProblem(f"{folder}: {str(error).splitlines()[0]}; add images or remove the class") from error
         parts.append(Images(pixels, torch.tensor(listing.targets)))
         classes.append(tuple(listing.classes))
     _same_classes(path, ("train", "test"), classes)
     return Source(name, parts[0], parts[1], classes[0])
-
-
-def _decode(file: Path) -> torch.Tensor:
-    rgb = open_rgb(file)
-    if rgb.size != (SIZE, SIZE):
-        rgb = rgb.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.asarray(rgb).copy()).permute(2, 0, 1)
 
 
 def _imagenet(data_dir: Path, seed: int) -> Source:
@@ -209,7 +197,7 @@ def _same_classes(path: Path, names: tuple[str, str], classes: list[tuple[str, .
 
 
 SOURCES: dict[str, Callable[[Path, int], Source]] = {
-    "digits": _digits, "cifar10": _cifar10, "cifar100": _cifar100, "svhn": _svhn,
+    "digits": _digits, "cifar10": _cifar10, "cifar100": _cifar100, "svhn": _svhn, "gtsrb": _gtsrb,
     "svhn_5": partial(_first_digits, _svhn, "svhn_5"), "digits_5": partial(_first_digits, _digits, "digits_5"),
     "imagenet": _imagenet,
 }  # fmt: skip

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from sklearn.model_selection import train_test_split
 
+from deeppatch.data import protocol
 from deeppatch.data.sources import Images, Source
 from deeppatch.errors import DataProblem
 from deeppatch.runtime import generator
@@ -22,13 +23,19 @@ class Splits:
     test: Images
 
 
-def split(source: Source, seed: int, limit: int | None = None, val_share: float | None = None) -> Splits:
+def split(
+    source: Source, seed: int, limit: int | None = None, val_share: float | None = None, bias: str | None = None
+) -> Splits:
     """Split a source by class-stratified sampling; `limit` keeps a stratified subset of so many images of every split.
 
     val is the share `val_share` of the training part. Where none is given it is 1/50 (CIFAR: 1,000 images, as
     published), or where that would be fewer than 1,000 images, 1,000 or a fifth, whichever is less: thresholds are
-    calibrated on val, and a few dozen images bound nothing.
+    calibrated on val, and a few dozen images bound nothing. With a `bias` the parts are those of HybridRepair's
+    protocol.
     """
+    if bias is not None:
+        places, images = protocol.partition(source, bias, seed, limit), protocol.mixed(source)
+        return Splits(*(images.take(part) for part in (places.train, places.val, places.test)))
     total = len(source.train)
     size = max(total // 50, min(1000, total // 5)) if val_share is None else round(val_share * total)
     kept, held_out = _divide(source.train, size, seed, source.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 
@@ -137,6 +138,32 @@ def accuracy_against_k(frame: pd.DataFrame, whole: float, title: str) -> bytes:
     axes.set(xlabel="k, features that each class reads", ylabel="accuracy (%)", title=title)
     axes.grid(alpha=0.3)
     axes.legend()
+    return png(figure)
+
+
+def gained(curves: Mapping[str, Sequence[tuple[int, float, float]]], title: str) -> bytes:
+    """Plot accuracy gained, in points, against labels bought: (labels, mean, deviation) of each kind of run.
+
+    Kinds that bought as many labels stand side by side; a deviation that is not a number is not drawn.
+    """
+    counts = sorted({labels for points in curves.values() for labels, _mean, _deviation in points})
+    figure = Figure(figsize=(max(7.0, 2.2 * len(counts) + 4), 4.8), layout="constrained")
+    axes = figure.add_subplot()
+    for place, (name, points) in enumerate(curves.items()):
+        shift = 0.7 * (place + 0.5) / len(curves) - 0.35
+        labels, means, deviations = zip(*sorted(points), strict=True)
+        x = [counts.index(count) + shift for count in labels]
+        errors = [0 if math.isnan(deviation) else deviation for deviation in deviations]
+        marker, colour = "osD^v"[place // 10 % 5], f"C{place % 10}"
+        axes.errorbar(x, means, errors, fmt=f":{marker}", color=colour, capsize=3, linewidth=1, label=name)
+    for place in range(1, len(counts)):
+        axes.axvline(place - 0.5, color="grey", linewidth=0.4)
+    axes.axhline(0, color="grey", linewidth=0.8)
+    axes.set_xticks(range(len(counts)), [f"{count:,}" for count in counts])
+    axes.set(xlabel="labels bought", ylabel="accuracy gained over step 0 (points)", title=title)
+    axes.set_xlim(-0.5, len(counts) - 0.5)
+    axes.grid(alpha=0.3, axis="y")
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
     return png(figure)
 
 

@@ -6,13 +6,15 @@ from collections.abc import Callable
 from functools import partial
 
 from torch import nn
-from torchvision.models import resnet50
+from torchvision.models import resnet18, resnet50
 from torchvision.models.mobilenetv2 import MobileNetV2
 from torchvision.models.shufflenetv2 import ShuffleNetV2
 from torchvision.models.vgg import VGG, make_layers
 
+from deeppatch.zoo.mobilenet import MobileNet
 from deeppatch.zoo.rescnn import rescnn, weak_rescnn, weak_rescnn_for_svhn
 from deeppatch.zoo.resnet_cifar import CifarResNet
+from deeppatch.zoo.shufflenet import ShuffleNet
 from deeppatch.zoo.simcnn import SimCNN, weak_simcnn, weak_simcnn_for_svhn
 
 VGG13 = [64, 64, "M", 128, 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M"]
@@ -39,6 +41,18 @@ def _mobilenetv2_x0_5(classes: int) -> nn.Module:
     return network
 
 
+def _resnet18(classes: int) -> nn.Module:
+    network = _resnet18_imagenet_stem(classes)
+    network.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
+    nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
+    network.maxpool = nn.Identity()
+    return network
+
+
+def _resnet18_imagenet_stem(classes: int) -> nn.Module:
+    return resnet18(num_classes=classes)  # HybridRepair's: the stem leaves 8x8 of 32x32 pixels
+
+
 def _resnet50(classes: int) -> nn.Module:
     return resnet50(num_classes=classes)  # torchvision's own, for images of 224 pixels
 
@@ -54,12 +68,16 @@ ARCHITECTURES: dict[str, Callable[[int], nn.Module]] = {
     "resnet8": partial(CifarResNet, 1),
     "resnet20": partial(CifarResNet, 3),
     "resnet32": partial(CifarResNet, 5),
+    "resnet18": _resnet18,
+    "resnet18_imagenet_stem": _resnet18_imagenet_stem,
     "resnet50": _resnet50,
     "resnet20a": partial(CifarResNet, 3, option="A"),
     "resnet32a": partial(CifarResNet, 5, option="A"),
     "vgg13_bn": _vgg13_bn,
     "mobilenetv2_x0_5": _mobilenetv2_x0_5,
     "shufflenetv2_x1_0": _shufflenetv2_x1_0,
+    "mobilenet": MobileNet,
+    "shufflenet_g2": ShuffleNet,
     "simcnn": SimCNN,
     "simcnn_x0_25": partial(SimCNN, width=0.25),
     "simcnn_x0_125": partial(SimCNN, width=0.125),

@@ -15,6 +15,13 @@ CIFAR100_STATS: tuple[Triple, Triple] = ((0.5070, 0.4865, 0.4409), (0.2673, 0.25
 CIFAR10_PIXEL_STATS: tuple[Triple, Triple] = ((0.491, 0.482, 0.447), (0.247, 0.243, 0.261))
 IMAGENET_STATS: tuple[Triple, Triple] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
+# what HybridRepair's models are trained with, by data set
+PROTOCOL_STATS: dict[str, tuple[Triple, Triple]] = {
+    "cifar10": ((125.3 / 255, 123.0 / 255, 113.9 / 255), (63.0 / 255, 62.1 / 255, 66.7 / 255)),
+    "svhn": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "gtsrb": ((0.3337, 0.3064, 0.3171), (0.2672, 0.2564, 0.2629)),
+}
+
 # the constants that this field's checkpoints are commonly trained with, for the normalisation doctor
 COMMON_STATS: dict[str, tuple[Triple, Triple]] = {
     "CIFAR-10, std of image means": CIFAR10_STATS,

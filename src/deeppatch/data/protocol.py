@@ -1,0 +1,151 @@
+"""HybridRepair's data: one indexed data set cut by position, and training images drawn with a bias of their classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deeppatch.artifacts import tensors_from_bytes, tensors_to_bytes
+from deeppatch.data.files import Files
+from deeppatch.data.sources import Images, Source
+from deeppatch.errors import DataProblem
+from deeppatch.runtime import generator
+
+BIASES = ("A", "B", "C")
+# how likely an image of each class is to be drawn, by the number of classes: as published, GTSRB's to three places
+WEIGHTS: dict[int, dict[str, tuple[float, ...]]] = {
+    10: {
+        "B": (
+            0.77132064, 0.02075195, 0.63364823, 0.74880388, 0.49850701, 0.22479665, 0.19806286, 0.76053071, 0.16911084,
+            0.08833981,
+        ),
+        "C": (
+            0.68535982, 0.95339335, 0.00394827, 0.51219226, 0.81262096, 0.61252607, 0.72175532, 0.29187607, 0.91777412,
+            0.71457578,
+        ),
+    },
+    43: {
+        "B": (
+            0.772, 0.482, 0.304, 0.911, 0.269, 0.289, 0.351, 0.970, 0.868, 0.981, 0.450, 0.945, 0.231, 0.554, 0.541,
+            0.295, 0.927, 0.527, 0.431, 0.992, 0.284, 0.093, 0.213, 0.548, 0.602, 0.700, 0.832, 0.862, 0.201, 0.131,
+            0.177, 0.930, 0.049, 0.794, 0.825, 0.311, 0.996, 0.793, 0.203, 0.612, 0.390, 0.437, 0.531,
+        ),
+        "C": (
+            0.512, 0.040, 0.560, 0.230, 0.147, 0.236, 0.916, 0.697, 0.285, 0.693, 0.168, 0.803, 0.383, 0.755, 0.129,
+            0.055, 0.433, 0.228, 0.542, 0.164, 0.082, 0.147, 0.360, 0.817, 0.342, 0.517, 0.040, 0.376, 0.876, 0.842,
+            0.997, 0.148, 0.177, 0.623, 0.465, 0.934, 0.282, 0.877, 0.466, 0.166, 0.925, 0.395, 0.329,
+        ),
+    },
+}  # fmt: skip
+# train slice, val slice and test, in images; any other data set is cut in CIFAR-10's proportions
+SIZES = {"cifar10": (15_000, 5_000, 5_000), "svhn": (5_000, 5_000, 10_000), "gtsrb": (2_500, 2_500, 5_000)}
+SHARES = tuple(size / 60_000 for size in SIZES["cifar10"])
+# how much of the two slices is drawn
+DRAWN = {"gtsrb": (0.90, 0.75)}
+USUALLY_DRAWN = (0.75, 0.75)
+
+
+@dataclass(frozen=True)
+class Partition:
+    """Places in the mixed data set (train part, then test part), int64: biased train and val, unbiased test and pool.
+
+    `order` says what was cut: `library order`, or a `seeded permutation` of either part.
+    """
+
+    train: Tensor
+    val: Tensor
+    test: Tensor
+    pool: Tensor
+    order: str
+
+    def to_bytes(self, **facts: Any) -> bytes:
+        """Serialise the four lists; `facts` join the order in the file's metadata."""
+        lists = {"train": self.train, "val": self.val, "test": self.test, "pool": self.pool}
+        return tensors_to_bytes(lists, {"order": self.order, **facts})
+
+
+def partition_from_bytes(content: bytes, origin: Path) -> Partition:
+    """Return what `Partition.to_bytes` made; StaleArtifact when it is damaged."""
+    lists, meta = tensors_from_bytes(content, origin)
+    return Partition(**lists, order=meta["order"])
+
+
+def mixed(source: Source) -> Images:
+    """Return the train part followed by the test part, in the order of the source."""
+    pixels = [part.pixels for part in (source.train, source.test)]
+    if any(isinstance(part, Files) for part in pixels):
+        raise DataProblem(f"--bias: {source.name} does not fit in memory; choose another -d")
+    return Images(torch.cat(pixels), torch.cat([source.train.labels, source.test.labels]))  # type: ignore[arg-type]
+
+
+def partition(source: Source, bias: str, seed: int, limit: int | None = None) -> Partition:
+    """Cut the mixed data set, and draw train and val from their slices with a class bias (HybridRepair's artifact).
+
+    CIFAR-10 and SVHN are cut in the library's order; other sources, and all whose images lie sorted by class, after a
+    permutation of either part by seed. `limit` keeps a random subset of so many images of each of the four parts: no
+    label of the pool decides anything.
+    """
+    labels = torch.cat([source.train.labels, source.test.labels]).cpu()
+    in_order = source.name in ("cifar10", "svhn") and not _is_sorted(source.train.labels)
+    order = torch.arange(len(labels)) if in_order else _permuted(len(source.train), len(source.test), seed)
+    train, val, test, pool = order.tensor_split(_cuts(source.name, len(labels)))
+    shares = DRAWN.get(source.name, USUALLY_DRAWN)
+    weights = class_weights(bias, len(source.classes))[labels]
+    parts = {
+        "train": _drawn(train, weights, shares[0], seed, "train"),
+        "val": _drawn(val, weights, shares[1], seed, "val"),
+        "test": test,
+        "pool": pool,
+    }
+    if limit is not None:
+        parts = {name: _subset(part, limit, seed, name) for name, part in parts.items()}
+    return Partition(**parts, order="library order" if in_order else "seeded permutation")
+
+
+def class_weights(bias: str, classes: int) -> Tensor:
+    """Return each class's weight, float64 (classes,): equal for A; for B and C one-off uniform draws.
+
+    They are the published ones for 10 and for 43 classes, and fixed draws of the same kind for other numbers.
+    """
+    if bias == "A":
+        return torch.ones(classes, dtype=torch.float64)
+    if classes in WEIGHTS:
+        return torch.tensor(WEIGHTS[classes][bias], dtype=torch.float64)
+    draw = generator(0, "class weights", bias, classes)
+    return torch.rand(classes, generator=draw, dtype=torch.float64).clamp_(min=0.001)
+
+
+def _cuts(name: str, total: int) -> list[int]:
+    """Return where test, val and train end; the pool is the rest."""
+    sizes = SIZES.get(name, tuple(int(share * total) for share in SHARES))
+    if min(sizes) < 1 or sum(sizes) >= total:
+        raise DataProblem(f"--bias: {name} has {total} images; {sum(sizes)} of them and a pool are needed")
+    return torch.tensor(sizes).cumsum(0).tolist()
+
+
+def _is_sorted(labels: Tensor) -> bool:
+    return bool((labels.diff() >= 0).all())
+
+
+def _permuted(train: int, test: int, seed: int) -> Tensor:
+    draw = generator(seed, "mixed order")
+    return torch.cat([torch.randperm(train, generator=draw), train + torch.randperm(test, generator=draw)])
+
+
+def _drawn(places: Tensor, weights: Tensor, share: float, seed: int, name: str) -> Tensor:
+    """Draw a share of the places without replacement, each as likely as its weight says, in ascending order."""
+    count = int(share * len(places))
+    draw = generator(seed, "biased", name)
+    chosen = torch.multinomial(weights[places], count, replacement=False, generator=draw)
+    return places[chosen].sort().values
+
+
+def _subset(places: Tensor, count: int, seed: int, name: str) -> Tensor:
+    if count >= len(places):
+        return places
+    drawn = torch.randperm(len(places), generator=generator(seed, "limited", name))
+    return places[drawn[:count].sort().values]

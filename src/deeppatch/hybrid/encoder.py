@@ -1,0 +1,149 @@
+"""An encoder that learns from images alone, to compare them without a model: SimCLR on two copies of each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from deeppatch.data.views import to_float
+from deeppatch.hybrid.penultimate import last_linear
+from deeppatch.progress import track
+from deeppatch.runtime import autocast, generator
+from deeppatch.surgery import input_of, swap
+
+PROJECTION = 128
+TEMPERATURE = 0.5
+LEAST_AREA = 0.2
+JITTER = 0.4
+HUE = 0.1
+NEIGHBOURS = 20
+# luminance, and two axes of colour that a change of hue turns (YIQ)
+YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+
+
+class Encoder(nn.Module):
+    """A classifier whose last linear layer has become a projection of two layers, which learning alone needs."""
+
+    def __init__(self, classifier: nn.Module, example: Tensor) -> None:
+        super().__init__()
+        layer = last_linear(classifier, example)
+        name = next(name for name, module in classifier.named_modules() if module is layer)
+        width = layer.in_features
+        swap(classifier, name, nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, PROJECTION)))
+        self.body = classifier
+        self.head = name
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Map pixels (N, 3, H, W) in [0, 1] to projections (N, 128) of length 1."""
+        return F.normalize(self.body(pixels), dim=1)
+
+    @torch.no_grad()
+    def features(self, pixels: Tensor, *, batch_size: int = 256, amp: bool = False) -> Tensor:
+        """Return what the projection reads, float32 (N, D), of uint8 pixels (N, 3, H, W), in eval mode."""
+        self.eval()
+        found = []
+        batches = pixels.split(batch_size)
+        for batch in track(batches, len(batches), "encoding"):
+            with autocast(pixels.device, amp):
+                found.append(input_of(self.body, self.head, to_float(batch)).float())
+        return torch.cat(found)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """One epoch of batches: two distorted copies of each of n images, (2n, 3, H, W), the second ones after the first.
+
+    The draws depend on `seed` and `epoch` alone. The second entry of a batch are the images' places, (n,).
+    """
+
+    pixels: Tensor
+    batch_size: int
+    seed: int
+    epoch: int
+    mirror: bool = True
+
+    def __len__(self) -> int:
+        return max(1, len(self.pixels) // self.batch_size)  # a short batch would have few others to be told from
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        draw = generator(self.seed, "pairs", self.epoch)
+        order = torch.randperm(len(self.pixels), generator=draw)
+        for number in range(len(self)):
+            places = order[number * self.batch_size : (number + 1) * self.batch_size].to(self.pixels.device)
+            copies = to_float(self.pixels[places]).repeat(2, 1, 1, 1)
+            yield distorted(copies, draw, mirror=self.mirror), places
+
+
+def contrast(model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+    """Return the mean loss of telling each copy's partner from all others (NT-Xent; Chen et al., ICML 2020, eq. 1).
+
+    `batch` is pixels (2n, 3, H, W), copy i and copy n + i being of one image, and anything else.
+    """
+    projections = model(batch[0]).float()
+    count = len(projections) // 2
+    likeness = projections @ projections.T / TEMPERATURE
+    likeness = likeness.masked_fill(torch.eye(2 * count, dtype=torch.bool, device=likeness.device), -torch.inf)
+    partners = torch.arange(2 * count, device=likeness.device).roll(count)
+    return F.cross_entropy(likeness, partners)
+
+
+def distorted(pixels: Tensor, draw: torch.Generator, *, mirror: bool = True) -> Tensor:
+    """Return pixels (N, 3, H, W) in [0, 1], each cropped, recoloured and greyed by its own draws (SimCLR, appendix A).
+
+    A crop has 20 to 100 % of the area and a ratio of sides from 3/4 to 4/3; colours change in four of five images, and
+    one of five turns grey. The generator is on the CPU.
+    """
+    count, device = len(pixels), pixels.device
+    crops = _crops(count, draw, mirror).to(device)
+    grid = F.affine_grid(crops, list(pixels.shape), align_corners=False)
+    seen = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    colours, contrasts = (drawn.to(device) for drawn in _colours(count, draw))
+    means = (YIQ[0].to(device).view(1, 3, 1, 1) * seen).sum(1, keepdim=True).mean((2, 3), keepdim=True)
+    seen = torch.lerp(means, seen, contrasts.view(-1, 1, 1, 1))
+    return (colours @ seen.flatten(2)).view_as(seen).clamp_(0, 1)
+
+
+def _crops(count: int, draw: torch.Generator, mirror: bool) -> Tensor:
+    """Draw which part of each image is seen: matrices (N, 2, 3) from output to input, in [-1, 1]."""
+    area = LEAST_AREA + (1 - LEAST_AREA) * torch.rand(count, generator=draw)
+    ratio = ((2 * torch.rand(count, generator=draw) - 1) * math.log(4 / 3)).exp()
+    width, height = ((area * each).sqrt().clamp(max=1) for each in (ratio, 1 / ratio))
+    across, down = ((2 * torch.rand(count, generator=draw) - 1) * (1 - size) for size in (width, height))
+    flipped = 1 - 2.0 * ((torch.rand(count, generator=draw) < 0.5) & mirror)
+    zero = torch.zeros(count)
+    return torch.stack([width * flipped, zero, across, zero, height, down], 1).view(-1, 2, 3)
+
+
+def _colours(count: int, draw: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Draw what becomes of colours: matrices (N, 3, 3) of brightness, saturation, hue and greyness; contrasts (N,)."""
+    brightness, contrasts, saturation = 1 + JITTER * (2 * torch.rand(3, count, generator=draw) - 1)
+    angle = 2 * math.pi * HUE * (2 * torch.rand(count, generator=draw) - 1)
+    changed = torch.rand(count, generator=draw) < 0.8
+    grey = torch.rand(count, generator=draw) < 0.2
+    saturation = torch.where(grey, 0, torch.where(changed, saturation, 1))
+    brightness, contrasts, angle = (
+        torch.where(changed, each, usual) for each, usual in ((brightness, 1), (contrasts, 1), (angle, 0))
+    )
+    zero, one = torch.zeros(count), torch.ones(count)
+    cosine, sine = saturation * angle.cos(), saturation * angle.sin()
+    turned = torch.stack([one, zero, zero, zero, cosine, -sine, zero, sine, cosine], 1).view(-1, 3, 3)
+    return brightness.view(-1, 1, 1) * (torch.linalg.inv(YIQ) @ turned @ YIQ), contrasts
+
+
+def neighbours_accuracy(known: Tensor, labels: Tensor, features: Tensor, truth: Tensor) -> float:
+    """Return the share, in [0, 1], of images whose 20 nearest known ones, by cosine, are mostly of their class.
+
+    Features are (R, D) with labels (R,), and (N, D) with labels (N,).
+    """
+    classes = int(max(labels.max(), truth.max())) + 1
+    near = F.normalize(known, dim=1).T
+    right = 0
+    for part, own in zip(F.normalize(features, dim=1).split(1024), truth.split(1024), strict=True):
+        votes = labels[(part @ near).topk(min(NEIGHBOURS, len(known)), dim=1).indices]
+        right += int((F.one_hot(votes, classes).sum(1).argmax(1) == own).sum())
+    return right / len(truth)

@@ -1,0 +1,49 @@
+"""Which images to label by what a model predicts for them: those between two classes, and those of no clear class."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def near_boundaries(probabilities: Tensor, budget: int) -> Tensor:
+    """Return the places (B,) of images near the boundary of every pair of classes, round by round (MCP).
+
+    Shen et al., "Multiple-Boundary Clustering and Prioritization", ASE 2020. Images (N, C) are sorted into buckets by
+    their two likeliest classes, in order, and within a bucket by the ratio of their probabilities. A round takes the
+    nearest of each bucket that still has one; the last round, where the budget is too small for all, those of largest
+    ratio. A budget beyond N buys all.
+    """
+    top = probabilities.topk(2, dim=1)
+    ratio = top.values[:, 1] / top.values[:, 0]
+    bucket = top.indices[:, 0] * probabilities.shape[1] + top.indices[:, 1]
+    order = ratio.argsort(descending=True, stable=True)
+    order = order[bucket[order].argsort(stable=True)]
+    rounds = places_within(bucket[order])
+    sizes = rounds.bincount()
+    whole = int((sizes.cumsum(0) <= budget).sum())
+    full = order[rounds < whole]
+    full = full[rounds[rounds < whole].argsort(stable=True)]
+    last = order[rounds == whole]
+    last = last[ratio[last].argsort(descending=True, stable=True)]
+    return torch.cat([full, last[: budget - len(full)]])
+
+
+def places_within(groups: Tensor) -> Tensor:
+    """Return for sorted groups (N,) the place of each entry within its group, counted from 0."""
+    _, counts = groups.unique_consecutive(return_counts=True)
+    starts = counts.cumsum(0) - counts
+    return torch.arange(len(groups), device=groups.device) - starts.repeat_interleave(counts)
+
+
+def least_pure(probabilities: Tensor, budget: int) -> Tensor:
+    """Return the places (B,) of the images with the least sum of squared probabilities (N, C), first things first.
+
+    DeepGini: Feng et al., ISSTA 2020.
+    """
+    return probabilities.square().sum(1).argsort(stable=True)[:budget]
+
+
+def largest(scores: Tensor, budget: int) -> Tensor:
+    """Return the places (B,) of the largest scores (N,), in descending order."""
+    return scores.argsort(descending=True, stable=True)[:budget]

@@ -1,0 +1,106 @@
+"""What a repair with bought labels gained: outcomes on the test images, one row a run, and a table over runs."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import pandas as pd
+from torch import Tensor
+
+from deeppatch.training import History
+
+# what tells one kind of run from another; runs of one kind differ by seed alone
+TRAINING = ["epochs", "lr", "batch_size", "steps", "ramp"]
+KIND = ["method", "use", "features", "budget", "views", *TRAINING]
+SPREAD = ["finetuned_percent", "last_percent", "gained_points", "fixed", "broken"]
+
+
+def outcome(before: Tensor, after: Tensor, labels: Tensor) -> dict[str, Any]:
+    """Return accuracies in percent of predictions (M,) of step 0 and of the last epoch, and what changed between."""
+    was, now = before == labels, after == labels
+    fixed, broken = int((now & ~was).sum()), int((was & ~now).sum())
+    return {
+        "finetuned_percent": percent(was), "last_percent": percent(now),
+        "gained_points": round(100 * (fixed - broken) / len(labels), 4), "fixed": fixed, "broken": broken,
+    }  # fmt: skip
+
+
+def percent(right: Tensor) -> float:
+    """Return the share of True, in percent."""
+    return round(100 * right.double().mean().item(), 4)
+
+
+def by_class(predictions: dict[str, Tensor], labels: Tensor, names: tuple[str, ...]) -> pd.DataFrame:
+    """Return one row a class: its number of images, and the accuracy in percent of each entry of `predictions` (M,)."""
+    rows = []
+    for label, name in enumerate(names):
+        own = labels == label
+        shares = {
+            f"{which}_percent": percent(found[own] == label) if own.any() else float("nan")
+            for which, found in predictions.items()
+        }
+        rows.append({"class": name, "images": int(own.sum()), **shares})
+    return pd.DataFrame(rows)
+
+
+def epochs(history: History) -> pd.DataFrame:
+    """Return one row an epoch: loss, accuracies on val and test in percent, the pool's mean entropy in [0, 1]."""
+    table = pd.DataFrame({
+        "epoch": range(1, len(history.loss) + 1), "loss": history.loss,
+        "val_percent": [100 * value for value in history.accuracy],
+        "test_percent": [100 * each["test"] for each in history.watched],
+    })  # fmt: skip
+    if "entropy" in history.watched[0]:
+        table["pool_entropy"] = [each["entropy"] for each in history.watched]
+    return table
+
+
+def least_entropy(table: pd.DataFrame) -> dict[str, Any]:
+    """Return the epoch after which the pool's mean entropy was least, and the test accuracy then, in percent.
+
+    None where it was not measured. That is a choice without labels, which HybridRepair's own code makes.
+    """
+    if "pool_entropy" not in table:
+        return {"least_entropy_epoch": None, "least_entropy_percent": None}
+    best = int(table["pool_entropy"].argmin())
+    return {"least_entropy_epoch": best + 1, "least_entropy_percent": float(table["test_percent"].iloc[best])}
+
+
+def over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return one row for each kind of run: number of seeds, labels bought, means over seeds and sample deviations.
+
+    Most is gained in the first row. Deviations are missing where there is one seed.
+    """
+    grouped = rows.groupby(KIND, dropna=False, sort=True)
+    table = grouped.agg(seeds=("seed", "nunique"), labels_bought=("labels_bought", "mean"))
+    for name in SPREAD:
+        table[name], table[f"{name}_deviation"] = grouped[name].mean(), grouped[name].std(ddof=1)
+    return table.reset_index().sort_values("gained_points", ascending=False, kind="stable", ignore_index=True)
+
+
+def name_of(kind: Mapping[Hashable, Any], kinds: pd.DataFrame) -> str:
+    """Return what a kind of run is called: its method, and what tells it apart.
+
+    That is any training option in which not all kinds agree, and any other in which those of its method do not, but for
+    the budget.
+    """
+    same = kinds[kinds["method"] == kind["method"]]
+    compared = {"use": same, "features": same, "views": same, **dict.fromkeys(TRAINING, kinds)}
+    telling = [name for name, others in compared.items() if others[name].nunique(dropna=False) > 1]
+    return " ".join([str(kind["method"]), *(f"{name}={kind[name]}" for name in telling)])
+
+
+def show(table: pd.DataFrame) -> str:
+    """Format a comparison for the terminal: accuracies and gains as mean ± deviation."""
+    shown = pd.DataFrame({"method": [name_of(kind, table) for kind in table.to_dict("records")]})
+    shown["labels"] = table["labels_bought"].map("{:g}".format)
+    shown["seeds"] = table["seeds"]
+    for column, name in (("finetuned", "finetuned_percent"), ("last", "last_percent"), ("gained", "gained_points")):
+        sign = "+" if column == "gained" else ""
+        shown[column] = [
+            f"{mean:{sign}.2f}" + ("" if pd.isna(spread) else f" ± {spread:.2f}")
+            for mean, spread in zip(table[name], table[f"{name}_deviation"], strict=True)
+        ]
+    shown["fixed"], shown["broken"] = (table[name].map("{:.1f}".format) for name in ("fixed", "broken"))
+    return shown.to_string(index=False)

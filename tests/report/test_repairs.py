@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import math
+import statistics
+
+import pandas as pd
+import pytest
+import torch
+
+from deeppatch.report import repairs
+from deeppatch.training import History
+
+LABELS = torch.tensor([0, 0, 0, 1, 1, 1, 2, 2])
+BEFORE = torch.tensor([0, 0, 1, 1, 0, 0, 2, 0])
+AFTER = torch.tensor([0, 1, 0, 1, 1, 1, 0, 0])
+
+
+def kind(method: str, seed: int, last: float, **changes) -> dict:
+    """A run's row: ten labels, fine-tuned to 50 percent."""
+    return {
+        "method": method, "use": "both", "features": "penultimate", "budget": "1%", "views": 8, "epochs": 10,
+        "lr": 1e-3, "batch_size": 64, "steps": float("nan"), "ramp": 0, "seed": seed, "labels_bought": 10,
+        "finetuned_percent": 50.0, "last_percent": last, "gained_points": last - 50, "fixed": 7, "broken": 3, **changes,
+    }  # fmt: skip
+
+
+def test_an_outcome_counts_what_was_fixed_and_broken_and_they_make_the_gain():
+    found = repairs.outcome(BEFORE, AFTER, LABELS)
+    assert found == {
+        "finetuned_percent": 50.0, "last_percent": 62.5, "gained_points": 12.5, "fixed": 3, "broken": 2,
+    }  # fmt: skip
+
+
+def test_accuracies_by_class_are_of_the_class_s_images():
+    table = repairs.by_class({"raw": BEFORE, "last": AFTER}, LABELS, ("a", "b", "c", "none"))
+    assert table["images"].tolist() == [3, 3, 2, 0]
+    assert table["raw_percent"].tolist()[:3] == pytest.approx([200 / 3, 100 / 3, 50], abs=1e-3)
+    assert table["last_percent"].tolist()[:3] == pytest.approx([200 / 3, 100, 0], abs=1e-3)
+    assert math.isnan(table["raw_percent"][3])
+
+
+def test_the_epoch_of_least_entropy_is_chosen_without_looking_at_test():
+    watched = [{"test": 0.9, "entropy": 0.3}, {"test": 0.7, "entropy": 0.1}, {"test": 0.8, "entropy": 0.2}]
+    table = repairs.epochs(History([1.0, 2.0, 3.0], [0.5, 0.6, 0.7], watched))
+    assert table["test_percent"].tolist() == pytest.approx([90, 70, 80])
+    assert table["val_percent"].tolist() == pytest.approx([50, 60, 70])
+    found = repairs.least_entropy(table)
+    assert found == {"least_entropy_epoch": 2, "least_entropy_percent": pytest.approx(70)}
+    plain = repairs.epochs(History([1.0], [0.5], [{"test": 0.9}]))
+    assert list(plain) == ["epoch", "loss", "val_percent", "test_percent"]
+    assert set(repairs.least_entropy(plain).values()) == {None}
+
+
+def test_seeds_of_one_kind_make_one_row_with_mean_and_sample_deviation():
+    lasts = {10: 51.0, 20: 52.5, 30: 54.0}
+    rows = [kind("hybrid", seed, last) for seed, last in lasts.items()] + [kind("gini", 10, 60.0)]
+    table = repairs.over_seeds(pd.DataFrame(rows))
+    assert table["method"].tolist() == ["gini", "hybrid"], "most is gained first"
+    gini, hybrid = table.to_dict("records")
+    assert (gini["seeds"], hybrid["seeds"]) == (1, 3)
+    assert hybrid["last_percent"] == pytest.approx(52.5)
+    assert hybrid["last_percent_deviation"] == pytest.approx(statistics.stdev(lasts.values()))
+    assert hybrid["gained_points"] == pytest.approx(2.5)
+    assert math.isnan(gini["gained_points_deviation"])
+
+
+@pytest.mark.parametrize("change", [{"use": "labels"}, {"epochs": 3}, {"steps": 5.0}, {"ramp": 2}, {"features": "ssl"}])
+def test_runs_that_differ_in_more_than_the_seed_are_kept_apart_and_named_by_it(change):
+    rows = pd.DataFrame([kind("hybrid", 10, 51.0), kind("hybrid", 20, 52.0, **change), kind("gini", 10, 51.5)])
+    table = repairs.over_seeds(rows)
+    assert len(table) == 3
+    ((name, value),) = change.items()
+    names = {repairs.name_of(row, table) for row in table.to_dict("records")}
+    assert f"hybrid {name}={value}" in names
+    agreed = name in ("use", "features")  # of other methods nothing else is known
+    assert ("gini" in names) is agreed
+    assert len(names) == 3
+
+
+def test_budgets_are_apart_under_one_name():
+    rows = pd.DataFrame([kind("hybrid", 10, 51.0), kind("hybrid", 10, 53.0, budget="5%", labels_bought=50)])
+    table = repairs.over_seeds(rows)
+    assert table["labels_bought"].tolist() == [50, 10]
+    assert {repairs.name_of(row, table) for row in table.to_dict("records")} == {"hybrid"}
+
+
+def test_what_is_shown_has_signs_and_deviations_where_there_are_any():
+    rows = pd.DataFrame([kind("hybrid", 10, 51.0), kind("hybrid", 20, 53.0), kind("gini", 10, 49.0)])
+    shown = repairs.show(repairs.over_seeds(rows)).splitlines()
+    assert shown[0].split() == ["method", "labels", "seeds", "finetuned", "last", "gained", "fixed", "broken"]
+    assert " ".join(shown[1].split()) == "hybrid 10 2 50.00 ± 0.00 52.00 ± 1.41 +2.00 ± 1.41 7.0 3.0"
+    assert " ".join(shown[2].split()) == "gini 10 1 50.00 49.00 -1.00 7.0 3.0"
