@@ -55,7 +55,7 @@ class Place:
 def done(tmp_path_factory, launch) -> Place:
     """The strong network, split by both searches; tests change nothing."""
     place = Place(tmp_path_factory.mktemp("modularize") / "output", launch)
-    place.ran("eval --train -e 30 -b 16 --lr 0.05")
+    place.ran("eval --train -e 30 -b 16 --lr 0.02")
     for line in (GRAD, GA):
         place.ran(line)
     return place

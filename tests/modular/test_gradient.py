@@ -24,7 +24,14 @@ def splitter(tiny):
     example = torch.rand(2, 3, 12, 12)
     layers = find(tiny.network, tiny.normalize(example))
     tiny.requires_grad_(False)
-    return Splitter((tiny.normalize, tiny.network), layers, 5, start=0.05, head=True)
+    first = [torch.full((5, layer.kernels), 0.05) for layer in layers]
+    return Splitter((tiny.normalize, tiny.network), layers, first, head=True)
+
+
+def test_thresholds_begin_in_the_order_of_importance():
+    importance = [torch.tensor([[0.3, 0.1, 0.2, 0.9], [0.0, 0.0, 5.0, 1.0]])]
+    (found,) = gradient.first_thresholds(importance, 0.2)
+    assert found.tolist() == [pytest.approx([0.3, 0.1, 0.2, 0.4]), pytest.approx([0.1, 0.2, 0.4, 0.3])]
 
 
 @pytest.fixture
@@ -144,7 +151,7 @@ def test_the_loss_is_cross_entropy_and_the_mean_mask(splitter, some):
 
 
 def test_the_chosen_epoch_loses_less_than_a_point_and_keeps_fewest():
-    choose = gradient.chosen(0.95)
+    choose = gradient.chosen(0.95, 0.01)
     assert choose(History([1] * 4, [0.93, 0.945, 0.95, 0.941], [1.0, 0.6, 0.7, 0.5])) == 3
     assert choose(History([1] * 3, [0.93, 0.945, 0.92], [1.0, 0.6, 0.1])) == 1
     assert choose(History([1] * 3, [0.91, 0.93, 0.92], [1.0, 0.9, 0.1])) == 1

@@ -51,9 +51,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--alpha", type=float, default=0.5, metavar="A", help="grad: weight of the kernels kept (default: 0.5)"
     )
+    group.add_argument(
+        "--max_drop", type=float, default=1.0, metavar="POINTS",
+        help="grad: of the epochs that lose less than this of the accuracy on val, the smallest modules (default: 1)",
+    )  # fmt: skip
     group.add_argument("--lr", type=float, default=0.001, metavar="X", help="grad: learning rate (default: 0.001)")
     group.add_argument(
-        "--no_head", action="store_true", help="grad: modules answer by their own logit, without a trained head"
+        "--no_head", action="store_true", help="grad: modules answer by their own logit, no trained head"
     )
     group.add_argument(
         "--preset", choices=list(PRESETS), default="auto",
@@ -76,8 +80,9 @@ def problems(options: argparse.Namespace) -> list[str]:
     drop, share = options.sensitive
     if not 0 <= drop < 1 or round(10 * share) not in range(1, 10) or abs(10 * share - round(10 * share)) > 1e-9:
         found.append(f"--sensitive {drop:g} {share:g}: give a drop of accuracy from 0 to below 1, and 0.1, 0.2 ... 0.9")
-    if not 0 <= options.alpha < float("inf"):
-        found.append(f"--alpha {options.alpha}: give 0 or more")
+    for name in ("alpha", "max_drop"):
+        if not 0 <= getattr(options, name) < float("inf"):
+            found.append(f"--{name} {getattr(options, name)}: give 0 or more")
     if options.method == "ga":
         found += ["--no_head goes with --method grad only"] * options.no_head
     else:

@@ -40,10 +40,9 @@ def by_gradient(subject: Subject) -> Found:
     if options.search_images:
         train = subset(train, options.search_images, options.seed, context.source.name)
     steps = -(-len(train) // gradient.BATCH)
-    splitter = gradient.Splitter(
-        (subject.model.normalize, subject.network), subject.layers, subject.classes,
-        start=2 * steps * options.lr, head=not options.no_head,
-    ).to(context.device)  # fmt: skip
+    first = gradient.first_thresholds(subject.importance, 2 * steps * options.lr)  # about two epochs away from zero
+    frozen = (subject.model.normalize, subject.network)
+    splitter = gradient.Splitter(frozen, subject.layers, first, head=not options.no_head).to(context.device)
     count = options.budget or gradient.EPOCHS
     streams = gradient.epochs(splitter, train, gradient.BATCH, options.seed, count)
     optimizer, schedule = two_rates(
@@ -51,7 +50,7 @@ def by_gradient(subject: Subject) -> Found:
         early=10 * options.lr, steps=steps * gradient.WARM_UP,
     )  # fmt: skip
     strong = accuracy(predict(subject.model, val, label="strong model"), val.labels)
-    choose = gradient.chosen(strong)
+    choose = gradient.chosen(strong, options.max_drop / 100)
     history = fit(
         splitter, streams, lambda model: accuracy(predict(model, val), val.labels), loss=gradient.loss(options.alpha),
         optimizer=optimizer, schedule=schedule, checkpoint=subject.checkpoint("checkpoint.pt"),

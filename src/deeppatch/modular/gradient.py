@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,6 @@ from deeppatch.parallel import Batch, Stream
 from deeppatch.runtime import generator
 from deeppatch.training import History, Loss
 
-LOSS_ALLOWED = 0.01  # accuracy under the strong model's with which modules are still chosen by size
 BATCH = 64  # images a step
 EPOCHS = 145  # as published
 WARM_UP = 5  # epochs that train heads alone before the first mask moves
@@ -44,17 +43,18 @@ class Step(Function):
 class Splitter(nn.Module):
     """N modules of a frozen network, one for each class: a threshold for each kernel, and heads unless left out.
 
-    All modules run as one batch, because they share their weights. `start` is where thresholds begin: above zero, so
-    that every module begins as the whole network.
+    All modules run as one batch, because they share their weights. `first` has where thresholds begin (classes,
+    kernels) by layer: above zero, so that every module begins as the whole network.
     """
 
     def __init__(
-        self, classifier: Sequence[nn.Module], layers: Sequence[Layer], classes: int, *, start: float, head: bool
-    ) -> None:  # fmt: skip
+        self, classifier: Sequence[nn.Module], layers: Sequence[Layer], first: Sequence[Tensor], *, head: bool
+    ) -> None:
         super().__init__()
         self.frozen = tuple(classifier)  # normalisation and network; no part of what is trained or saved
         self.layers = layers
-        self.thresholds = nn.ParameterList(torch.full((classes, layer.kernels), start) for layer in layers)
+        classes = len(first[0])
+        self.thresholds = nn.ParameterList(values.clone() for values in first)
         self.heads = Heads(classes, classes) if head else None
 
     def masks(self) -> list[Tensor]:
@@ -79,6 +79,18 @@ class Splitter(nn.Module):
             return logits.diagonal(dim1=1, dim2=2)
         scores: Tensor = self.heads(logits)
         return scores
+
+
+def first_thresholds(importance: Sequence[Tensor], start: float) -> list[Tensor]:
+    """Return thresholds (classes, kernels) by layer, evenly from nearly 0 to twice `start`, by importance to the class.
+
+    Kernels then leave one by one, least important first, where published ones, all at one height, cross zero at once.
+    """
+    found = []
+    for values in importance:
+        ranks = values.argsort(dim=1, stable=True).argsort(dim=1) + 1
+        found.append(2 * start * ranks / values.shape[1])
+    return found
 
 
 def _alive(mask: Tensor, values: Tensor) -> Tensor:
@@ -158,15 +170,15 @@ def epochs(model: Splitter, images: Images, batch_size: int, seed: int, count: i
     return streams
 
 
-def chosen(strong: float) -> Any:
+def chosen(strong: float, allowed: float) -> Callable[[History], int]:
     """Return the rule that chooses an epoch by accuracy and what is kept (`History.watched`), both held out.
 
-    Of the epochs that lose less than one point to the `strong` model's accuracy, in [0, 1], the one that keeps fewest
-    kernels; where there is none, the most accurate one.
+    Of the epochs that lose less than `allowed` to the `strong` model's accuracy, both in [0, 1], the one that keeps
+    fewest kernels; where there is none, the most accurate one.
     """
 
     def choose(history: History) -> int:
-        good = [e for e, accuracy in enumerate(history.accuracy) if accuracy > strong - LOSS_ALLOWED]
+        good = [e for e, accuracy in enumerate(history.accuracy) if accuracy > strong - allowed]
         return min(good, key=lambda epoch: history.watched[epoch]) if good else history.best
 
     return choose
