@@ -121,7 +121,7 @@ class Checkpoint:
         saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         if saved["settings"] != self.settings:
             before, now = json.loads(saved["settings"]), json.loads(self.settings)
-            changed = [k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k)]
+            changed = [k for k in sorted(before.keys() | now.keys()) if before.get(k, "absent") != now.get(k, "absent")]
             raise StaleArtifact(
                 f"{self.path} was left by a run with other settings ({', '.join(changed)}); "
                 "repeat those, or run without -r to start anew"

@@ -57,7 +57,7 @@ def test_the_help_of_the_demo_shows_what_it_heeds(launch):
 def test_the_steps_are_the_stages_in_order_with_settings_that_parse():
     stages = [stage for stage, _arguments in demo.STEPS]
     assert list(dict.fromkeys(stages)) == [
-        "pretrain", "influence", "decompose", "annotate", "relearn", "assess", "correct", "evaluate",
+        "pretrain", "influence", "decompose", "modularize", "compose", "annotate", "relearn", "assess", "correct", "evaluate",
     ]  # fmt: skip
     for stage, arguments in demo.STEPS:
         module = __import__(f"deeppatch.commands.{SCRIPTS[stage]}", fromlist=["STAGE"])
@@ -71,7 +71,7 @@ def test_the_steps_are_the_stages_in_order_with_settings_that_parse():
 def short(launch, tmp_path_factory):
     """The demo with few images and one epoch a training: its result, and where it worked."""
     output = tmp_path_factory.mktemp("demo")
-    once = {"-e": "1", "--crt_epoch": "1"}
+    once = {"-e": "1", "--crt_epoch": "1", "--weak_epoch": "1"}
     steps = [
         (stage, [once.get(before, word) for before, word in zip([None, *words], words, strict=False)])
         for stage, words in demo.STEPS
@@ -104,14 +104,14 @@ def test_the_demo_ends_in_the_table_that_says_what_was_gained_and_what_it_cost(s
         "decompose-sweep-k5-10-20-40-64-limit20", "pretrain-biasB-limit20", "relearn-start",
         "annotate-random-budget5pc-views2-biasB-limit20", "relearn-random-budget5pc-views2-biasB-limit20",
         "annotate-hybrid-budget5pc-views2-biasB-limit20", "relearn-hybrid-budget5pc-views2-biasB-limit20",
-        "relearn-compare-biasB-limit20",
+        "relearn-compare-biasB-limit20", "modularize-grad-limit20", "compose-grad-simple-limit20",
     }  # fmt: skip
 
 
 def test_the_demo_shows_each_command_as_it_can_be_typed(short):
     result, _again, output = short
     typed = re.findall(r"^\$ python src/(\w+)\.py (.+)$", result.out, re.M)
-    heads = ["influence", *["decompose"] * 5]
+    heads = ["influence", *["decompose"] * 5, "modularize", "compose"]
     biased = ["eval", *["annotate", "relearn"] * 2, "relearn"]
     assert [script for script, _line in typed] == ["eval", *heads, *biased, "select", "correct", "correct", "switch"]
     for script, line in typed:
@@ -123,5 +123,5 @@ def test_the_demo_shows_each_command_as_it_can_be_typed(short):
 def test_the_demo_resumed_does_nothing_twice(short):
     _result, again, _output = short
     assert (again.status, again.err) == (0, "")
-    assert again.out.count("[info] finished already: ") == 12
+    assert again.out.count("[info] finished already: ") == 14
     assert "epoch 1: loss" not in again.out
