@@ -84,7 +84,8 @@ def diagnosed(pool: Pool, evidence: Evidence, choice: Choice) -> dict[str, Any] 
     evaluator = Evaluator(pool.truth, evidence.look.logits.argmax(1))
     found = evaluator.diagnostics(choice.selection, choice.predictions.argmax(1))
     for name, value in found.items():
-        info(f"diagnostic, unknown in the field: {name.replace('_', ' ').removesuffix(' percent')} {value} %")
+        told = "of none" if value is None else f"{value} %"
+        info(f"diagnostic, unknown in the field: {name.replace('_', ' ').removesuffix(' percent')} {told}")
     spread, own = (found[f"{name}_percent"] for name in ("propagated_labels_right", "own_predictions_right_on_members"))
     if len(choice.selection.members) > len(choice.selection.bought) and spread is not None and spread < own:
         info("the labels that were spread are wrong more often than the model's own predictions there")

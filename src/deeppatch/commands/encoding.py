@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -47,20 +48,28 @@ def encoding_of(context: Context, pool: Pool) -> Encoding:
     torch.manual_seed(options.seed)
     encoder = Encoder(Classifier(ARCHITECTURES[options.encoder](2), mean, std).to(context.device), context.example)
     encoder.to(context.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    state = None
-    if path.exists():
-        with contextlib.suppress(StaleArtifact):
-            state, facts = tensors_from_bytes(path.read_bytes(), path)
-    if state is None:
+    facts = kept(path, encoder)
+    if facts is None:
         facts = learn(context, encoder, images)
-        write_bytes(path, tensors_to_bytes(encoder.state_dict(), facts))
-    else:
-        encoder.load_state_dict(state)
-        info(f"inherited {path}")
-    info(
-        f"encoder: {facts['knn_accuracy_on_val_percent']} % of val images are of the class of most of their neighbours"
-    )
+        state = encoder.state_dict()
+        write_bytes(path, tensors_to_bytes(state, {"facts": facts, "digest": state_digest(state)}))
+    right = facts["knn_accuracy_on_val_percent"]
+    info(f"encoder: most neighbours of {right} % of val images are of their class")
     return Encoding(lambda pixels: encoder.features(pixels, batch_size=options.batch_size, amp=options.amp), facts)
+
+
+def kept(path: Path, encoder: Encoder) -> dict[str, object] | None:
+    """Load what an earlier run left into an encoder, and return what is known of it; None where that is not whole."""
+    if not path.exists():
+        return None
+    with contextlib.suppress(StaleArtifact):
+        state, meta = tensors_from_bytes(path.read_bytes(), path)
+        if meta.get("digest") == state_digest(state):
+            encoder.load_state_dict(state)
+            info(f"inherited {path}")
+            return dict(meta["facts"])
+    info(f"{path} is damaged; training it again")
+    return None
 
 
 def learn(context: Context, encoder: Encoder, images: Tensor) -> dict[str, object]:

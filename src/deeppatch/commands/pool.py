@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from deeppatch.artifacts import state_digest
+from deeppatch.artifacts import sha256, state_digest
 from deeppatch.commands.biased import SPLIT, partition_digest
 from deeppatch.commands.context import Context
 from deeppatch.data import protocol
@@ -54,7 +54,8 @@ def pool_of(context: Context) -> Pool:
         kept = drawn[: options.limit].sort().values
         names, pixels = [names[place] for place in kept.tolist()], pixels[kept]
     info(f"pool: {len(names)} images without labels in {folder}")
-    return Pool(pixels.to(context.device), names, None, folder, state_digest({"pixels": pixels}))
+    digest = sha256("\n".join([state_digest({"pixels": pixels}), *names]).encode())
+    return Pool(pixels.to(context.device), names, None, folder, digest)
 
 
 def check_partition(context: Context, parts: protocol.Partition) -> None:

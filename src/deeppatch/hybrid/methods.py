@@ -163,7 +163,10 @@ def hybrid(evidence: Evidence, oracle: Oracle, budget: int) -> Choice:
         1 - entropy[unlabelled], {"weighted": True, "tau": tau},
     )  # fmt: skip
     sizes = torch.bincount(found.cluster[found.cluster >= 0], minlength=len(found.centers))[best]
-    reasons = [f"centre of {size} similar images, uncertain together" for size in sizes.tolist()]
+    reasons = [
+        f"centre of {size} similar images, uncertain together" if size > 1 else "like no other image"
+        for size in sizes.tolist()
+    ]
     clusters = torch.cat([best, torch.full_like(others, -1)])
     return Choice(selection, reasons + ["drawn at random"] * len(others), clusters, evidence.smoothness.mean)
 
