@@ -57,7 +57,8 @@ def test_the_help_of_the_demo_shows_what_it_heeds(launch):
 def test_the_steps_are_the_stages_in_order_with_settings_that_parse():
     stages = [stage for stage, _arguments in demo.STEPS]
     assert list(dict.fromkeys(stages)) == [
-        "pretrain", "influence", "decompose", "modularize", "compose", "annotate", "relearn", "assess", "correct", "evaluate",
+        "pretrain", "influence", "decompose", "modularize", "compose", "annotate", "relearn", "assess", "correct",
+        "evaluate",
     ]  # fmt: skip
     for stage, arguments in demo.STEPS:
         module = __import__(f"deeppatch.commands.{SCRIPTS[stage]}", fromlist=["STAGE"])
