@@ -18,7 +18,7 @@ MODEL = ["-m", "resnet8", "-d", "digits", "-b", "64"]
 PATCH = ["-f", "featswap", "-c", "patch", "--crt_type", "replace"]
 TRAINING = ["--crt_epoch", "15", "--lr", "0.05"]
 CHOICE = ["--bias", "B", "--budget", "5%", "--views", "2"]
-RELEARN = ["-e", "6", "--steps", "8"]
+RELEARN = ["-e", "4", "--steps", "6"]
 STEPS = [
     ("pretrain", ["--train", "-e", "30", "--lr", "0.1"]),
     ("influence", ["-k", "5", "10", "20"]),
