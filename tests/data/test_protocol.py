@@ -136,7 +136,7 @@ def test_a_partition_survives_being_written(tmp_path):
 def test_split_gives_biased_train_and_val_and_the_protocol_s_test():
     whole = source("digits", 1_437, 360)
     parts, images = protocol.partition(whole, "B", 3, 40), protocol.mixed(whole)
-    found = split(whole, 3, 40, "B")
+    found = split(whole, 3, 40, bias="B")
     for part, places in ((found.train, parts.train), (found.val, parts.val), (found.test, parts.test)):
         assert torch.equal(part.pixels, images.pixels[places])
         assert torch.equal(part.labels, images.labels[places])

@@ -125,7 +125,7 @@ def axes(monkeypatch) -> list[Axes]:
         return seen[-1]
 
     monkeypatch.setattr(matplotlib.figure.Figure, "add_subplot", watched)
-    monkeypatch.setattr(plots, "_png", lambda _figure: b"")
+    monkeypatch.setattr(plots, "png", lambda _figure: b"")
     return seen
 
 

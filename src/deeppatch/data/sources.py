@@ -95,25 +95,26 @@ def _cifar100(data_dir: Path, seed: int) -> Source:
     return _cifar(CIFAR100, "cifar100", data_dir)
 
 
-def _street(read: Callable[[Path, int], list[street.Part]], name: str, classes: int, data_dir: Path) -> Source:
+def _street(
+    read: Callable[[Path, int], list[street.Part]], name: str, classes: int, data_dir: Path, files: str
+) -> Source:
     """Read signs or house numbers, which a mirror image would change."""
     try:
         train, test = (Images(*part) for part in read(data_dir, SIZE))
     except (*UNREACHABLE, ValueError) as error:
         state = "damaged or incomplete" if any((data_dir / name).glob("*")) else "absent"
         raise DataProblem(
-            f"{name}: the files in {data_dir / name} are {state} and cannot be downloaded ({error}); "
-            "put the files that torchvision downloads there"
+            f"{name}: the files in {data_dir / name} are {state} and cannot be downloaded ({error}); put {files} there"
         ) from error
     return Source(name, train, test, tuple(map(str, range(classes))), mirror=False)
 
 
 def _svhn(data_dir: Path, seed: int) -> Source:
-    return _street(street.svhn, "svhn", 10, data_dir)
+    return _street(street.svhn, "svhn", 10, data_dir, "train_32x32.mat and test_32x32.mat of the data set's own page")
 
 
 def _gtsrb(data_dir: Path, seed: int) -> Source:
-    return _street(street.gtsrb, "gtsrb", 43, data_dir)
+    return _street(street.gtsrb, "gtsrb", 43, data_dir, "the files that torchvision downloads")
 
 
 def _first_digits(whole: Callable[[Path, int], Source], name: str, data_dir: Path, seed: int) -> Source:
