@@ -65,6 +65,6 @@ def test_absent_files_are_one_line_when_they_cannot_be_fetched(tmp_path, monkeyp
         raise RuntimeError("no route to host")
 
     monkeypatch.setattr(kind, "download", refuse)
-    with pytest.raises(DataProblem, match=rf"{name}: the files in .*no route to host.*torchvision") as error:
+    with pytest.raises(DataProblem, match=rf"{name}: the files in .*no route to host.*put .*there") as error:
         sources.load(name, tmp_path, 2021)
     assert "\n" not in str(error.value)
