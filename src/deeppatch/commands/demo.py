@@ -19,8 +19,7 @@ PATCH = ["-f", "featswap", "-c", "patch", "--crt_type", "replace"]
 TRAINING = ["--crt_epoch", "15", "--lr", "0.05"]
 CHOICE = ["--bias", "B", "--budget", "5%", "--views", "2"]
 RELEARN = ["-e", "4", "--steps", "6"]
-MODULES = ["--search_images", "600", "--budget", "19", "--sensitivity_images", "20", "--lr", "0.01", "--max_drop", "2"]
-WEAK = ["--weak_epoch", "2"]
+SEARCH = ["--search_images", "400", "--budget", "8", "--sensitivity_images", "20", "--lr", "0.01", "--alpha", "1"]
 STEPS = [
     ("pretrain", ["--train", "-e", "30", "--lr", "0.1"]),
     ("influence", ["-k", "5", "10", "20"]),
@@ -29,8 +28,8 @@ STEPS = [
     ("decompose", ["mutual-info"]),
     ("decompose", ["sweep", "-k", "5", "10", "20", "40", "64"]),
     ("decompose", ["finetune", "-k", "10"]),
-    ("modularize", MODULES),
-    ("compose", WEAK),
+    ("modularize", ["--no_head", *SEARCH, "--max_drop", "2"]),
+    ("compose", ["--no_head", "--weak_epoch", "2"]),
     ("pretrain", ["--train", "--bias", "B", "-e", "20", "--lr", "0.1"]),
     ("annotate", [*CHOICE, "--method", "random"]),
     ("relearn", [*CHOICE, "--method", "random", *RELEARN]),
