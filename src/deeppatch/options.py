@@ -25,10 +25,9 @@ ELSEWHERE = {
     "noise_type": "gaussion", "seed": DEFAULT_SEED, "val_share": None, "limit": None, "weights": None, "ranking": None,
     "bias": None, "data_dir": Path("data"), "output_dir": Path("output"),
 }  # fmt: skip
-# what chooses the images to label
-ANNOTATE = dict(method="hybrid", budget="1%", features="penultimate", encoder="resnet18", encoder_epochs=100, views=8)
 UNHEEDED = {("pretrain", "weights"), ("pretrain", "ranking"), ("assess", "ranking")}
-# options of one stage that lead to other artifacts of it
+# options of one stage that lead to other artifacts of it; ANNOTATE chooses the images to label
+ANNOTATE = dict(method="hybrid", budget="1%", features="penultimate", encoder="resnet18", encoder_epochs=100, views=8)
 OWN: dict[str, dict[str, object]] = {
     "pretrain": {"recipe": "default"}, "evaluate": {"router": "probe"},
     "modularize": {"method": "grad", "no_head": False, "preset": "auto"}, "annotate": ANNOTATE, "relearn": ANNOTATE,

@@ -349,7 +349,7 @@ def test_all_contradictions_are_told_at_once(empty):
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("eval --state corrected --train", "leave out --train, --mean and --std"),
+        ("eval --state corrected --train", "leave out --train, --recipe, --bias, --mean and --std"),
         ("eval --std 1 0 1 --mean 0 0 0", "--std: give numbers above 0"),
         ("switch -c finetune", "-c finetune cannot be switched: use -c patch"),
         ("switch --max-clean-drop 101", "--max_clean_drop 101.0: give points from 0 to 100"),

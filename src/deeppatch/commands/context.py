@@ -41,8 +41,8 @@ class Context:
     @cached_property
     def splits(self) -> Splits:
         """Train, val and test on the device."""
-        options = self.options
-        parts = split(self.source, options.seed, options.limit, options.val_share, getattr(options, "bias", None))
+        chosen = (getattr(self.options, name, None) for name in ("seed", "limit", "val_share", "bias"))
+        parts = split(self.source, *chosen)  # type: ignore[arg-type]
         sizes = f"{len(parts.train)} train, {len(parts.val)} val, {len(parts.test)} test images"
         sizes += f" (--limit {self.options.limit}: subsets)" if self.options.limit else ""
         info(f"data: {self.source.name}, {len(self.source.classes)} classes, {sizes}")
@@ -117,5 +117,4 @@ def stage_folder(options: argparse.Namespace, name: str) -> Path:
 
 def model_folder(options: argparse.Namespace) -> Path:
     """Return output/DATASET/MODEL."""
-    folder: Path = options.output_dir / sources.slug(options.dataset) / options.model
-    return folder
+    return Path(options.output_dir, sources.slug(options.dataset), options.model)
