@@ -106,7 +106,7 @@ def test_the_demo_ends_in_the_table_that_says_what_was_gained_and_what_it_cost(s
         "annotate-random-budget5pc-views2-biasB-limit20", "relearn-random-budget5pc-views2-biasB-limit20",
         "annotate-hybrid-budget5pc-views2-biasB-limit20", "relearn-hybrid-budget5pc-views2-biasB-limit20",
         "relearn-compare-biasB-limit20", "modularize-grad-no-head-limit20",
-        "compose-grad-no-head-simple-limit20",
+        "compose-grad-no-head-simple-calibrate-min_max-outlier-limit20",
     }  # fmt: skip
 
 

@@ -29,7 +29,7 @@ STEPS = [
     ("decompose", ["sweep", "-k", "5", "10", "20", "40", "64"]),
     ("decompose", ["finetune", "-k", "10"]),
     ("modularize", ["--no_head", *SEARCH, "--max_drop", "2"]),
-    ("compose", ["--no_head", "--weak_epoch", "2"]),
+    ("compose", ["--no_head", "--weak_epoch", "2", "--join", "calibrate", "min_max", "outlier"]),
     ("pretrain", ["--train", "--bias", "B", "-e", "20", "--lr", "0.1"]),
     ("annotate", [*CHOICE, "--method", "random"]),
     ("relearn", [*CHOICE, "--method", "random", *RELEARN]),
