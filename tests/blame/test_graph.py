@@ -14,9 +14,10 @@ from deeppatch.blame.graph import Graph, Untraceable
 from deeppatch.surgery import convolutions
 from deeppatch.zoo.architectures import ARCHITECTURES
 
-SMALL = sorted(ARCHITECTURES.keys() - {"resnet50"})
+# but for width or dropout these are simcnn_x0_25 and rescnn_x0_25
+SAME = {"simcnn", "simcnn_poorfit", "simcnn_x0_125", "rescnn", "rescnn_poorfit"}
+SMALL = sorted(ARCHITECTURES.keys() - {"resnet50"} - SAME)
 LARGE = {"resnet18", "resnet18_imagenet_stem", "resnet32", "vgg13_bn"}
-LARGE |= {"simcnn", "simcnn_poorfit", "rescnn", "rescnn_poorfit"}
 
 
 class Concatenating(nn.Module):
