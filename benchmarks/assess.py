@@ -60,9 +60,11 @@ class Ways:
         self.loader = DataLoader(Published(pixels), batch_size=128, num_workers=WORKERS)
         self.widths = {name: conv.out_channels for name, conv in convolutions(network).items()}
         self.plain = by_hooks(network, swap=False)(self.samples[0])
+        amp = torch.bfloat16 if runtime.has_bfloat16(device) else torch.float32  # as assess --amp chooses
         self.graphs = {
             "ours, fp32": in_graph(Graph(network, images[:2]), swap=False),
             "ours, bf16": in_graph(Graph(network, images[:2]), swap=False, dtype=torch.bfloat16),
+            "ours, --amp": in_graph(Graph(network, images[:2]), swap=False, dtype=amp),
         }
         self.prepared = {name: graph(self.samples[0]) for name, graph in self.graphs.items()}
         self.all: dict[str, Callable[[str], float]] = {
@@ -71,6 +73,7 @@ class Ways:
             "Captum LayerFeatureAblation": self.captum,
             "ours, fp32": lambda layer: self.ours("ours, fp32", layer),
             "ours, bf16": lambda layer: self.ours("ours, bf16", layer),
+            "ours, --amp": lambda layer: self.ours("ours, --amp", layer),
             "taylor (an estimate)": self.taylor,
         }
 
