@@ -13,15 +13,20 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def test_switched_counts_what_the_router_looks_at_and_nothing_else(tmp_path):
-    command = "benchmarks/switched.py -m resnet8 -b 4 --rounds 2 --device cpu --output"
+def timed(command: str, table: Path) -> pd.DataFrame:
+    """Run a benchmark on one thread, and return the table that it writes."""
     done = subprocess.run(
-        [sys.executable, *command.split(), str(tmp_path / "times.csv")],
+        [sys.executable, *command.split(), "--output", str(table)],
         cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
         env={**os.environ, "DEEPPATCH_THREADS": "1", "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    table = pd.read_csv(tmp_path / "times.csv").set_index("batch")
+    return pd.read_csv(table)
+
+
+def test_switched_counts_what_the_router_looks_at_and_nothing_else(tmp_path):
+    command = "benchmarks/switched.py -m resnet8 -b 4 --rounds 2 --device cpu"
+    table = timed(command, tmp_path / "times.csv").set_index("batch")
     assert list(table.index) == ["all clean", "all degraded", "50/50", "plain, a copy", "plain, not folded"]
     work = table.million_multiply_adds
     assert work["plain, a copy"] == work["plain, not folded"]
@@ -33,14 +38,8 @@ def test_switched_counts_what_the_router_looks_at_and_nothing_else(tmp_path):
 
 
 def test_hybrid_views_times_both_ways_and_the_parts_of_a_selection(tmp_path):
-    command = "benchmarks/hybrid_views.py -m resnet8 --images 16 --views 2 --pool 120 --rounds 1 --device cpu --output"
-    done = subprocess.run(
-        [sys.executable, *command.split(), str(tmp_path / "times.csv")],
-        cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
-        env={**os.environ, "DEEPPATCH_THREADS": "1", "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    table = pd.read_csv(tmp_path / "times.csv").set_index("part")
+    command = "benchmarks/hybrid_views.py -m resnet8 --images 16 --views 2 --pool 120 --rounds 1 --device cpu"
+    table = timed(command, tmp_path / "times.csv").set_index("part")
     assert list(table.index[:2]) == ["views", "badge"]
     assert len(table) == 6
     assert (table.seconds > 0).all()
