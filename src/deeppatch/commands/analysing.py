@@ -23,7 +23,7 @@ from deeppatch.zoo.classifier import Classifier
 
 
 @dataclass
-class Subject:
+class Analysis:
     """A classifier, its network in inference form, that network's layers, and how important their kernels are."""
 
     CHECKPOINTS: ClassVar[tuple[str, str]] = ("analysis.pt", "checkpoint.pt")
@@ -55,30 +55,30 @@ class Subject:
         return self.context.checkpoint(name, base=state_digest(self.model.state_dict()))
 
 
-def analysed(context: Context, model: Classifier) -> Subject:
+def analysed(context: Context, model: Classifier) -> Analysis:
     """Measure importance and sensitivity on val, print and write the table; what an interrupted run has is read."""
     options, val = context.options, context.splits.val
     network = folded(model.network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     layers = find(network, model.normalize(context.example))
-    subject = Subject(context, model, network, layers, [], torch.zeros(0))
-    checkpoint = subject.checkpoint("analysis.pt")
+    analysis = Analysis(context, model, network, layers, [], torch.zeros(0))
+    checkpoint = analysis.checkpoint("analysis.pt")
     saved = checkpoint.load() or {}
-    subject.importance = saved.get("importance") or importances(
-        network, layers, subject.inputs(val), val.labels, subject.classes
+    analysis.importance = saved.get("importance") or importances(
+        network, layers, analysis.inputs(val), val.labels, analysis.classes
     )
     some = subset(val, options.sensitivity_images, options.seed, context.source.name)
 
     def save(table: Tensor) -> None:
-        checkpoint.save({"importance": subject.importance, "sensitivity": table})
+        checkpoint.save({"importance": analysis.importance, "sensitivity": table})
 
-    subject.sensitivity = sensitivity.measure(
-        network, layers, subject.importance, subject.inputs(some), some.labels, save=save,
+    analysis.sensitivity = sensitivity.measure(
+        network, layers, analysis.importance, analysis.inputs(some), some.labels, save=save,
         table=saved.get("sensitivity"),
     )  # fmt: skip
-    table = pd.DataFrame(100 * subject.sensitivity, columns=[f"{ratio:g}" for ratio in sensitivity.RATIOS])
+    table = pd.DataFrame(100 * analysis.sensitivity, columns=[f"{ratio:g}" for ratio in sensitivity.RATIOS])
     table.insert(0, "layer", [layer.name for layer in layers])
-    table["sensitive"] = [place in subject.sensitive for place in range(len(layers))]
+    table["sensitive"] = [place in analysis.sensitive for place in range(len(layers))]
     context.stage.write_table("sensitivity.csv", table)
     info(f"composed accuracy in percent when modules keep a share of one layer, {len(some)} val images:")
     print(table.to_string(index=False, float_format="%.1f"))
-    return subject
+    return analysis

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from deeppatch.artifacts import state_digest
-from deeppatch.commands.analysing import Subject, analysed
+from deeppatch.commands.analysing import Analysis, analysed
 from deeppatch.commands.context import open_stage
 from deeppatch.commands.models import base_model
 from deeppatch.commands.module_report import report
@@ -97,17 +97,17 @@ def run(options: argparse.Namespace) -> None:
         return
     seconds: dict[str, float] = {}
     with timed("analysis", seconds):
-        subject = analysed(context, model)
+        analysis = analysed(context, model)
     with timed("search", seconds):
-        kept, heads, history = SEARCHES[options.method](subject)
-    names = [layer.name for layer in subject.layers]
+        kept, heads, history = SEARCHES[options.method](analysis)
+    names = [layer.name for layer in analysis.layers]
     base = state_digest(model.state_dict())
     modules = Modules(base, {name: mask.bool().cpu() for name, mask in zip(names, kept, strict=True)}, heads)
     context.stage.write("modules.safetensors", modules.to_bytes())
     with timed("evaluation", seconds):
-        report(subject, modules, history, seconds)
+        report(analysis, modules, history, seconds)
     context.stage.finish()
-    for name in Subject.CHECKPOINTS:
+    for name in Analysis.CHECKPOINTS:
         context.checkpoint(name).remove()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import torch
 
-from deeppatch.commands.analysing import Subject
+from deeppatch.commands.analysing import Analysis
 from deeppatch.data import views
 from deeppatch.modular.composition import dissimilarity
 from deeppatch.modular.extract import multiply_adds
@@ -15,18 +15,18 @@ from deeppatch.report import module_plots
 from deeppatch.training import accuracy, predict
 
 
-def report(subject: Subject, modules: Modules, history: pd.DataFrame, seconds: dict[str, float]) -> None:
+def report(analysis: Analysis, modules: Modules, history: pd.DataFrame, seconds: dict[str, float]) -> None:
     """Extract and compose the modules, measure on test, and leave tables, plots and metrics."""
-    context, stage = subject.context, subject.context.stage
-    names, layers = context.source.classes, subject.layers
+    context, stage = analysis.context, analysis.context.stage
+    names, layers = context.source.classes, analysis.layers
     test = views.clean(context.splits.test, context.options.batch_size)
-    composed = modules.composed(subject.model, context.example)
+    composed = modules.composed(analysis.model, context.example)
     right = {
-        "strong": accuracy(predict(subject.model, test, label="strong model"), test.labels),
+        "strong": accuracy(predict(analysis.model, test, label="strong model"), test.labels),
         "composed": accuracy(predict(composed, test, label="composed modules"), test.labels),
     }
-    one = subject.model.normalize(context.example[:1])
-    whole = multiply_adds(subject.model.network, one)
+    one = analysis.model.normalize(context.example[:1])
+    whole = multiply_adds(analysis.model.network, one)
     costs = [multiply_adds(network, one) for network in composed.networks()]
     shares = modules.shares()
     tied = torch.cat([torch.full((layer.kernels,), float(len(layer.convs))) for layer in layers])
@@ -50,7 +50,7 @@ def report(subject: Subject, modules: Modules, history: pd.DataFrame, seconds: d
     title_shared = f"kernels that two modules share: {title}, mean dissimilarity {100 * mean_unlike:.1f} %"
     stage.write("overlap.png", module_plots.overlap((1 - unlike).tolist(), names, title_shared))
     val = views.clean(context.splits.val, context.options.batch_size)
-    strong = accuracy(predict(subject.model, val, label="strong model"), val.labels)
+    strong = accuracy(predict(analysis.model, val, label="strong model"), val.labels)
     stage.write("search.png", module_plots.search(history, strong, f"{title}, {context.options.method}"))
     facts = {
         "method": context.options.method, "test_images": len(test.labels), "limit": context.options.limit,
@@ -58,7 +58,7 @@ def report(subject: Subject, modules: Modules, history: pd.DataFrame, seconds: d
         "kernels": int(tied.sum()), "kernels_kept_percent": 100 * shares.mean().item(),
         "multiply_adds": whole, "multiply_adds_percent": 100 * sum(costs) / len(costs) / whole,
         "mean_dissimilarity_percent": 100 * mean_unlike, "chosen": int(history.loc[history["best"], count].iloc[0]),
-        "sensitive_layers": [layers[place].name for place in subject.sensitive],
+        "sensitive_layers": [layers[place].name for place in analysis.sensitive],
         "candidates_evaluated": int(history["evaluated"].sum()) if "evaluated" in history else None,
         "seconds": seconds,
     }  # fmt: skip

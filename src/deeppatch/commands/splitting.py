@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from deeppatch.commands.analysing import Subject
+from deeppatch.commands.analysing import Analysis
 from deeppatch.data import views
 from deeppatch.data.splits import halves, subset
 from deeppatch.modular import gradient
@@ -33,27 +33,27 @@ def modules_name(options: argparse.Namespace) -> str:
     return "-".join(parts)
 
 
-def by_gradient(subject: Subject) -> Found:
+def by_gradient(analysis: Analysis) -> Found:
     """Train thresholds and heads on train; val chooses the epoch."""
-    context, options = subject.context, subject.context.options
+    context, options = analysis.context, analysis.context.options
     train, val = context.splits.train, views.clean(context.splits.val, 64)
     if options.search_images:
         train = subset(train, options.search_images, options.seed, context.source.name)
     steps = -(-len(train) // gradient.BATCH)
-    first = gradient.first_thresholds(subject.importance, 2 * steps * options.lr)  # about two epochs away from zero
-    frozen = (subject.model.normalize, subject.network)
-    splitter = gradient.Splitter(frozen, subject.layers, first, head=not options.no_head).to(context.device)
+    first = gradient.first_thresholds(analysis.importance, 2 * steps * options.lr)  # about two epochs away from zero
+    frozen = (analysis.model.normalize, analysis.network)
+    splitter = gradient.Splitter(frozen, analysis.layers, first, head=not options.no_head).to(context.device)
     count = options.budget or gradient.EPOCHS
     streams = gradient.epochs(splitter, train, gradient.BATCH, options.seed, count)
     optimizer, schedule = two_rates(
         splitter.thresholds.parameters(), splitter.heads.parameters() if splitter.heads else [], lr=options.lr,
         early=10 * options.lr, steps=steps * gradient.WARM_UP,
     )  # fmt: skip
-    strong = accuracy(predict(subject.model, val, label="strong model"), val.labels)
+    strong = accuracy(predict(analysis.model, val, label="strong model"), val.labels)
     choose = gradient.chosen(strong, options.max_drop / 100)
     history = fit(
         splitter, streams, lambda model: accuracy(predict(model, val), val.labels), loss=gradient.loss(options.alpha),
-        optimizer=optimizer, schedule=schedule, checkpoint=subject.checkpoint("checkpoint.pt"),
+        optimizer=optimizer, schedule=schedule, checkpoint=analysis.checkpoint("checkpoint.pt"),
         watch=lambda _model: splitter.kept().item(), choose=choose, amp=options.amp, label="modules",
     )  # fmt: skip
     frame = pd.DataFrame({"loss": history.loss, "holdout_accuracy": history.accuracy, "kept": history.watched})
@@ -61,31 +61,31 @@ def by_gradient(subject: Subject) -> Found:
     return [mask.detach() for mask in splitter.masks()], splitter.heads, frame
 
 
-def by_generations(subject: Subject) -> Found:
+def by_generations(analysis: Analysis) -> Found:
     """Search on one half of val; the other chooses the generation."""
-    context, options = subject.context, subject.context.options
+    context, options = analysis.context, analysis.context.options
     preset, evaluate = PRESETS[options.preset], EVALUATORS[options.evaluator]
     searched, held_out = halves(context.splits.val, options.seed, context.source.name)
     if options.search_images:
         searched = subset(searched, options.search_images, options.seed, context.source.name)
-    x, unseen = subject.inputs(searched), subject.inputs(held_out)
+    x, unseen = analysis.inputs(searched), analysis.inputs(held_out)
 
     def composed(kept: Sequence[Tensor]) -> float:
-        scores = by_slices(subject.network, subject.layers, kept, unseen).diagonal(dim1=0, dim2=2)
+        scores = by_slices(analysis.network, analysis.layers, kept, unseen).diagonal(dim1=0, dim2=2)
         return accuracy(scores.argmax(1), held_out.labels)
 
     with torch.inference_mode():
-        strong = accuracy(subject.network(x).argmax(1), searched.labels)
+        strong = accuracy(analysis.network(x).argmax(1), searched.labels)
     search = Search(
-        [Genome(orders(subject.importance, number)) for number in range(subject.classes)],
-        lambda number, kept: evaluate(subject.network, subject.layers, kept, x)[:, :, number],
+        [Genome(orders(analysis.importance, number)) for number in range(analysis.classes)],
+        lambda number, kept: evaluate(analysis.network, analysis.layers, kept, x)[:, :, number],
         composed, searched.labels,
-        torch.cat([torch.full((layer.kernels,), float(len(layer.convs))) for layer in subject.layers]).to(x.device),
-        preset, subject.sensitive if preset.sensitive is None else preset.sensitive,
-        thresholds(preset, subject.classes, strong), options.seed,
+        torch.cat([torch.full((layer.kernels,), float(len(layer.convs))) for layer in analysis.layers]).to(x.device),
+        preset, analysis.sensitive if preset.sensitive is None else preset.sensitive,
+        thresholds(preset, analysis.classes, strong), options.seed,
     )  # fmt: skip
     masks, record = search.run(
-        options.budget or preset.generations, patience=options.patience, checkpoint=subject.checkpoint("checkpoint.pt")
+        options.budget or preset.generations, patience=options.patience, checkpoint=analysis.checkpoint("checkpoint.pt")
     )
     frame = pd.DataFrame({
         "search_accuracy": record.search, "holdout_accuracy": record.holdout, "unlike": record.unlike,
@@ -95,4 +95,4 @@ def by_generations(subject: Subject) -> Found:
     return masks, None, frame
 
 
-SEARCHES: dict[str, Callable[[Subject], Found]] = {"grad": by_gradient, "ga": by_generations}
+SEARCHES: dict[str, Callable[[Analysis], Found]] = {"grad": by_gradient, "ga": by_generations}
