@@ -2,8 +2,9 @@
 
 Plain: each candidate is the whole network with its kernels silenced, one pass through a data loader with worker
 processes that decode image by image; dissimilarities are set operations on kernels, compositions are rated one by one
-in a pool of processes. Ours: smaller networks on images that lie on the device, one product for all dissimilarities,
-compositions from cached logits. Both sides run in turn in one process; what is sampled of the plain side is said.
+in a pool of processes. Ours: smaller networks on images that lie on the device, on a CPU with convolutions by tiles
+where they are wide; one product for all dissimilarities, compositions from cached logits. Both sides run in turn in one
+process; what is sampled of the plain side is said.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import resource
 import statistics
 import time
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -23,16 +26,20 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from deeppatch import runtime
+from deeppatch.data.sources import load
 from deeppatch.modular.composition import Weights, beam, dissimilarity
+from deeppatch.modular.genetic import first
 from deeppatch.modular.genome import Genome
 from deeppatch.modular.layers import find
 from deeppatch.modular.masking import by_slices, masked
 from deeppatch.modular.presets import PRESETS, sizes
+from deeppatch.modular.winograd import quickened
 from deeppatch.progress import info
 from deeppatch.zoo.architectures import ARCHITECTURES
 
 NAMES = ["plain", "ours"]
 CLASSES = 10
+PRESET = PRESETS["simcnn-cifar10"]
 
 
 class Decoded(Dataset):
@@ -62,7 +69,9 @@ def main() -> None:
     """Print both sides' figures and the median ratio of rounds."""
     options = parser(__doc__)
     options.add_argument("--model", default="simcnn")
-    options.add_argument("--images", type=int, default=200, help="CIFAR-10-sized images that candidates are run on")
+    options.add_argument("-d", "--dataset", default="cifar10")
+    options.add_argument("--data_dir", type=Path, default=Path("data"))
+    options.add_argument("--images", type=int, default=200, help="that candidates are run on")
     options.add_argument("--population", type=int, default=100)
     options.add_argument("--candidates", type=int, default=8, help="candidates a round that are timed")
     options.add_argument("--compositions", type=int, default=2000, help="of a generation's, timed on the plain side")
@@ -71,10 +80,12 @@ def main() -> None:
     device = prepared(options.device)
     print(heading(device))
     network = ARCHITECTURES[options.model](CLASSES).eval().to(device, memory_format=torch.channels_last)
-    pixels = np.random.default_rng(1).integers(0, 256, (options.images, 32, 32, 3), dtype=np.uint8)
+    images = load(options.dataset, options.data_dir, 1).train
+    pixels = images.pixels[: options.images].permute(0, 2, 3, 1).numpy()
     loader = DataLoader(Decoded(pixels), 128, num_workers=2)
     x = torch.cat(list(loader)).to(device, memory_format=torch.channels_last)
     layers = find(network, x[:2])
+    quick = quickened(network) if device.type == "cpu" else network
     kernels = population(layers, options.population).to(device)
     parts = kernels.flatten(0, 1).split([layer.kernels for layer in layers], 1)
 
@@ -85,20 +96,20 @@ def main() -> None:
                     network(batch.to(device))
 
     def our_candidates(rows: slice) -> None:
-        by_slices(network, layers, [part[rows] for part in parts], x)
+        by_slices(quick, layers, [part[rows] for part in parts], x)
 
     times: dict[str, list[float]] = {name: [] for name in NAMES}
     for turn in range(options.rounds):
         rows = slice(turn * options.candidates, (turn + 1) * options.candidates)
         for name, side in zip(NAMES, (plain_candidates, our_candidates), strict=True):
             times[name].append(runtime.seconds(lambda: side(rows), device) / options.candidates)  # noqa: B023
-    labels = torch.arange(options.images) % CLASSES
+    labels = images.labels[: options.images]
     logits = torch.randn(CLASSES, options.population, options.images)
     logits += 2 * (labels == torch.arange(CLASSES).view(-1, 1))[:, None]
     together = {"plain": plain_composing(options, kernels.cpu(), logits, labels)}
     together["ours"] = min(composing(kernels, logits.to(device), labels.to(device), device) for _ in range(3))
     table = pd.DataFrame({"side": NAMES})
-    fresh = CLASSES * (options.population - PRESETS["simcnn-cifar10"].kept)
+    fresh = CLASSES * (options.population - PRESET.kept)
     count = {"plain": CLASSES * options.population, "ours": fresh}  # elites are not run again
     table["candidates_a_second"] = [1 / statistics.median(times[name]) for name in NAMES]
     table["composing_seconds_a_generation"] = [together[name] for name in NAMES]
@@ -109,17 +120,17 @@ def main() -> None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
     print(f"candidates: {ratio:.1f} times as fast (median of {options.rounds} rounds); a generation: {whole:.1f} times")
     size = f"{options.model}, {options.images} images, {CLASSES} x {options.population} candidates"
-    print(f"{size}; peak memory {peak:.0f} MiB")
+    print(f"{size} that keep {100 * kernels.float().mean():.1f} % of the kernels; peak memory {peak:.0f} MiB")
     write(table, options, device)
 
 
 def population(layers: list, count: int) -> torch.Tensor:
-    """Return the kernels (classes, count, kernels) of random first candidates: 72 % of each layer."""
-    draw = np.random.default_rng(2)
+    """Return the kernels (classes, count, kernels) of the preset's first candidates; importance is drawn."""
     found = []
-    for _ in range(CLASSES):
+    for number in range(CLASSES):
+        draw = np.random.default_rng(number)
         genome = Genome([draw.permutation(layer.kernels) for layer in layers])
-        bits = draw.random((count, sum(genome.lengths))) < 0.72
+        bits = first(genome, replace(PRESET, population=count), PRESET.sensitive or (), draw)
         found.append(torch.from_numpy(np.concatenate(genome.decode(bits), 1)))
     return torch.stack(found)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from deeppatch.artifacts import Checkpoint
-from deeppatch.modular.genetic import Search, _move
+from deeppatch.modular.genetic import Search, _move, first
 from deeppatch.modular.genome import Genome
 from deeppatch.modular.presets import PRESETS, Preset, thresholds
 from deeppatch.runtime import entropy
@@ -90,12 +90,15 @@ def test_what_lives_on_is_not_run_again():
 
 def test_the_first_population_has_the_shares_of_its_preset_and_differs_by_class():
     search = Problem().search()
-    populations = [search._first(number) for number in range(CLASSES)]
+    populations = [
+        first(genome, search.preset, search.sensitive, np.random.default_rng(number))
+        for number, genome in enumerate(search.genomes)
+    ]
     for bits in populations:
-        first, second = np.split(bits, 2, axis=1)
-        assert set(first.sum(1)) <= {6, 8}
-        assert set(second.sum(1)) <= {4, 6}
-        assert first[:, 0].mean() > first[:, -1].mean(), "important groups are likelier"
+        sensitive, tough = np.split(bits, 2, axis=1)
+        assert set(sensitive.sum(1)) <= {6, 8}
+        assert set(tough.sum(1)) <= {4, 6}
+        assert sensitive[:, 0].mean() > sensitive[:, -1].mean(), "important groups are likelier"
     assert not np.array_equal(populations[0], populations[1])
 
 

@@ -19,6 +19,7 @@ from deeppatch.modular.heads import Heads
 from deeppatch.modular.importance import orders
 from deeppatch.modular.masking import EVALUATORS, by_slices
 from deeppatch.modular.presets import PRESETS, thresholds
+from deeppatch.modular.winograd import quickened
 from deeppatch.training import accuracy, fit, predict, two_rates
 
 # masks (classes, kernels) by layer, heads if there are any, and one row for each generation or epoch
@@ -69,6 +70,7 @@ def by_generations(analysis: Analysis) -> Found:
     if options.search_images:
         searched = subset(searched, options.search_images, options.seed, context.source.name)
     x, unseen = analysis.inputs(searched), analysis.inputs(held_out)
+    candidate = quickened(analysis.network) if x.device.type == "cpu" and evaluate is by_slices else analysis.network
 
     def composed(kept: Sequence[Tensor]) -> float:
         scores = by_slices(analysis.network, analysis.layers, kept, unseen).diagonal(dim1=0, dim2=2)
@@ -78,7 +80,7 @@ def by_generations(analysis: Analysis) -> Found:
         strong = accuracy(analysis.network(x).argmax(1), searched.labels)
     search = Search(
         [Genome(orders(analysis.importance, number)) for number in range(analysis.classes)],
-        lambda number, kept: evaluate(analysis.network, analysis.layers, kept, x)[:, :, number],
+        lambda number, kept: evaluate(candidate, analysis.layers, kept, x)[:, :, number],
         composed, searched.labels,
         torch.cat([torch.full((layer.kernels,), float(len(layer.convs))) for layer in analysis.layers]).to(x.device),
         preset, analysis.sensitive if preset.sensitive is None else preset.sensitive,

@@ -70,7 +70,10 @@ class Search:
         and a resumed search goes on as if it had never stopped.
         """
         record, weight = Record(), self.preset.alpha
-        population = [self._first(number) for number in range(len(self.genomes))]
+        population = [
+            first(genome, self.preset, self.sensitive, entropy(self.seed, "first", number))
+            for number, genome in enumerate(self.genomes)
+        ]
         winners: list[int] | None = None
         best = population
         saved = checkpoint.load() if checkpoint else None
@@ -146,20 +149,6 @@ class Search:
         record.evaluated.append(fresh)
         return torch.stack(logits), torch.stack(kernels)
 
-    def _first(self, number: int) -> Bits:
-        """Draw the first population: in every layer a share of the bits, those of important groups more often."""
-        draw = entropy(self.seed, "first", number)
-        parts = []
-        for layer, length in enumerate(self.genomes[number].lengths):
-            ratios = self.preset.ratios if layer in self.sensitive else self.preset.tough_ratios
-            likely = np.exp((length - 1 - np.arange(length)) / 10)
-            part = np.zeros((self.preset.population, length), bool)
-            for row in part:
-                count = int(length * draw.choice(ratios))
-                row[draw.choice(length, count, replace=False, p=likely / likely.sum())] = True
-            parts.append(part)
-        return np.concatenate(parts, 1)
-
     def _bred(self, number: int, ranked: Bits, generation: int) -> Bits:
         """Return the next population: the fittest as they are, best first, then mutated children of the parents."""
         preset, draw = self.preset, entropy(self.seed, "bred", number, generation)
@@ -178,6 +167,20 @@ class Search:
             else:
                 row[places] = drawn
         return np.concatenate([ranked[: preset.kept], bits])
+
+
+def first(genome: Genome, preset: Preset, sensitive: Sequence[int], draw: np.random.Generator) -> Bits:
+    """Draw a first population: in every layer a share of the bits, those of important groups more often."""
+    parts = []
+    for layer, length in enumerate(genome.lengths):
+        ratios = preset.ratios if layer in sensitive else preset.tough_ratios
+        likely = np.exp((length - 1 - np.arange(length)) / 10)
+        part = np.zeros((preset.population, length), bool)
+        for row in part:
+            count = int(length * draw.choice(ratios))
+            row[draw.choice(length, count, replace=False, p=likely / likely.sum())] = True
+        parts.append(part)
+    return np.concatenate(parts, 1)
 
 
 def _move(row: NDArray[np.bool_], places: NDArray[np.int64], lengths: list[int], draw: np.random.Generator) -> None:

@@ -1,0 +1,87 @@
+"""3 by 3 convolutions with fewer multiply-adds, for the many small networks that a search runs on a CPU."""
+
+from __future__ import annotations
+
+import copy
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from deeppatch import surgery
+
+WIDE = 128  # input channels from which the products saved are worth more than the transforms
+
+
+class Transforms(NamedTuple):
+    """Matrices that act on flat tiles: of inputs ((m + 2)^2, square), filters (square, 9), products (m^2, square)."""
+
+    inputs: Tensor
+    filters: Tensor
+    products: Tensor
+
+
+def _transforms(inputs: list[list[float]], filters: list[list[float]], products: list[list[float]]) -> Transforms:
+    return Transforms(*(torch.kron(one, one) for one in map(torch.tensor, (inputs, filters, products))))
+
+
+# F(m x m, 3 x 3) of Lavin and Gray, CVPR 2016, section 4: m x m outputs of each tile of m + 2 by m + 2
+TILES = {
+    2: _transforms(
+        [[1.0, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]],
+        [[1.0, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]],
+        [[1.0, 1, 1, 0], [0, 1, -1, -1]],
+    ),
+    4: _transforms(
+        [[4.0, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0],
+         [0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0], [0, 4, 0, -5, 0, 1]],
+        [[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6],
+         [1 / 24, 1 / 12, 1 / 6], [1 / 24, -1 / 12, 1 / 6], [0, 0, 1]],
+        [[1.0, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]],
+    ),
+}  # fmt: skip
+
+
+class WinogradConv2d(nn.Conv2d):
+    """A 3 by 3 convolution of stride and padding 1 that goes by tiles where it is wide."""
+
+    @classmethod
+    def like(cls, conv: nn.Conv2d) -> WinogradConv2d:
+        """Return one with the parameters of `conv`, which it shares."""
+        found = cls(conv.in_channels, conv.out_channels, 3, padding=1, bias=False, device="meta")
+        found.weight, found.bias = conv.weight, conv.bias
+        return found
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, in, H, W) to (N, out, H, W)."""
+        if self.in_channels < WIDE:
+            return super().forward(x)
+        return by_tiles(x, self.weight, self.bias)
+
+
+def by_tiles(x: Tensor, weight: Tensor, bias: Tensor | None, size: int | None = None) -> Tensor:
+    """Convolve (N, in, H, W) with (out, in, 3, 3) by tiles of `size` outputs, by default those of fewest products."""
+    (samples, channels, height, width), out = x.shape, len(weight)
+    size = size or min(TILES, key=lambda m: -(-height // m) * -(-width // m) * (m + 2) ** 2)
+    tiles, side = TILES[size], size + 2
+    rows, columns = -(-height // size), -(-width // size)
+    filters = tiles.filters.to(x) @ weight.permute(0, 2, 3, 1).reshape(out, 9, channels)
+    margins = (0, 0, 1, 1 + columns * size - width, 1, 1 + rows * size - height)
+    patches = F.pad(x.permute(0, 2, 3, 1), margins).unfold(1, side, size).unfold(2, side, size)
+    flat = tiles.inputs.to(x) @ patches.permute(4, 5, 0, 1, 2, 3).reshape(side * side, -1)
+    products = torch.bmm(flat.view(side * side, -1, channels), filters.permute(1, 2, 0))
+    found = (tiles.products.to(x) @ products.flatten(1)).view(size, size, samples, rows, columns, out)
+    found = found.permute(2, 3, 0, 4, 1, 5).reshape(samples, rows * size, columns * size, out)
+    found = found[:, :height, :width]
+    return (found if bias is None else found + bias).permute(0, 3, 1, 2)
+
+
+def quickened(network: nn.Module) -> nn.Module:
+    """Return a copy of a network whose 3 by 3 convolutions of stride and padding 1 run by tiles where they are wide."""
+    found = copy.deepcopy(network)
+    for name, conv in surgery.convolutions(found).items():
+        shape = (conv.kernel_size, conv.stride, conv.padding, conv.dilation)
+        if type(conv) is nn.Conv2d and conv.padding_mode == "zeros" and shape == ((3, 3), (1, 1), (1, 1), (1, 1)):
+            surgery.swap(found, name, WinogradConv2d.like(conv))
+    return found

@@ -1,0 +1,45 @@
+"""Convolutions by tiles answer as convolutions do, and modules by them as modules do."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from deeppatch.modular.layers import find
+from deeppatch.modular.masking import by_masks, by_slices
+from deeppatch.modular.winograd import WIDE, WinogradConv2d, by_tiles, quickened
+from deeppatch.zoo.architectures import ARCHITECTURES
+
+
+@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 2), (4, 4), (8, 8), (7, 5), (3, 9)])
+def test_tiles_of_either_size_give_the_convolution_at_every_height_and_width(size, height, width):
+    x, weight, bias = torch.randn(3, 20, height, width), torch.randn(7, 20, 3, 3), torch.randn(7)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        found = by_tiles(x.contiguous(memory_format=layout), weight.contiguous(memory_format=layout), bias, size)
+        torch.testing.assert_close(found, F.conv2d(x, weight, bias, padding=1), atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(by_tiles(x, weight, None), F.conv2d(x, weight, padding=1), atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["simcnn_x0_25", "rescnn_x0_25", "resnet20"])
+def test_modules_of_a_quickened_network_answer_as_with_masks(name, monkeypatch):
+    monkeypatch.setattr("deeppatch.modular.winograd.WIDE", 8)
+    network = ARCHITECTURES[name](10).eval().to(memory_format=torch.channels_last)
+    x = torch.randn(4, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    layers = find(network, x[:2])
+    masks = [torch.rand(3, layer.kernels) < 0.7 for layer in layers]
+    quick = quickened(network)
+    assert any(isinstance(module, WinogradConv2d) for module in quick.modules())
+    assert not any(isinstance(module, WinogradConv2d) for module in network.modules())
+    torch.testing.assert_close(by_slices(quick, layers, masks, x), by_masks(network, layers, masks, x), atol=1e-4,
+                               rtol=1e-3)  # fmt: skip
+
+
+def test_narrow_convolutions_run_as_they_are_and_others_are_left_alone():
+    conv = nn.Conv2d(WIDE - 1, 5, 3, padding=1)
+    x = torch.randn(2, WIDE - 1, 4, 4)
+    assert torch.equal(WinogradConv2d.like(conv)(x), conv(x))
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, 2, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 5, 1, 1),
+                            nn.Conv2d(4, 4, 3, 1, 1, 2), nn.Conv2d(4, 4, 3, padding=1, groups=2),
+                            nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"))  # fmt: skip
+    assert not any(isinstance(module, WinogradConv2d) for module in quickened(network).modules())
