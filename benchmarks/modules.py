@@ -109,7 +109,7 @@ def main() -> None:
     together = {"plain": plain_composing(options, kernels.cpu(), logits, labels)}
     together["ours"] = min(composing(kernels, logits.to(device), labels.to(device), device) for _ in range(3))
     table = pd.DataFrame({"side": NAMES})
-    fresh = CLASSES * (options.population - PRESET.kept)
+    fresh = CLASSES * (options.population - replace(PRESET, population=options.population).kept)
     count = {"plain": CLASSES * options.population, "ours": fresh}  # elites are not run again
     table["candidates_a_second"] = [1 / statistics.median(times[name]) for name in NAMES]
     table["composing_seconds_a_generation"] = [together[name] for name in NAMES]
