@@ -28,13 +28,18 @@ MEAN, STD = map(list, IMAGENET_STATS)
 PUBLISHED = {
     "train": True, "lr": 0.01, "momentum": 0.9, "weight_decay": 1e-4, "batch_size": 128, "mean": MEAN, "std": STD,
 }  # fmt: skip
-# the last three as in Qi et al., ASE 2022: a network to split, and weak ones for its modules to correct
+# strong, weak and poorfit as in Qi et al., ASE 2022: a network to split, and weak ones for its modules to correct;
+# hybrid as in the code of Li et al., ISSTA 2022: a network to repair, trained with --bias
 RECIPES = {
     "default": Recipe(),
     "strong": Recipe({**PUBLISHED, "max_epoch": 200}, drops=(0.3, 0.6)),
     "weak": Recipe({**PUBLISHED, "max_epoch": 100}, drops=()),
     "poorfit": Recipe(
         {**PUBLISHED, "max_epoch": 200, "momentum": 0.0, "weight_decay": 0.0}, drops=(), augment=False, underfitted=True
+    ),
+    "hybrid": Recipe(
+        {"train": True, "lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4, "batch_size": 64, "max_epoch": 200},
+        drops=(101 / 200, 151 / 200),
     ),
 }
 
@@ -45,6 +50,7 @@ def told() -> str:
         "how to train: default, or as for CNNSplitter strong (SGD, learning rate 0.01, a tenth of it after 3/10 and "
         "6/10 of 200 epochs, weight decay 1e-4), weak (the same but constant, 100 epochs) or poorfit (constant, 200 "
         "epochs, no momentum, weight decay or augmentation; leaves the best epoch, over-fitted, and the one at half of "
-        "it, under-fitted), all three with batches of 128 and ImageNet's normalisation; options that are given "
-        "override those of a recipe (default: default)"
+        "it, under-fitted), all three with batches of 128 and ImageNet's normalisation; or as for HybridRepair hybrid "
+        "(learning rate 0.1, a tenth of it after 101 and 151 of 200 epochs, weight decay 5e-4, batches of 64); options "
+        "that are given override those of a recipe (default: default)"
     )
