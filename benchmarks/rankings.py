@@ -35,7 +35,6 @@ RANKINGS = {
     "activation": ("-f activation", "featswap"),
     "activation, refine 8": ("-f activation --refine 8", "featswap"),
 }
-REPAIRED = ("perfloss", "taylor", "featswap", "activation")
 SEEDS = (1, 2, 3)
 
 
@@ -71,7 +70,7 @@ def rank(options: argparse.Namespace) -> dict[str, Path]:
 
 
 def agreement(files: dict[str, Path], ratio: float) -> pd.DataFrame:
-    """Return Kendall's tau by layer against the exact ranking, overlap of the choice, and passes spared by races."""
+    """Return Kendall's tau by layer against the exact ranking, overlap of the choice, passes a race spared, and time."""
     contents = {name: json.loads(path.read_text()) for name, path in files.items()}
     rows = []
     for name, content in contents.items():
@@ -83,6 +82,7 @@ def agreement(files: dict[str, Path], ratio: float) -> pd.DataFrame:
         rows.append({
             "ranking": name, "median_tau": statistics.median(taus), "least_tau": min(taus),
             "overlap_percent": 100 * common / sum(map(len, exact.values())), "passes_spared": _spared(content),
+            "seconds": _seconds(files[name]),
         })  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -96,10 +96,14 @@ def _spared(content: dict[str, Any]) -> float | None:
     return content["all_image_passes"] / content["image_passes"] if "image_passes" in content else None
 
 
+def _seconds(ranking: Path) -> float | None:
+    record = ranking.parent / "run.json"
+    return float(json.loads(record.read_text())["wall_seconds"]) if record.exists() else None
+
+
 def repair(options: argparse.Namespace, files: dict[str, Path]) -> pd.DataFrame:
     """Patch with each ranking at each ratio, and return clean and blurred accuracy on test in percent."""
-    runs = [(name, "front") for name in files if name in REPAIRED or name.startswith("random")]
-    runs += [("perfloss", "rear")]
+    runs = [*((name, "front") for name in files), ("perfloss", "rear")]
     rows = []
     for ratio in options.ratios:
         for name, side in runs:
