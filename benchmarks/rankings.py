@@ -70,7 +70,7 @@ def rank(options: argparse.Namespace) -> dict[str, Path]:
 
 
 def agreement(files: dict[str, Path], ratio: float) -> pd.DataFrame:
-    """Return Kendall's tau by layer against the exact ranking, overlap of the choice, passes a race spared, and time."""
+    """Return Kendall's tau by layer against the exact ranking, overlap of the choice, passes spared, and time."""
     contents = {name: json.loads(path.read_text()) for name, path in files.items()}
     rows = []
     for name, content in contents.items():
