@@ -46,7 +46,7 @@ def report(analysis: Analysis, modules: Modules, history: pd.DataFrame, seconds:
 
     title = f"{context.options.model} on {context.source.name}"
     parts = torch.stack([mask.float().mean(1) for mask in masks], 1).tolist()
-    stage.write("kept.png", module_plots.kept(parts, [layer.name for layer in layers], names, title))
+    stage.write("kept.png", module_plots.kept(parts, [layer.short_name for layer in layers], names, title))
     title_shared = f"kernels that two modules share: {title}, mean dissimilarity {100 * mean_unlike:.1f} %"
     stage.write("overlap.png", module_plots.overlap((1 - unlike).tolist(), names, title_shared))
     val = views.clean(context.splits.val, context.options.batch_size)

@@ -46,6 +46,11 @@ class Layer:
         """The names of its convolutions, joined by +."""
         return "+".join(self.convs)
 
+    @property
+    def short_name(self) -> str:
+        """The name of its first convolution, and how many are tied to it: for plots."""
+        return self.convs[0] + (f" + {len(self.convs) - 1} tied" if len(self.convs) > 1 else "")
+
 
 class _Space:
     """The channels of some values; spaces whose values are added become one."""
