@@ -85,7 +85,7 @@ def main() -> None:
     loader = DataLoader(Decoded(pixels), 128, num_workers=2)
     x = torch.cat(list(loader)).to(device, memory_format=torch.channels_last)
     layers = find(network, x[:2])
-    quick = quickened(network) if device.type == "cpu" else network
+    quick = quickened(network)
     kernels = population(layers, options.population).to(device)
     parts = kernels.flatten(0, 1).split([layer.kernels for layer in layers], 1)
 

@@ -70,7 +70,7 @@ def by_generations(analysis: Analysis) -> Found:
     if options.search_images:
         searched = subset(searched, options.search_images, options.seed, context.source.name)
     x, unseen = analysis.inputs(searched), analysis.inputs(held_out)
-    candidate = quickened(analysis.network) if x.device.type == "cpu" and evaluate is by_slices else analysis.network
+    candidate = quickened(analysis.network) if evaluate is by_slices else analysis.network
 
     def composed(kept: Sequence[Tensor]) -> float:
         scores = by_slices(analysis.network, analysis.layers, kept, unseen).diagonal(dim1=0, dim2=2)

@@ -78,7 +78,9 @@ def by_tiles(x: Tensor, weight: Tensor, bias: Tensor | None, size: int | None = 
 
 
 def quickened(network: nn.Module) -> nn.Module:
-    """Return a copy of a network whose 3 by 3 convolutions of stride and padding 1 run by tiles where they are wide."""
+    """Return a copy whose 3 by 3 convolutions run by tiles where they are wide; off the CPU, the network itself."""
+    if any(each.device.type != "cpu" for each in network.parameters()):
+        return network
     found = copy.deepcopy(network)
     for name, conv in surgery.convolutions(found).items():
         shape = (conv.kernel_size, conv.stride, conv.padding, conv.dilation)
