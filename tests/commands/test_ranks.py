@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import shutil
 import signal
@@ -43,15 +44,19 @@ def rank_of(launcher: subprocess.Popen[str], number: int) -> int:
     raise LookupError(number)
 
 
-@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc to tell the ranks apart")
-def test_a_killed_rank_ends_the_run_and_it_goes_on_to_what_one_process_trains(pretrained, chain, tmp_path):
-    launcher = torchrun(pretrained, LINE)
-    checkpoint = pretrained.root / STAGE / "checkpoint.pt"
+def killed_at(launcher: subprocess.Popen[str], checkpoint: Path) -> None:
+    """Wait until a checkpoint is there, and kill rank 1."""
     end = time.monotonic() + 100
     while not checkpoint.exists() and launcher.poll() is None and time.monotonic() < end:
         time.sleep(0.002)
     assert checkpoint.exists(), launcher.kill() or launcher.communicate()
     os.kill(rank_of(launcher, 1), signal.SIGKILL)
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc to tell the ranks apart")
+def test_a_killed_rank_ends_the_run_and_it_goes_on_to_what_one_process_trains(pretrained, chain, tmp_path):
+    launcher = torchrun(pretrained, LINE)
+    killed_at(launcher, pretrained.root / STAGE / "checkpoint.pt")
     out, err = launcher.communicate(timeout=120)
     assert launcher.returncode != 0
     said = [line for line in err.splitlines() if line.startswith("error: ")]
@@ -86,13 +91,35 @@ def test_a_killed_rank_ends_the_run_and_it_goes_on_to_what_one_process_trains(pr
         assert bench.json(f"{STAGE}/metrics.json")["best_epoch"] == whole.json(f"{STAGE}/metrics.json")["best_epoch"]
 
 
-def test_two_ranks_rank_as_one_process(pretrained, chain):
-    launcher = torchrun(pretrained, "select -f perfloss -b 36")
+@pytest.mark.parametrize("line", ["-f featswap", "-f perfloss --race 0.2"])
+def test_two_ranks_rank_as_one_process(pretrained, chain, tmp_path, line):
+    launcher = torchrun(pretrained, f"select {line}")
     out, err = launcher.communicate(timeout=300)
     assert launcher.returncode == 0, err
     assert out.count("ranked; written to") == 1
-    assert pretrained.hashes("assess-perfloss") == chain.hashes("assess-perfloss")
-    assert pretrained.files("assess-perfloss") == chain.files("assess-perfloss")
+    one = chain.copy(tmp_path / "one", "pretrain")
+    one.ran(f"select {line}")
+    assert pretrained.hashes() == one.hashes()
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc to tell the ranks apart")
+def test_a_ranking_whose_rank_is_killed_goes_on_to_the_same_bytes(pretrained, chain):
+    stage, line = "assess-perfloss", "select -f perfloss -b 36"
+    launcher = torchrun(pretrained, line)
+    killed_at(launcher, pretrained.root / stage / "checkpoint.pt")
+    _out, err = launcher.communicate(timeout=120)
+    assert launcher.returncode != 0
+    assert err.count("error: a process of this run has ended; finished work is kept, go on with: ") == 1
+    assert pretrained.files(stage) == {"checkpoint.pt"}
+    content = (pretrained.root / stage / "checkpoint.pt").read_bytes()[32:]  # behind its digest
+    state = torch.load(io.BytesIO(content), weights_only=True)["state"]
+    assert any(state["right_now"].values()), "what was found in the middle of a batch is kept"
+
+    launcher = torchrun(pretrained, f"{line} -r")
+    _out, err = launcher.communicate(timeout=300)
+    assert launcher.returncode == 0, err
+    assert pretrained.hashes(stage) == chain.hashes(stage)
+    assert pretrained.files(stage) == chain.files(stage)
 
 
 @pytest.fixture

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from typing import Any, TypeVar
 
 import torch
@@ -16,6 +17,7 @@ from deeppatch.blame.graph import Graph
 from deeppatch.surgery import captured, convolutions, hooked
 
 Value = TypeVar("Value")
+ROUND = 8  # filters that each of several ranks asks of before they put together what they found
 
 
 @dataclass(frozen=True)
@@ -99,28 +101,24 @@ def answer(
     """Complete the rows `found` of each layer with what `ask` finds of its filters, which must be on the CPU.
 
     `keep` is called after each filter, `tick` with its layer. Several ranks share the filters out by `costs` (of one in
-    each layer; default: all the same), and keep what they found together.
+    each layer; default: all the same), a few at a time, and keep what they found together.
     """
     for name in filters:
         found.setdefault(name, [])
-    left = {name: channels[len(found[name]) :] for name, channels in filters.items()}
-    if runtime.ranks() == 1:
-        for name, channels in left.items():
+    left = [(name, channel) for name, channels in filters.items() for channel in channels[len(found[name]) :]]
+    size = 1 if runtime.ranks() == 1 else ROUND * runtime.ranks()
+    for part in (left[start : start + size] for start in range(0, len(left), size)):
+        shared = {name: [channel for layer, channel in part if layer == name] for name, _ in part}
+        mine = runtime.share_out(shared, costs or dict.fromkeys(shared, 1), runtime.ranks())[runtime.rank()]
+        asked = {}
+        for name, channels in mine.items():
             for channel in channels:
-                found[name].append(ask(name, channel))
-                keep()
+                asked[name, channel] = ask(name, channel)
                 tick(name)
-        return
-    mine = runtime.share_out(left, costs or dict.fromkeys(left, 1), runtime.ranks())[runtime.rank()]
-    asked = {}
-    for name, channels in mine.items():
-        for channel in channels:
-            asked[name, channel] = ask(name, channel)
-            tick(name)
-    answers = {place: value for part in runtime.gather(asked) for place, value in part.items()}
-    for name, channels in left.items():
-        found[name].extend(answers[name, channel] for channel in channels)
-    keep()
+        answers = {place: value for each in runtime.gather(asked) for place, value in each.items()}
+        for name, channel in part:
+            found[name].append(answers[name, channel])
+        keep()
 
 
 def in_graph(graph: Graph, *, swap: bool, dtype: torch.dtype = torch.float32) -> Ablation:
@@ -154,6 +152,16 @@ def _convolved(graph: Graph, images: Tensor) -> dict[fx.Node, Tensor]:
     return {node: values[node] for node in graph.convs.values()}
 
 
+def bytes_an_image(network: nn.Module, example: Tensor) -> int:
+    """Return the bytes that the outputs of all modules take, for one of the images (N, C, H, W)."""
+    found = []
+    with ExitStack() as stack, torch.no_grad():
+        for module in (each for each in network.modules() if not list(each.children())):
+            stack.enter_context(hooked(module, lambda _module, _inputs, output: found.append(output.nbytes)))
+        network.eval()(example)
+    return sum(found) // len(example)
+
+
 def by_hooks(network: nn.Module, *, swap: bool, amp: bool = False) -> Ablation:
     """Return the plain form, for networks that cannot be traced: a whole pass for each filter."""
     layers = convolutions(network)
@@ -163,7 +171,7 @@ def by_hooks(network: nn.Module, *, swap: bool, amp: bool = False) -> Ablation:
         with runtime.autocast(images.device, amp):
             return network(images)
 
-    @cache
+    @lru_cache(maxsize=1)  # the maps of one layer at a time
     def clean_maps(name: str, images: Tensor) -> Tensor:
         with captured(layers[name]) as outputs:
             logits(images)
