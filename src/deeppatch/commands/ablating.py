@@ -12,7 +12,17 @@ import torch
 
 from deeppatch import runtime
 from deeppatch.artifacts import state_digest
-from deeppatch.blame.ablation import Ablation, Counts, Filters, Sample, Scores, by_hooks, count, in_graph
+from deeppatch.blame.ablation import (
+    Ablation,
+    Counts,
+    Filters,
+    Sample,
+    Scores,
+    by_hooks,
+    bytes_an_image,
+    count,
+    in_graph,
+)
 from deeppatch.blame.graph import Graph, Untraceable
 from deeppatch.commands.context import Context
 from deeppatch.commands.methods import Scoring
@@ -36,7 +46,7 @@ def exact(context: Context, model: Classifier, method: Scoring, filters: Filters
     options = context.options
     filters = filters or {name: range(conv.out_channels) for name, conv in convolutions(model.network).items()}
     machine = engine(context, model, method)
-    size = batch_size(context, machine)
+    size = batch_size(context, machine.bytes_an_image)
     view = degraded_view(context, size, swap=method.swap)
     checkpoint = context.checkpoint(base=state_digest(model.state_dict()))
     counts = Counts(**(runtime.from_first(checkpoint.load) or {}))
@@ -63,18 +73,19 @@ def engine(context: Context, model: Classifier, method: Scoring) -> Engine:
         graph = Graph(network, example)
     except Untraceable as error:
         info(f"{context.options.model} cannot be run as a graph: {error}; every filter takes a whole pass")
-        return Engine(by_hooks(network, swap=method.swap, amp=amp), dict.fromkeys(convolutions(network), 1), 1)
-    costs, size = graph.costs(), graph.bytes_an_image(example)
+        plain = by_hooks(network, swap=method.swap, amp=amp)
+        return Engine(plain, dict.fromkeys(convolutions(network), 1), bytes_an_image(network, example))
+    size = graph.bytes_an_image(example) * (2 if method.swap else 1)  # the clean version's maps too
     if amp and not runtime.has_bfloat16(context.device):
         info("--amp: this processor has no bfloat16 arithmetic and is faster in float32, which it ranks in")
         amp = False
     dtype = torch.bfloat16 if amp else torch.float32
-    return Engine(in_graph(graph, swap=method.swap, dtype=dtype), costs, size)
+    return Engine(in_graph(graph, swap=method.swap, dtype=dtype), graph.costs(), size)
 
 
-def batch_size(context: Context, machine: Engine) -> int:
+def batch_size(context: Context, bytes_an_image: int) -> int:
     """Return how many images are ranked on at a time: --batch_size, or fewer where --mem does not hold their maps."""
-    return max(1, min(context.options.batch_size, context.options.mem * 2**20 // machine.bytes_an_image))
+    return max(1, min(context.options.batch_size, context.options.mem * 2**20 // bytes_an_image))
 
 
 def degraded_view(context: Context, size: int, *, swap: bool) -> View:

@@ -32,7 +32,7 @@ def raced(context: Context, model: Classifier, method: Scoring) -> tuple[Ranking
     widths = {name: conv.out_channels for name, conv in convolutions(model.network).items()}
     race = racing.begin(widths, {name: cut(width, ratio, options.susp_side) for name, width in widths.items()})
     machine = engine(context, model, method)
-    view = degraded_view(context, batch_size(context, machine), swap=method.swap)
+    view = degraded_view(context, batch_size(context, machine.bytes_an_image), swap=method.swap)
     size = min(view.batch_size, -(-len(view.index) // PARTS))
     view = dataclasses.replace(ordered(view, margins(model, view).argsort(stable=True)), batch_size=size)
     checkpoint = context.checkpoint(base=state_digest(model.state_dict()))

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from deeppatch import options as command_line
 from deeppatch import runtime
+from deeppatch.blame.ablation import bytes_an_image
 from deeppatch.blame.ranking import Ranking, nearest_cut, rank, refine
-from deeppatch.commands.ablating import degraded_view, exact, samples
+from deeppatch.commands.ablating import batch_size, degraded_view, exact, samples
 from deeppatch.commands.context import Context
 from deeppatch.commands.methods import ESTIMATES
 from deeppatch.progress import counting
 from deeppatch.zoo.classifier import Classifier
+
+KEPT = 3  # times an estimate holds a map: with its gradient, or in both versions, and a copy
 
 
 def estimated(context: Context, model: Classifier) -> Ranking:
     """Rank all filters in one pass over val."""
     name = context.options.fs_method
     score, _, against = ESTIMATES[name]
-    view = degraded_view(context, context.options.batch_size, swap=against.swap)
+    taken = KEPT * bytes_an_image(model.network, model.normalize(context.example))
+    view = degraded_view(context, batch_size(context, taken), swap=against.swap)
     with counting(len(view), name) as tick:
         # one pass over val is not worth sharing; rank 0 makes it for all
         scores = runtime.from_first(lambda: score(model.network, samples(model, view, swap=against.swap), tick))
