@@ -16,7 +16,6 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from deeppatch.artifacts import tensors_from_bytes, tensors_to_bytes
 from deeppatch.errors import DataProblem, StaleArtifact, WrongWeights
@@ -46,7 +45,8 @@ def pooled_statistics(maps: Maps) -> Tensor:
     """
     columns = []
     for version in (maps.original.float(), maps.replaced.float()):
-        columns += [F.relu(version).mean((2, 3)), _deviation(version, (2, 3)), version.abs().mean((2, 3))]
+        size = torch.linalg.vector_norm(version, 1, (2, 3)) / version[0, 0].numel()
+        columns += [(version.mean((2, 3)) + size) / 2, _deviation(version, (2, 3)), size]  # relu is (x + |x|) / 2
     pixels = maps.pixels
     laplacian = pixels[:, :, :-2, 1:-1] + pixels[:, :, 2:, 1:-1]
     laplacian += pixels[:, :, 1:-1, :-2]
