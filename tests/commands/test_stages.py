@@ -460,3 +460,16 @@ def accuracy_of(model, images: sources.Images, blur: Blur, level: int, batch_siz
     pixels = blur(views.to_float(images.pixels), level)
     predictions = torch.cat([model(part).argmax(1) for part in pixels.split(batch_size)])
     return 100 * (predictions == images.labels).double().mean().item()
+
+
+@pytest.mark.parametrize("kind", ["-c finetune", "-c patch --crt_type replace", "-c patch --crt_type crtunit"])
+def test_corrections_in_bfloat16_are_near_those_in_float32(chain, tmp_path, kind):
+    losses = []
+    for amp in ("", "--amp"):
+        bench = chain.copy(tmp_path / f"bench{amp}", "pretrain", "assess-perfloss")
+        bench.ran(f"correct {kind} --crt_epoch 2 --lr 0.02 {amp}")
+        (history,) = bench.root.glob("correct-*/history.csv")
+        losses.append(pd.read_csv(history)["loss"])
+    plain, rough = losses
+    assert (plain != rough).all()
+    assert rough.tolist() == pytest.approx(plain.tolist(), rel=0.1)
