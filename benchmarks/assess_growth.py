@@ -54,7 +54,7 @@ def measure(network: nn.Module, images: torch.Tensor, filters: int, rounds: int)
 
 
 def main() -> None:
-    """Print a table, and write it as CSV where --output says so."""
+    """Print a table, and write it as CSV."""
     parser = machine.parser(__doc__ or "")
     parser.add_argument("--filters", type=int, default=4, help="filters of each layer (default: 4)")
     parser.add_argument("--rounds", type=int, default=3, help="medians of so many (default: 3)")

@@ -17,7 +17,7 @@ BATCHES = (1, 64, 256)
 
 
 def main() -> None:
-    """Print a table, and write it as CSV where --output says so."""
+    """Print a table, and write it as CSV."""
     parser = machine.parser(__doc__ or "")
     options = parser.parse_args()
     device = machine.prepared(options.device)

@@ -1,7 +1,7 @@
 """Time what HybridRepair does most: AugMix views, BADGE's choice, and one whole selection, against the usual ways.
 
-python benchmarks/hybrid_views.py [-m mobilenet] [--images 256] [--pool 2000] [--rounds 5] [--device cpu|cuda]
-                                  [--output hybrid.csv]
+python benchmarks/hybrid_views.py [-m mobilenet] [--images 256] [--pool 2000] [--whole 35000] [--rounds 5]
+                                  [--device cpu|cuda] [--output hybrid.csv]
 
 Views: whole batches as tensors against torchvision's AugMix, image by image in the worker processes of a DataLoader,
 one for each thread. BADGE: distances by products against gradients written out, on random predictions and features of
@@ -112,13 +112,13 @@ def time_badge(options: argparse.Namespace, device: torch.device, width: int) ->
 
 def time_selection(options: argparse.Namespace, device: torch.device, model: Classifier) -> list[dict[str, Any]]:
     """Choose one in a hundred of a pool by HybridRepair, and time the parts."""
-    draw = torch.Generator().manual_seed(1)
+    draw, count = torch.Generator().manual_seed(1), options.whole or options.pool
     pool, train = (
-        torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=draw).to(device)
-        for count in (options.pool, options.pool // 3)
+        torch.randint(0, 256, (number, 3, 32, 32), dtype=torch.uint8, generator=draw).to(device)
+        for number in (count, count // 3)
     )
     evidence = Evidence(model, pool, train, 1, options.views)
-    budget, truth = max(1, options.pool // 100), torch.zeros(options.pool, dtype=torch.long, device=device)
+    budget, truth = max(1, count // 100), torch.zeros(count, dtype=torch.long, device=device)
     parts: dict[str, Callable[[], object]] = {
         "pool and training images once": lambda: (evidence.look, evidence.train_look),
         "views": lambda: evidence.smoothness,
@@ -126,19 +126,20 @@ def time_selection(options: argparse.Namespace, device: torch.device, model: Cla
         "all of it, once more but for the passes": lambda: METHODS["hybrid"](evidence, Oracle(truth, budget), budget),
     }
     return [
-        {"part": f"hybrid: {name}", "seconds": runtime.seconds(call, device), "note": f"{options.pool} images"}
+        {"part": f"hybrid: {name}", "seconds": runtime.seconds(call, device), "note": f"{count} images"}
         for name, call in parts.items()
     ]
 
 
 @torch.no_grad()
 def main() -> None:
-    """Print a table, and write it as CSV where --output says so."""
+    """Print a table, and write it as CSV."""
     parser = machine.parser(__doc__ or "")
     parser.add_argument("-m", "--model", choices=sorted(ARCHITECTURES), default="mobilenet")
     parser.add_argument("--images", type=int, default=256, metavar="N", help="images to make views of (default: 256)")
     parser.add_argument("--views", type=int, default=8, metavar="N", help="views of each (default: 8)")
     parser.add_argument("--pool", type=int, default=2000, metavar="N", help="images to choose from (default: 2000)")
+    parser.add_argument("--whole", type=int, metavar="N", help="images of the whole selection (default: as --pool)")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="turns of each (default: 5)")
     options = parser.parse_args()
     device = machine.prepared(options.device)

@@ -17,8 +17,9 @@ from deeppatch import runtime  # noqa: E402
 def parser(doc: str) -> argparse.ArgumentParser:
     """Return a parser that knows --device and --output; `doc` is the benchmark's docstring."""
     found = argparse.ArgumentParser(description=doc.splitlines()[0])
+    table = Path("output", "benchmarks", f"{Path(sys.argv[0]).stem}.csv")
     found.add_argument("--device", choices=["cpu", "cuda"], default=runtime.default_device())
-    found.add_argument("--output", type=Path, metavar="FILE", help="CSV (default: none)")
+    found.add_argument("--output", type=Path, metavar="FILE", default=table, help=f"CSV (default: {table})")
     return found
 
 
@@ -36,10 +37,16 @@ def heading(device: torch.device) -> str:
 
 
 def write(frame: pd.DataFrame, options: argparse.Namespace, device: torch.device) -> None:
-    """Write a table as CSV where --output says so, with the options and the machine in columns called run_..."""
-    if options.output:
-        facts = {name: value for name, value in vars(options).items() if name != "output"} | runtime.describe(device)
-        frame.assign(**{f"run_{name}": value for name, value in facts.items()}).to_csv(options.output, index=False)
+    """Write a table as CSV to --output, with the options and the machine in columns called run_..."""
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    signed(frame, options, device).to_csv(options.output, index=False)
+    print(f"written to {options.output}")
+
+
+def signed(frame: pd.DataFrame, options: argparse.Namespace, device: torch.device) -> pd.DataFrame:
+    """Return a table with the options and the machine in columns called run_..."""
+    facts = {name: value for name, value in vars(options).items() if name != "output"} | runtime.describe(device)
+    return frame.assign(**{f"run_{name}": str(value) for name, value in facts.items()})
 
 
 def peak(device: torch.device) -> float:

@@ -10,17 +10,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import machine  # noqa: F401  puts the package on the path
+import machine
 import pandas as pd
 from scipy.stats import kendalltau
 
+from deeppatch import runtime
 from deeppatch.blame.ranking import Ranking, choose, random_ranking
 from deeppatch.commands import guarded
+
+Keep = Callable[[str, pd.DataFrame], None]
 
 # name of a ranking, options of assess, the exact one that it stands for
 RANKINGS = {
@@ -69,22 +72,35 @@ def rank(options: argparse.Namespace) -> dict[str, Path]:
     return files
 
 
+def taus(files: dict[str, Path]) -> pd.DataFrame:
+    """Return Kendall's tau of each layer, one a row, against the exact ranking, a column for each ranking."""
+    rankings = {name: Ranking.from_json(json.loads(path.read_text())) for name, path in files.items()}
+    exact = {name: rankings[_exact(name)] for name in rankings}
+    return pd.DataFrame({
+        name: {layer: _tau(order, exact[name].order[layer]) for layer, order in ranking.order.items()}
+        for name, ranking in rankings.items()
+    }).rename_axis("layer").reset_index()  # fmt: skip
+
+
 def agreement(files: dict[str, Path], ratio: float) -> pd.DataFrame:
-    """Return Kendall's tau by layer against the exact ranking, overlap of the choice, passes spared, and time."""
+    """Return how far rankings agree with the exact one, in tau and in what is chosen, passes spared, and time."""
+    layers = taus(files)
     contents = {name: json.loads(path.read_text()) for name, path in files.items()}
     rows = []
     for name, content in contents.items():
-        against = Ranking.from_json(contents[RANKINGS.get(name, ("", "perfloss"))[1]])
-        ranking = Ranking.from_json(content)
-        taus = [_tau(ranking.order[layer], order) for layer, order in against.order.items()]
-        chosen, exact = (choose(r, ratio, "front", 0) for r in (ranking, against))
+        rankings = (Ranking.from_json(each) for each in (content, contents[_exact(name)]))
+        chosen, exact = (choose(ranking, ratio, "front", 0) for ranking in rankings)
         common = sum(len(set(channels) & set(chosen[layer])) for layer, channels in exact.items())
         rows.append({
-            "ranking": name, "median_tau": statistics.median(taus), "least_tau": min(taus),
+            "ranking": name, "median_tau": layers[name].median(), "least_tau": layers[name].min(),
             "overlap_percent": 100 * common / sum(map(len, exact.values())), "passes_spared": _spared(content),
             "seconds": _seconds(files[name]),
         })  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def _exact(name: str) -> str:
+    return RANKINGS.get(name, ("", "perfloss"))[1]
 
 
 def _tau(order: list[int], other: list[int]) -> float:
@@ -101,7 +117,7 @@ def _seconds(ranking: Path) -> float | None:
     return float(json.loads(record.read_text())["wall_seconds"]) if record.exists() else None
 
 
-def repair(options: argparse.Namespace, files: dict[str, Path]) -> pd.DataFrame:
+def repair(options: argparse.Namespace, files: dict[str, Path], keep: Keep) -> pd.DataFrame:
     """Patch with each ranking at each ratio, and return clean and blurred accuracy on test in percent."""
     runs = [*((name, "front") for name in files), ("perfloss", "rear")]
     rows = []
@@ -113,7 +129,7 @@ def repair(options: argparse.Namespace, files: dict[str, Path]) -> pd.DataFrame:
             place = stage("eval", options, folder, "--state", "corrected", *words)
             measured = json.loads(newest(place, "eval-*/metrics.json").read_text())
             rows.append({"ranking": f"{name}, {side}", "ratio": ratio, **accuracies(measured)})
-            pd.DataFrame(rows).to_csv(options.output_dir / "repaired.csv", index=False)
+            keep("repaired", pd.DataFrame(rows))
     return pd.DataFrame(rows)
 
 
@@ -139,10 +155,16 @@ def main() -> None:
     options = parser.parse_args()
     options.output_dir.mkdir(parents=True, exist_ok=True)
     files = rank(options)
+    device = machine.prepared(runtime.default_device())
+
+    def keep(name: str, frame: pd.DataFrame) -> None:
+        machine.signed(frame, options, device).to_csv(options.output_dir / f"{name}.csv", index=False)
+
+    keep("agreement-layers", taus(files))
     found = agreement(files, 0.25)
-    found.to_csv(options.output_dir / "agreement.csv", index=False)
+    keep("agreement", found)
     print(found.to_string(index=False, float_format="%.3g"))
-    repaired = repair(options, files)
+    repaired = repair(options, files, keep)
     print(repaired.pivot(index="ranking", columns="ratio", values="blurred").to_string(float_format="%.2f"))
 
 

@@ -85,7 +85,7 @@ def multiply_adds(model: nn.Module, pixels: Tensor) -> int:
 
 @torch.no_grad()
 def main() -> None:
-    """Print a table, and write it as CSV where --output says so."""
+    """Print a table, and write it as CSV."""
     parser = machine.parser(__doc__ or "")
     parser.add_argument("-m", "--model", choices=sorted(ARCHITECTURES), default="resnet32a")
     parser.add_argument("--ratio", type=float, default=0.25, metavar="R", help="share of filters (default: 0.25)")

@@ -34,7 +34,7 @@ METHODS = ("finetune", "replace", "crtunit")
 
 
 def main() -> None:
-    """Print a table, and write it as CSV where --output says so."""
+    """Print a table, and write it as CSV."""
     options = parse()
     device = machine.prepared(options.device)
     draw = runtime.generator(2021, "benchmark")

@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from safetensors.torch import save_file
+
+from deeppatch.zoo.architectures import ARCHITECTURES
+from deeppatch.zoo.classifier import Classifier
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -22,6 +26,17 @@ def timed(command: str, table: Path) -> pd.DataFrame:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return pd.read_csv(table)
+
+
+def test_assess_times_every_way_and_with_weights_a_race(tmp_path):
+    model = Classifier(ARCHITECTURES["resnet8"](10), [0.5] * 3, [0.25] * 3)
+    save_file(model.state_dict(), tmp_path / "weights.safetensors")
+    command = f"benchmarks/assess.py -m resnet8 -d digits --weights {tmp_path}/weights.safetensors --device cpu"
+    table = timed(f"{command} --images 8 --loaded 8 --raced 20 --sweeps 1", tmp_path / "times.csv").set_index("way")
+    assert len(table) == 8
+    assert table.index[-1] == "ours, racing 0.1, 120 images"
+    assert (table.us_a_filter_and_image > 0).all()
+    assert table.times_in_memory["in-memory loop, whole pass"] == 1
 
 
 def test_switched_counts_what_the_router_looks_at_and_nothing_else(tmp_path):
