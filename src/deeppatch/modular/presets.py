@@ -56,7 +56,7 @@ PRESETS: dict[str, Preset] = {
     "simcnn-svhn": Preset(
         tuple(range(7)), (0.4, 0.5, 0.6), (0.1, 0.2, 0.3, 0.4), 100, 200, 0.10, 0.95, PUBLISHED_THRESHOLDS
     ),
-    "simcnn-svhn_5": Preset(tuple(range(5)), (0.4, 0.5, 0.6, 0.7), (0.3, 0.4), 50, 100, 0.10, 0.9, _FIVE),
+    "simcnn-svhn_5": Preset(tuple(range(5)), (0.4, 0.5, 0.6, 0.7), (0.3, 0.4), 50, 100, 0.10, 0.95, _FIVE),
     "rescnn-cifar10": Preset(
         (0, 1, 3, 4), (0.5, 0.6, 0.7), (0.2, 0.3, 0.4), 100, 200, 0.05, 0.9, PUBLISHED_THRESHOLDS
     ),
