@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from deeppatch.modular.genome import Genome, group_sizes
+from deeppatch.modular.layers import find
+from deeppatch.zoo.architectures import ARCHITECTURES
 
 
 @pytest.mark.parametrize(
@@ -20,17 +23,16 @@ def test_group_sizes_are_the_published_ones(kernels, sizes):
     assert group_sizes(kernels) == sizes
 
 
-@pytest.mark.parametrize(
-    ("kernels", "bits"),
-    [
-        ([64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512], 940),
-        ([64, 128, 128, 256, 512, 512, 512, 512, 512], 630),
-    ],
-)
-def test_simcnn_has_940_bits_and_rescnn_630(kernels, bits):
-    genome = Genome([np.random.default_rng(0).permutation(count) for count in kernels])
+@pytest.mark.parametrize(("name", "bits"), [("simcnn", 940), ("rescnn", 630)])
+def test_simcnn_has_940_bits_and_rescnn_630(name, bits):
+    with torch.device("meta"):  # shapes without values
+        layers = find(ARCHITECTURES[name](10).eval(), torch.empty(1, 3, 32, 32))
+    genome = Genome([np.random.default_rng(0).permutation(layer.kernels) for layer in layers])
     assert sum(genome.lengths) == bits
     assert all(mask.all() for mask in genome.decode(np.ones((2, bits), bool)))
+    kept = genome.decode(np.zeros((1, bits), bool))
+    for order, mask in zip(genome.orders, kept, strict=True):
+        assert set(mask[0].nonzero()[0]) == set(order[: group_sizes(len(order))[0]]), "its most important group"
 
 
 def test_a_bit_stands_for_its_group_in_order_of_importance():

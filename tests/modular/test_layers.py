@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from deeppatch.errors import UserError
 from deeppatch.modular.layers import find
@@ -41,10 +42,47 @@ def test_a_depthwise_convolution_follows_and_a_flattened_map_makes_several_input
     assert (layer.convs, layer.followers, layer.readers) == (["0"], ["1"], {"4": 28 * 28})
 
 
-@pytest.mark.parametrize("name", ["shufflenetv2_x1_0", "resnet20a"])
-def test_a_network_that_mixes_channels_is_refused_in_one_line(name):
+@pytest.mark.parametrize(("name", "blocks"), [("resnet20a", 3), ("resnet32a", 5)])
+def test_beside_parameter_free_shortcuts_the_inner_convolutions_of_blocks_are_split(name, blocks):
+    layers = find(ARCHITECTURES[name](10).eval(), EXAMPLE)
+    places = [f"layer{stage}.{block}" for stage in (1, 2, 3) for block in range(blocks)]
+    assert [layer.convs for layer in layers] == [[f"{place}.conv1"] for place in places]
+    assert [layer.followers for layer in layers] == [[f"{place}.bn1"] for place in places]
+    assert [layer.readers for layer in layers] == [{f"{place}.conv2": 1} for place in places]
+    assert [layer.kernels for layer in layers] == [width for width in (16, 32, 64) for _ in range(blocks)]
+
+
+class Between(nn.Module):
+    """Two convolutions, and a function of the maps between them."""
+
+    def __init__(self, function, inputs=4) -> None:
+        super().__init__()
+        self.function = function
+        self.one, self.two = nn.Conv2d(3, 4, 3), nn.Conv2d(inputs, 6, 3)
+
+    def forward(self, x):
+        return self.two(self.function(self.one(x))).mean((2, 3))
+
+
+@pytest.mark.parametrize("function", [lambda x: x[:, :, 1:, ::2], lambda x: F.pad(x, (1, 1, 2, 0))])
+def test_what_is_cropped_or_padded_in_height_and_width_alone_is_split(function):
+    assert [layer.name for layer in find(Between(function).eval(), EXAMPLE)] == ["one", "two"]
+
+
+def test_what_is_padded_with_channels_is_in_no_layer():
+    padded = Between(lambda x: F.pad(x, pad=(0, 0, 0, 0, 1, 1)), inputs=6)
+    assert [layer.name for layer in find(padded.eval(), EXAMPLE)] == ["two"]
+
+
+@pytest.mark.parametrize("function", [lambda x: x[:, ::2].repeat(1, 2, 1, 1), lambda x: x[:, [3, 2, 1, 0]]])
+def test_channels_that_are_picked_are_refused(function):
+    with pytest.raises(UserError, match="cannot be split: getitem mixes channels"):
+        find(Between(function).eval(), EXAMPLE)
+
+
+def test_a_network_that_mixes_channels_is_refused_in_one_line():
     with pytest.raises(UserError, match="cannot be split") as refused:
-        find(ARCHITECTURES[name](10).eval(), EXAMPLE)
+        find(ARCHITECTURES["shufflenetv2_x1_0"](10).eval(), EXAMPLE)
     assert "\n" not in str(refused.value)
 
 

@@ -1,4 +1,4 @@
-"""Smaller networks, masks, and a library's pruning agree; hooks and slices leave the network as it was."""
+"""Smaller networks and masks on the whole one agree; hooks and slices leave the network as it was."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from deeppatch.artifacts import state_digest
 from deeppatch.modular.extract import extract, multiply_adds, sliced
 from deeppatch.modular.layers import find
 from deeppatch.modular.masking import all_logits, by_masks, by_slices, masked
-from deeppatch.surgery import folded
+from deeppatch.surgery import convolutions, folded
 from deeppatch.zoo.architectures import ARCHITECTURES
 
 LARGE = [pytest.param(name, marks=pytest.mark.slow) for name in ("vgg13_bn", "resnet20", "mobilenetv2_x0_5")]
-NETWORKS = ["simcnn_x0_125", "rescnn_x0_25", "resnet8", *LARGE]
+NETWORKS = ["simcnn_x0_125", "rescnn_x0_25", "resnet8", "resnet20a", *LARGE]
 
 
 def case(name, lively):
@@ -45,6 +46,14 @@ def test_masks_and_smaller_networks_answer_the_same(name, lively):
     assert multiply_adds(small, x) < multiply_adds(network, x)
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_modules_that_keep_all_kernels_are_the_whole_network(name, lively):
+    network, layers, masks, x = case(name, lively)
+    every = [torch.ones_like(mask[:1]) for mask in masks]
+    with torch.no_grad():
+        assert torch.equal(by_slices(network, layers, every, x)[0], network(x))
+
+
 def test_in_inference_form_the_layers_and_answers_are_the_same(lively):
     network, layers, masks, x = case("resnet8", lively)
     quick = folded(network)
@@ -66,6 +75,22 @@ def test_every_silenced_kernel_is_one_behind_activation_at_zero(lively):
     assert len(handles) == 13
     with torch.no_grad():
         assert torch.allclose(plain(x), by_masks(network, layers, masks, x)[0], atol=1e-6)
+
+
+def test_behind_a_skip_too_every_silenced_kernel_is_at_zero(lively):
+    """The definition, on ResCNN: what a block hands on times its mask, behind ReLU, pooling and the skip's sum."""
+    network, layers, masks, x = case("rescnn_x0_25", lively)
+    kept = {name: mask[0].view(1, -1, 1, 1) for layer, mask in zip(layers, masks, strict=True) for name in layer.convs}
+    with torch.no_grad():
+        expected = by_masks(network, layers, masks, x)[0]
+        outs = []
+        for number, (name, conv) in enumerate(convolutions(network).items()):
+            x = conv(x).relu()
+            x = F.max_pool2d(x, 2) if number in (1, 4, 5, 8, 9) else x
+            x = x + outs[number - 2] if number in (3, 7, 11) else x
+            outs.append(x := x * kept[name])
+        assert len(outs) == 12
+        assert torch.allclose(network.classifier(x), expected, atol=1e-6)
 
 
 def test_nothing_is_left_behind(lively):

@@ -18,7 +18,7 @@ from deeppatch.modular import sensitivity
 from deeppatch.modular.importance import importances
 from deeppatch.modular.layers import Layer, find
 from deeppatch.progress import info
-from deeppatch.surgery import folded
+from deeppatch.surgery import convolutions, folded
 from deeppatch.zoo.classifier import Classifier
 
 
@@ -60,6 +60,8 @@ def analysed(context: Context, model: Classifier) -> Analysis:
     options, val = context.options, context.splits.val
     network = folded(model.network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     layers = find(network, model.normalize(context.example))
+    if fixed := convolutions(network).keys() - {name for layer in layers for name in layer.convs}:
+        info(f"{len(fixed)} convolutions keep all of their kernels: they are added to what no convolution makes")
     analysis = Analysis(context, model, network, layers, [], torch.zeros(0))
     checkpoint = analysis.checkpoint("analysis.pt")
     saved = checkpoint.load() or {}

@@ -75,12 +75,17 @@ class _Space:
         one.layer.followers += two.layer.followers
         one.layer.readers |= two.layer.readers
 
+    def pin(self) -> None:
+        """Take its channels out of every layer, so that all are kept."""
+        self.found().layer = None
+
 
 def find(network: nn.Module, example: Tensor) -> list[Layer]:
     """Return a network's layers of kernels in order of execution (Qi et al., ASE 2022, residual ties included).
 
-    `example` is a batch (N, C, H, W). Kernels that are added to something that is no convolution's output cannot be
-    dropped, and are in no layer. UserError for a network that is neither sequential nor residual.
+    `example` is a batch (N, C, H, W). Kernels that are added to something that is no convolution's output, or whose
+    maps are padded with further channels, cannot be dropped and are in no layer. UserError for a network that is
+    neither sequential nor residual.
     """
     try:
         graph = fx.symbolic_trace(copy.deepcopy(network).eval())
@@ -118,8 +123,11 @@ class _Walk:
         module = self.graph.get_submodule(str(node.target)) if node.op == "call_module" else None
         if module is not None and not isinstance(module, nn.Flatten):
             return self._module(str(node.target), module, *sources[0])
-        if node.target in APART_FUNCTIONS and len(sources) == 1:
+        if (node.target in APART_FUNCTIONS and len(sources) == 1) or _cropped_or_padded(node):
             return sources[0]
+        if node.target is F.pad:  # a parameter-free shortcut: kernels would leave, and the new channels stay
+            sources[0][0].pin()
+            return _Space(None), 1
         if node.target in SUMS and len(sources) == 2 and sources[0][1] == sources[1][1]:
             sources[0][0].join(sources[1][0])
             return sources[0]
@@ -157,6 +165,17 @@ class _Walk:
 def _shape(node: fx.Node) -> torch.Size:
     found: torch.Size = node.meta["tensor_meta"].shape
     return found
+
+
+def _cropped_or_padded(node: fx.Node) -> bool:
+    """Tell whether a value is cropped, strided or padded along height and width alone."""
+    if node.target is operator.getitem:
+        index = node.args[1]
+        return isinstance(index, tuple) and index[:2] == (slice(None), slice(None))
+    if node.target is F.pad:
+        pad: Any = node.args[1] if len(node.args) > 1 else node.kwargs["pad"]
+        return len(pad) <= 2 * (len(_shape(node.all_input_nodes[0])) - 2)
+    return False
 
 
 def _axes(node: fx.Node) -> Any:
