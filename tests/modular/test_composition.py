@@ -18,7 +18,7 @@ def plain_dissimilarity(one, two):
     return 1 - (one & two).sum().item() / (one | two).sum().item()
 
 
-def plain_beam(logits, labels, kernels, order, weight, thresholds, winners, fewest, most):
+def plain_beam(logits, labels, kernels, order, weights, thresholds, winners, fewest, most):
     """The definition: members by class in merged order, all of them rated alone."""
     lists = [[((number, i),) for i in range(CANDIDATES)] for number in order]
     first = {}
@@ -35,7 +35,9 @@ def plain_beam(logits, labels, kernels, order, weight, thresholds, winners, fewe
                 right = (answer == labels[own]).sum().item()
                 pairs = list(itertools.combinations(members, 2))
                 unlike = sum(plain_dissimilarity(kernels[one], kernels[two]) for one, two in pairs) / len(pairs)
-                rated.append((right, weight * right / own.sum().item() + 0.1 * unlike, members))
+                dropped = 1 - sum(kernels[member].float().mean().item() for member in members) / len(members)
+                worth = weights.accuracy * right / own.sum().item() + weights.unlike * unlike + weights.size * dropped
+                rated.append((right, worth, members))
             for side in (a, b):
                 if len(side[0]) == 1:
                     for (only,) in side:
@@ -59,7 +61,8 @@ def plain_beam(logits, labels, kernels, order, weight, thresholds, winners, fewe
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("classes", [5, 10])
 @pytest.mark.parametrize("winners", [False, True], ids=["generation 0", "later"])
-def test_the_beam_is_that_of_the_definition(monkeypatch, seed, classes, winners):
+@pytest.mark.parametrize("size", [0.0, 0.3])
+def test_the_beam_is_that_of_the_definition(monkeypatch, seed, classes, winners, size):
     fewest, most = 4, 7
     monkeypatch.setattr(composition, "FEWEST", fewest)
     monkeypatch.setattr(composition, "MOST", most)
@@ -74,8 +77,9 @@ def test_the_beam_is_that_of_the_definition(monkeypatch, seed, classes, winners)
     thresholds = dict.fromkeys(sizes(classes), 0.8)
     unlike = dissimilarity(kernels.flatten(0, 1)).view(classes, CANDIDATES, classes, CANDIDATES)
     shares = kernels.float().mean(2)
-    fitness, accuracy = beam(logits, labels, unlike, shares, order, Weights(0.95, 0.1), thresholds, named)
-    expected, first, last = plain_beam(logits, labels, kernels, order, 0.95, thresholds, named, fewest, most)
+    weights = Weights(0.95, 0.1, size)
+    fitness, accuracy = beam(logits, labels, unlike, shares, order, weights, thresholds, named)
+    expected, first, last = plain_beam(logits, labels, kernels, order, weights, thresholds, named, fewest, most)
     assert torch.allclose(fitness.last, expected, atol=1e-5)
     for (number, i), worth in first.items():
         assert fitness.first[number, i].item() == pytest.approx(worth, abs=1e-5)

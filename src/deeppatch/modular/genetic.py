@@ -76,13 +76,14 @@ class Search:
         ]
         winners: list[int] | None = None
         best = population
+        self.live = [{} for _ in self.genomes]
         saved = checkpoint.load() if checkpoint else None
         if saved:
             record, weight, winners = Record(**saved["record"]), saved["weight"], saved["winners"]
             population = [part.numpy() for part in saved["population"]]
             best = [part.numpy() for part in saved["best"]]
+            self.live = [{key: row.to(self.labels.device) for key, row in known.items()} for known in saved["live"]]
             info(f"search: resumed after generation {len(record.value) - 1}")
-        self.live = [{} for _ in self.genomes]
         for generation in track(range(len(record.value), generations + 1), generations + 1, "generations"):
             if patience and record.value and generation - 1 - record.best >= patience:
                 info(f"search: nothing better for {patience} generations")
@@ -100,7 +101,7 @@ class Search:
             winners = [0] * len(population)
             if checkpoint:
                 checkpoint.save({
-                    "record": asdict(record), "weight": weight, "winners": winners,
+                    "record": asdict(record), "weight": weight, "winners": winners, "live": self.live,
                     "population": [torch.from_numpy(bits) for bits in population],
                     "best": [torch.from_numpy(bits) for bits in best],
                 })  # fmt: skip
@@ -143,8 +144,8 @@ class Search:
                 found = self.evaluate(number, [mask[new] for mask in masks])
                 known |= {keys[place]: row for place, row in zip(new, found, strict=True)}
             fresh += len(new)
-            self.live[number] = {key: known[key] for key in keys}
             logits.append(torch.stack([known[key] for key in keys]))
+            self.live[number] = dict(zip(keys, logits[-1], strict=True))
             kernels.append(torch.cat(masks, 1))
         record.evaluated.append(fresh)
         return torch.stack(logits), torch.stack(kernels)
