@@ -7,16 +7,21 @@ import json
 import shlex
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 import torch
 
 from deeppatch.artifacts import Checkpoint
-from deeppatch.commands import analysing
+from deeppatch.commands import analysing, splitting
 from deeppatch.data.sources import load
 from deeppatch.data.splits import halves, split
+from deeppatch.modular.genetic import Search
+from deeppatch.modular.masking import by_masks
 from deeppatch.modular.modules import Modules
+from deeppatch.surgery import hooked_before
+from deeppatch.training import accuracy, fit, predict
 
 FIXED = "-m rescnn_svhn_weak -d digits_5 --limit 150 --device cpu"
 GRAD = "modularize --budget 8 --sensitivity_images 30"
@@ -45,10 +50,12 @@ class Place:
     def folder(self, name: str) -> Path:
         return self.output / "digits_5" / "rescnn_svhn_weak" / f"{name}-limit150"
 
-    def hashes(self, name: str) -> dict[str, str]:
-        """What a run left, but for wall times."""
+    def left(self, name: str) -> dict[str, Any]:
+        """What a run left, but for wall times: the hash of every file, and what metrics.json says."""
         files = [path for path in self.folder(name).iterdir() if path.name not in ("run.json", "metrics.json")]
-        return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+        hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+        metrics = json.loads((self.folder(name) / "metrics.json").read_text())
+        return {**hashes, **{key: value for key, value in metrics.items() if key != "seconds"}}
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +88,8 @@ def test_a_search_leaves_exactly_these_files_and_what_they_say_agrees(done, name
     assert (table["multiply_adds"] <= metrics["multiply_adds"]).all()
     assert metrics["chosen"] == history.loc[history["best"]].iloc[0, 0]
     assert history["best"].sum() == 1
-    assert set(metrics["seconds"]) == {"analysis", "search"}
+    assert list(metrics["seconds"]) == ["analysis", "search", "evaluation"]
+    assert all(seconds > 0 for seconds in metrics["seconds"].values())
     sensitivity = pd.read_csv(folder / "sensitivity.csv")
     assert list(sensitivity["layer"]) == ["conv_0.0+conv_2.0", "conv_1.0"]
     assert metrics["sensitive_layers"] == list(sensitivity.loc[sensitivity["sensitive"], "layer"])
@@ -93,14 +101,27 @@ def test_the_composed_model_is_what_metrics_say(done):
     assert metrics["method"] == "grad"
     assert metrics["candidates_evaluated"] is None
     searched = json.loads((done.folder("modularize-ga") / "metrics.json").read_text())
-    assert searched["candidates_evaluated"] > 5 * 50
+    history = pd.read_csv(done.folder("modularize-ga") / "history.csv")
+    assert searched["candidates_evaluated"] == history["evaluated"].sum() > 5 * 50
     assert searched["composed_accuracy_percent"] > 40
+
+
+def test_modules_of_digits_are_nearly_as_accurate_as_the_network_with_far_fewer_kernels(tmp_path, launch):
+    fixed = f"-m rescnn_svhn_weak -d digits_5 --device cpu --output_dir {tmp_path}".split()
+    search = "--no_head --budget 6 --lr 0.01 --search_images 320 --sensitivity_images 5 -b 64"
+    for script, line in (("eval", "--train -e 8 --lr 0.02 -b 32"), ("modularize", search)):
+        assert launch(script, [*fixed, *line.split()]).status == 0
+    (path,) = tmp_path.glob("digits_5/*/modularize-grad-no-head/metrics.json")
+    metrics = json.loads(path.read_text())
+    assert metrics["strong_accuracy_percent"] > 95
+    assert metrics["composed_accuracy_percent"] > metrics["strong_accuracy_percent"] - 3
+    assert metrics["kernels_kept_percent"] < 80
 
 
 def test_the_same_seed_gives_the_same_bytes(done, fresh):
     for line, name in ((GRAD, "modularize-grad"), (GA, "modularize-ga")):
         fresh.ran(line)
-        assert fresh.hashes(name) == done.hashes(name)
+        assert fresh.left(name) == done.left(name)
 
 
 class Killed(BaseException):
@@ -125,22 +146,18 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(done, fresh, monkeypa
             fresh.run(line)
     assert not (fresh.folder(name) / "run.json").exists()
     fresh.ran(f"{line} -r")
-    expected = done.hashes(name)
-    found = fresh.hashes(name)
-    if "ga" in name:  # candidates that live on are run once more
-        found.pop("history.csv"), expected.pop("history.csv")
-    assert found == expected
+    assert fresh.left(name) == done.left(name)
     assert "finished already" in fresh.ran(f"{line} -r")
 
 
-def test_importance_and_holdout_read_val_alone(done, monkeypatch):
+def test_importance_and_holdout_read_val_alone(fresh, monkeypatch):
     """Filtering to a class and then splitting would let four fifths of trained images in; halves must be disjoint."""
     source = load("digits_5", Path("data"), 2021)
     parts = split(source, 2021, 150)
     seen = []
     real = analysing.importances
     monkeypatch.setattr(analysing, "importances", lambda *a: seen.append((a[2], a[3])) or real(*a))
-    assert done.run(f"{GRAD} --alpha 0.1 --budget 1").status == 0
+    fresh.ran(f"{GRAD} --budget 1")
     ((x, labels),) = seen
     assert len(x) == len(parts.val)
     assert torch.equal(labels, parts.val.labels)
@@ -148,6 +165,73 @@ def test_importance_and_holdout_read_val_alone(done, monkeypatch):
     together = torch.cat([one.pixels, two.pixels]).flatten(1)
     assert len(together) == len(parts.val)
     assert sorted(map(bytes, together.numpy())) == sorted(map(bytes, parts.val.pixels.flatten(1).numpy()))
+
+
+def test_the_gradient_search_trains_on_train_and_chooses_by_val(fresh, monkeypatch):
+    streams, views = [], []
+    monkeypatch.setattr(splitting, "fit", lambda model, epochs, *a, **k: (
+        streams.extend(epochs) or fit(model, epochs, *a, **k)))  # fmt: skip
+    monkeypatch.setattr(splitting, "predict", lambda model, view, **k: views.append(view) or predict(model, view, **k))
+    fresh.ran(GRAD)
+    parts = split(load("digits_5", Path("data"), 2021), 2021, 150)
+    assert (len(streams), len(views)) == (8, 9), "of the strong model too"
+    for read, part in ((streams, parts.train), (views, parts.val)):
+        assert all(torch.equal(each.images.pixels, part.pixels) for each in read)
+        assert all(torch.equal(each.images.labels, part.labels) for each in read)
+
+
+def test_the_genetic_search_reads_one_half_of_val_once_and_chooses_by_the_other(fresh, monkeypatch):
+    analyses, searches, prepared = [], [], []
+
+    def searching(analysis):
+        analyses.append(analysis)
+        with hooked_before(analysis.model.normalize, lambda _module, inputs: prepared.append(len(inputs[0]))):
+            return splitting.by_generations(analysis)
+
+    monkeypatch.setitem(splitting.SEARCHES, "ga", searching)
+    monkeypatch.setattr(splitting, "Search", lambda *a: searches.append(Search(*a)) or searches[-1])
+    fresh.ran("modularize --method ga --budget 2 --sensitivity_images 30")
+    (analysis,), (search,) = analyses, searches
+    searched, held_out = halves(split(load("digits_5", Path("data"), 2021), 2021, 150).val, 2021, "digits_5")
+    assert sum(prepared) == len(searched) + len(held_out)
+    assert torch.equal(search.labels, searched.labels)
+
+    torch.manual_seed(1)
+    found = {"search": [], "searched": [], "held out": []}
+    for _ in range(5):
+        masks = [torch.rand(5, layer.kernels) < 0.6 for layer in analysis.layers]
+        for mask in masks:
+            mask[:, 0] = True
+        found["search"].append(search.validate(masks))
+        for name, images in (("searched", searched), ("held out", held_out)):
+            logits = by_masks(analysis.network, analysis.layers, masks, analysis.inputs(images))
+            found[name].append(accuracy(logits.diagonal(dim1=0, dim2=2).argmax(1), images.labels))
+            if name == "searched":
+                assert torch.allclose(search.evaluate(2, masks), logits[:, :, 2], atol=1e-4)
+    assert found["search"] == found["held out"] != found["searched"]
+
+
+def test_a_published_preset_gives_the_same_modules_by_masks_and_by_smaller_networks(fresh):
+    line = "modularize --method ga --preset rescnn-svhn_5 --budget 1 --sensitivity_images 30 --search_images 40"
+    name, found = "modularize-ga-rescnn-svhn_5", []
+    for evaluator in ("mask", "slice"):
+        fresh.ran(f"{line} --evaluator {evaluator}")
+        found.append(fresh.left(name))
+        settings = json.loads((fresh.folder(name) / "run.json").read_text())["settings"]
+        assert (settings["preset"], settings["evaluator"]) == ("rescnn-svhn_5", evaluator)
+    assert found[0] == found[1]
+    history = pd.read_csv(fresh.folder(name) / "history.csv")
+    expected = 0.9 * history["holdout_accuracy"] + 0.1 * history["unlike"]
+    assert history["value"].tolist() == pytest.approx(expected.tolist(), abs=1e-5), "published presets weigh no size"
+
+
+def test_a_network_with_parameter_free_shortcuts_is_split(fresh):
+    small = "-m resnet20a --limit 40 -b 20"
+    fresh.ran(f"eval --train -e 1 {small}")
+    said = fresh.ran(f"modularize --no_head --budget 1 --sensitivity_images 5 {small}")
+    assert "10 convolutions keep all of their kernels" in said
+    (path,) = fresh.output.glob("digits_5/resnet20a/modularize-grad*/metrics.json")
+    assert json.loads(path.read_text())["kernels"] == 3 * (16 + 32 + 64)
 
 
 @pytest.mark.parametrize(

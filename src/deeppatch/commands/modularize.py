@@ -99,13 +99,13 @@ def run(options: argparse.Namespace) -> None:
     with timed("analysis", seconds):
         analysis = analysed(context, model)
     with timed("search", seconds):
-        kept, heads, history = SEARCHES[options.method](analysis)
-    names = [layer.name for layer in analysis.layers]
-    base = state_digest(model.state_dict())
-    modules = Modules(base, {name: mask.bool().cpu() for name, mask in zip(names, kept, strict=True)}, heads)
+        masks, heads, history = SEARCHES[options.method](analysis)
+    kept = {layer.name: mask.bool().cpu() for layer, mask in zip(analysis.layers, masks, strict=True)}
+    modules = Modules(state_digest(model.state_dict()), kept, heads)
     context.stage.write("modules.safetensors", modules.to_bytes())
     with timed("evaluation", seconds):
-        report(analysis, modules, history, seconds)
+        facts = report(analysis, modules, history)
+    context.stage.write_json("metrics.json", {**facts, "seconds": seconds})
     context.stage.finish()
     for name in Analysis.CHECKPOINTS:
         context.checkpoint(name).remove()

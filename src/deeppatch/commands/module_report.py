@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 import torch
 
@@ -15,8 +17,8 @@ from deeppatch.report import module_plots
 from deeppatch.training import accuracy, predict
 
 
-def report(analysis: Analysis, modules: Modules, history: pd.DataFrame, seconds: dict[str, float]) -> None:
-    """Extract and compose the modules, measure on test, and leave tables, plots and metrics."""
+def report(analysis: Analysis, modules: Modules, history: pd.DataFrame) -> dict[str, Any]:
+    """Extract and compose the modules, measure on test, leave tables and plots, and return the metrics."""
     context, stage = analysis.context, analysis.context.stage
     names, layers = context.source.classes, analysis.layers
     test = views.clean(context.splits.test, context.options.batch_size)
@@ -60,12 +62,11 @@ def report(analysis: Analysis, modules: Modules, history: pd.DataFrame, seconds:
         "mean_dissimilarity_percent": 100 * mean_unlike, "chosen": int(history.loc[history["best"], count].iloc[0]),
         "sensitive_layers": [layers[place].name for place in analysis.sensitive],
         "candidates_evaluated": int(history["evaluated"].sum()) if "evaluated" in history else None,
-        "seconds": seconds,
     }  # fmt: skip
-    stage.write_json("metrics.json", facts)
     shown = table[["class", "kernels_kept_percent", "multiply_adds_percent"]]
     print(shown.to_string(index=False, float_format="%.1f"))
     info(f"test accuracy {100 * right['strong']:.2f} % strong, {100 * right['composed']:.2f} % composed")
     cost = f"{facts['multiply_adds_percent']:.1f} % of the multiply-adds"
     info(f"modules keep {facts['kernels_kept_percent']:.1f} % of {facts['kernels']} kernels and {cost} in the mean; "
          f"written to {stage.folder}")  # fmt: skip
+    return facts
