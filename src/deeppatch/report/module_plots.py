@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from deeppatch.report.plots import MOST_NAMED, png
 
@@ -39,20 +40,21 @@ def overlap(jaccard: Sequence[Sequence[float]], classes: Sequence[str], title: s
 def search(frame: pd.DataFrame, strong: float, title: str) -> bytes:
     """Plot held-out accuracy against the kernels kept, both in percent, over a search; `strong` is the whole network's.
 
-    Columns of `frame`, one row for each generation or epoch: holdout_accuracy and kept in [0, 1], and best.
+    Columns of `frame`: first the number of the generation or epoch, under that name; then holdout_accuracy and kept in
+    [0, 1], and best.
     """
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
     x, y = 100 * frame["kept"], 100 * frame["holdout_accuracy"]
     axes.plot(x, y, "-", color="lightgrey", linewidth=0.8, zorder=1)
-    points = axes.scatter(x, y, c=range(len(frame)), cmap="viridis", s=18, zorder=2)
+    points = axes.scatter(x, y, c=frame.iloc[:, 0], cmap="viridis", s=18, zorder=2)
     chosen = frame["best"]
     axes.scatter(x[chosen], y[chosen], s=140, facecolors="none", edgecolors="tab:red", linewidths=1.8, label="chosen")
     axes.axhline(100 * strong, color="grey", linestyle="--", label="whole network")
     axes.set(xlabel="kernels kept, mean over modules (%)", ylabel="composed accuracy, held out (%)", title=title)
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.colorbar(points, label="generation or epoch")
+    figure.colorbar(points, label=str(frame.columns[0]), ticks=MaxNLocator(integer=True))
     return png(figure)
 
 
