@@ -59,10 +59,15 @@ def test_all_that_is_wrong_is_said_at_once():
     ]
 
 
-def test_a_long_list_is_cut_but_counted():
-    files = [f"{number}.png" for number in range(30)]
-    with pytest.raises(Contradictions, match=r"30 chosen images have no label: 0\.png, .*19\.png and 10 more$"):
-        read_labels(table(), PLACE, files, CLASSES)
+def test_a_long_list_is_told_whole():
+    files, strangers = ([f"{kind}{number}.png" for number in range(300)] for kind in ("own", "other"))
+    content = table(*(f"{name},,bird" for name in files[::2]), *(f"{name},,dog" for name in strangers))
+    with pytest.raises(Contradictions) as error:
+        read_labels(content, PLACE, files, CLASSES)
+    missing, unknown, surplus = str(error.value).split("; ")
+    assert missing == f"labels.csv: 150 chosen images have no label: {', '.join(files[1::2])}"
+    assert unknown.endswith(", ".join(f"{name} (bird)" for name in files[::2]))
+    assert surplus == f"300 labels are of images that were not chosen: {', '.join(strangers)}"
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ from torch import Tensor
 from deeppatch.errors import Contradictions, UserError
 
 FILE, LABEL = "file", "label"
-SHOWN = 20
 
 
 def read_labels(content: bytes, origin: Path, files: Sequence[str], classes: Sequence[str]) -> Tensor:
@@ -34,7 +33,7 @@ def read_labels(content: bytes, origin: Path, files: Sequence[str], classes: Seq
         "labels are of images that were not chosen": [name for name in given if given[name] and name not in chosen],
         "images are there more than once": repeated,
     }
-    told = [f"{len(found)} {what}: {_listed(found)}" for what, found in problems.items() if found]
+    told = [f"{len(found)} {what}: {', '.join(found)}" for what, found in problems.items() if found]
     if told:
         raise Contradictions([f"{origin}: {told[0]}", *told[1:]])
     return torch.tensor([known[given[name]] for name in files], dtype=torch.long)
@@ -57,8 +56,3 @@ def _rows(content: bytes, origin: Path) -> list[dict[str, str]]:
     if not {FILE, LABEL} <= set(reader.fieldnames or ()):
         raise UserError(f"{origin} has no columns {FILE} and {LABEL}; fill in the selection.csv that annotate left")
     return [{name: (row[name] or "").strip() for name in (FILE, LABEL)} for row in reader]
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
