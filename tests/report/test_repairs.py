@@ -18,7 +18,8 @@ AFTER = torch.tensor([0, 1, 0, 1, 1, 1, 0, 0])
 def kind(method: str, seed: int, last: float, **changes) -> dict:
     """A run's row: ten labels, fine-tuned to 50 percent."""
     return {
-        "method": method, "use": "both", "features": "penultimate", "budget": "1%", "views": 8, "epochs": 10,
+        "method": method, "use": "both", "features": "penultimate", "encoder": None, "encoder_epochs": float("nan"),
+        "wall_seconds": 2.0 * seed, "budget": "1%", "views": 8, "epochs": 10,
         "lr": 1e-3, "batch_size": 64, "steps": float("nan"), "ramp": 0, "seed": seed, "labels_bought": 10,
         "finetuned_percent": 50.0, "last_percent": last, "gained_points": last - 50, "fixed": 7, "broken": 3, **changes,
     }  # fmt: skip
@@ -58,13 +59,14 @@ def test_seeds_of_one_kind_make_one_row_with_mean_and_sample_deviation():
     assert table["method"].tolist() == ["gini", "hybrid"], "most is gained first"
     gini, hybrid = table.to_dict("records")
     assert (gini["seeds"], hybrid["seeds"]) == (1, 3)
+    assert (gini["wall_seconds"], hybrid["wall_seconds"]) == (20, 40)
     assert hybrid["last_percent"] == pytest.approx(52.5)
     assert hybrid["last_percent_deviation"] == pytest.approx(statistics.stdev(lasts.values()))
     assert hybrid["gained_points"] == pytest.approx(2.5)
     assert math.isnan(gini["gained_points_deviation"])
 
 
-@pytest.mark.parametrize("change", [{"use": "labels"}, {"epochs": 3}, {"steps": 5.0}, {"ramp": 2}, {"features": "ssl"}])
+@pytest.mark.parametrize("change", [{"use": "labels"}, {"epochs": 3}, {"steps": 5}, {"ramp": 2}, {"features": "ssl"}])
 def test_runs_that_differ_in_more_than_the_seed_are_kept_apart_and_named_by_it(change):
     rows = pd.DataFrame([kind("hybrid", 10, 51.0), kind("hybrid", 20, 52.0, **change), kind("gini", 10, 51.5)])
     table = repairs.over_seeds(rows)
@@ -75,6 +77,25 @@ def test_runs_that_differ_in_more_than_the_seed_are_kept_apart_and_named_by_it(c
     agreed = name in ("use", "features")  # of other methods nothing else is known
     assert ("gini" in names) is agreed
     assert len(names) == 3
+
+
+@pytest.mark.parametrize("change", [{"encoder": "resnet8"}, {"encoder_epochs": 20}])
+def test_runs_with_other_encoders_are_no_seeds_of_one_kind(change):
+    ssl = {"features": "ssl", "encoder": "resnet18", "encoder_epochs": 100}
+    rows = [kind("hybrid", 10, 51.0), kind("hybrid", 10, 53.0, **ssl), kind("hybrid", 20, 55.0, **{**ssl, **change})]
+    table = repairs.over_seeds(pd.DataFrame(rows))
+    assert table["gained_points"].tolist() == [5, 3, 1]
+    ((name, value),) = change.items()
+    assert [repairs.name_of(row, table) for row in table.to_dict("records")] == [
+        f"hybrid features=ssl {name}={value}", f"hybrid features=ssl {name}={ssl[name]}", "hybrid features=penultimate",
+    ]  # fmt: skip
+
+
+def test_rows_of_versions_that_named_no_encoder_are_compared():
+    row = kind("hybrid", 10, 51.0)
+    old = {name: value for name, value in row.items() if not name.startswith("encoder")}
+    table = repairs.over_seeds(pd.DataFrame([old]))
+    assert (len(table), repairs.name_of(table.to_dict("records")[0], table)) == (1, "hybrid")
 
 
 def test_budgets_are_apart_under_one_name():

@@ -48,22 +48,29 @@ def curves(table: pd.DataFrame) -> dict[str, list[tuple[int, float, float]]]:
 
 
 def found(context: Context) -> pd.DataFrame:
-    """Return the rows of all finished runs with this bias and limit; UserError where there is none."""
+    """Return the rows of all finished runs with this bias and limit, each with the wall time of its record.
+
+    UserError where there is none.
+    """
     options = context.options
     rows = []
     for path in sorted(model_folder(options).glob("relearn-*/row.csv")):
         record = recorded(path.parent / RECORD)
         if record and all(record["settings"][name] == getattr(options, name) for name in ("bias", "limit")):
-            rows.append(pd.read_csv(io.BytesIO(context.stage.read(path, record["command"]))))
+            (row,) = pd.read_csv(io.BytesIO(context.stage.read(path, record["command"]))).to_dict("records")
+            rows.append({**row, "wall_seconds": record["wall_seconds"]})
     if not rows:
         command = context.command("relearn")
         raise UserError(f"nothing to compare under {model_folder(options)}; make a run with: {command}")
-    return pd.concat(rows, ignore_index=True)
+    return pd.DataFrame(rows)
 
 
 def recorded(path: Path) -> dict[str, Any] | None:
     """Return a run's record, or None where there is none that can be read: the run has not finished."""
     with contextlib.suppress(*DAMAGE):
         record = json.loads(path.read_bytes())
-        return {"settings": dict(record["settings"]), "command": str(record["command"])}
+        return {
+            "settings": dict(record["settings"]), "command": str(record["command"]),
+            "wall_seconds": float(record["wall_seconds"]),
+        }  # fmt: skip
     return None

@@ -57,16 +57,18 @@ def report(context: Context, selection: Selection, networks: list[nn.Module], hi
 
 
 def identity(context: Context, selection: Selection) -> dict[str, Any]:
-    """Return what names a run: data, split, model, and the options that change its result."""
+    """Return what names a run: data, split, model, what made its features, and the options that change its result."""
     options = context.options
     split: dict[str, Any] = {"split": "the data set's own", "split_digest": None}
     if options.bias:
         parts = protocol.partition(context.source, options.bias, options.seed, options.limit)
         split = {"split": parts.order, "split_digest": partition_digest(parts)[:16]}
+    encoder = selection.facts.get("encoder") or {}
     named = ("bias", "seed", "limit", "method", "use", "budget", "views", "epochs", "lr", "batch_size", "steps", "ramp")
     return {
         "dataset": context.source.name, "model": options.model, **split,
         **{name: getattr(options, name) for name in named}, "features": selection.facts["features"],
+        "encoder": encoder.get("encoder"), "encoder_epochs": encoder.get("epochs"),
     }  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from deeppatch.training import History
 
 # what tells one kind of run from another; runs of one kind differ by seed alone
 TRAINING = ["epochs", "lr", "batch_size", "steps", "ramp"]
-KIND = ["method", "use", "features", "budget", "views", *TRAINING]
+KIND = ["method", "use", "features", "encoder", "encoder_epochs", "budget", "views", *TRAINING]
 SPREAD = ["finetuned_percent", "last_percent", "gained_points", "fixed", "broken"]
 
 
@@ -68,12 +68,15 @@ def least_entropy(table: pd.DataFrame) -> dict[str, Any]:
 
 
 def over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return one row for each kind of run: number of seeds, labels bought, means over seeds and sample deviations.
+    """Return one row for each kind of run: number of seeds, labels, seconds, means over seeds and sample deviations.
 
     Most is gained in the first row. Deviations are missing where there is one seed.
     """
+    rows = rows.reindex(columns=rows.columns.union(KIND, sort=False))  # rows of earlier versions lack some
     grouped = rows.groupby(KIND, dropna=False, sort=True)
-    table = grouped.agg(seeds=("seed", "nunique"), labels_bought=("labels_bought", "mean"))
+    table = grouped.agg(
+        seeds=("seed", "nunique"), labels_bought=("labels_bought", "mean"), wall_seconds=("wall_seconds", "mean")
+    )
     for name in SPREAD:
         table[name], table[f"{name}_deviation"] = grouped[name].mean(), grouped[name].std(ddof=1)
     return table.reset_index().sort_values("gained_points", ascending=False, kind="stable", ignore_index=True)
@@ -83,12 +86,21 @@ def name_of(kind: Mapping[Hashable, Any], kinds: pd.DataFrame) -> str:
     """Return what a kind of run is called: its method, and what tells it apart.
 
     That is any training option in which not all kinds agree, and any other in which those of its method do not, but for
-    the budget.
+    the budget; and of those with its features any encoder.
     """
     same = kinds[kinds["method"] == kind["method"]]
-    compared = {"use": same, "features": same, "views": same, **dict.fromkeys(TRAINING, kinds)}
+    alike = same[same["features"] == kind["features"]]
+    compared = {
+        "use": same, "features": same, "encoder": alike, "encoder_epochs": alike, "views": same,
+        **dict.fromkeys(TRAINING, kinds),
+    }  # fmt: skip
     telling = [name for name, others in compared.items() if others[name].nunique(dropna=False) > 1]
-    return " ".join([str(kind["method"]), *(f"{name}={kind[name]}" for name in telling)])
+    return " ".join([str(kind["method"]), *(f"{name}={_spelled(kind[name])}" for name in telling)])
+
+
+def _spelled(value: Any) -> str:
+    """Spell a count without a decimal point, though a column with gaps holds it as a float."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def show(table: pd.DataFrame) -> str:
