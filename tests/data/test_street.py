@@ -7,7 +7,7 @@ from PIL import Image
 from scipy.io import savemat
 from torchvision.datasets import GTSRB, SVHN
 
-from deeppatch.data import sources
+from deeppatch.data import protocol, sources
 from deeppatch.errors import DataProblem
 
 
@@ -59,12 +59,59 @@ def test_gtsrb_is_resized_and_never_mirrored(signs):
     assert (len(source.classes), source.mirror) == (43, False)
 
 
+def numbered(folder, names) -> None:
+    """Two training images and a test image of each class, grey as its number says."""
+    for part, count in (("train", 2), ("test", 1)):
+        for name in names:
+            (folder / part / name).mkdir(parents=True)
+            for each in range(count):
+                Image.new("RGB", (32, 32), (5 * int(name),) * 3).save(folder / part / name / f"{each}.png")
+
+
+@pytest.mark.parametrize(("name", "classes", "width"), [("svhn", 10, 1), ("gtsrb", 43, 1), ("gtsrb", 43, 5)])
+def test_an_image_folder_in_their_place_is_cut_alike_and_never_mirrored(tmp_path, monkeypatch, name, classes, width):
+    numbered(tmp_path / name, [f"{label:0{width}}" for label in range(classes)])
+    source = sources.load(name, tmp_path, 2021)
+    assert (source.name, source.augment, source.mirror) == (name, True, False)
+    assert [int(each) for each in source.classes] == list(range(classes)), "10 comes after 9, as class weights have it"
+    for part, count in ((source.train, 2), (source.test, 1)):
+        assert torch.equal(part.pixels[:, 0, 0, 0], (5 * part.labels).to(torch.uint8))
+        assert torch.bincount(part.labels).tolist() == [count] * classes
+    monkeypatch.setitem(protocol.SIZES, name, (8, 6, 4))
+    parts = protocol.partition(source, "A", 2021)
+    drawn = [int(share * size) for share, size in zip(protocol.DRAWN.get(name, (0.75, 0.75)), (8, 6), strict=True)]
+    assert [len(parts.train), len(parts.val), len(parts.test)] == [*drawn, 4]
+    assert parts.order == "seeded permutation", "folders are sorted by class"
+
+
+def test_the_first_digits_may_come_from_an_image_folder(tmp_path):
+    numbered(tmp_path / "svhn", "0123456789")
+    source = sources.load("svhn_5", tmp_path, 2021)
+    assert (source.classes, source.mirror, len(source.train)) == (tuple("01234"), False, 10)
+
+
+@pytest.mark.parametrize("names", ["012", "0123456789a"])
+def test_a_folder_with_other_classes_is_told_which_they_are(tmp_path, names):
+    numbered(tmp_path / "svhn", "012")
+    for part in ("train", "test"):
+        for name in names[3:]:
+            (tmp_path / "svhn" / part / name).mkdir()
+            Image.new("RGB", (32, 32)).save(tmp_path / "svhn" / part / name / "0.png")
+    with pytest.raises(DataProblem) as error:
+        sources.load("svhn", tmp_path, 2021)
+    assert str(error.value) == (
+        f"{tmp_path / 'svhn'}: svhn has 10 classes; call their folders 0 to 9, all in both parts"
+    )
+
+
 @pytest.mark.parametrize(("name", "kind"), [("svhn", SVHN), ("gtsrb", GTSRB)])
 def test_absent_files_are_one_line_when_they_cannot_be_fetched(tmp_path, monkeypatch, name, kind):
     def refuse(_self):
         raise RuntimeError("no route to host")
 
     monkeypatch.setattr(kind, "download", refuse)
-    with pytest.raises(DataProblem, match=rf"{name}: the files in .*no route to host.*put .*there") as error:
+    with pytest.raises(
+        DataProblem, match=rf"{name}: the files in .*no route to host.*put .*there, or an image folder"
+    ) as error:
         sources.load(name, tmp_path, 2021)
     assert "\n" not in str(error.value)

@@ -98,13 +98,16 @@ def _cifar100(data_dir: Path, seed: int) -> Source:
 def _street(
     read: Callable[[Path, int], list[street.Part]], name: str, classes: int, data_dir: Path, files: str
 ) -> Source:
-    """Read signs or house numbers, which a mirror image would change."""
+    """Read signs or house numbers, which a mirror image would change: an image folder's, or their makers' files."""
+    if (data_dir / name / "train").is_dir():
+        return _numbered(data_dir / name, name, classes)
     try:
         train, test = (Images(*part) for part in read(data_dir, SIZE))
     except (*UNREACHABLE, ValueError) as error:
         state = "damaged or incomplete" if any((data_dir / name).glob("*")) else "absent"
         raise DataProblem(
-            f"{name}: the files in {data_dir / name} are {state} and cannot be downloaded ({error}); put {files} there"
+            f"{name}: the files in {data_dir / name} are {state} and cannot be downloaded ({error}); put {files} "
+            f"there, or an image folder at {data_dir / name}/{{train,test}}/NUMBER"
         ) from error
     return Source(name, train, test, tuple(map(str, range(classes))), mirror=False)
 
@@ -153,7 +156,7 @@ def _digits(data_dir: Path, seed: int) -> Source:
     return Source("digits", train, test, classes=tuple("0123456789"), augment=False, mirror=False)
 
 
-def _folder(path: Path, name: str) -> Source:
+def _folder(path: Path, name: str, *, mirror: bool = True) -> Source:
     """Read PATH/{train,test}/CLASS/*; every image becomes RGB of 32x32 pixels."""
     parts, classes = [], []
     for part in ("train", "test"):
@@ -168,7 +171,16 @@ def _folder(path: Path, name: str) -> Source:
         parts.append(Images(pixels, torch.tensor(listing.targets)))
         classes.append(tuple(listing.classes))
     _same_classes(path, ("train", "test"), classes)
-    return Source(name, parts[0], parts[1], classes[0])
+    return Source(name, parts[0], parts[1], classes[0], mirror=mirror)
+
+
+def _numbered(path: Path, name: str, count: int) -> Source:
+    """Read an image folder whose classes are numbers, in the order of these; a mirror image is of another class."""
+    source = _folder(path, name, mirror=False)
+    numbers = [int(each) if each.isdecimal() else -1 for each in source.classes]
+    if sorted(numbers) != list(range(count)):
+        raise DataProblem(f"{path}: {name} has {count} classes; call their folders 0 to {count - 1}, all in both parts")
+    return source.only(name, [numbers.index(label) for label in range(count)])
 
 
 def _imagenet(data_dir: Path, seed: int) -> Source:
