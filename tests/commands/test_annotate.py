@@ -10,15 +10,20 @@ import pytest
 import torch
 from PIL import Image
 
-from deeppatch.commands import encoding
+from deeppatch.commands import chosen, encoding
 from deeppatch.commands.annotation import affordable
 from deeppatch.commands.measure import plain_epochs
+from deeppatch.commands.pool import Pool
+from deeppatch.commands.pretraining import normalisation
 from deeppatch.data import protocol, sources
 from deeppatch.data.splits import Splits
 from deeppatch.errors import UserError
+from deeppatch.hybrid.encoder import Encoder
 from deeppatch.hybrid.label_file import read_labels
-from deeppatch.hybrid.methods import METHODS
+from deeppatch.hybrid.methods import METHODS, Choice
 from deeppatch.hybrid.selection import Selection, selection_from_bytes
+from deeppatch.training import History
+from deeppatch.zoo.entries import PROTOCOL_STATS
 
 FILES = {"selection.safetensors", "selection.json", "selection.csv", "contact.html", "run.json"}
 BIASED = "--bias B --views 2 --budget 10%"
@@ -204,6 +209,56 @@ def test_training_crops_numbers_and_signs_but_never_mirrors_them(images):
         ]
         mirrored.append([bool(epoch._draw()[2][2].any()) for epoch in epochs])
     assert mirrored == [[True, True], [False, False], [False, False]]
+
+
+@pytest.mark.parametrize("mirror", [True, False])
+def test_an_encoder_sees_mirror_images_where_they_keep_their_class(images, tiny, monkeypatch, mirror):
+    seen = []
+    monkeypatch.setattr(
+        encoding, "fit", lambda _encoder, epochs, *_given, **_named: seen.extend(epochs) or History([1.0], [0.5])
+    )
+    context = argparse.Namespace(
+        options=argparse.Namespace(batch_size=8, seed=3, encoder_epochs=2, encoder="tiny", amp=False),
+        source=sources.Source("any", images, images, tuple("abcde"), mirror=mirror),
+        splits=Splits(images, images, images), checkpoint=lambda: None,
+    )  # fmt: skip
+    encoder = Encoder(tiny, images.pixels[:2].float() / 255)
+    facts = encoding.learn(context, encoder, images.pixels)
+    assert [(epoch.seed, epoch.epoch, epoch.mirror) for epoch in seen] == [(3, 0, mirror), (3, 1, mirror)]
+    assert facts == {"encoder": "tiny", "epochs": 2, "images": 60, "knn_accuracy_on_val_percent": 50.0}
+
+
+@pytest.mark.parametrize(
+    ("truth", "own", "warned"),
+    [([1, 1, 1], [0, 1, 0], True), ([0, 1, 0], [0, 1, 0], True), ([0, 0, 1], [0, 1, 1], False),
+     ([0, 0, 0], [0, 1, 0], False), ([1], [1], False)],
+)  # fmt: skip
+def test_spread_labels_that_are_worse_than_the_model_s_own_are_told(truth, own, warned, capsys):
+    """The first image is bought and lends its label, 0, to all others."""
+    count, logits = len(truth), torch.nn.functional.one_hot(torch.tensor(own), 2).float()
+    members = torch.arange(count)
+    selection = Selection(
+        torch.tensor([0]), torch.tensor([0]), members, torch.zeros_like(members), members[:0], torch.empty(0)
+    )
+    pool = Pool(torch.empty(count, 3, 1, 1), [], torch.tensor(truth), None, "")
+    evidence = argparse.Namespace(look=argparse.Namespace(logits=logits))
+    found = chosen.diagnosed(pool, evidence, Choice(selection, [""], torch.tensor([-1]), logits))
+    assert found["propagated_labels_right_percent"] == pytest.approx(100 * truth.count(0) / count, abs=0.01)
+    assert ("are wrong more often than the model's own predictions there" in capsys.readouterr().out) is warned
+
+
+def test_biased_models_take_the_normalisation_that_is_published_with_the_protocol():
+    published = {
+        "cifar10": ([0.491373, 0.482353, 0.446667], [0.247059, 0.243529, 0.261569]),
+        "svhn": ([0.5] * 3, [0.5] * 3),
+        "gtsrb": ([0.3337, 0.3064, 0.3171], [0.2672, 0.2564, 0.2629]),
+    }
+    assert PROTOCOL_STATS.keys() == published.keys()
+    for name, (mean, std) in published.items():
+        options = argparse.Namespace(mean=None, std=None, bias="B", dataset=name, weights=None)
+        found = normalisation(argparse.Namespace(options=options), None, {})
+        assert found[0] == pytest.approx(mean, abs=1e-6)
+        assert found[1] == pytest.approx(std, abs=1e-6)
 
 
 @pytest.mark.parametrize(

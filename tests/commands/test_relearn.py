@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import signal
@@ -15,8 +16,15 @@ from PIL import Image
 
 from deeppatch import training
 from deeppatch.artifacts import Checkpoint
+from deeppatch.commands import relearning, reporting
+from deeppatch.commands.pool import Pool
+from deeppatch.data import sources, views
+from deeppatch.data.splits import Splits, split
 from deeppatch.hybrid import semisupervised
 from deeppatch.hybrid.methods import METHODS
+from deeppatch.hybrid.selection import supervised
+from deeppatch.zoo.architectures import ARCHITECTURES
+from deeppatch.zoo.classifier import Classifier
 
 LEFT = {"run.json", "weights.safetensors", "history.csv", "metrics.json", "row.csv", "classes.csv"}
 SHARED = "--bias B --budget 6 --views 2"
@@ -30,6 +38,7 @@ FOLDERS = {
     name: "relearn-" + name.replace("hybrid-", "hybrid-budget6-views2-") + "-biasB" if name.startswith("hybrid-")
     else f"relearn-{name}-budget6-views2-biasB" for name in LINES
 }  # fmt: skip
+SEEDS = {2021: "", 7: "-seed7"}
 PAID = {"none": 0, "hybrid-unlabelled": 0}
 
 
@@ -75,6 +84,20 @@ def test_the_headline_is_the_last_epoch_and_before_is_the_fine_tuned_model(repai
     assert sum(each["images"] for each in metrics["classes"]) == found["test_images"] == 9
 
 
+def test_raw_is_the_accuracy_that_pretrain_measured_and_before_that_of_the_kept_start(repaired):
+    (kept,) = (repaired.root / "relearn-start").iterdir()
+    model = Classifier(ARCHITECTURES["resnet8"](3), [0.0] * 3, [1.0] * 3)
+    model.load_state_dict(safetensors.torch.load_file(kept))
+    source = sources.load(f"folder:{repaired.data}", repaired.data, 2021)
+    test = views.clean(split(source, 2021, bias="B").test, 9)
+    start = 100 * training.accuracy(training.predict(model.eval(), test), test.labels)
+    raw = repaired.json("pretrain-biasB/metrics.json")["accuracy_percent"]["clean"]
+    assert raw != start, "the two can be told apart"
+    for name in LINES:
+        found = row(repaired, name)
+        assert (found["raw_percent"], found["finetuned_percent"]) == pytest.approx((raw, start), abs=1e-3)
+
+
 def test_every_run_starts_from_the_same_fine_tuned_model_which_is_trained_once(repaired, fresh, monkeypatch):
     (kept,) = (repaired.root / "relearn-start").iterdir()
     assert len({row(repaired, name)["finetuned_percent"] for name in LINES}) == 1
@@ -113,7 +136,7 @@ def test_a_start_of_other_settings_is_another_one(fresh, change):
 def test_methods_differ_and_the_same_seed_gives_the_same_bytes(repaired, fresh):
     digests = {name: repaired.hashes(FOLDERS[name])["weights.safetensors"] for name in LINES}
     assert len(set(digests.values())) == len(LINES)
-    for name in ("hybrid", "ssl-consistency-imp"):
+    for name in ("none", "gini", "ssl-random", "ssl-consistency-imp", "hybrid", "hybrid-labels", "hybrid-unlabelled"):
         before = repaired.hashes(FOLDERS[name])
         fresh.ran(LINES[name])
         assert fresh.hashes(FOLDERS[name]) == before
@@ -144,9 +167,29 @@ def test_what_the_field_cannot_know_is_marked(repaired):
 
 def test_every_row_names_the_features_and_the_split(repaired):
     rows = [row(repaired, name) for name in LINES]
-    assert all(found["features"] for found in rows)
+    assert {found["features"] for found in rows} == {"penultimate"}
+    assert all(pd.isna(found["encoder"]) and pd.isna(found["encoder_epochs"]) for found in rows)
     assert {found["split"] for found in rows} == {"seeded permutation"}
     assert len({found["split_digest"] for found in rows}) == 1
+
+
+def test_rows_name_the_encoder_and_those_of_different_ones_are_compared_apart(fresh):
+    folders = {}
+    for epochs in (1, 2):
+        chosen = f"{SHARED} --method coreset --features ssl --encoder resnet8 --encoder_epochs {epochs}"
+        fresh.ran(f"annotate {chosen}")
+        fresh.ran(f"relearn {chosen} {TRAINING}")
+        folders[epochs] = f"relearn-coreset-budget6-ssl-encoderresnet8-epochs{epochs}-views2-biasB"
+        metrics = fresh.json(f"{folders[epochs]}/metrics.json")
+        named = {name: metrics[name] for name in ("features", "encoder", "encoder_epochs")}
+        assert named == {"features": "ssl", "encoder": "resnet8", "encoder_epochs": epochs}
+        (found,) = pd.read_csv(fresh.root / folders[epochs] / "row.csv").to_dict("records")
+        assert named.items() <= found.items()
+    said = fresh.ran("relearn --compare --bias B").out
+    table = pd.read_csv(fresh.root / "relearn-compare-biasB" / "comparison.csv")
+    assert len(table) == len(LINES) + 2
+    for name in ("features=penultimate", "features=ssl encoder_epochs=1 ", "features=ssl encoder_epochs=2 "):
+        assert f"coreset {name}" in said
 
 
 @pytest.mark.parametrize("name", ["hybrid", "ssl-random", "gini"])
@@ -184,13 +227,17 @@ def test_the_comparison_has_every_kind_of_run_and_every_seed(fresh):
     assert fresh.files("relearn-compare-biasB") == {
         "run.json", "runs.csv", "comparison.csv", "comparison.json", "gained.png",
     }  # fmt: skip
-    assert len(pd.read_csv(folder / "runs.csv")) == len(LINES) + 1
+    runs = pd.read_csv(folder / "runs.csv").set_index(["method", "use", "seed"])
+    assert len(runs) == len(LINES) + 1
+    walls = {seed: fresh.json(f"{FOLDERS['gini']}{end}/run.json")["wall_seconds"] for seed, end in SEEDS.items()}
+    assert {seed: runs.loc[("gini", "both", seed), "wall_seconds"] for seed in SEEDS} == pytest.approx(walls, rel=1e-4)
     table = pd.read_csv(folder / "comparison.csv").set_index(["method", "use"])
     assert len(table) == len(LINES)
     assert (table.loc[("gini", "both"), "seeds"], table.loc[("hybrid", "both"), "seeds"]) == (2, 1)
     other = fresh.json("relearn-gini-budget6-views2-biasB-seed7/metrics.json")
     gains = [row(fresh, "gini")["gained_points"], other["gained_points"]]
     assert table.loc[("gini", "both"), "gained_points"] == pytest.approx(sum(gains) / 2, abs=1e-3)
+    assert table.loc[("gini", "both"), "wall_seconds"] == pytest.approx(sum(walls.values()) / 2, rel=1e-4)
     assert json.loads((folder / "comparison.json").read_text())[0].keys() >= {
         "gained_points",
         "gained_points_deviation",
@@ -244,9 +291,17 @@ def test_in_the_field_a_person_fills_in_the_labels(field, tmp_path):
     chosen = pd.read_csv(table)
     chosen["label"] = [name.split("-")[0] for name in chosen["file"]]
     filled = tmp_path / "filled.csv"
-    chosen[:-1].to_csv(filled, index=False)
-    assert "1 chosen images have no label" in field.refused(f"{line} {TRAINING} --labels {filled}")
+    wrong = pd.concat([chosen[:-1], pd.DataFrame({"file": ["x.png", "y.png"], "label": "class0"})])
+    wrong.iloc[:2, wrong.columns.get_loc("label")] = "class9"
+    wrong.to_csv(filled, index=False)
+    names = chosen["file"].tolist()
+    assert field.refused(f"{line} {TRAINING} --labels {filled}") == (
+        f"{filled}: 1 chosen images have no label: {names[-1]}; "
+        f"2 labels name no class of class0, class1, class2: {names[0]} (class9), {names[1]} (class9); "
+        "2 labels are of images that were not chosen: x.png, y.png"
+    )
     assert "nowhere.csv: No such file or directory" in field.refused(f"{line} {TRAINING} --labels nowhere.csv")
+    filled = table  # in place, as README has it
     chosen.to_csv(filled, index=False)
     field.ran(f"{line} {TRAINING} --labels {filled}")
     folder = "relearn-hybrid-budget6-views2"
@@ -258,7 +313,7 @@ def test_in_the_field_a_person_fills_in_the_labels(field, tmp_path):
     assert metrics["diagnostics_not_available_in_the_field"] == {}
     assert (metrics["labels_bought"], metrics["labelled_images"]) == (6, len(bought["members"]))
     assert metrics["split"] == "the data set's own"
-    assert field.json(f"{folder}/run.json")["inputs"][str(filled)]
+    assert field.json(f"{folder}/run.json")["inputs"][str(filled.relative_to(field.output))]
     before = field.hashes(folder)["weights.safetensors"]
     chosen["label"] = chosen["label"].replace({"class0": "class1", "class1": "class0"})
     chosen.to_csv(filled, index=False)
@@ -305,3 +360,49 @@ def test_a_repair_that_is_killed_goes_on_to_the_same_bytes(repaired, fresh, tmp_
 )  # fmt: skip
 def test_a_mistake_is_one_line(fresh, line, said):
     assert said in fresh.refused(f"relearn {SHARED} {line}")
+
+
+def test_each_epoch_measures_the_pool_in_new_views_and_training_moves_what_the_data_set_allows(images, monkeypatch):
+    drawn = []
+
+    def measured(_model, _pixels, count, draw, **_named):
+        drawn.append((count, torch.rand(3, generator=draw).tolist()))
+        return argparse.Namespace(entropy=None)
+
+    monkeypatch.setattr(relearning, "smoothness", measured)
+    pool = Pool(images.pixels[:9], list("abcdefghi"), None, None, "")
+    selection = supervised(torch.tensor([2]), torch.tensor([1]))
+    selection.facts["weighted"] = True
+    for augment, mirror in ((True, True), (True, False), (False, False)):
+        context = argparse.Namespace(
+            options=argparse.Namespace(seed=3, views=2, use="both", amp=False), device=torch.device("cpu"),
+            source=sources.Source("any", images, images, tuple("abcde"), augment, mirror),
+            splits=Splits(images, images, images),
+        )  # fmt: skip
+        material = relearning.material_of(context, selection, pool)
+        assert (material.crop, material.mirror) == (augment, mirror)
+    for epochs in (1, 2, 3, 1):
+        material.unsmoothness(None, epochs)
+    assert len({str(each) for each in drawn}) == 3
+    assert drawn[0] == drawn[3], "the same after a restart"
+    assert {count for count, _ in drawn} == {2}
+
+
+@pytest.mark.parametrize(
+    ("ours", "own", "spread", "said"),
+    [
+        (60.0, 70.0, 9, "propagated labels: 60.00 % right, NO BETTER than the model's own 70.00 % on the same images"),
+        (70.0, 70.0, 9, "NO BETTER"),
+        (70.0, 60.0, 9, "70.00 % right, better than the model's own 60.00 %"),
+        (60.0, 70.0, 5, None),
+        (None, None, 9, None),
+    ],
+)
+def test_labels_that_are_no_better_than_the_model_s_own_are_told(capsys, ours, own, spread, said):
+    row = {"raw_percent": 1.0, "finetuned_percent": 2.0, "last_percent": 3.0, "gained_points": 1.0, "fixed": 2,
+           "broken": 1, "labels_bought": 5, "labelled_images": spread}  # fmt: skip
+    reporting.say(row, {
+        "propagated_labels_right_percent": ours, "own_predictions_right_on_members_percent": own,
+    })  # fmt: skip
+    out = capsys.readouterr().out
+    assert (said in out) if said else ("propagated" not in out)

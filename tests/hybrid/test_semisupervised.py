@@ -140,6 +140,22 @@ def test_the_second_phase_mixes_replayed_labels_with_guesses_on_every_view(knowi
     assert len(mixed) == 2 * len(second), "pixels and targets alike"
 
 
+def test_labels_are_mixed_with_the_partners_and_shares_of_their_images(knowing, material, monkeypatch):
+    seen = []
+    monkeypatch.setattr(semisupervised, "mixed", lambda *given: seen.append(given) or targets.mixed(*given))
+    _, second = batches(knowing, material)
+    for (pixels, *how), (labels, *same), (shown, taught, _) in zip(seen[::2], seen[1::2], second, strict=True):
+        partners, share = how
+        assert all(map(torch.equal, how, same))
+        assert partners.sort().values.tolist() == list(range(24))
+        assert 0.5 <= share < 1
+        torch.testing.assert_close(shown, share * pixels + (1 - share) * pixels[partners])
+        torch.testing.assert_close(taught, share * labels + (1 - share) * labels[partners])
+        assert (labels[:8].max(1).values == 1).all(), "one-hot before, mixed after"
+        assert (taught[:8].max(1).values < 1).any()
+    assert len({share.item() for _, _, share in seen}) == len(second), "drawn anew for every batch"
+
+
 def test_guesses_are_of_the_model_as_it_is_at_that_step_in_train_mode(knowing, material, monkeypatch):
     seen = []
 
@@ -174,6 +190,17 @@ def test_the_replayed_are_chosen_anew_for_the_second_phase_and_each_epoch(knowin
     repair(knowing, material, FEW, 2, lambda _m: 0.0, watch=lambda _m: {}, **TRAINING)
     assert len(chosen) == 4
     assert len({digest for digest, _ in chosen}) == 4
+
+
+def test_the_replayed_are_judged_as_they_are_though_training_crops_and_mirrors_them(knowing, material, images):
+    assert material.crop
+    assert material.mirror
+    right = training.predict(knowing, views.clean(images, 60)) == images.labels
+    replayed = [Repair(knowing, each, FEW, 5).replayed() for each in (material, material.training_images_alone())]
+    assert all(torch.equal(places, right.nonzero()[:, 0]) for places in replayed)
+    ((moved, labels),) = material.labelled(images, 60, 1, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert (knowing.eval()(moved).argmax(1) == labels).sum() != right.sum(), "moved, they are judged otherwise"
 
 
 def test_labels_alone_have_no_second_phase_and_guesses_alone_no_first(knowing, material):
