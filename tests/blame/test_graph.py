@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -210,7 +213,32 @@ def test_costs_count_the_convolutions_behind_a_layer(network_and_sample):
     assert list(costs) == list(convolutions(network))
 
 
-def test_the_bytes_of_an_image_are_those_of_its_maps():
+PEAK = """
+import resource, torch
+from deeppatch.blame.ablation import Sample, in_graph
+from deeppatch.blame.graph import Graph
+from deeppatch.zoo.architectures import ARCHITECTURES
+network = ARCHITECTURES["resnet20a"](10).eval()
+graph = Graph(network, torch.rand(2, 3, 32, 32))
+sample = Sample(torch.rand(100, 3, 32, 32), torch.zeros(100))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+with torch.inference_mode():
+    edited = in_graph(graph, swap=False)(sample)
+    for name in graph.convs:
+        edited(name, 0)
+after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(1024 * (after - before) / 100 / graph.bytes_an_image(sample.degraded[:2]))
+"""
+
+
+def test_the_bytes_of_an_image_are_its_maps_and_an_edit_on_its_way():
     network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
     floats = 3 * 64 + 4 * 64 + 4 * 64 + 4 + 2  # flattening shares memory with the pooling
-    assert Graph(network, torch.rand(2, 3, 8, 8)).bytes_an_image(torch.rand(2, 3, 8, 8)) == 4 * floats
+    want = 4 * (floats + 5 * 4 * 64)
+    assert Graph(network, torch.rand(2, 3, 8, 8)).bytes_an_image(torch.rand(2, 3, 8, 8)) == want
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the peak is in other units")
+def test_edits_take_no_more_memory_than_that():
+    done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True, timeout=120)
+    assert 0.5 < float(done.stdout) < 1.2

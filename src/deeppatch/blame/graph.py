@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from deeppatch.surgery import fold
 
 Values = dict[fx.Node, Any]
+IN_FLIGHT = 5  # largest maps that one edit holds at a time, copies and workspaces of convolutions among them
 
 
 class Untraceable(Exception):
@@ -74,9 +75,10 @@ class Graph:
 
     @torch.no_grad()
     def bytes_an_image(self, example: Tensor) -> int:
-        """Return the bytes that the values of all steps take, for one of the images (N, C, H, W)."""
+        """Return the bytes that one of the images (N, C, H, W) takes: what all steps give, and an edit on its way."""
         values = [value for value in self.run(example).values() if isinstance(value, Tensor)]
-        return sum({value.data_ptr(): value.nbytes for value in values}.values()) // len(example)
+        sizes = {value.data_ptr(): value.nbytes for value in values}.values()
+        return (sum(sizes) + IN_FLIGHT * max(sizes)) // len(example)
 
     def after(self, start: fx.Node) -> list[fx.Node]:
         """Return the steps that depend on one, in order."""

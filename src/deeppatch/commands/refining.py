@@ -12,7 +12,7 @@ from deeppatch.commands.methods import ESTIMATES
 from deeppatch.progress import counting
 from deeppatch.zoo.classifier import Classifier
 
-KEPT = 3  # times an estimate holds a map: with its gradient, or in both versions, and a copy
+KEPT = 2  # times an estimate holds each map: with its gradient, or in both versions
 
 
 def estimated(context: Context, model: Classifier) -> Ranking:
