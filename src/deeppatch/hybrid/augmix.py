@@ -60,14 +60,22 @@ def views(pixels: Tensor, count: int, draw: torch.Generator) -> Tensor:
 
 def applied(pixels: Tensor, chains: Chains) -> Tensor:
     """Return uint8 pixels (M, 3, H, W) after the operations of their chains, rounded after each as images are."""
-    pixels = pixels.clone()
-    for step in range(DEPTH):
+    for step in range(DEPTH if len(pixels) else 0):
         levels = chains.levels[:, step] * chains.signs[:, step]
+        found, order = [], []
         for operate, kinds in BATCHED.items():
             rows = torch.isin(chains.operations[:, step], kinds).nonzero().flatten()  # on the CPU: nothing waits
             if len(rows):
-                which = rows.to(pixels.device, non_blocking=True)
-                pixels[which] = operate(pixels[which], chains.operations[rows, step], levels[rows])
+                own = pixels.index_select(0, rows.to(pixels.device, non_blocking=True))
+                found.append(operate(own, chains.operations[rows, step], levels[rows]))
+                order.append(rows)
+        # back to their places by picking: writing row by row takes many times as long
+        pixels = torch.cat(found).index_select(0, torch.cat(order).argsort().to(pixels.device, non_blocking=True))
+    return pixels
+
+
+def unchanged(pixels: Tensor, _operations: Tensor, _levels: Tensor) -> Tensor:
+    """Leave images whose chain has ended."""
     return pixels
 
 
@@ -177,3 +185,4 @@ TOGETHER: dict[Callable[[Tensor, Tensor, Tensor], Tensor], tuple[str, ...]] = {
 }  # fmt: skip
 OPERATIONS = tuple(name for names in TOGETHER.values() for name in names)
 BATCHED = {operate: torch.tensor([OPERATIONS.index(name) for name in names]) for operate, names in TOGETHER.items()}
+BATCHED[unchanged] = torch.tensor([-1])
