@@ -248,4 +248,4 @@ def test_edits_take_no_more_memory_than_that():
         [sys.executable, "-c", PEAK], env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
         capture_output=True, text=True, check=True, timeout=120,
     )  # fmt: skip
-    assert 0.5 < float(done.stdout) < 1.2
+    assert 0.5 < float(done.stdout) < 1.4, "1.0 to 1.15 on Linux, as memory is given back or kept"
