@@ -104,19 +104,19 @@ class Ways:
         prepared = [graph(part) for part in parts]
 
         @torch.inference_mode()
-        def race(layer: str) -> float:
+        def raced(layer: str) -> float:
             """Race all filters of a layer; their share of the unedited passes comes on top."""
             shared = runtime.seconds(lambda: [graph(part) for part in parts], self.device) / sum(self.widths.values())
             width, edited = self.widths[layer], iter(prepared)
-            lane = racing.begin({layer: width}, {layer: cut(width, DEFAULT_RATIO, "front")})
+            race = racing.begin({layer: width}, {layer: cut(width, DEFAULT_RATIO, "front")})
             spent = runtime.seconds(
-                lambda: racing.run(lane, parts, images, lambda _: next(edited), DELTA, lambda _: None, lambda _: None),
+                lambda: racing.run(race, parts, images, lambda _: next(edited), DELTA, lambda _: None, lambda _: None),
                 self.device,
             )
-            self.raced[layer] = lane.passes()
+            self.raced[layer] = race.passes()
             return (spent / width + shared) / images
 
-        self.all[f"ours, racing {DELTA:g}, {images} images"] = race
+        self.all[f"ours, racing {DELTA:g}, {images} images"] = raced
 
     def published(self, layer: str) -> float:
         """Silence one filter, and read everything anew."""

@@ -82,9 +82,8 @@ def taus(files: dict[str, Path]) -> pd.DataFrame:
     }).rename_axis("layer").reset_index()  # fmt: skip
 
 
-def agreement(files: dict[str, Path], ratio: float) -> pd.DataFrame:
-    """Return how far rankings agree with the exact one, in tau and in what is chosen, passes spared, and time."""
-    layers = taus(files)
+def agreement(files: dict[str, Path], layers: pd.DataFrame, ratio: float) -> pd.DataFrame:
+    """Return how far rankings agree with the exact one: tau over `layers`, what is chosen, passes spared, and time."""
     contents = {name: json.loads(path.read_text()) for name, path in files.items()}
     rows = []
     for name, content in contents.items():
@@ -155,13 +154,14 @@ def main() -> None:
     options = parser.parse_args()
     options.output_dir.mkdir(parents=True, exist_ok=True)
     files = rank(options)
-    device = machine.prepared(runtime.default_device())
+    device = runtime.pick_device(runtime.default_device())
 
     def keep(name: str, frame: pd.DataFrame) -> None:
         machine.signed(frame, options, device).to_csv(options.output_dir / f"{name}.csv", index=False)
 
-    keep("agreement-layers", taus(files))
-    found = agreement(files, 0.25)
+    layers = taus(files)
+    keep("agreement-layers", layers)
+    found = agreement(files, layers, 0.25)
     keep("agreement", found)
     print(found.to_string(index=False, float_format="%.3g"))
     repaired = repair(options, files, keep)

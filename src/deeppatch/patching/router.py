@@ -45,7 +45,7 @@ def pooled_statistics(maps: Maps) -> Tensor:
     """
     columns = []
     for version in (maps.original.float(), maps.replaced.float()):
-        size = torch.linalg.vector_norm(version, 1, (2, 3)) / version[0, 0].numel()
+        size = torch.linalg.vector_norm(version, 1, (2, 3)) / version.shape[2:].numel()
         columns += [(version.mean((2, 3)) + size) / 2, _deviation(version, (2, 3)), size]  # relu is (x + |x|) / 2
     pixels = maps.pixels
     laplacian = pixels[:, :, :-2, 1:-1] + pixels[:, :, 2:, 1:-1]
