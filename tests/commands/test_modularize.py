@@ -95,6 +95,13 @@ def test_a_search_leaves_exactly_these_files_and_what_they_say_agrees(done, name
     assert metrics["sensitive_layers"] == list(sensitivity.loc[sensitivity["sensitive"], "layer"])
 
 
+def test_candidates_read_2500_images_of_one_half_of_val_where_no_number_is_given(done, fresh, monkeypatch):
+    assert splitting.SEARCHED == 2500
+    monkeypatch.setattr(splitting, "SEARCHED", 40)
+    fresh.ran(GA.replace(" --search_images 40", ""))
+    assert fresh.left("modularize-ga") == done.left("modularize-ga")
+
+
 def test_the_composed_model_is_what_metrics_say(done):
     metrics = json.loads((done.folder("modularize-grad") / "metrics.json").read_text())
     assert metrics["composed_accuracy_percent"] > 40, "five classes, chance is 20"

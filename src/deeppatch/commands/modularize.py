@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     group.add_argument(
         "--search_images", type=int, metavar="N",
-        help="images that the search reads: of train for grad, of one half of val for ga (default: all)",
+        help="images that the search reads: of train for grad (default: all), of half of val for ga (default: 2500)",
     )  # fmt: skip
     group.add_argument(
         "--sensitivity_images", type=int, default=1000, metavar="N",

@@ -22,6 +22,7 @@ from deeppatch.modular.presets import PRESETS, thresholds
 from deeppatch.modular.winograd import quickened
 from deeppatch.training import accuracy, fit, predict, two_rates
 
+SEARCHED = 2500  # images that rate candidates, by default: these are compared with each other, on the same ones
 # masks (classes, kernels) by layer, heads if there are any, and one row for each generation or epoch
 Found = tuple[Sequence[Tensor], Heads | None, pd.DataFrame]
 
@@ -67,8 +68,7 @@ def by_generations(analysis: Analysis) -> Found:
     context, options = analysis.context, analysis.context.options
     preset, evaluate = PRESETS[options.preset], EVALUATORS[options.evaluator]
     searched, held_out = halves(context.splits.val, options.seed, context.source.name)
-    if options.search_images:
-        searched = subset(searched, options.search_images, options.seed, context.source.name)
+    searched = subset(searched, options.search_images or SEARCHED, options.seed, context.source.name)
     x, unseen = analysis.inputs(searched), analysis.inputs(held_out)
     candidate = quickened(analysis.network) if evaluate is by_slices else analysis.network
 
