@@ -111,7 +111,7 @@ def main() -> None:
     logits += 2 * (labels == torch.arange(CLASSES).view(-1, 1))[:, None]
     together = {PLAIN: plain_composing(options, kernels.cpu(), logits, labels)}
     for name, count in read.items():
-        some, own = logits[..., :count].to(device), labels[:count].to(device)
+        some, own = logits[..., :count].contiguous().to(device), labels[:count].to(device)
         together[name] = min(composing(kernels, some, own, device) for _ in range(3))
     fresh = CLASSES * (options.population - replace(PRESET, population=options.population).kept)
     count = {PLAIN: CLASSES * options.population, OURS: fresh, QUARTER: fresh}  # elites are not run again
