@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch_pruning
 from torch import nn
 from torch.nn import functional as F
 
@@ -32,6 +33,25 @@ def test_what_is_added_in_a_resnet_is_tied_over_the_whole_stage():
     assert layers[0].convs == ["conv1", "layer1.0.conv2", "layer1.1.conv2", "layer1.2.conv2"]
     assert layers[0].followers == ["bn1", "layer1.0.bn2", "layer1.1.bn2", "layer1.2.bn2"]
     assert sum(layer.kernels * len(layer.convs) for layer in layers) == 784
+
+
+@pytest.mark.parametrize(
+    "name", ["simcnn_x0_125", "rescnn_x0_25", "resnet8", "resnet20", "resnet20a", "vgg13_bn", "mobilenetv2_x0_5"]
+)
+def test_layers_are_the_groups_that_torch_pruning_finds(name):
+    """Its dependency graph follows gradients, ours the traced calls: what goes with a kernel must be the same."""
+    network = ARCHITECTURES[name](10).eval()
+    graph = torch_pruning.DependencyGraph().build_dependency(network, example_inputs=EXAMPLE)
+    names = {module: path for path, module in network.named_modules()}
+    for layer in find(network, EXAMPLE):
+        found = {"convs": set(), "followers": set(), "readers": set()}
+        conv = network.get_submodule(layer.convs[0])
+        for dependency, _ in graph.get_pruning_group(conv, torch_pruning.prune_conv_out_channels, idxs=[0]):
+            module, cut = dependency.target.module, dependency.handler.__name__
+            if module in names:
+                follows = isinstance(module, nn.BatchNorm2d) or getattr(module, "groups", 1) > 1
+                found["followers" if follows else "convs" if "out" in cut else "readers"].add(names[module])
+        assert found == {"convs": {*layer.convs}, "followers": {*layer.followers}, "readers": {*layer.readers}}
 
 
 def test_a_depthwise_convolution_follows_and_a_flattened_map_makes_several_inputs():
