@@ -54,6 +54,18 @@ def test_modules_that_keep_all_kernels_are_the_whole_network(name, lively):
         assert torch.equal(by_slices(network, layers, every, x)[0], network(x))
 
 
+@pytest.mark.parametrize("name", ["simcnn_x0_125", "resnet20a", "mobilenetv2_x0_5"])
+def test_smaller_networks_are_the_same_in_channels_last(name, lively):
+    network, layers, masks, x = case(name, lively)
+    kept = [mask[0] for mask in masks]
+    small = extract(network, layers, kept).state_dict()
+    last = extract(network.to(memory_format=torch.channels_last), layers, kept).state_dict()
+    assert all(torch.equal(last[key], value) for key, value in small.items())
+    wide = [value for value in last.values() if value.ndim == 4 and value.shape[1] > 1 and value.shape[2] > 1]
+    assert wide
+    assert all(value.is_contiguous(memory_format=torch.channels_last) for value in wide)
+
+
 def test_in_inference_form_the_layers_and_answers_are_the_same(lively):
     network, layers, masks, x = case("resnet8", lively)
     quick = folded(network)

@@ -43,8 +43,9 @@ def _cut(network: nn.Module, layers: Sequence[Layer], kept: Sequence[Tensor]) ->
     if any(not mask.any() for mask in kept):
         raise ValueError("a layer keeps no kernel")
     for layer, mask in zip(layers, kept, strict=True):
+        index = mask.nonzero().squeeze(1)
         for name in (*layer.convs, *layer.followers):
-            _keep_outputs(network.get_submodule(name), mask.nonzero().squeeze(1))
+            _keep_outputs(network.get_submodule(name), index)
     for layer, mask in zip(layers, kept, strict=True):  # after all outputs: what is left to gather from is small
         for name, inputs in layer.readers.items():
             _keep_inputs(network.get_submodule(name), mask.repeat_interleave(inputs).nonzero().squeeze(1))
