@@ -1,190 +1,216 @@
 """Time the genetic search for modules against its plain definition: candidates a second, seconds a generation.
 
-Plain: each candidate is the whole network with its kernels silenced, one pass through a data loader with worker
-processes that decode image by image; dissimilarities are set operations on kernels, compositions are rated one by one
-in a pool of processes. Ours: smaller networks on images that lie on the device, on a CPU with convolutions by tiles
-where they are wide; one product for all dissimilarities, compositions from cached logits; on the same images, and on a
-quarter of them, as modularize reads 2,500 of the 10,000 that the published search reads. All sides run in turn in one
-process; what is sampled of the plain side is said.
+python benchmarks/modules.py --weights FILE [-m simcnn] [-d cifar10] [--images 400] [--device cpu|cuda]
+
+Plain (modules_plain.py): each candidate is the whole network with its kernels silenced, one pass through a data loader
+with worker processes that decode image by image; dissimilarities are set operations on kernels, compositions are rated
+one by one in a pool of processes. A sample of it is timed, and is said. Ours: whole generations of the search as
+modularize runs it, on the same images, and on a quarter of them as modularize reads 2,500 of the 10,000 that the
+published search reads. After each batch of our candidates one of the plain way has its turn, in one process. Which
+candidates need not see all images depends on what the network answers, so that --weights should be a trained one's.
 """
 
 from __future__ import annotations
 
-import itertools
+import argparse
 import resource
 import statistics
 import time
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
-import numpy as np
+import modules_plain as plain
 import pandas as pd
 import torch
 from machine import heading, parser, prepared, write
-from PIL import Image
-from torch.utils.data import DataLoader, Dataset
-from torchvision import transforms
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from deeppatch import runtime
+from deeppatch.data.images import Images
 from deeppatch.data.sources import load
-from deeppatch.modular.composition import Weights, beam, dissimilarity
-from deeppatch.modular.genetic import first
+from deeppatch.data.splits import subset
+from deeppatch.modular import composition
+from deeppatch.modular.genetic import Record, Search
 from deeppatch.modular.genome import Genome
-from deeppatch.modular.layers import find
-from deeppatch.modular.masking import by_slices, masked
-from deeppatch.modular.presets import PRESETS, sizes
+from deeppatch.modular.importance import importances, orders
+from deeppatch.modular.layers import Layer, find
+from deeppatch.modular.masking import by_slices
+from deeppatch.modular.presets import PRESETS, sizes, thresholds
 from deeppatch.modular.winograd import quickened
-from deeppatch.progress import info
+from deeppatch.surgery import folded
+from deeppatch.zoo import weights
 from deeppatch.zoo.architectures import ARCHITECTURES
 
-PLAIN, OURS, QUARTER = "plain", "ours", "ours, a quarter of the images"
+OURS, QUARTER = "ours", "ours, a quarter of the images"
 CLASSES = 10
 PRESET = PRESETS["simcnn-cifar10"]
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-class Decoded(Dataset):
-    """Images that are decoded and normalised one by one, as a plain search reads them."""
+@dataclass
+class Subject:
+    """A network, its layers, the order of their kernels for each class, and test images with their inputs x."""
 
-    def __init__(self, pixels: np.ndarray) -> None:
-        mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-        self.pixels = pixels
-        self.prepare = transforms.Compose([transforms.ToTensor(), transforms.Normalize(mean, std)])
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-    def __getitem__(self, index: int) -> torch.Tensor:
-        return self.prepare(Image.fromarray(self.pixels[index]))
+    network: nn.Module
+    layers: list[Layer]
+    genomes: list[Genome]
+    images: Images
+    x: Tensor
 
 
-def rate(task: tuple) -> tuple[float, float]:
-    """Rate one composition by its definition: accuracy over its classes' images, and mean dissimilarity."""
-    classes, logits, labels, pairs = task
-    own = np.isin(labels, classes)
-    answers = np.asarray(classes)[np.stack(logits)[:, own].argmax(0)]
-    return float((answers == labels[own]).mean()), sum(pairs) / len(pairs)
+@dataclass
+class Timed:
+    """Our search on the first of some images, by generation: seconds in candidates, in all, and compositions by size.
+
+    After each batch of candidates `turn` is called with the first one's masks, in time that does not count.
+    """
+
+    subject: Subject
+    images: int
+    options: argparse.Namespace
+    turn: Callable[[Sequence[Tensor]], object] = len
+    seconds: list[float] = field(default_factory=lambda: [0.0])
+    whole: list[float] = field(default_factory=list)
+    compositions: list[Counter[int]] = field(default_factory=lambda: [Counter()])
+    kernels: list[Tensor] = field(default_factory=list)
+    strong: float = 0.0
+    start: float = 0.0
+
+    def run(self) -> Record:
+        """Search; return what generations were worth."""
+        network, layers, device = self.subject.network, self.subject.layers, self.subject.x.device
+        self.x, labels = self.subject.x[: self.images], self.subject.images.labels[: self.images].to(device)
+        self.quick = quickened(network)
+        with torch.inference_mode():
+            answers = torch.cat([network(part) for part in self.x.split(256)]).argmax(1)
+        self.strong = (answers == labels).double().mean().item()
+        preset = replace(PRESET, population=self.options.population)
+        sensitive = [place for place in preset.sensitive or () if place < len(layers)]
+        ones = torch.ones(sum(layer.kernels for layer in layers), device=device)
+        marks = thresholds(preset, CLASSES, self.strong)
+        search = Search(self.subject.genomes, self.evaluate, self.done, labels, ones, preset, sensitive, marks, 2021)
+        merge = composition.merge
+
+        def counted(a: composition.Compositions, b: composition.Compositions, *rest: Any) -> Any:
+            self.compositions[-1][len(a.classes + b.classes)] += len(a.members) * len(b.members)
+            return merge(a, b, *rest)
+
+        self.start = time.perf_counter()
+        with patch.object(composition, "merge", counted):
+            return search.run(self.options.generations - 1)[1]
+
+    def evaluate(self, number: int, kept: Sequence[Tensor], samples: Tensor) -> Tensor:
+        """Return the logits of candidates, and let the plain way have its turn."""
+        found: list[Tensor] = []
+
+        def ours() -> None:
+            found.append(by_slices(self.quick, self.subject.layers, kept, self.x[samples])[:, :, number])
+
+        self.seconds[-1] += runtime.seconds(ours, samples.device)
+        self.kernels.append(torch.cat(tuple(kept), 1))
+        before = time.perf_counter()
+        self.turn([mask[:1] for mask in kept])
+        self.start += time.perf_counter() - before
+        return found[0]
+
+    def done(self, _masks: Sequence[Tensor]) -> float:
+        """End a generation, in place of what its winners are worth on other images."""
+        self.whole.append(time.perf_counter() - self.start)
+        self.seconds.append(0.0)
+        self.compositions.append(Counter())
+        self.start = time.perf_counter()
+        return 0.0
+
+    def rows(self, side: str, record: Record) -> list[dict[str, Any]]:
+        """Return one row for each generation."""
+        passes = CLASSES * self.options.population * self.images
+        return [
+            row(side, place, self.images, record.passes[place] / passes, record.evaluated[place] / self.seconds[place],
+                whole - self.seconds[place], whole)
+            for place, whole in enumerate(self.whole)
+        ]  # fmt: skip
+
+
+def row(
+    side: str, generation: int, images: int, run: float, candidates: float, composing: float, whole: float
+) -> dict[str, Any]:
+    """Return one row of the table."""
+    return {
+        "side": side, "generation": generation, "images": images, "share_of_passes": run,
+        "candidates_a_second": candidates, "composing_seconds": composing, "generation_seconds": whole,
+    }  # fmt: skip
+
+
+def given(options: argparse.Namespace, device: torch.device) -> tuple[Subject, DataLoader]:
+    """Return what is searched, with --weights or at random, and the plain way's loader of the same test images."""
+    network, mean, std = ARCHITECTURES[options.model](CLASSES), MEAN, STD
+    if options.weights:
+        state = weights.read(options.weights)
+        mean, std = (state.pop(f"normalize.{key}").flatten().tolist() for key in ("mean", "std"))
+        weights.load_network(network, {k.removeprefix("network."): v for k, v in state.items()}, options.weights)
+    network = folded(network.eval()).to(device, memory_format=torch.channels_last)
+    source = load(options.dataset, options.data_dir, 1)
+    images = subset(source.test, options.images, 2021, options.dataset)
+    loader = DataLoader(plain.Decoded(images.pixels, mean, std), 128, num_workers=2)
+    x = torch.cat(list(loader)).to(device, memory_format=torch.channels_last)
+    train = subset(source.train, 10 * options.images, 2021, options.dataset)
+    inputs = torch.cat(list(DataLoader(plain.Decoded(train.pixels, mean, std), 256)))
+    inputs = inputs.to(device, memory_format=torch.channels_last)
+    layers = find(network, x[:2])
+    values = importances(network, layers, inputs, train.labels.to(device), CLASSES)
+    genomes = [Genome(orders(values, number)) for number in range(CLASSES)]
+    return Subject(network, layers, genomes, images, x), loader
 
 
 def main() -> None:
-    """Print both sides' figures and the median ratio of rounds."""
+    """Print both sides' figures, and how many times as fast ours is."""
     options = parser(__doc__)
-    options.add_argument("--model", default="simcnn")
+    options.add_argument("-m", "--model", choices=sorted(ARCHITECTURES), default="simcnn")
+    options.add_argument("--weights", type=Path, help="what pretrain left: weights.safetensors (default: random)")
     options.add_argument("-d", "--dataset", default="cifar10")
     options.add_argument("--data_dir", type=Path, default=Path("data"))
-    options.add_argument("--images", type=int, default=200, help="that the plain way runs candidates on")
+    options.add_argument("--images", type=int, default=400, help="test images that rate candidates (default: 400)")
     options.add_argument("--population", type=int, default=100)
-    options.add_argument("--candidates", type=int, default=8, help="candidates a round that are timed")
-    options.add_argument("--compositions", type=int, default=2000, help="of a generation's, timed on the plain side")
-    options.add_argument("--rounds", type=int, default=5)
+    options.add_argument("--generations", type=int, default=2, help="of our search, timed whole (default: 2)")
+    options.add_argument("--compositions", type=int, default=2000, help="timed on the plain side (default: 2000)")
     options = options.parse_args()
     device = prepared(options.device)
     print(heading(device))
-    network = ARCHITECTURES[options.model](CLASSES).eval().to(device, memory_format=torch.channels_last)
-    images = load(options.dataset, options.data_dir, 1).train
-    pixels = images.pixels[: options.images].permute(0, 2, 3, 1).numpy()
-    loader = DataLoader(Decoded(pixels), 128, num_workers=2)
-    x = torch.cat(list(loader)).to(device, memory_format=torch.channels_last)
-    layers = find(network, x[:2])
-    quick = quickened(network)
-    kernels = population(layers, options.population).to(device)
-    parts = kernels.flatten(0, 1).split([layer.kernels for layer in layers], 1)
+    subject, loader = given(options, device)
+    network, layers, times = subject.network, subject.layers, []
 
-    def plain_candidates(rows: slice) -> None:
-        for row in range(rows.start, rows.stop):
-            with masked(network, layers, [part[row : row + 1] for part in parts]), torch.no_grad():
-                for batch in loader:
-                    network(batch.to(device))
+    def turn(kept: Sequence[Tensor]) -> None:
+        times.append(runtime.seconds(lambda: plain.candidate(network, layers, kept, loader), device))
 
-    def our_candidates(rows: slice, count: int) -> None:
-        by_slices(quick, layers, [part[rows] for part in parts], x[:count])
-
-    read = {OURS: options.images, QUARTER: options.images // 4}
-    times: dict[str, list[float]] = {name: [] for name in (PLAIN, *read)}
-    for turn in range(options.rounds):
-        rows = slice(turn * options.candidates, (turn + 1) * options.candidates)
-        times[PLAIN].append(runtime.seconds(lambda: plain_candidates(rows), device))  # noqa: B023
-        for name, count in read.items():
-            times[name].append(runtime.seconds(lambda: our_candidates(rows, count), device))  # noqa: B023
-    labels = images.labels[: options.images]
+    equal = Timed(subject, options.images, options, turn)
+    few = Timed(subject, options.images // 4, options)
+    rows = equal.rows(OURS, equal.run()) + few.rows(QUARTER, few.run())
+    kernels, each = torch.cat(equal.kernels), statistics.median(times)
     logits = torch.randn(CLASSES, options.population, options.images)
-    logits += 2 * (labels == torch.arange(CLASSES).view(-1, 1))[:, None]
-    together = {PLAIN: plain_composing(options, kernels.cpu(), logits, labels)}
-    for name, count in read.items():
-        some, own = logits[..., :count].contiguous().to(device), labels[:count].to(device)
-        together[name] = min(composing(kernels, some, own, device) for _ in range(3))
-    fresh = CLASSES * (options.population - replace(PRESET, population=options.population).kept)
-    count = {PLAIN: CLASSES * options.population, OURS: fresh, QUARTER: fresh}  # elites are not run again
-    each = {name: statistics.median(times[name]) / options.candidates for name in times}
-    table = pd.DataFrame({"side": list(times), "images": [options.images, *read.values()]})
-    table["candidates_a_second"] = [1 / each[name] for name in times]
-    table["composing_seconds_a_generation"] = [together[name] for name in times]
-    table["seconds_a_generation"] = [count[name] * each[name] + together[name] for name in times]
+    labels = subject.images.labels
+    one = plain.composition_seconds(logits, labels, sizes(CLASSES), options.compositions)
+    pairs = plain.pair_seconds(kernels[:40]) * CLASSES * (CLASSES - 1) / 2 * options.population**2
+    for place, counts in enumerate(equal.compositions[:-1]):
+        composing = pairs + sum(one[size] * count for size, count in counts.items())
+        whole = CLASSES * options.population * each + composing
+        rows.insert(place, row("plain", place, options.images, 1, 1 / each, composing, whole))
+        print(f"generation {place}: {sum(counts.values())} compositions")
+    table = pd.DataFrame(rows)
+    plainly = table[table.side == "plain"].set_index("generation").loc[table.generation].reset_index()
+    table["candidates_times_as_fast"] = table.candidates_a_second / plainly.candidates_a_second
+    table["generation_times_as_fast"] = plainly.generation_seconds / table.generation_seconds
     print(table.to_string(index=False, float_format="%.3g"))
-    whole = table.set_index("side")["seconds_a_generation"]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-    for name in read:
-        ratio = statistics.median(p / o for p, o in zip(times[PLAIN], times[name], strict=True))
-        print(f"{name}: candidates {ratio:.1f} times as fast (median of {options.rounds} rounds), "
-              f"a generation {whole[PLAIN] / whole[name]:.1f} times")  # fmt: skip
-    size = f"{options.model}, {options.images} images, {CLASSES} x {options.population} candidates"
-    print(f"{size} that keep {100 * kernels.float().mean():.1f} % of the kernels; peak memory {peak:.0f} MiB")
+    print(f"{options.model}, {100 * equal.strong:.1f} % of {options.images} images right; {CLASSES} x "
+          f"{options.population} candidates that keep {100 * kernels.float().mean():.1f} % of the kernels; "
+          f"plain: median of {len(times)} candidates, {options.compositions} compositions; "
+          f"peak memory {peak:.0f} MiB")  # fmt: skip
     write(table, options, device)
-
-
-def population(layers: list, count: int) -> torch.Tensor:
-    """Return the kernels (classes, count, kernels) of the preset's first candidates; importance is drawn."""
-    found = []
-    for number in range(CLASSES):
-        draw = np.random.default_rng(number)
-        genome = Genome([draw.permutation(layer.kernels) for layer in layers])
-        bits = first(genome, replace(PRESET, population=count), PRESET.sensitive or (), draw)
-        found.append(torch.from_numpy(np.concatenate(genome.decode(bits), 1)))
-    return torch.stack(found)
-
-
-def composing(kernels: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor, device: torch.device) -> float:
-    """Return the seconds of one generation's dissimilarities and beam search; every merge keeps as many as it may."""
-
-    def once() -> None:
-        flat = kernels.flatten(0, 1)
-        unlike = dissimilarity(flat).view(*kernels.shape[:2], *kernels.shape[:2])
-        thresholds = dict.fromkeys(sizes(CLASSES), 0.0)
-        beam(logits, labels, unlike, flat.float().mean(1).view(kernels.shape[:2]), range(CLASSES), Weights(0.9, 0.1),
-             thresholds)  # fmt: skip
-
-    return runtime.seconds(once, device)
-
-
-def plain_composing(options, kernels: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> float:
-    """Return the seconds of one generation by the definition: a sample of pairs and compositions, extrapolated."""
-    sets = [[set(np.flatnonzero(row)) for row in part[:20].numpy()] for part in kernels]
-    everything = ((a, b) for one, two in itertools.combinations(sets, 2) for a in one for b in two)
-    pairs = list(itertools.islice(everything, 500))
-    start = time.perf_counter()
-    for a, b in pairs:
-        _ = 1 - len(a & b) / len(a | b)
-    number = CLASSES * (CLASSES - 1) // 2 * options.population**2
-    jaccard = (time.perf_counter() - start) / len(pairs) * number
-    # five merges of populations, two of what they keep, one of four and four classes, one of eight and two
-    counts = {2: 5 * options.population**2, 4: 2 * 500**2, 8: 500**2, 10: 500**2}
-    draw, total = np.random.default_rng(3), 0.0
-    with ProcessPoolExecutor() as pool:
-        list(pool.map(rate, [task(2, logits, labels, draw)] * 8))
-        for size, how_many in counts.items():
-            tasks = [task(size, logits, labels, draw) for _ in range(options.compositions // len(counts))]
-            start = time.perf_counter()
-            list(pool.map(rate, tasks, chunksize=32))
-            total += (time.perf_counter() - start) / len(tasks) * how_many
-    info(f"plain: set operations {jaccard:.0f} s, compositions {total:.0f} s a generation, from {len(pairs)} pairs and "
-         f"{options.compositions} of {sum(counts.values())} compositions")  # fmt: skip
-    return jaccard + total
-
-
-def task(size: int, logits: torch.Tensor, labels: torch.Tensor, draw: np.random.Generator) -> tuple:
-    """Return one random composition as a process of the pool reads it."""
-    chosen = [logits[number, draw.integers(logits.shape[1])].numpy() for number in range(size)]
-    return list(range(size)), chosen, labels.numpy(), [0.5] * (size * (size - 1) // 2)
 
 
 if __name__ == "__main__":

@@ -64,11 +64,15 @@ def test_hybrid_views_times_both_ways_and_the_parts_of_a_selection(tmp_path):
 
 
 def test_modules_times_candidates_and_generations_of_both_sides(tmp_path):
-    command = "benchmarks/modules.py --model resnet8 -d digits --images 20 --population 12 --candidates 1 --rounds 1"
-    table = timed(f"{command} --compositions 8 --device cpu", tmp_path / "times.csv").set_index("side")
+    command = "benchmarks/modules.py -m resnet8 -d digits --images 40 --population 12 --compositions 8 --device cpu"
+    table = timed(command, tmp_path / "times.csv").set_index(["side", "generation"])
     few = "ours, a quarter of the images"
-    assert table.images.to_dict() == {"plain": 20, "ours": 20, few: 5}
-    assert (table.candidates_a_second > 0).all()
-    passes = table.seconds_a_generation - table.composing_seconds_a_generation
-    children = {"plain": 10 * 12, "ours": 10 * (12 - 4), few: 10 * (12 - 4)}
-    assert (passes * table.candidates_a_second).to_dict() == pytest.approx(children)
+    assert table.images.unstack().T.to_dict("list") == {"plain": [40, 40], "ours": [40, 40], few: [10, 10]}
+    passes = table.generation_seconds - table.composing_seconds
+    assert (table[["candidates_a_second", "composing_seconds"]] > 0).all(axis=None)
+    assert (passes * table.candidates_a_second)["plain"].tolist() == pytest.approx([120, 120])
+    assert (passes * table.candidates_a_second)["ours"].tolist() == pytest.approx([120, 10 * (12 - 4)], rel=0.02)
+    assert (table.share_of_passes["plain"] == 1).all()
+    assert table.share_of_passes["ours"].between(0.2, 0.99).all(), "who drops out is not run on everything"
+    times = table.generation_seconds["plain"] / table.generation_seconds["ours"]
+    assert table.generation_times_as_fast["ours"].tolist() == pytest.approx(times.tolist())

@@ -21,6 +21,7 @@ class Clock:
 def clock(monkeypatch):
     clock = Clock()
     monkeypatch.setattr(progress.time, "monotonic", clock)
+    monkeypatch.setattr(progress._Last, "line", clock.now)
     monkeypatch.setattr(progress.sys, "stderr", io.StringIO())  # no terminal
     return clock
 
@@ -53,6 +54,22 @@ def test_long_work_prints_a_line_every_fifteen_seconds_with_the_time_left(clock,
     assert capsys.readouterr().out.splitlines() == [
         "[info] ranking: 2/10, 64 s left",
         "[info] ranking: 4/10, 48 s left",
+    ]
+
+
+def test_many_short_loops_are_not_silent_for_longer_than_one_long_one(clock, capsys):
+    for _ in range(5):
+        for _ in progress.track(range(2), 2, "short"):
+            clock.now += 4
+    progress.info("between")
+    for _ in progress.track(range(3), 3, "later"):
+        clock.now += 7
+    # short loops tick at 4, 8, 12, 16, ... 40 s: lines at 16 and 32 s; then one 15 s after the line between
+    assert capsys.readouterr().out.splitlines() == [
+        "[info] short: 2/2, 0 s left",
+        "[info] short: 2/2, 0 s left",
+        "[info] between",
+        "[info] later: 3/3, 0 s left",
     ]
 
 

@@ -14,8 +14,13 @@ Item = TypeVar("Item")
 SECONDS_BETWEEN_LINES = 15.0
 
 
+class _Last:
+    line = time.monotonic()  # when it was written
+
+
 def info(message: str) -> None:
     """Print one [info] line."""
+    _Last.line = time.monotonic()
     print(f"[info] {message}", flush=True)
 
 
@@ -23,21 +28,21 @@ def info(message: str) -> None:
 def counting(total: int, label: str, done: float = 0) -> Iterator[Callable[..., object]]:
     """Yield a function to call after each of `total` steps (or with a number: after so many), `done` of them earlier.
 
-    Shows a progress bar with the remaining time on a terminal, and a log line every 15 seconds elsewhere.
+    Shows a progress bar with the remaining time on a terminal, and elsewhere a log line where none was written for 15
+    seconds, by this loop or by any other.
     """
     if sys.stderr.isatty():
         with tqdm(total=total, initial=done, desc=label, leave=False, dynamic_ncols=True) as bar:
             yield bar.update
         return
-    start = last = time.monotonic()
+    start = time.monotonic()
     count = 0.0
 
     def tick(steps: float = 1) -> None:
-        nonlocal count, last
+        nonlocal count
         count += steps
         now = time.monotonic()
-        if now - last >= SECONDS_BETWEEN_LINES:
-            last = now
+        if now - _Last.line >= SECONDS_BETWEEN_LINES:
             info(f"{label}: {done + count:.0f}/{total}, {(now - start) / count * (total - done - count):.0f} s left")
 
     yield tick

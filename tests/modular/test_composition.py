@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import astuple
 
 import pytest
 import torch
@@ -79,6 +80,18 @@ def test_the_beam_is_that_of_the_definition(monkeypatch, seed, classes, winners,
     shares = kernels.float().mean(2)
     weights = Weights(0.95, 0.1, size)
     fitness, accuracy = beam(logits, labels, unlike, shares, order, weights, thresholds, named)
+    told, asked = torch.full_like(logits, torch.nan), []
+
+    def ask(number, members, met):
+        asked.append((number, len(members), len(met)))
+        samples = torch.isin(labels, torch.tensor(met))
+        told[number, members.unsqueeze(1), samples.nonzero().T] = logits[number][members][:, samples]
+
+    again = beam(told, labels, unlike, shares, order, weights, thresholds, named, ask)
+    assert all(torch.equal(*both) for both in zip(astuple(again[0]), astuple(fitness), strict=True))
+    assert again[1] == accuracy
+    assert told.isnan().any(), "candidates that drop out are not asked for everything"
+    assert {members for _, members, met in asked if met == 2} == {CANDIDATES}
     expected, first, last = plain_beam(logits, labels, kernels, order, weights, thresholds, named, fewest, most)
     assert torch.allclose(fitness.last, expected, atol=1e-5)
     for (number, i), worth in first.items():

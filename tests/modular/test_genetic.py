@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from deeppatch.artifacts import Checkpoint
-from deeppatch.modular import genetic
+from deeppatch.modular import composition, genetic
 from deeppatch.modular.composition import beam
 from deeppatch.modular.genetic import Search, _move, first
 from deeppatch.modular.genome import Genome
@@ -30,10 +30,10 @@ class Problem:
         self.noise = torch.randn(CLASSES, SAMPLES)
         self.calls: list[tuple[int, int]] = []
 
-    def evaluate(self, number, masks):
-        self.calls.append((number, len(masks[0])))
+    def evaluate(self, number, masks, samples):
+        self.calls += [(number, torch.cat(rows).numpy().tobytes(), samples) for rows in zip(*masks, strict=True)]
         own = sum(mask[:, number::CLASSES].sum(1) for mask in masks)
-        return own.unsqueeze(1) * (self.labels == number) + self.noise[number]
+        return (own.unsqueeze(1) * (self.labels == number) + self.noise[number])[:, samples]
 
     def search(self, preset=PRESET, seed=3):
         genomes = [
@@ -78,19 +78,42 @@ def test_a_killed_search_goes_on_as_if_it_had_never_stopped(tmp_path, at):
     problem = Problem()
     resumed = problem.search().run(6, checkpoint=Checkpoint(tmp_path / "checkpoint.pt", {}, resume=True))
     assert same(whole, resumed)
-    assert sum(count for _, count in problem.calls) == sum(whole[1].evaluated[at + 1 :]), "what lives on is not run"
+    passes = sum(int(samples.sum()) for _, _, samples in problem.calls)
+    assert passes == sum(whole[1].passes[at + 1 :]), "what lives on is not run again"
 
 
-def test_what_lives_on_is_not_run_again():
+def test_a_candidate_runs_on_a_sample_once():
     problem = Problem()
     search = problem.search()
     _, record = search.run(5)
-    counts = [count for _, count in problem.calls]
-    assert sum(counts) == sum(record.evaluated)
+    seen: dict = {}
+    for number, kernels, samples in problem.calls:
+        seen[number, kernels] = seen.get((number, kernels), 0) + samples.int()
+    assert max(count.max() for count in seen.values()) == 1
+    assert sum(int(count.sum()) for count in seen.values()) == sum(record.passes)
+    assert len(seen) <= sum(record.evaluated)
     assert record.evaluated[0] <= CLASSES * PRESET.population
     children = CLASSES * (PRESET.population - PRESET.kept)
     assert all(count <= children for count in record.evaluated[1:])
     assert sum(record.evaluated) >= CLASSES * PRESET.population + 4 * children  # equal children are rare
+
+
+def test_a_search_that_runs_everything_at_once_finds_the_same(monkeypatch):
+    monkeypatch.setattr(composition, "FEWEST", 3)
+    monkeypatch.setattr(composition, "MOST", 8)
+    lazy = Problem().search().run(5)
+
+    def rated(logits, *rest):
+        for number, rows in enumerate(logits):
+            rest[-1](number, torch.arange(len(rows)), range(CLASSES))
+        assert not logits.isnan().any()
+        return beam(logits, *rest[:-1])
+
+    monkeypatch.setattr(genetic, "beam", rated)
+    eager = Problem().search().run(5)
+    assert sum(lazy[1].passes) < 0.9 * sum(eager[1].passes) == 0.9 * SAMPLES * sum(eager[1].evaluated)
+    lazy[1].passes = eager[1].passes
+    assert same(lazy, eager)
 
 
 def test_the_first_population_has_the_shares_of_its_preset_and_differs_by_class():
@@ -175,7 +198,7 @@ def test_the_beam_is_told_where_the_last_winners_stand(monkeypatch):
 
     def rated(logits, *rest):
         fitness, accuracy = beam(logits, *rest)
-        seen.append((logits, rest[-1], fitness.ranked()[:, 0]))
+        seen.append((logits, rest[-2], fitness.ranked()[:, 0]))
         return fitness, accuracy
 
     monkeypatch.setattr(genetic, "beam", rated)

@@ -87,7 +87,7 @@ def by_generations(analysis: Analysis) -> Found:
         strong = accuracy(analysis.network(x).argmax(1), searched.labels)
     search = Search(
         [Genome(orders(analysis.importance, number)) for number in range(analysis.classes)],
-        lambda number, kept: evaluate(candidate, analysis.layers, kept, x)[:, :, number],
+        lambda number, kept, samples: evaluate(candidate, analysis.layers, kept, x[samples])[:, :, number],
         composed, searched.labels,
         torch.cat([torch.full((layer.kernels,), float(len(layer.convs))) for layer in analysis.layers]).to(x.device),
         preset, analysis.sensitive if preset.sensitive is None else preset.sensitive,
@@ -99,6 +99,7 @@ def by_generations(analysis: Analysis) -> Found:
     frame = pd.DataFrame({
         "search_accuracy": record.search, "holdout_accuracy": record.holdout, "unlike": record.unlike,
         "kept": record.kept, "value": record.value, "evaluated": record.evaluated,
+        "passes": record.passes,
     })  # fmt: skip
     frame["best"] = frame.index == record.best
     return masks, None, frame

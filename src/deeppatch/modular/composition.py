@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
 
+# asks for the logits of some candidates (M,) of a class on the samples of some classes
+Ask = Callable[[int, Tensor, Sequence[int]], None]
 FEWEST, MOST = 50, 500  # compositions that a merge keeps
 TILE = 2**24  # comparisons at a time where they need not be one sample each
 
@@ -27,17 +30,25 @@ def dissimilarity(kernels: Tensor, weights: Tensor | None = None) -> Tensor:
 class Compositions:
     """U compositions, each of one candidate for every class of `classes`, as the beam search carries them.
 
-    `members` (U, classes) are the candidates' indices; `best` (U, S) the highest logit of a member on every sample, and
-    `right` the same where that member is the one of the sample's label, else minus infinity; `unlike` (U,) the sum of
-    the dissimilarities of all pairs of members, `size` (U,) the sum of the members' shares of kernels.
+    `members` (U, classes) are the candidates' indices; `right` (U, S) on samples of these classes the highest logit of
+    a member where that member is the one of the sample's label, else minus infinity; `unlike` (U,) the sum of the
+    dissimilarities of all pairs of members, `size` (U,) the sum of the members' shares of kernels.
     """
 
     classes: tuple[int, ...]
     members: Tensor
-    best: Tensor
     right: Tensor
     unlike: Tensor
     size: Tensor
+
+    def of(self, labels: Tensor) -> Tensor:
+        """Return which samples (S,) are of these classes."""
+        return torch.isin(labels, torch.tensor(self.classes, device=labels.device))
+
+    def best(self, logits: Tensor, samples: Tensor) -> Tensor:
+        """Return the highest logit of a member, (U, n), on n samples (S,), from logits (all classes, P, S)."""
+        each = (logits[number][:, samples][self.members[:, i]] for i, number in enumerate(self.classes))
+        return reduce(torch.maximum, each)
 
 
 @dataclass(frozen=True)
@@ -49,22 +60,10 @@ class Weights:
     size: float = 0.0
 
 
-def single(number: int, logits: Tensor, labels: Tensor, shares: Tensor) -> Compositions:
-    """Return the candidates of one class, from their logits (P, S) of that class and shares of kernels (P,)."""
-    right = logits.where(labels == number, torch.full_like(logits, -torch.inf))
+def single(number: int, logits: Tensor, shares: Tensor) -> Compositions:
+    """Return the candidates of one class, from their logits (P, S), which it shares, and shares of kernels (P,)."""
     index = torch.arange(len(logits), device=logits.device).unsqueeze(1)
-    return Compositions((number,), index, logits, right, torch.zeros_like(shares), shares)
-
-
-def right_together(a: Compositions, b: Compositions, labels: Tensor) -> tuple[Tensor, int]:
-    """Return how many samples every pair of compositions gets right, (U, V), of how many that are of their classes.
-
-    On a tie the class that comes first wins, so those of `a`.
-    """
-    ours, theirs = (torch.isin(labels, torch.tensor(each.classes, device=labels.device)) for each in (a, b))
-    right = _not_less(a.right[:, ours], b.best[:, ours])
-    loses = _not_less(a.best[:, theirs], b.right[:, theirs])  # of no use where b is wrong: then it loses anyway
-    return right + int(theirs.sum()) - loses, int(ours.sum() + theirs.sum())
+    return Compositions((number,), index, logits, torch.zeros_like(shares), shares)
 
 
 def _not_less(a: Tensor, b: Tensor) -> Tensor:
@@ -87,17 +86,24 @@ def _not_less(a: Tensor, b: Tensor) -> Tensor:
 
 
 def merge(
-    a: Compositions, b: Compositions, labels: Tensor, unlike: Tensor, weights: Weights, threshold: float,
-    winners: Sequence[int] | None = None,
+    a: Compositions, b: Compositions, logits: Tensor, labels: Tensor, unlike: Tensor, weights: Weights,
+    threshold: float, winners: Sequence[int] | None = None,
 ) -> tuple[Compositions, Tensor, Tensor]:  # fmt: skip
     """Merge every composition of `a` with every one of `b`; return those kept, their worth (K,) and all worths (U, V).
 
     Kept are the most accurate, as many as reach `threshold` but at least 50 and at most 500; they are ordered by
     worth. The composition of `winners` (a candidate for each class) joins them where it is not among them. `unlike` is
-    (classes, P, classes, P). Qi et al., ASE 2022, with compositions from cached logits.
+    (classes, P, classes, P). On a tie of logits the class that comes first wins, so those of `a`. Of `logits` (classes,
+    P, S) only those of members on samples of the classes of `a` and `b` are read. Qi et al., ASE 2022, with
+    compositions from cached logits.
     """
-    right, count = right_together(a, b, labels)
     classes = a.classes + b.classes
+    ours, theirs = a.of(labels), b.of(labels)
+    right_a, right_b = a.right[:, ours], b.right[:, theirs]
+    best_a, best_b = a.best(logits, theirs), b.best(logits, ours)
+    count = right_a.shape[1] + right_b.shape[1]
+    # where b is wrong already it loses, whatever it meets
+    right = _not_less(right_a, best_b) + right_b.shape[1] - _not_less(best_a, right_b)
     pairs = len(classes) * (len(classes) - 1) // 2
     apart = a.unlike.unsqueeze(1) + b.unlike
     for i, one in enumerate(a.classes):
@@ -114,12 +120,11 @@ def merge(
     if winners is not None:
         kept = _with_winners(kept, a, b, winners)
     u, v = kept // len(b.members), kept % len(b.members)
-    ours = a.best[u] >= b.best[v]
-    merged = Compositions(
-        classes, torch.cat([a.members[u], b.members[v]], 1), torch.where(ours, a.best[u], b.best[v]),
-        torch.where(ours, a.right[u], b.right[v]), apart[u, v], size[u, v],
-    )  # fmt: skip
-    return merged, worth[u, v], worth
+    still = torch.full((len(kept), len(labels)), -torch.inf, device=labels.device)
+    still[:, ours] = right_a[u].where(right_a[u] >= best_b[v], -torch.inf)
+    still[:, theirs] = right_b[v].where(right_b[v] > best_a[u], -torch.inf)
+    members = torch.cat([a.members[u], b.members[v]], 1)
+    return Compositions(classes, members, still, apart[u, v], size[u, v]), worth[u, v], worth
 
 
 def _with_winners(kept: Tensor, a: Compositions, b: Compositions, winners: Sequence[int]) -> Tensor:
@@ -138,7 +143,7 @@ class Fitness:
     """How fit the candidates are, each (classes, P).
 
     `last` is the worth of the best composition that survives with the candidate in it, 0 where none does; `first` the
-    best worth in the class's first merge; `alone` how well its logit tells its class from the others (AUROC).
+    best worth in the class's first merge; `alone` how well its logit tells its class from the others there (AUROC).
     """
 
     last: Tensor
@@ -155,32 +160,38 @@ class Fitness:
 
 def beam(
     logits: Tensor, labels: Tensor, unlike: Tensor, shares: Tensor, order: Sequence[int], weights: Weights,
-    thresholds: dict[int, float], winners: Sequence[int] | None = None,
+    thresholds: dict[int, float], winners: Sequence[int] | None = None, ask: Ask | None = None,
 ) -> tuple[Fitness, float]:  # fmt: skip
     """Rate candidates by a beam search up a tournament; return their fitness and the best composition's accuracy.
 
     `logits` (classes, P, S) are of each candidate's own class; `order` says how classes meet: (0, 1), (2, 3) and so on,
-    an odd last one waits. `thresholds` has an accuracy for every number of classes that a merge leads to.
+    an odd last one waits. `thresholds` has an accuracy for every number of classes that a merge leads to. A merge reads
+    logits of the candidates that are left, on samples of its classes: `ask`, if given, is told so before it does.
     """
     classes, candidates, _ = logits.shape
-    first = torch.zeros(classes, candidates, device=logits.device)
-    lists = [single(number, logits[number], labels, shares[number]) for number in order]
+    first, alone = torch.zeros(2, classes, candidates, device=logits.device)
+    lists = [single(number, logits[number], shares[number]) for number in order]
     worth = torch.zeros(0)
     while len(lists) > 1:
         merged = []
         for a, b in zip(lists[::2], lists[1::2], strict=False):
-            threshold = thresholds[len(a.classes) + len(b.classes)]
-            joined, worth, every = merge(a, b, labels, unlike, weights, threshold, winners)
-            for side, each in ((a, every.amax(1)), (b, every.amax(0))):
+            met = a.classes + b.classes
+            if ask:
+                for number, members in zip(met, (*a.members.T, *b.members.T), strict=True):
+                    ask(number, members.unique(), met)
+            joined, worth, every = merge(a, b, logits, labels, unlike, weights, thresholds[len(met)], winners)
+            own = joined.of(labels)
+            for side, best in ((a, every.amax(1)), (b, every.amax(0))):
                 if len(side.classes) == 1:
-                    first[side.classes[0]] = each
+                    (number,) = side.classes
+                    first[number] = best
+                    alone[number] = _auroc(logits[number][:, own], labels[own] == number)
             merged.append(joined)
         lists = merged + lists[len(lists) - len(lists) % 2 :]
     (final,) = lists
     last = torch.zeros(classes, candidates, device=logits.device)
     for column, number in enumerate(final.classes):
         last[number].scatter_reduce_(0, final.members[:, column], worth.to(last.dtype), "amax")
-    alone = torch.stack([_auroc(logits[number], labels == number) for number in range(classes)])
     accuracy = (final.right[0] > -torch.inf).double().mean().item()
     return Fitness(last, first, alone), accuracy
 

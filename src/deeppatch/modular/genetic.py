@@ -11,14 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deeppatch.artifacts import Checkpoint
+from deeppatch.modular.answers import Answers, Evaluate
 from deeppatch.modular.composition import Weights, beam, dissimilarity
 from deeppatch.modular.genome import Bits, Genome
 from deeppatch.modular.presets import Preset
 from deeppatch.progress import info, track
 from deeppatch.runtime import entropy
-
-# what the search asks for: the logits (P, S) of class number's candidates, whose masks are (P, kernels) by layer
-Evaluate = Callable[[int, Sequence[Tensor]], Tensor]
 
 
 @dataclass
@@ -26,7 +24,8 @@ class Record:
     """What each generation's winners were worth, and which were the best; everything that a resumption needs.
 
     Accuracies are in [0, 1]: `search` on the images that fitness reads, `holdout` on others, which choose; `unlike` is
-    the winners' mean dissimilarity, `kept` their mean share of kernels, `evaluated` how many candidates were run.
+    the winners' mean dissimilarity, `kept` their mean share of kernels, `evaluated` how many candidates were new, and
+    `passes` how many images candidates ran on, in all.
     """
 
     search: list[float] = field(default_factory=list)
@@ -34,6 +33,7 @@ class Record:
     unlike: list[float] = field(default_factory=list)
     kept: list[float] = field(default_factory=list)
     evaluated: list[int] = field(default_factory=list)
+    passes: list[int] = field(default_factory=list)
     value: list[float] = field(default_factory=list)
 
     @property
@@ -59,7 +59,6 @@ class Search:
     sensitive: Sequence[int]
     thresholds: dict[int, float]
     seed: int
-    live: list[dict[bytes, Tensor]] = field(default_factory=list)
 
     def run(
         self, generations: int, *, patience: int | None = None, checkpoint: Checkpoint | None = None
@@ -76,19 +75,19 @@ class Search:
         ]
         winners: list[int] | None = None
         best = population
-        self.live = [{} for _ in self.genomes]
+        answers = Answers(self.evaluate, self.labels, len(self.genomes))
         saved = checkpoint.load() if checkpoint else None
         if saved:
             record, weight, winners = Record(**saved["record"]), saved["weight"], saved["winners"]
             population = [part.numpy() for part in saved["population"]]
             best = [part.numpy() for part in saved["best"]]
-            self.live = [{key: row.to(self.labels.device) for key, row in known.items()} for known in saved["live"]]
+            answers.load(saved["answers"])
             info(f"search: resumed after generation {len(record.value) - 1}")
         for generation in track(range(len(record.value), generations + 1), generations + 1, "generations"):
             if patience and record.value and generation - 1 - record.best >= patience:
                 info(f"search: nothing better for {patience} generations")
                 break
-            ranked, found = self._rate(population, generation, weight, winners, record)
+            ranked, found = self._rate(population, answers, generation, weight, winners, record)
             weight = self.preset.alpha + max(0.0, self.preset.gamma - found)
             if record.best == generation:
                 best = [bits[ranks[:1]] for bits, ranks in zip(population, ranked, strict=True)]
@@ -101,7 +100,7 @@ class Search:
             winners = [0] * len(population)
             if checkpoint:
                 checkpoint.save({
-                    "record": asdict(record), "weight": weight, "winners": winners, "live": self.live,
+                    "record": asdict(record), "weight": weight, "winners": winners, "answers": answers.state(),
                     "population": [torch.from_numpy(bits) for bits in population],
                     "best": [torch.from_numpy(bits) for bits in best],
                 })  # fmt: skip
@@ -109,20 +108,33 @@ class Search:
         return [torch.from_numpy(np.concatenate(rows)) for rows in zip(*masks, strict=True)], record
 
     def _rate(
-        self, population: list[Bits], generation: int, weight: float, winners: list[int] | None, record: Record
-    ) -> tuple[list[NDArray[np.int64]], float]:
+        self, population: list[Bits], answers: Answers, generation: int, weight: float, winners: list[int] | None,
+        record: Record,
+    ) -> tuple[list[NDArray[np.int64]], float]:  # fmt: skip
         """Rank every class's candidates, fittest first, note what the winners are worth, and return the accuracy."""
-        logits, kernels = self._logits(population, record)
+        masks = [
+            [torch.from_numpy(mask).to(self.labels.device) for mask in genome.decode(bits)]
+            for genome, bits in zip(self.genomes, population, strict=True)
+        ]
+        keys = [[row.tobytes() for row in np.packbits(bits, axis=1)] for bits in population]
+        before = answers.passes
+        record.evaluated.append(answers.renew(keys, masks))
+        logits, kernels = answers.logits, torch.stack([torch.cat(rows, 1) for rows in masks])
         classes, candidates = kernels.shape[:2]
         flat = kernels.flatten(0, 1)
         unlike = dissimilarity(flat, self.weights).view(classes, candidates, classes, candidates)
         shares = (flat.float() @ self.weights / self.weights.sum()).view(classes, candidates)
         order = entropy(self.seed, "order", generation).permutation(classes).tolist()
         worth = Weights(weight, 1 - self.preset.alpha, self.preset.size)
-        fitness, accuracy = beam(logits, self.labels, unlike, shares, order, worth, self.thresholds, winners)
+        fitness, accuracy = beam(
+            logits, self.labels, unlike, shares, order, worth, self.thresholds, winners, answers.ask
+        )
         ranked = fitness.ranked()
         tops = ranked[:, 0]
         rows = torch.arange(classes, device=tops.device)
+        for number in range(classes):
+            answers.ask(number, tops[number : number + 1], range(classes))
+        record.passes.append(answers.passes - before)
         record.search.append((logits[rows, tops].argmax(0) == self.labels).double().mean().item())
         record.holdout.append(self.validate(_split(kernels[rows, tops], self.genomes[0])))
         apart = unlike[rows, tops][:, rows, tops]
@@ -131,24 +143,6 @@ class Search:
         alpha, size = self.preset.alpha, self.preset.size
         record.value.append(alpha * record.holdout[-1] + (1 - alpha) * record.unlike[-1] + size * (1 - record.kept[-1]))
         return list(ranked.cpu().numpy()), accuracy
-
-    def _logits(self, population: list[Bits], record: Record) -> tuple[Tensor, Tensor]:
-        """Return logits (N, P, S) and kernels (N, P, kernels); candidates that live on are not run again."""
-        logits, kernels, fresh = [], [], 0
-        for number, bits in enumerate(population):
-            masks = [torch.from_numpy(mask).to(self.labels.device) for mask in self.genomes[number].decode(bits)]
-            keys = [row.tobytes() for row in np.packbits(bits, axis=1)]
-            known = self.live[number]
-            new = list({key: place for place, key in reversed(list(enumerate(keys))) if key not in known}.values())
-            if new:
-                found = self.evaluate(number, [mask[new] for mask in masks])
-                known |= {keys[place]: row for place, row in zip(new, found, strict=True)}
-            fresh += len(new)
-            logits.append(torch.stack([known[key] for key in keys]))
-            self.live[number] = dict(zip(keys, logits[-1], strict=True))
-            kernels.append(torch.cat(masks, 1))
-        record.evaluated.append(fresh)
-        return torch.stack(logits), torch.stack(kernels)
 
     def _bred(self, number: int, ranked: Bits, generation: int) -> Bits:
         """Return the next population: the fittest as they are, best first, then mutated children of the parents."""

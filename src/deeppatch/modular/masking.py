@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from deeppatch.modular.extract import sliced
 from deeppatch.modular.layers import Layer
+from deeppatch.progress import track
 from deeppatch.surgery import hooked_before
 
 
@@ -53,7 +54,8 @@ def by_masks(
 ) -> Tensor:
     """Return the logits (P, N, classes) of P modules, each of which costs as much as the whole network."""
     parts = x.split(max(1, batch_size // len(masks[0])))
-    return torch.cat([all_logits(network, layers, masks, part) for part in parts], 1)
+    tracked = track(parts, len(parts), "candidates, in batches")
+    return torch.cat([all_logits(network, layers, masks, part) for part in tracked], 1)
 
 
 @torch.inference_mode()
@@ -62,7 +64,7 @@ def by_slices(
 ) -> Tensor:
     """Return the logits (P, N, classes) of P modules, each run as the smaller network that it is."""
     found = []
-    for kept in zip(*masks, strict=True):
+    for kept in track(zip(*masks, strict=True), len(masks[0]), "candidates"):
         with sliced(network, layers, kept):
             found.append(torch.cat([network(part) for part in x.split(batch_size)]))
     return torch.stack(found)
