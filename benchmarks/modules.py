@@ -1,13 +1,14 @@
 """Time the genetic search for modules against its plain definition: candidates a second, seconds a generation.
 
-python benchmarks/modules.py --weights FILE [-m simcnn] [-d cifar10] [--images 400] [--device cpu|cuda]
+python benchmarks/modules.py --weights FILE [-m simcnn] [-d cifar10] [--images 1000] [--device cpu|cuda]
 
 Plain (modules_plain.py): each candidate is the whole network with its kernels silenced, one pass through a data loader
 with worker processes that decode image by image; dissimilarities are set operations on kernels, compositions are rated
 one by one in a pool of processes. A sample of it is timed, and is said. Ours: whole generations of the search as
 modularize runs it, on the same images, and on a quarter of them as modularize reads 2,500 of the 10,000 that the
-published search reads. After each batch of our candidates one of the plain way has its turn, in one process. Which
-candidates need not see all images depends on what the network answers, so that --weights should be a trained one's.
+published search reads. After every fourth batch of our candidates one of the plain way has its turn, in one process.
+Which candidates need not see all images depends on what the network answers, so that --weights should be a trained
+one's, and on how many compositions reach the preset's thresholds: with --most every merge keeps as many as it may.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class Subject:
 class Timed:
     """Our search on the first of some images, by generation: seconds in candidates, in all, and compositions by size.
 
-    After each batch of candidates `turn` is called with the first one's masks, in time that does not count.
+    After some batches of candidates `turn` is called with the first one's masks, in time that does not count.
     """
 
     subject: Subject
@@ -93,6 +94,8 @@ class Timed:
         sensitive = [place for place in preset.sensitive or () if place < len(layers)]
         ones = torch.ones(sum(layer.kernels for layer in layers), device=device)
         marks = thresholds(preset, CLASSES, self.strong)
+        if self.options.most:
+            marks = dict.fromkeys(marks, 0.0)
         search = Search(self.subject.genomes, self.evaluate, self.done, labels, ones, preset, sensitive, marks, 2021)
         merge = composition.merge
 
@@ -105,7 +108,7 @@ class Timed:
             return search.run(self.options.generations - 1)[1]
 
     def evaluate(self, number: int, kept: Sequence[Tensor], samples: Tensor) -> Tensor:
-        """Return the logits of candidates, and let the plain way have its turn."""
+        """Return the logits of candidates; now and then let the plain way have its turn."""
         found: list[Tensor] = []
 
         def ours() -> None:
@@ -113,9 +116,10 @@ class Timed:
 
         self.seconds[-1] += runtime.seconds(ours, samples.device)
         self.kernels.append(torch.cat(tuple(kept), 1))
-        before = time.perf_counter()
-        self.turn([mask[:1] for mask in kept])
-        self.start += time.perf_counter() - before
+        if len(self.kernels) % self.options.every == 1 % self.options.every:
+            before = time.perf_counter()
+            self.turn([mask[:1] for mask in kept])
+            self.start += time.perf_counter() - before
         return found[0]
 
     def done(self, _masks: Sequence[Tensor]) -> float:
@@ -174,9 +178,11 @@ def main() -> None:
     options.add_argument("--weights", type=Path, help="what pretrain left: weights.safetensors (default: random)")
     options.add_argument("-d", "--dataset", default="cifar10")
     options.add_argument("--data_dir", type=Path, default=Path("data"))
-    options.add_argument("--images", type=int, default=400, help="test images that rate candidates (default: 400)")
+    options.add_argument("--images", type=int, default=1000, help="test images that rate candidates (default: 1000)")
     options.add_argument("--population", type=int, default=100)
     options.add_argument("--generations", type=int, default=2, help="of our search, timed whole (default: 2)")
+    options.add_argument("--every", type=int, default=4, help="batches of ours for one plain candidate (default: 4)")
+    options.add_argument("--most", action="store_true", help="every merge keeps as many compositions as it may")
     options.add_argument("--compositions", type=int, default=2000, help="timed on the plain side (default: 2000)")
     options = options.parse_args()
     device = prepared(options.device)

@@ -64,7 +64,7 @@ def test_hybrid_views_times_both_ways_and_the_parts_of_a_selection(tmp_path):
 
 
 def test_modules_times_candidates_and_generations_of_both_sides(tmp_path):
-    command = "benchmarks/modules.py -m resnet8 -d digits --images 40 --population 12 --compositions 8 --device cpu"
+    command = "benchmarks/modules.py -m resnet8 -d digits --images 40 --population 12 --compositions 8 --every 20"
     table = timed(command, tmp_path / "times.csv").set_index(["side", "generation"])
     few = "ours, a quarter of the images"
     assert table.images.unstack().T.to_dict("list") == {"plain": [40, 40], "ours": [40, 40], few: [10, 10]}
