@@ -40,7 +40,7 @@ from deeppatch.modular.genetic import Record, Search
 from deeppatch.modular.genome import Genome
 from deeppatch.modular.importance import importances, orders
 from deeppatch.modular.layers import Layer, find
-from deeppatch.modular.masking import by_slices
+from deeppatch.modular.masking import by_slices, twins
 from deeppatch.modular.presets import PRESETS, sizes, thresholds
 from deeppatch.modular.winograd import quickened
 from deeppatch.surgery import folded
@@ -87,6 +87,7 @@ class Timed:
         network, layers, device = self.subject.network, self.subject.layers, self.subject.x.device
         self.x, labels = self.subject.x[: self.images], self.subject.images.labels[: self.images].to(device)
         self.quick = quickened(network)
+        self.twins = twins(self.quick)
         with torch.inference_mode():
             answers = torch.cat([network(part) for part in self.x.split(256)]).argmax(1)
         self.strong = (answers == labels).double().mean().item()
@@ -112,7 +113,8 @@ class Timed:
         found: list[Tensor] = []
 
         def ours() -> None:
-            found.append(by_slices(self.quick, self.subject.layers, kept, self.x[samples])[:, :, number])
+            logits = by_slices(self.quick, self.subject.layers, kept, self.x[samples], twins=self.twins)
+            found.append(logits[:, :, number])
 
         self.seconds[-1] += runtime.seconds(ours, samples.device)
         self.kernels.append(torch.cat(tuple(kept), 1))

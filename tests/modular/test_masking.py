@@ -9,10 +9,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from deeppatch import runtime
 from deeppatch.artifacts import state_digest
 from deeppatch.modular.extract import extract, multiply_adds, sliced
 from deeppatch.modular.layers import find
-from deeppatch.modular.masking import all_logits, by_masks, by_slices, masked
+from deeppatch.modular.masking import all_logits, by_masks, by_slices, masked, twins
 from deeppatch.surgery import convolutions, folded
 from deeppatch.zoo.architectures import ARCHITECTURES
 
@@ -136,3 +137,44 @@ def test_a_layer_without_a_kernel_is_refused(lively):
 
 def test_multiply_adds_are_counted_once_each():
     assert multiply_adds(nn.Conv2d(3, 8, 3, padding=1, bias=False), torch.rand(2, 3, 16, 16)) == 3 * 8 * 9 * 256
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield 3
+    torch.set_num_threads(before)
+
+
+def test_twins_share_their_parameters_and_answer_as_one_network_does(lively, threads):
+    network, layers, masks, x = case("resnet8", lively)
+    masks = [torch.cat([mask, mask.flip(0), mask[:1]]) for mask in masks]
+    others = twins(network)
+    assert len(others) == threads - 1
+    assert len({value.data_ptr() for one in (network, *others) for value in one.state_dict().values()}) == len(
+        network.state_dict()
+    )
+    alone = by_slices(network, layers, masks, x)
+    assert torch.allclose(by_slices(network, layers, masks, x, twins=others), alone, atol=1e-5)
+    assert torch.get_num_threads() == threads
+    masks[0][2] = False
+    with pytest.raises(ValueError, match="keeps no kernel"):
+        by_slices(network, layers, masks, x, twins=others)
+    assert torch.get_num_threads() == threads
+    with torch.no_grad():
+        assert all(torch.equal(one(x), network(x)) for one in others)
+
+
+def test_what_waits_is_not_begun_where_one_fails(threads):
+    begun = []
+
+    def work(item):
+        begun.append(item)
+        assert torch.get_num_threads() == 1
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError), runtime.one_thread_each(2) as pool:
+        list(pool.map(work, range(10_000)))
+    assert len(begun) < 10_000
+    assert torch.get_num_threads() == threads

@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.nn import functional as F
 
 from deeppatch.modular.layers import find
 from deeppatch.modular.masking import by_masks, by_slices
-from deeppatch.modular.winograd import WIDE, WinogradConv2d, by_tiles, quickened
+from deeppatch.modular.winograd import WIDE, WinogradConv2d, _runs, by_tiles, quickened
+from deeppatch.surgery import folded
 from deeppatch.zoo.architectures import ARCHITECTURES
 
 
@@ -43,3 +44,23 @@ def test_narrow_convolutions_run_as_they_are_and_others_are_left_alone():
                             nn.Conv2d(4, 4, 3, 1, 1, 2), nn.Conv2d(4, 4, 3, padding=1, groups=2),
                             nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"))  # fmt: skip
     assert not any(isinstance(module, WinogradConv2d) for module in quickened(network).modules())
+
+
+class Sizes(fx.Interpreter):
+    """Notes how much each ReLU reads."""
+
+    def run_node(self, node):
+        if _runs(self.module, node, F.relu, nn.ReLU):
+            self.read = [*getattr(self, "read", []), self.env[node.args[0]].numel()]
+        return super().run_node(node)
+
+
+@pytest.mark.parametrize(("name", "pools"), [("simcnn_x0_125", 5), ("vgg13_bn", 5), ("resnet8", 0)])
+def test_a_traced_network_pools_before_its_relus_and_answers_the_same(name, pools, monkeypatch):
+    monkeypatch.setattr("deeppatch.modular.winograd.WIDE", 10**6)
+    network = folded(ARCHITECTURES[name](10).eval())
+    x = torch.randn(4, 3, 32, 32)
+    whole, quick = Sizes(network), Sizes(quickened(network))
+    assert torch.equal(quick.run(x), whole.run(x))
+    ratios = [a / b for a, b in zip(whole.read, quick.read, strict=True)]
+    assert (ratios.count(4), ratios.count(1)) == (pools, len(ratios) - pools)

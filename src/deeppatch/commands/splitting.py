@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from deeppatch.commands.analysing import Analysis
 from deeppatch.data import views
@@ -17,7 +18,7 @@ from deeppatch.modular.genetic import Search
 from deeppatch.modular.genome import Genome
 from deeppatch.modular.heads import Heads
 from deeppatch.modular.importance import orders
-from deeppatch.modular.masking import EVALUATORS, by_slices
+from deeppatch.modular.masking import EVALUATORS, by_slices, twins
 from deeppatch.modular.presets import PRESETS, thresholds
 from deeppatch.modular.winograd import quickened
 from deeppatch.training import accuracy, fit, predict, two_rates
@@ -67,10 +68,13 @@ def by_generations(analysis: Analysis) -> Found:
     """Search on one half of val; the other chooses the generation."""
     context, options = analysis.context, analysis.context.options
     preset, evaluate = PRESETS[options.preset], EVALUATORS[options.evaluator]
+    candidate: nn.Module = analysis.network
     searched, held_out = halves(context.splits.val, options.seed, context.source.name)
     searched = subset(searched, options.search_images or SEARCHED, options.seed, context.source.name)
     x, unseen = analysis.inputs(searched), analysis.inputs(held_out)
-    candidate = quickened(analysis.network) if evaluate is by_slices else analysis.network
+    if evaluate is by_slices:
+        candidate = quickened(candidate)
+        evaluate = partial(by_slices, twins=twins(candidate))
 
     known: list[dict[bytes, Tensor]] = [{} for _ in range(analysis.classes)]
 
@@ -98,8 +102,7 @@ def by_generations(analysis: Analysis) -> Found:
     )
     frame = pd.DataFrame({
         "search_accuracy": record.search, "holdout_accuracy": record.holdout, "unlike": record.unlike,
-        "kept": record.kept, "value": record.value, "evaluated": record.evaluated,
-        "passes": record.passes,
+        "kept": record.kept, "value": record.value, "evaluated": record.evaluated, "passes": record.passes,
     })  # fmt: skip
     frame["best"] = frame.index == record.best
     return masks, None, frame

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from queue import SimpleQueue
 
 import torch
 from torch import Tensor, nn
 
+from deeppatch import runtime
 from deeppatch.modular.extract import sliced
 from deeppatch.modular.layers import Layer
 from deeppatch.progress import track
@@ -45,9 +48,6 @@ def all_logits(network: nn.Module, layers: Sequence[Layer], masks: Sequence[Tens
     return logits.unflatten(0, (-1, len(x)))
 
 
-Evaluator = Callable[[nn.Module, Sequence[Layer], Sequence[Tensor], Tensor], Tensor]
-
-
 @torch.inference_mode()
 def by_masks(
     network: nn.Module, layers: Sequence[Layer], masks: Sequence[Tensor], x: Tensor, batch_size: int = 256
@@ -58,16 +58,40 @@ def by_masks(
     return torch.cat([all_logits(network, layers, masks, part) for part in tracked], 1)
 
 
-@torch.inference_mode()
 def by_slices(
-    network: nn.Module, layers: Sequence[Layer], masks: Sequence[Tensor], x: Tensor, batch_size: int = 256
-) -> Tensor:
-    """Return the logits (P, N, classes) of P modules, each run as the smaller network that it is."""
-    found = []
-    for kept in track(zip(*masks, strict=True), len(masks[0]), "candidates"):
-        with sliced(network, layers, kept):
-            found.append(torch.cat([network(part) for part in x.split(batch_size)]))
-    return torch.stack(found)
+    network: nn.Module, layers: Sequence[Layer], masks: Sequence[Tensor], x: Tensor, batch_size: int = 256,
+    twins: Sequence[nn.Module] = (),
+) -> Tensor:  # fmt: skip
+    """Return the logits (P, N, classes) of P modules, each run as the smaller network that it is.
+
+    With `twins` of the network, modules run side by side on a CPU, on one thread each.
+    """
+
+    def answer(kept: Sequence[Tensor]) -> Tensor:
+        one = idle.get()
+        try:
+            with torch.inference_mode(), sliced(one, layers, kept):
+                return torch.cat([one(part) for part in x.split(batch_size)])
+        finally:
+            idle.put(one)
+
+    modules = list(zip(*masks, strict=True))
+    idle: SimpleQueue[nn.Module] = SimpleQueue()
+    for one in (network, *twins):
+        idle.put(one)
+    if not twins or len(modules) == 1:
+        return torch.stack([answer(kept) for kept in track(modules, len(modules), "candidates")])
+    with runtime.one_thread_each(1 + len(twins)) as pool:
+        return torch.stack(list(track(pool.map(answer, modules), len(modules), "candidates")))
 
 
-EVALUATORS: dict[str, Evaluator] = {"mask": by_masks, "slice": by_slices}
+def twins(network: nn.Module) -> list[nn.Module]:
+    """Return copies of a network that share its parameters, one less than a CPU has threads; none for other devices."""
+    shared = [*network.parameters(), *network.buffers()]
+    if any(each.device.type != "cpu" for each in shared):
+        return []
+    return [copy.deepcopy(network, {id(each): each for each in shared}) for _ in range(torch.get_num_threads() - 1)]
+
+
+# the network, its layers, masks (P, kernels) by layer and inputs (N, C, H, W) to logits (P, N, classes)
+EVALUATORS: dict[str, Callable[..., Tensor]] = {"mask": by_masks, "slice": by_slices}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from deeppatch import surgery
@@ -78,7 +79,11 @@ def by_tiles(x: Tensor, weight: Tensor, bias: Tensor | None, size: int | None = 
 
 
 def quickened(network: nn.Module) -> nn.Module:
-    """Return a copy whose 3 by 3 convolutions run by tiles where they are wide; off the CPU, the network itself."""
+    """Return a copy that answers faster on a CPU; off the CPU, the network itself.
+
+    Its 3 by 3 convolutions run by tiles where they are wide. In a traced network a ReLU before a pooling comes behind
+    it, which changes no answer.
+    """
     if any(each.device.type != "cpu" for each in network.parameters()):
         return network
     found = copy.deepcopy(network)
@@ -86,4 +91,23 @@ def quickened(network: nn.Module) -> nn.Module:
         shape = (conv.kernel_size, conv.stride, conv.padding, conv.dilation)
         if type(conv) is nn.Conv2d and conv.padding_mode == "zeros" and shape == ((3, 3), (1, 1), (1, 1), (1, 1)):
             surgery.swap(found, name, WinogradConv2d.like(conv))
+    if isinstance(found, fx.GraphModule):
+        _pool_first(found)
     return found
+
+
+def _pool_first(network: fx.GraphModule) -> None:
+    for pool in network.graph.nodes:
+        relu = pool.args[0] if _runs(network, pool, F.max_pool2d, nn.MaxPool2d) else None
+        if relu is not None and _runs(network, relu, F.relu, nn.ReLU) and len(relu.users) == 1:
+            pool.replace_input_with(relu, relu.args[0])
+            pool.replace_all_uses_with(relu)
+            relu.replace_input_with(relu.args[0], pool)
+            pool.append(relu)
+    network.recompile()
+
+
+def _runs(network: fx.GraphModule, node: fx.Node, function: Callable[..., Tensor], kind: type[nn.Module]) -> bool:
+    if node.op == "call_module":
+        return isinstance(network.get_submodule(str(node.target)), kind)
+    return node.op == "call_function" and node.target is function
