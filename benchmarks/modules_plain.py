@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 
+import machine  # noqa: F401  puts the package on the path
 import numpy as np
 import torch
 from PIL import Image
