@@ -1,6 +1,6 @@
 """Time the genetic search for modules against its plain definition: candidates a second, seconds a generation.
 
-python benchmarks/modules.py --weights FILE [-m simcnn] [-d cifar10] [--images 1000] [--device cpu|cuda]
+python benchmarks/modules.py --weights FILE [-m simcnn] [-d cifar10] [--images 400] [--device cpu|cuda]
 
 Plain (modules_plain.py): each candidate is the whole network with its kernels silenced, one pass through a data loader
 with worker processes that decode image by image; dissimilarities are set operations on kernels, compositions are rated
@@ -180,7 +180,7 @@ def main() -> None:
     options.add_argument("--weights", type=Path, help="what pretrain left: weights.safetensors (default: random)")
     options.add_argument("-d", "--dataset", default="cifar10")
     options.add_argument("--data_dir", type=Path, default=Path("data"))
-    options.add_argument("--images", type=int, default=1000, help="test images that rate candidates (default: 1000)")
+    options.add_argument("--images", type=int, default=400, help="test images that rate candidates (default: 400)")
     options.add_argument("--population", type=int, default=100)
     options.add_argument("--generations", type=int, default=2, help="of our search, timed whole (default: 2)")
     options.add_argument("--every", type=int, default=4, help="batches of ours for one plain candidate (default: 4)")
