@@ -40,7 +40,7 @@ from deeppatch.modular.genetic import Record, Search
 from deeppatch.modular.genome import Genome
 from deeppatch.modular.importance import importances, orders
 from deeppatch.modular.layers import Layer, find
-from deeppatch.modular.masking import by_slices, twins
+from deeppatch.modular.masking import by_slices, twins_of
 from deeppatch.modular.presets import PRESETS, sizes, thresholds
 from deeppatch.modular.winograd import quickened
 from deeppatch.surgery import folded
@@ -87,7 +87,7 @@ class Timed:
         network, layers, device = self.subject.network, self.subject.layers, self.subject.x.device
         self.x, labels = self.subject.x[: self.images], self.subject.images.labels[: self.images].to(device)
         self.quick = quickened(network)
-        self.twins = twins(self.quick)
+        self.twins = twins_of(self.quick)
         with torch.inference_mode():
             answers = torch.cat([network(part) for part in self.x.split(256)]).argmax(1)
         self.strong = (answers == labels).double().mean().item()
@@ -117,11 +117,11 @@ class Timed:
             found.append(logits[:, :, number])
 
         self.seconds[-1] += runtime.seconds(ours, samples.device)
-        self.kernels.append(torch.cat(tuple(kept), 1))
-        if len(self.kernels) % self.options.every == 1 % self.options.every:
+        if len(self.kernels) % self.options.every == 0:
             before = time.perf_counter()
             self.turn([mask[:1] for mask in kept])
             self.start += time.perf_counter() - before
+        self.kernels.append(torch.cat(tuple(kept), 1))
         return found[0]
 
     def done(self, _masks: Sequence[Tensor]) -> float:

@@ -13,7 +13,7 @@ from deeppatch import runtime
 from deeppatch.artifacts import state_digest
 from deeppatch.modular.extract import extract, multiply_adds, sliced
 from deeppatch.modular.layers import find
-from deeppatch.modular.masking import all_logits, by_masks, by_slices, masked, twins
+from deeppatch.modular.masking import all_logits, by_masks, by_slices, masked, twins_of
 from deeppatch.surgery import convolutions, folded
 from deeppatch.zoo.architectures import ARCHITECTURES
 
@@ -150,7 +150,7 @@ def threads():
 def test_twins_share_their_parameters_and_answer_as_one_network_does(lively, threads):
     network, layers, masks, x = case("resnet8", lively)
     masks = [torch.cat([mask, mask.flip(0), mask[:1]]) for mask in masks]
-    others = twins(network)
+    others = twins_of(network)
     assert len(others) == threads - 1
     assert len({value.data_ptr() for one in (network, *others) for value in one.state_dict().values()}) == len(
         network.state_dict()

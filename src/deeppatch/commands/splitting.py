@@ -18,7 +18,7 @@ from deeppatch.modular.genetic import Search
 from deeppatch.modular.genome import Genome
 from deeppatch.modular.heads import Heads
 from deeppatch.modular.importance import orders
-from deeppatch.modular.masking import EVALUATORS, by_slices, twins
+from deeppatch.modular.masking import EVALUATORS, by_slices, twins_of
 from deeppatch.modular.presets import PRESETS, thresholds
 from deeppatch.modular.winograd import quickened
 from deeppatch.training import accuracy, fit, predict, two_rates
@@ -74,7 +74,7 @@ def by_generations(analysis: Analysis) -> Found:
     x, unseen = analysis.inputs(searched), analysis.inputs(held_out)
     if evaluate is by_slices:
         candidate = quickened(candidate)
-        evaluate = partial(by_slices, twins=twins(candidate))
+        evaluate = partial(by_slices, twins=twins_of(candidate))
 
     known: list[dict[bytes, Tensor]] = [{} for _ in range(analysis.classes)]
 

@@ -26,7 +26,7 @@ class Answers:
         self.masks: list[list[Tensor]] = []
         self.firsts: list[Tensor] = []  # by class, the first of the candidates that are equal to each
         self.logits = torch.zeros(classes, 0, len(labels), device=labels.device)
-        self.run = torch.zeros(classes, 0, classes, dtype=torch.bool, device=labels.device)  # on whose samples
+        self.seen = torch.zeros(classes, 0, classes, dtype=torch.bool, device=labels.device)  # whose samples
         self.passes = 0
 
     def renew(self, keys: list[list[bytes]], masks: list[list[Tensor]]) -> int:
@@ -36,26 +36,26 @@ class Answers:
         """
         classes, candidates, device = len(keys), len(keys[0]), self.labels.device
         logits = torch.full((classes, candidates, len(self.labels)), torch.nan, device=device)
-        run = torch.zeros(classes, candidates, classes, dtype=torch.bool, device=device)
+        seen = torch.zeros(classes, candidates, classes, dtype=torch.bool, device=device)
         fresh = 0
         self.masks, self.firsts = masks, []
         for number, (before, now) in enumerate(zip(self.keys, keys, strict=True)):
             known = {key: row for row, key in enumerate(before)}
             lives = [row for row, key in enumerate(now) if key in known]
             places = [known[now[row]] for row in lives]
-            logits[number, lives], run[number, lives] = self.logits[number, places], self.run[number, places]
+            logits[number, lives], seen[number, lives] = self.logits[number, places], self.seen[number, places]
             first = {key: row for row, key in reversed(list(enumerate(now)))}
             self.firsts.append(torch.tensor([first[key] for key in now], device=device))
             fresh += len(first.keys() - known.keys())
-        self.keys, self.logits, self.run = keys, logits, run
+        self.keys, self.logits, self.seen = keys, logits, seen
         return fresh
 
     def ask(self, number: int, members: Tensor, classes: Sequence[int]) -> None:
         """Run candidates `members` (M,) of class `number` on those samples of `classes` that they have not seen."""
-        first, run, logits = self.firsts[number], self.run[number], self.logits[number]
+        first, seen, logits = self.firsts[number], self.seen[number], self.logits[number]
         members = first[members].unique()
-        wanted = torch.isin(torch.arange(len(self.keys), device=run.device), torch.tensor(classes, device=run.device))
-        missing = wanted & ~run[members]
+        wanted = torch.isin(torch.arange(len(self.keys), device=seen.device), torch.tensor(classes, device=seen.device))
+        missing = wanted & ~seen[members]
         for classes_missing in missing.unique(dim=0):
             samples = classes_missing[self.labels]
             if samples.any():
@@ -63,15 +63,15 @@ class Answers:
                 found = self.evaluate(number, [mask[rows] for mask in self.masks[number]], samples)
                 logits[rows.unsqueeze(1), samples.nonzero().T] = found
                 self.passes += found.numel()
-        run[members] |= wanted
-        for whole in (logits, run):
+        seen[members] |= wanted
+        for whole in (logits, seen):
             whole.copy_(whole[first])
 
     def state(self) -> dict[str, Any]:
         """Return what `load` reads."""
-        return {"keys": self.keys, "logits": self.logits, "run": self.run}
+        return {"keys": self.keys, "logits": self.logits, "seen": self.seen}
 
     def load(self, state: dict[str, Any]) -> None:
         """Take up the answers of a population that `renew` was given, as if no time had passed."""
         self.keys = state["keys"]
-        self.logits, self.run = state["logits"].to(self.labels.device), state["run"].to(self.labels.device)
+        self.logits, self.seen = state["logits"].to(self.labels.device), state["seen"].to(self.labels.device)

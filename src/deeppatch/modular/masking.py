@@ -16,6 +16,8 @@ from deeppatch.modular.layers import Layer
 from deeppatch.progress import track
 from deeppatch.surgery import hooked_before
 
+AT_ONCE = 1024  # images that modules side by side read at a time: many threads need not need much memory
+
 
 @contextmanager
 def masked(network: nn.Module, layers: Sequence[Layer], masks: Sequence[Tensor]) -> Iterator[None]:
@@ -66,6 +68,7 @@ def by_slices(
 
     With `twins` of the network, modules run side by side on a CPU, on one thread each.
     """
+    batch_size = min(batch_size, max(64, AT_ONCE // (1 + len(twins))))
 
     def answer(kept: Sequence[Tensor]) -> Tensor:
         one = idle.get()
@@ -85,7 +88,7 @@ def by_slices(
         return torch.stack(list(track(pool.map(answer, modules), len(modules), "candidates")))
 
 
-def twins(network: nn.Module) -> list[nn.Module]:
+def twins_of(network: nn.Module) -> list[nn.Module]:
     """Return copies of a network that share its parameters, one less than a CPU has threads; none for other devices."""
     shared = [*network.parameters(), *network.buffers()]
     if any(each.device.type != "cpu" for each in shared):
