@@ -29,20 +29,20 @@ from torchvision.transforms import functional as transforms
 from tqdm import tqdm
 
 from deeppatch import runtime
-from deeppatch.blame import racing
-from deeppatch.blame.ablation import Sample, by_hooks, in_graph
-from deeppatch.blame.estimates import taylor
-from deeppatch.blame.graph import Graph
-from deeppatch.blame.ranking import cut
-from deeppatch.commands.ablating import samples
-from deeppatch.commands.racing import PARTS, margins
+from deeppatch.cli.assess.ablating import samples
+from deeppatch.cli.assess.racing import PARTS, margins
+from deeppatch.cli.options import DEFAULT_RATIO
 from deeppatch.data import sources
 from deeppatch.data.corruptions import SIGMAS, Blur
 from deeppatch.data.images import Images
 from deeppatch.data.splits import split, subset
 from deeppatch.data.views import expand, ordered
-from deeppatch.options import DEFAULT_RATIO
-from deeppatch.surgery import convolutions, hooked
+from deeppatch.graph.hooks import convolutions, hooked
+from deeppatch.graph.network_graph import Graph
+from deeppatch.localization import successive_elimination
+from deeppatch.localization.ablation import Sample, by_hooks, in_graph
+from deeppatch.localization.estimates import taylor
+from deeppatch.localization.ranking import cut
 from deeppatch.zoo import weights
 from deeppatch.zoo.architectures import ARCHITECTURES
 from deeppatch.zoo.classifier import Classifier
@@ -108,9 +108,11 @@ class Ways:
             """Race all filters of a layer; their share of the unedited passes comes on top."""
             shared = runtime.seconds(lambda: [graph(part) for part in parts], self.device) / sum(self.widths.values())
             width, edited = self.widths[layer], iter(prepared)
-            race = racing.begin({layer: width}, {layer: cut(width, DEFAULT_RATIO, "front")})
+            race = successive_elimination.begin({layer: width}, {layer: cut(width, DEFAULT_RATIO, "front")})
             spent = runtime.seconds(
-                lambda: racing.run(race, parts, images, lambda _: next(edited), DELTA, lambda _: None, lambda _: None),
+                lambda: successive_elimination.run(
+                    race, parts, images, lambda _: next(edited), DELTA, lambda _: None, lambda _: None
+                ),
                 self.device,
             )
             self.raced[layer] = race.passes()

@@ -18,9 +18,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from deeppatch import runtime
-from deeppatch.blame.ablation import Sample, in_graph
-from deeppatch.blame.graph import Graph
-from deeppatch.surgery import convolutions
+from deeppatch.graph.hooks import convolutions
+from deeppatch.graph.network_graph import Graph
+from deeppatch.localization.ablation import Sample, in_graph
 from deeppatch.zoo.resnet_cifar import CifarResNet
 
 # blocks a stage, width, images at a time

@@ -23,11 +23,11 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import AugMix
 
 from deeppatch import runtime
-from deeppatch.hybrid.augmix import views
-from deeppatch.hybrid.methods import METHODS, Evidence
+from deeppatch.data.augmix import views
+from deeppatch.hybrid.clusters import regions
+from deeppatch.hybrid.diversity import diverse_gradients
 from deeppatch.hybrid.oracle import Oracle
-from deeppatch.hybrid.regions import regions
-from deeppatch.hybrid.spread import diverse_gradients
+from deeppatch.hybrid.selection_methods import METHODS, Evidence
 from deeppatch.zoo.architectures import ARCHITECTURES
 from deeppatch.zoo.classifier import Classifier
 
@@ -120,7 +120,7 @@ def time_selection(options: argparse.Namespace, device: torch.device, model: Cla
     evidence = Evidence(model, pool, train, 1, options.views)
     budget, truth = max(1, count // 100), torch.zeros(count, dtype=torch.long, device=device)
     parts: dict[str, Callable[[], object]] = {
-        "pool and training images once": lambda: (evidence.look, evidence.train_look),
+        "pool and training images once": lambda: (evidence.embeddings, evidence.train_embeddings),
         "views": lambda: evidence.smoothness,
         "regions": lambda: regions(evidence.features, budget, 1),
         "all of it, once more but for the passes": lambda: METHODS["hybrid"](evidence, Oracle(truth, budget), budget),

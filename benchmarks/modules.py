@@ -35,6 +35,7 @@ from deeppatch import runtime
 from deeppatch.data.images import Images
 from deeppatch.data.sources import load
 from deeppatch.data.splits import subset
+from deeppatch.graph.folding import folded
 from deeppatch.modular import composition
 from deeppatch.modular.genetic import Record, Search
 from deeppatch.modular.genome import Genome
@@ -42,8 +43,7 @@ from deeppatch.modular.importance import importances, orders
 from deeppatch.modular.layers import Layer, find
 from deeppatch.modular.masking import by_slices, twins_of
 from deeppatch.modular.presets import PRESETS, sizes, thresholds
-from deeppatch.modular.winograd import quickened
-from deeppatch.surgery import folded
+from deeppatch.modular.winograd import optimize_for_cpu
 from deeppatch.zoo import weights
 from deeppatch.zoo.architectures import ARCHITECTURES
 
@@ -86,7 +86,7 @@ class Timed:
         """Search; return what generations were worth."""
         network, layers, device = self.subject.network, self.subject.layers, self.subject.x.device
         self.x, labels = self.subject.x[: self.images], self.subject.images.labels[: self.images].to(device)
-        self.quick = quickened(network)
+        self.quick = optimize_for_cpu(network)
         self.twins = twins_of(self.quick)
         with torch.inference_mode():
             answers = torch.cat([network(part) for part in self.x.split(256)]).argmax(1)

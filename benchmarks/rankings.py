@@ -20,8 +20,8 @@ import pandas as pd
 from scipy.stats import kendalltau
 
 from deeppatch import runtime
-from deeppatch.blame.ranking import Ranking, choose, random_ranking
-from deeppatch.commands import guarded
+from deeppatch.cli.main import guarded
+from deeppatch.localization.ranking import Ranking, choose, random_ranking
 
 Keep = Callable[[str, pd.DataFrame], None]
 

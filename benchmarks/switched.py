@@ -25,11 +25,12 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from deeppatch.artifacts import state_digest
-from deeppatch.patching.build import attach
+from deeppatch.graph.folding import folded
+from deeppatch.graph.hooks import convolutions
+from deeppatch.patching.attachment import attach
 from deeppatch.patching.patch_file import Patch, extract
 from deeppatch.patching.router import FEATURES, Router
 from deeppatch.patching.switched import SwitchedModel
-from deeppatch.surgery import convolutions, folded
 from deeppatch.zoo.architectures import ARCHITECTURES
 from deeppatch.zoo.classifier import Classifier
 

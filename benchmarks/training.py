@@ -23,8 +23,8 @@ from deeppatch import runtime
 from deeppatch.data import views
 from deeppatch.data.corruptions import SIGMAS, Blur
 from deeppatch.data.sources import Images
-from deeppatch.patching.build import attach
-from deeppatch.surgery import convolutions
+from deeppatch.graph.hooks import convolutions
+from deeppatch.patching.attachment import attach
 from deeppatch.training import cross_entropy, sgd, train_epoch
 from deeppatch.zoo.architectures import ARCHITECTURES
 from deeppatch.zoo.classifier import Classifier

@@ -4,7 +4,7 @@ This file shadows the standard library's `select` for scripts in this folder: im
 """
 
 if __name__ == "__main__":
-    from deeppatch.commands import main
+    from deeppatch.cli.main import main
 
     main("select")
 elif __name__ == "select":  # the standard library asked for its own module

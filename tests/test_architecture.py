@@ -11,19 +11,25 @@ from pathlib import Path
 
 import pytest
 
+from deeppatch.cli.main import COMMANDS
+
 ROOT = Path(__file__).resolve().parents[1]
 SRC = ROOT / "src"
 PACKAGE = SRC / "deeppatch"
 
 # DESIGN, section 2, from the top down; a layer imports from the layers below it only
 LAYERS = (
-    ("commands",),
-    ("blame", "patching", "retrain", "decompose", "modular", "hybrid", "report"),
-    ("data", "zoo", "training"),
-    ("launch", "parallel"),
-    ("runtime", "surgery", "artifacts", "options", "progress"),
+    ("cli",),
+    ("localization", "patching", "retrain", "decompose", "modular", "hybrid", "report"),
+    ("evaluation", "features"),
+    ("training",),
+    ("graph", "data", "zoo"),
+    ("artifacts", "distributed"),
+    ("runtime", "metrics"),
+    ("progress",),
     ("errors",),
 )
+METHODS = LAYERS[1]
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 
 
@@ -76,7 +82,7 @@ def test_the_layers_name_every_part_of_the_package():
 def test_the_parser_of_these_tests_sees_imports():
     assert "deeppatch.artifacts" in EDGES["deeppatch.training"]
     assert "deeppatch.runtime" in EDGES["deeppatch.training"], "from deeppatch import runtime"
-    assert "deeppatch.commands.parsing" in EDGES["deeppatch.commands"], "an import within a function"
+    assert "deeppatch.cli.parsing" in EDGES["deeppatch.cli.main"], "an import within a function"
 
 
 @pytest.mark.parametrize("name", sorted(MODULES))
@@ -87,7 +93,7 @@ def test_imports_point_down_never_sideways(name):
 
 
 def test_methods_never_import_each_other():
-    methods = set(LAYERS[1])
+    methods = set(METHODS)
     crossing = [
         (name, each)
         for name, targets in EDGES.items()
@@ -104,13 +110,13 @@ def test_there_is_no_import_cycle():
 
 def test_scripts_import_the_commands_alone_and_nothing_imports_a_script():
     for name, tree in SCRIPTS.items():
-        assert imports(name, tree) == {"deeppatch.commands"}, name
+        assert imports(name, tree) == {"deeppatch.cli.main"}, name
     assert not [name for name, targets in EDGES.items() if targets & SCRIPTS.keys()]
 
 
 def test_every_script_has_a_command_module_and_calls_it_by_name():
     for name, tree in SCRIPTS.items():
-        assert (PACKAGE / "commands" / f"{name}.py").is_file()
+        assert (PACKAGE / "cli" / COMMANDS[name] / "command.py").is_file()
         calls = [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Call)]
         assert f"main('{name}')" in calls
 
@@ -126,8 +132,8 @@ def identifiers(tree: ast.Module) -> set[str]:
 
 def test_commands_alone_know_parsed_options():
     knowing = {name for name, tree in MODULES.items() if identifiers(tree) & {"argparse", "Namespace"}}
-    assert "deeppatch.commands.parsing" in knowing
-    assert {part_of(name) for name in knowing} == {"commands", "options"}
+    assert "deeppatch.cli.parsing" in knowing
+    assert {part_of(name) for name in knowing} == {"cli"}
 
 
 def test_only_runtime_asks_about_cuda():
@@ -152,7 +158,7 @@ def test_no_file_is_longer_than_300_lines():
 
 
 def test_no_command_module_is_longer_than_120_lines():
-    commands = (PACKAGE / "commands").rglob("*.py")
+    commands = (PACKAGE / "cli").rglob("*.py")
     assert {path.name: lines for path in commands if (lines := len(path.read_text().splitlines())) > 120} == {}
 
 
@@ -185,7 +191,7 @@ def test_select_steps_aside_for_the_standard_library(folder, first):
 
 
 STAGE = '''
-"""Stands in for deeppatch.commands: a stage that starts worker processes as a DataLoader does."""
+"""Stands in for deeppatch.cli.main: a stage that starts worker processes as a DataLoader does."""
 import multiprocessing
 import select
 import sys
@@ -206,11 +212,12 @@ def main(script):
 def scripts(tmp_path):
     """A folder with src/ and its real scripts over a package whose stages start spawned workers."""
     folder = tmp_path / "src"
-    (folder / "deeppatch").mkdir(parents=True)
+    (folder / "deeppatch" / "cli").mkdir(parents=True)
     for script in SRC.glob("*.py"):
         shutil.copy(script, folder)
-    (folder / "deeppatch" / "__init__.py").touch()
-    (folder / "deeppatch" / "commands.py").write_text(STAGE)
+    for package in ("deeppatch", "deeppatch/cli"):
+        (folder / package / "__init__.py").touch()
+    (folder / "deeppatch" / "cli" / "main.py").write_text(STAGE)
     return folder
 
 
@@ -224,7 +231,7 @@ def test_a_stage_starts_spawned_workers(scripts, script, place):
 
 
 def test_a_data_loader_with_spawned_workers_runs_beside_select(scripts):
-    (scripts / "deeppatch" / "commands.py").write_text(
+    (scripts / "deeppatch" / "cli" / "main.py").write_text(
         "import torch\n"
         "from torch.utils.data import DataLoader\n"
         "def main(script):\n"

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from deeppatch.commands.parsing import parse
+from deeppatch.cli.main import COMMANDS as STAGES
+from deeppatch.cli.parsing import parse
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -37,7 +38,9 @@ def test_every_command_is_understood(command):
         return
     script = Path(words[1]).stem if words[0] == "python" else {"pretrain": "eval"}[words[1]]
     assert words[0] == "deeppatch" or (ROOT / words[1]).is_file()
-    options = parse(importlib.import_module(f"deeppatch.commands.{script}"), words[2:], "python src/{script}.py")
+    options = parse(
+        importlib.import_module(f"deeppatch.cli.{STAGES[script]}.command"), words[2:], "python src/{script}.py"
+    )
     assert options.model
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from deeppatch import runtime
+from deeppatch.distributed import ranks
 from deeppatch.errors import UserError
 
 
@@ -162,8 +163,8 @@ def test_a_generator_depends_on_its_seed_and_its_purpose():
 
 
 @pytest.fixture
-def ranks(monkeypatch):
-    """`ranks(own, count)` lets torch claim that this process is one of several, all on this machine."""
+def pretend_ranks(monkeypatch):
+    """`pretend_ranks(own, count)` lets torch claim that this process is one of several, all on this machine."""
 
     def pretend(own: int, count: int) -> None:
         monkeypatch.setattr(runtime.dist, "is_initialized", lambda: True)
@@ -178,37 +179,37 @@ def ranks(monkeypatch):
 def test_one_process_is_rank_0_of_1_and_has_nobody_to_talk_to(monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")  # nothing has been joined, whatever the environment says
     assert (runtime.rank(), runtime.ranks(), runtime.local_ranks()) == (0, 1, 1)
-    assert runtime.gather("x") == ["x"]
-    assert runtime.from_first(lambda: 3) == 3
-    assert runtime.total(torch.tensor([2.0])).tolist() == [2]
-    assert runtime.stack(torch.tensor([2.0])).tolist() == [[2]]
-    runtime.barrier()
+    assert ranks.all_gather("x") == ["x"]
+    assert ranks.broadcast_from_rank0(lambda: 3) == 3
+    assert ranks.all_reduce_sum(torch.tensor([2.0])).tolist() == [2]
+    assert ranks.all_gather_stack(torch.tensor([2.0])).tolist() == [[2]]
+    ranks.barrier()
 
 
 @pytest.mark.parametrize(("cores", "threads"), [(8, 4), (3, 1), (1, 1)])
-def test_ranks_of_a_machine_share_its_cores(machine, ranks, cores, threads):
+def test_ranks_of_a_machine_share_its_cores(machine, pretend_ranks, cores, threads):
     machine.setattr(runtime.os, "sched_getaffinity", lambda _pid: set(range(cores)), raising=False)
-    ranks(1, 2)
+    pretend_ranks(1, 2)
     runtime.prepare(0)
     assert torch.get_num_threads() == threads
     assert runtime.describe(torch.device("cpu"))["ranks"] == 2
 
 
-def test_every_rank_takes_the_gpu_of_its_number(monkeypatch, ranks):
+def test_every_rank_takes_the_gpu_of_its_number(monkeypatch, pretend_ranks):
     chosen = pretend_cuda(monkeypatch, 4)
-    ranks(3, 4)
+    pretend_ranks(3, 4)
     assert runtime.pick_device("cuda") == torch.device("cuda", 3)
     assert chosen == [3]
     with pytest.raises(UserError, match="leave --gpu out"):
         runtime.pick_device("cuda", 1)
-    ranks(3, 5)
+    pretend_ranks(3, 5)
     with pytest.raises(UserError, match="there are 4 CUDA devices"):
         runtime.pick_device("cuda")
 
 
 @pytest.mark.parametrize(("count", "of"), [(256, 2), (9, 2), (1, 2), (0, 3), (10, 4), (2, 5)])
 def test_parts_are_nearly_equal_and_together_everything(count, of):
-    parts = [list(range(count))[runtime.part_of(count, which, of)] for which in range(of)]
+    parts = [list(range(count))[ranks.part_of(count, which, of)] for which in range(of)]
     assert sum(parts, []) == list(range(count))
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
@@ -219,7 +220,7 @@ COSTS = {"conv1": 7, "conv2": 90, "conv3": 3, "conv4": 0}
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 5, 80])
 def test_filters_are_shared_out_by_cost(parts):
-    shares = runtime.share_out(FILTERS, COSTS, parts)
+    shares = ranks.share_out(FILTERS, COSTS, parts)
     assert len(shares) == parts
     for name, channels in FILTERS.items():
         dealt = [share.get(name, []) for share in shares]
@@ -230,9 +231,9 @@ def test_filters_are_shared_out_by_cost(parts):
     whole = sum(COSTS[name] * len(row) for name, row in FILTERS.items())
     assert sum(loads) == whole
     assert max(loads) <= 4 / 3 * max(whole / parts, 90), "longest processing time first"
-    assert runtime.share_out(FILTERS, COSTS, parts) == shares
+    assert ranks.share_out(FILTERS, COSTS, parts) == shares
 
 
 def test_sharing_out_can_go_on_with_what_is_left():
-    assert runtime.share_out({}, {}, 3) == [{}, {}, {}]
-    assert runtime.share_out({"a": [4]}, {"a": 1}, 2) == [{"a": [4]}, {}]
+    assert ranks.share_out({}, {}, 3) == [{}, {}, {}]
+    assert ranks.share_out({"a": [4]}, {"a": 1}, 2) == [{"a": [4]}, {}]

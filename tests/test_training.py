@@ -385,7 +385,7 @@ def test_the_learning_rate_of_adam_stays(run):
 
 def test_the_learning_rate_of_steady_sgd_stays_and_its_steps_are_those_of_sgd(run):
     steady, falling = run(), run()
-    optimizer, schedule = training.steady_sgd(steady.model.parameters(), lr=0.02, momentum=0.9, weight_decay=5e-4)
+    optimizer, schedule = training.constant_sgd(steady.model.parameters(), lr=0.02, momentum=0.9, weight_decay=5e-4)
     assert rates_of(steady, optimizer, schedule, 2) == [0.02] * 8
     kinds = [(group["momentum"], group["weight_decay"]) for group in optimizer.param_groups]
     assert kinds == [(0.9, 5e-4)]

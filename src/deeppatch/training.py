@@ -16,8 +16,9 @@ from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LambdaLR, LR
 
 from deeppatch import runtime
 from deeppatch.artifacts import Checkpoint
+from deeppatch.distributed import ranks
+from deeppatch.distributed.data_parallel import Batch, Stream, own_parts, replicated, whole_batches
 from deeppatch.errors import UserError
-from deeppatch.parallel import Batch, Stream, own_parts, replicated, whole_batches
 from deeppatch.progress import info, track
 
 Loss = Callable[[nn.Module, Batch], Tensor]
@@ -30,9 +31,15 @@ def cross_entropy(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def train_epoch(
-    model: nn.Module, batches: Stream, loss: Loss, optimizer: torch.optim.Optimizer, schedule: LRScheduler,
-    *, amp: bool = False, label: str = "training",
-) -> float:  # fmt: skip
+    model: nn.Module,
+    batches: Stream,
+    loss: Loss,
+    optimizer: torch.optim.Optimizer,
+    schedule: LRScheduler,
+    *,
+    amp: bool = False,
+    label: str = "training",
+) -> float:
     """Train once over `batches`, the schedule stepping with each, and return the mean loss per batch.
 
     With several ranks each computes its part of every batch, and `model` is what `parallel.replicated` yields. The loss
@@ -50,7 +57,7 @@ def train_epoch(
         schedule.step()
         if share:
             total += value.detach() * share
-    return (runtime.total(total) / max(1, len(batches))).item()
+    return (ranks.all_reduce_sum(total) / max(1, len(batches))).item()
 
 
 @torch.inference_mode()
@@ -84,9 +91,14 @@ def accuracy(predictions: Tensor, labels: Tensor) -> float:
 
 
 def sgd(
-    parameters: Iterable[nn.Parameter], *, lr: float, momentum: float, weight_decay: float, steps: int,
+    parameters: Iterable[nn.Parameter],
+    *,
+    lr: float,
+    momentum: float,
+    weight_decay: float,
+    steps: int,
     drops: Sequence[int] | None = None,
-) -> tuple[SGD, LRScheduler]:  # fmt: skip
+) -> tuple[SGD, LRScheduler]:
     """Return SGD and a cosine schedule that takes its learning rate to zero over `steps` batches.
 
     With `drops` the rate is constant instead, but for a fall to a tenth after each of these numbers of batches.
@@ -97,7 +109,7 @@ def sgd(
     return optimizer, CosineAnnealingLR(optimizer, T_max=max(1, steps))
 
 
-def steady_sgd(
+def constant_sgd(
     parameters: Iterable[nn.Parameter], *, lr: float, momentum: float, weight_decay: float
 ) -> tuple[SGD, ConstantLR]:
     """Return SGD and a schedule that leaves its learning rate alone."""
@@ -148,12 +160,21 @@ def last(history: History) -> int:
 
 
 def fit(
-    model: nn.Module, epochs: Iterable[Stream], validate: Callable[[nn.Module], float], *,
-    loss: Loss, optimizer: torch.optim.Optimizer, schedule: LRScheduler, checkpoint: Checkpoint | None = None,
-    enter_training: Callable[[nn.Module], object] = nn.Module.train, watch: Callable[[nn.Module], Any] | None = None,
+    model: nn.Module,
+    epochs: Iterable[Stream],
+    validate: Callable[[nn.Module], float],
+    *,
+    loss: Loss,
+    optimizer: torch.optim.Optimizer,
+    schedule: LRScheduler,
+    checkpoint: Checkpoint | None = None,
+    enter_training: Callable[[nn.Module], object] = nn.Module.train,
+    watch: Callable[[nn.Module], Any] | None = None,
     choose: Callable[[History], int] = lambda history: history.best,
-    after_epoch: Callable[[nn.Module, History], object] | None = None, amp: bool = False, label: str = "training",
-) -> History:  # fmt: skip
+    after_epoch: Callable[[nn.Module, History], object] | None = None,
+    amp: bool = False,
+    label: str = "training",
+) -> History:
     """Train over `epochs`, one stream of batches each, and leave the model in the state of its best epoch.
 
     `validate` returns an accuracy in [0, 1] after each epoch, and `watch` further numbers, in lists or dicts if
@@ -166,7 +187,7 @@ def fit(
     """
     history = History()
     kept_state: dict[str, Tensor] = copy.deepcopy(model.state_dict())
-    saved = runtime.from_first(checkpoint.load) if checkpoint else None
+    saved = ranks.broadcast_from_rank0(checkpoint.load) if checkpoint else None
     if saved:
         history = History(**saved["history"])
         model.load_state_dict(saved["model"])
@@ -196,14 +217,16 @@ def fit(
             if after_epoch:
                 after_epoch(model, history)
             if checkpoint:
-                checkpoint.save({
-                    "history": asdict(history),
-                    "model": model.state_dict(),
-                    "best": kept_state,
-                    "optimizer": optimizer.state_dict(),
-                    "schedule": {k: v for k, v in schedule.state_dict().items() if not callable(v)},
-                    "random": runtime.random_states(),
-                })  # fmt: skip
+                checkpoint.save(
+                    {
+                        "history": asdict(history),
+                        "model": model.state_dict(),
+                        "best": kept_state,
+                        "optimizer": optimizer.state_dict(),
+                        "schedule": {k: v for k, v in schedule.state_dict().items() if not callable(v)},
+                        "random": runtime.random_states(),
+                    }
+                )
     model.load_state_dict(kept_state)
     model.eval()
     return history

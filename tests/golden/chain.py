@@ -78,7 +78,7 @@ def main(output: Path, result: Path) -> None:
     """Run all steps and write {step: [{file: content}, one for each folder that the step left]}, and the processor."""
     import torch
 
-    from deeppatch.commands import guarded
+    from deeppatch.cli.main import guarded
     from deeppatch.runtime import describe
 
     found: dict[str, list[dict[str, Any]]] = {}
@@ -98,6 +98,6 @@ def main(output: Path, result: Path) -> None:
 
 if __name__ == "__main__":
     if any(os.environ.get(name) != value for name, value in PINNED.items()):
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **PINNED})
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **PINNED})  # noqa: S606
     sys.path.append(str(Path(__file__).resolve().parents[2] / "src"))
     main(Path(sys.argv[1]), Path(sys.argv[2]))

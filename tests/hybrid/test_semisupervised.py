@@ -15,8 +15,8 @@ from deeppatch.data import views
 from deeppatch.data.sources import Images
 from deeppatch.errors import UserError
 from deeppatch.hybrid import semisupervised, targets
-from deeppatch.hybrid.material import Material, Recipe
 from deeppatch.hybrid.semisupervised import Repair, RepairEpoch, repair
+from deeppatch.hybrid.training_data import Recipe, SemiSupervisedData
 
 FEW = Recipe(batch=8, weight=10.0)
 TRAINING = {"lr": 0.02, "momentum": 0.9, "weight_decay": 5e-4, "seed": 5}
@@ -45,19 +45,19 @@ POOL = torch.randint(0, 256, (40, 3, 12, 12), generator=torch.Generator().manual
 
 
 @pytest.fixture
-def material(images) -> Material:
+def material(images) -> SemiSupervisedData:
     """Sixty training images; a pool of forty, of which three labels are known and thirty may be drawn."""
     known = torch.full((40,), -1)
     known[torch.tensor([2, 11, 35])] = torch.tensor([1, 4, 0])
     weights = torch.where(torch.arange(40) < 30, 0.5, 0.0)
     weights[known >= 0] = 1
-    return Material(images, POOL, known, weights, 5, noisy, unsmoothness=entropies, crop=True, mirror=True)
+    return SemiSupervisedData(images, POOL, known, weights, 5, noisy, unsmoothness=entropies, crop=True, mirror=True)
 
 
 @pytest.fixture
 def knowing(tiny, images) -> torch.nn.Module:
     """A network that is right on about half of the training images."""
-    optimizer, schedule = training.steady_sgd(tiny.parameters(), lr=0.05, momentum=0.9, weight_decay=0)
+    optimizer, schedule = training.constant_sgd(tiny.parameters(), lr=0.05, momentum=0.9, weight_decay=0)
     batch = views.to_float(images.pixels), images.labels
     tiny.train()
     for _ in range(40):
@@ -67,7 +67,7 @@ def knowing(tiny, images) -> torch.nn.Module:
     return tiny
 
 
-def batches(model, material: Material, recipe: Recipe = FEW, epoch: int = 0) -> tuple[list, list]:
+def batches(model, material: SemiSupervisedData, recipe: Recipe = FEW, epoch: int = 0) -> tuple[list, list]:
     """Return the batches of both phases of an epoch of a model that nobody trains."""
     model.train()
     every = list(RepairEpoch(Repair(model, material, recipe, 5), epoch))
@@ -161,7 +161,7 @@ def test_guesses_are_of_the_model_as_it_is_at_that_step_in_train_mode(knowing, m
 
     def note(model, sights, temperature):
         seen.append((model.training, state_digest(dict(model.named_parameters()))))
-        return targets.guesses(model, sights, temperature)
+        return targets.pseudo_labels(model, sights, temperature)
 
     monkeypatch.setattr(semisupervised, "guesses", note)
     repair(knowing, material, FEW, 1, lambda _m: 0.0, watch=lambda _m: {}, **TRAINING)

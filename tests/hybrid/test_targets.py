@@ -49,7 +49,7 @@ def test_a_guess_is_the_sharpened_mean_over_the_views_of_an_image(tiny, draw):
     with torch.no_grad():
         each = torch.stack([torch.stack([tiny(views[i, k : k + 1]).softmax(1)[0] for k in range(4)]) for i in range(3)])
     want = each.mean(1) ** 2
-    found = targets.guesses(tiny, views, 0.5)
+    found = targets.pseudo_labels(tiny, views, 0.5)
     assert torch.allclose(found, want / want.sum(1, keepdim=True), atol=1e-6)
     assert not found.requires_grad
 
@@ -57,7 +57,7 @@ def test_a_guess_is_the_sharpened_mean_over_the_views_of_an_image(tiny, draw):
 def test_guessing_in_train_mode_moves_the_statistics_of_normalisation_and_no_weight(tiny):
     before = {key: value.clone() for key, value in tiny.state_dict().items()}
     tiny.train()
-    targets.guesses(tiny, torch.rand(2, 5, 3, 12, 12), 0.5)
+    targets.pseudo_labels(tiny, torch.rand(2, 5, 3, 12, 12), 0.5)
     changed = {key for key, value in tiny.state_dict().items() if not torch.equal(value, before[key])}
     assert changed == {
         f"network.bn{i}.{name}" for i in (1, 2) for name in ("running_mean", "running_var", "num_batches_tracked")

@@ -3,11 +3,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from deeppatch.graph.folding import folded
 from deeppatch.modular import sensitivity
 from deeppatch.modular.extract import extract
 from deeppatch.modular.importance import importances, orders
 from deeppatch.modular.layers import find
-from deeppatch.surgery import folded
 from deeppatch.zoo.architectures import ARCHITECTURES
 
 

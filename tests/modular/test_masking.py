@@ -11,10 +11,11 @@ from torch.nn import functional as F
 
 from deeppatch import runtime
 from deeppatch.artifacts import state_digest
+from deeppatch.graph.folding import folded
+from deeppatch.graph.hooks import convolutions
 from deeppatch.modular.extract import extract, multiply_adds, sliced
 from deeppatch.modular.layers import find
 from deeppatch.modular.masking import all_logits, by_masks, by_slices, masked, twins_of
-from deeppatch.surgery import convolutions, folded
 from deeppatch.zoo.architectures import ARCHITECTURES
 
 LARGE = [pytest.param(name, marks=pytest.mark.slow) for name in ("vgg13_bn", "resnet20", "mobilenetv2_x0_5")]

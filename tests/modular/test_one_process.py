@@ -5,13 +5,14 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-from deeppatch import commands, modular
+from deeppatch import modular
+from deeppatch.cli import main
 
 ELSEWHERE = {
     "multiprocessing", "concurrent", "threading", "subprocess", "asyncio", "joblib", "pickle", "DataLoader", "sleep"
 }  # fmt: skip
 SOURCES = [*Path(modular.__file__).parent.glob("*.py")]
-SOURCES += [Path(commands.__file__).with_name(f"{name}.py") for name in ("modularize", "analysing", "splitting")]
+SOURCES += [Path(main.__file__).with_name(f"{name}.py") for name in ("modularize", "analysing", "splitting")]
 
 
 def names(path: Path) -> set[str]:

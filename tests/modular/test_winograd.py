@@ -5,10 +5,10 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
+from deeppatch.graph.folding import folded
 from deeppatch.modular.layers import find
 from deeppatch.modular.masking import by_masks, by_slices
-from deeppatch.modular.winograd import WIDE, WinogradConv2d, _runs, by_tiles, quickened
-from deeppatch.surgery import folded
+from deeppatch.modular.winograd import WIDE, WinogradConv2d, _runs, by_tiles, optimize_for_cpu
 from deeppatch.zoo.architectures import ARCHITECTURES
 
 
@@ -29,7 +29,7 @@ def test_modules_of_a_quickened_network_answer_as_with_masks(name, monkeypatch):
     x = torch.randn(4, 3, 32, 32).contiguous(memory_format=torch.channels_last)
     layers = find(network, x[:2])
     masks = [torch.rand(3, layer.kernels) < 0.7 for layer in layers]
-    quick = quickened(network)
+    quick = optimize_for_cpu(network)
     assert any(isinstance(module, WinogradConv2d) for module in quick.modules())
     assert not any(isinstance(module, WinogradConv2d) for module in network.modules())
     found, expected = by_slices(quick, layers, masks, x), by_masks(network, layers, masks, x)
@@ -43,7 +43,7 @@ def test_narrow_convolutions_run_as_they_are_and_others_are_left_alone():
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, 2, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 5, 1, 1),
                             nn.Conv2d(4, 4, 3, 1, 1, 2), nn.Conv2d(4, 4, 3, padding=1, groups=2),
                             nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"))  # fmt: skip
-    assert not any(isinstance(module, WinogradConv2d) for module in quickened(network).modules())
+    assert not any(isinstance(module, WinogradConv2d) for module in optimize_for_cpu(network).modules())
 
 
 class Sizes(fx.Interpreter):
@@ -60,7 +60,7 @@ def test_a_traced_network_pools_before_its_relus_and_answers_the_same(name, pool
     monkeypatch.setattr("deeppatch.modular.winograd.WIDE", 10**6)
     network = folded(ARCHITECTURES[name](10).eval())
     x = torch.randn(4, 3, 32, 32)
-    whole, quick = Sizes(network), Sizes(quickened(network))
+    whole, quick = Sizes(network), Sizes(optimize_for_cpu(network))
     assert torch.equal(quick.run(x), whole.run(x))
     ratios = [a / b for a, b in zip(whole.read, quick.read, strict=True)]
     assert (ratios.count(4), ratios.count(1)) == (pools, len(ratios) - pools)

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from deeppatch.artifacts import state_digest
 from deeppatch.patching import export
-from deeppatch.patching.build import attach
+from deeppatch.patching.attachment import attach
 from deeppatch.patching.patch_file import Patch, apply, extract
 from deeppatch.patching.router import FEATURES, Router
 from deeppatch.patching.switched import SwitchedModel

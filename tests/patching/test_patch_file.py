@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from deeppatch.artifacts import state_digest, tensors_from_bytes, tensors_to_bytes
 from deeppatch.errors import StaleArtifact
-from deeppatch.patching.build import attach
+from deeppatch.patching.attachment import attach
 from deeppatch.patching.patch_file import Patch, apply, extract
 from deeppatch.patching.router import Router
 from deeppatch.patching.units import UNITS

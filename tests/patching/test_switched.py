@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from deeppatch.artifacts import state_digest
-from deeppatch.blame.ranking import choose, random_ranking
 from deeppatch.data.corruptions import SIGMAS, Blur
 from deeppatch.errors import StaleArtifact
-from deeppatch.patching.build import attach
+from deeppatch.graph.hooks import convolutions
+from deeppatch.localization.ranking import choose, random_ranking
+from deeppatch.patching.attachment import attach
 from deeppatch.patching.patch_file import Patch, apply, extract
 from deeppatch.patching.router import FEATURES, Router
 from deeppatch.patching.switched import SwitchedModel
-from deeppatch.surgery import convolutions
 from deeppatch.zoo.architectures import ARCHITECTURES
 from deeppatch.zoo.classifier import Classifier
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from deeppatch.commands import guarded
+from deeppatch.cli.main import guarded
 
 pytestmark = pytest.mark.realdata
 PREFIX = "python src/{script}.py"

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from deeppatch.commands import guarded
+from deeppatch.cli.main import guarded
 from deeppatch.data import sources, views
 from deeppatch.training import accuracy, predict
 from deeppatch.zoo import weights

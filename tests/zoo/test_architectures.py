@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from deeppatch.data.sources import SOURCES
-from deeppatch.surgery import convolutions
+from deeppatch.graph.hooks import convolutions
 from deeppatch.zoo.architectures import ARCHITECTURES
 from deeppatch.zoo.entries import COMMON_STATS, ENTRIES
 from deeppatch.zoo.resnet_cifar import ShortcutA

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from deeppatch.surgery import convolutions
+from deeppatch.graph.hooks import convolutions
 from deeppatch.zoo.architectures import ARCHITECTURES
 
 IMAGE = (1, 3, 32, 32)

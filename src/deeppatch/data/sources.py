@@ -16,7 +16,7 @@ from sklearn.model_selection import train_test_split
 from torchvision.datasets import CIFAR10, CIFAR100, ImageFolder
 from torchvision.transforms.v2.functional import InterpolationMode, resize
 
-from deeppatch.data import street
+from deeppatch.data import svhn_gtsrb
 from deeppatch.data.files import Files, open_resized
 from deeppatch.data.images import Images, Source, joined
 from deeppatch.errors import DataProblem
@@ -75,7 +75,7 @@ def _cifar(kind: type[CIFAR10], name: str, data_dir: Path) -> Source:
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         for train in (True, False):
-            part = street.present_or_fetched(partial(make, str(data_dir), train))
+            part = svhn_gtsrb.present_or_fetched(partial(make, str(data_dir), train))
             pixels = torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous()
             parts.append(Images(pixels, torch.tensor(part.targets)))
     except UNREACHABLE as error:
@@ -96,7 +96,7 @@ def _cifar100(data_dir: Path, seed: int) -> Source:
 
 
 def _street(
-    read: Callable[[Path, int], list[street.Part]], name: str, classes: int, data_dir: Path, files: str
+    read: Callable[[Path, int], list[svhn_gtsrb.Part]], name: str, classes: int, data_dir: Path, files: str
 ) -> Source:
     """Read signs or house numbers, which a mirror image would change: an image folder's, or their makers' files."""
     if (data_dir / name / "train").is_dir():
@@ -113,11 +113,13 @@ def _street(
 
 
 def _svhn(data_dir: Path, seed: int) -> Source:
-    return _street(street.svhn, "svhn", 10, data_dir, "train_32x32.mat and test_32x32.mat of the data set's own page")
+    return _street(
+        svhn_gtsrb.svhn, "svhn", 10, data_dir, "train_32x32.mat and test_32x32.mat of the data set's own page"
+    )
 
 
 def _gtsrb(data_dir: Path, seed: int) -> Source:
-    return _street(street.gtsrb, "gtsrb", 43, data_dir, "the files that torchvision downloads")
+    return _street(svhn_gtsrb.gtsrb, "gtsrb", 43, data_dir, "the files that torchvision downloads")
 
 
 def _first_digits(whole: Callable[[Path, int], Source], name: str, data_dir: Path, seed: int) -> Source:
@@ -138,10 +140,11 @@ def _cifar10_mix(name: str, data_dir: Path, seed: int, target: int) -> Source:
     wanted = wanted.only(name, [target])
     drawn = torch.randperm(len(wanted.train), generator=generator(seed, "mix", target))[:MIX_TRAIN].sort().values
     return Source(
-        name, joined(others.train, wanted.train.take(drawn), len(OTHERS)),
+        name,
+        joined(others.train, wanted.train.take(drawn), len(OTHERS)),
         joined(others.test, wanted.test.take(torch.arange(min(MIX_TEST, len(wanted.test)))), len(OTHERS)),
         (*OTHERS, *wanted.classes),
-    )  # fmt: skip
+    )
 
 
 def _digits(data_dir: Path, seed: int) -> Source:

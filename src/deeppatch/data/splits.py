@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from sklearn.model_selection import train_test_split
 
-from deeppatch.data import protocol
+from deeppatch.data import biased_split
 from deeppatch.data.sources import Images, Source
 from deeppatch.errors import DataProblem
 from deeppatch.runtime import generator
@@ -34,7 +34,7 @@ def split(
     protocol.
     """
     if bias is not None:
-        places, images = protocol.partition(source, bias, seed, limit), protocol.mixed(source)
+        places, images = biased_split.partition(source, bias, seed, limit), biased_split.mixed(source)
         return Splits(*(images.take(part) for part in (places.train, places.val, places.test)))
     total = len(source.train)
     size = max(total // 50, min(1000, total // 5)) if val_share is None else round(val_share * total)

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from deeppatch.data.corruptions import Blur
 from deeppatch.data.sources import Images
-from deeppatch.runtime import generator, part_of
+from deeppatch.distributed.ranks import part_of
+from deeppatch.runtime import generator
 
 Batch = tuple[Tensor, Tensor]
 

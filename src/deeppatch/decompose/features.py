@@ -17,8 +17,8 @@ from deeppatch.data.files import Files
 from deeppatch.data.sources import Images
 from deeppatch.data.views import clean
 from deeppatch.errors import StaleArtifact
+from deeppatch.graph.hooks import input_of
 from deeppatch.progress import info, track
-from deeppatch.surgery import input_of
 
 SHARD = 2**16
 
@@ -54,9 +54,15 @@ class ShuffledFeatures:
 
 
 def pooled(
-    model: nn.Module, head: str, images: Images, cache: Path,
-    *, batch_size: int = 256, amp: bool = False, label: str = "features",
-) -> Features:  # fmt: skip
+    model: nn.Module,
+    head: str,
+    images: Images,
+    cache: Path,
+    *,
+    batch_size: int = 256,
+    amp: bool = False,
+    label: str = "features",
+) -> Features:
     """Return what the module `head` of a classifier reads for each image, in eval mode, on the model's device.
 
     The folder `cache` keeps the result in shards of 65,536 images, each named by a hash of weights, images and

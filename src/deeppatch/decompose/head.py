@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from deeppatch import runtime
 from deeppatch.errors import UserError
-from deeppatch.surgery import captured, swap
+from deeppatch.graph.hooks import captured, swap
 
 
 class DecomposedHead(nn.Module):

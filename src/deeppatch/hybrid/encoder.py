@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deeppatch.data.views import to_float
-from deeppatch.hybrid.penultimate import last_linear
+from deeppatch.features import last_linear
+from deeppatch.graph.hooks import input_of, swap
 from deeppatch.progress import track
 from deeppatch.runtime import autocast, generator
-from deeppatch.surgery import input_of, swap
 
 PROJECTION = 128
 TEMPERATURE = 0.5

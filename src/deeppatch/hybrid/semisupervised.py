@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from deeppatch.artifacts import Checkpoint
 from deeppatch.data import views
 from deeppatch.data.sources import Images
+from deeppatch.distributed.data_parallel import Batch
 from deeppatch.errors import UserError
-from deeppatch.hybrid.material import Material, Recipe, drawn
-from deeppatch.hybrid.targets import guesses, mixed, mixing_shares, row_weights, smoothed, weighted_loss
-from deeppatch.parallel import Batch
+from deeppatch.hybrid.targets import mixed, mixing_shares, pseudo_labels, row_weights, smoothed, weighted_loss
+from deeppatch.hybrid.training_data import Recipe, SemiSupervisedData, drawn
 from deeppatch.runtime import autocast, generator
-from deeppatch.training import History, fit, last, predict, steady_sgd
+from deeppatch.training import History, constant_sgd, fit, last, predict
 
 PREDICTING = 256  # images a batch where nothing is learnt
 
@@ -28,7 +28,7 @@ class Repair:
     """A network under repair. `finished` counts its epochs; `model` is trained by `fit` and looked at here."""
 
     model: nn.Module
-    material: Material
+    material: SemiSupervisedData
     recipe: Recipe
     seed: int
     amp: bool = False
@@ -122,7 +122,7 @@ class RepairEpoch:
         for step, (pixels, labels) in enumerate(certain):
             sights = material.views(material.pool[order[step]], draw)
             with autocast(device, repair.amp):
-                guessed = guesses(repair.model, sights, recipe.temperature)
+                guessed = pseudo_labels(repair.model, sights, recipe.temperature)
             known = material.known[order[step]].unsqueeze(1)
             taught = smoothed(known.clamp(min=0)[:, 0], material.classes, recipe.smoothing)
             guessed = torch.where(known >= 0, taught, guessed).repeat_interleave(sights.shape[1], 0)
@@ -131,16 +131,28 @@ class RepairEpoch:
             partners = torch.randperm(len(whole), generator=draw).to(device)
             grown = 1.0 if not recipe.ramp else min(1.0, (self.epoch + step / steps) / recipe.ramp)
             yield (
-                mixed(whole, partners, shares[step]), mixed(targets, partners, shares[step]),
+                mixed(whole, partners, shares[step]),
+                mixed(targets, partners, shares[step]),
                 row_weights(len(labels), len(guessed), grown * recipe.weight, device),
-            )  # fmt: skip
+            )
 
 
 def repair(
-    model: nn.Module, material: Material, recipe: Recipe, epochs: int, validate: Callable[[nn.Module], float], *,
-    lr: float, momentum: float, weight_decay: float, seed: int, watch: Callable[[nn.Module], dict[str, Any]],
-    checkpoint: Checkpoint | None = None, amp: bool = False, label: str = "relearn",
-) -> History:  # fmt: skip
+    model: nn.Module,
+    material: SemiSupervisedData,
+    recipe: Recipe,
+    epochs: int,
+    validate: Callable[[nn.Module], float],
+    *,
+    lr: float,
+    momentum: float,
+    weight_decay: float,
+    seed: int,
+    watch: Callable[[nn.Module], dict[str, Any]],
+    checkpoint: Checkpoint | None = None,
+    amp: bool = False,
+    label: str = "relearn",
+) -> History:
     """Train a model in place for so many epochs at a constant learning rate, and leave it as the last one has it.
 
     `validate` returns an accuracy in [0, 1] that chooses nothing. The history's `watched` has what `watch` returns
@@ -148,7 +160,7 @@ def repair(
     """
     torch.manual_seed(seed)  # dropout must not depend on what came before
     state = Repair(model, material, recipe, seed, amp)
-    optimizer, schedule = steady_sgd(model.parameters(), lr=lr, momentum=momentum, weight_decay=weight_decay)
+    optimizer, schedule = constant_sgd(model.parameters(), lr=lr, momentum=momentum, weight_decay=weight_decay)
 
     def noted(trained: nn.Module) -> dict[str, Any]:
         measured = material.unsmoothness is not None and material.weights.any()
@@ -156,7 +168,15 @@ def repair(
         return {**watch(trained), **entropy}
 
     return fit(
-        model, [RepairEpoch(state, epoch) for epoch in range(epochs)], validate, loss=weighted_loss,
-        optimizer=optimizer, schedule=schedule, checkpoint=checkpoint, watch=noted, choose=last, amp=amp,
+        model,
+        [RepairEpoch(state, epoch) for epoch in range(epochs)],
+        validate,
+        loss=weighted_loss,
+        optimizer=optimizer,
+        schedule=schedule,
+        checkpoint=checkpoint,
+        watch=noted,
+        choose=last,
+        amp=amp,
         label=label,
-    )  # fmt: skip
+    )

@@ -24,7 +24,7 @@ def sharpened(probabilities: Tensor, temperature: float) -> Tensor:
 
 
 @torch.no_grad()
-def guesses(model: nn.Module, views: Tensor, temperature: float) -> Tensor:
+def pseudo_labels(model: nn.Module, views: Tensor, temperature: float) -> Tensor:
     """Return a guessed target (n, C) for each image from its views (n, V, 3, H, W): the mean prediction, sharpened.
 
     The model runs in the mode it is in: in train mode its normalisation statistics see the views too.

@@ -86,9 +86,15 @@ def _not_less(a: Tensor, b: Tensor) -> Tensor:
 
 
 def merge(
-    a: Compositions, b: Compositions, logits: Tensor, labels: Tensor, unlike: Tensor, weights: Weights,
-    threshold: float, winners: Sequence[int] | None = None,
-) -> tuple[Compositions, Tensor, Tensor]:  # fmt: skip
+    a: Compositions,
+    b: Compositions,
+    logits: Tensor,
+    labels: Tensor,
+    unlike: Tensor,
+    weights: Weights,
+    threshold: float,
+    winners: Sequence[int] | None = None,
+) -> tuple[Compositions, Tensor, Tensor]:
     """Merge every composition of `a` with every one of `b`; return those kept, their worth (K,) and all worths (U, V).
 
     Kept are the most accurate, as many as reach `threshold` but at least 50 and at most 500; they are ordered by
@@ -159,9 +165,16 @@ class Fitness:
 
 
 def beam(
-    logits: Tensor, labels: Tensor, unlike: Tensor, shares: Tensor, order: Sequence[int], weights: Weights,
-    thresholds: dict[int, float], winners: Sequence[int] | None = None, ask: Ask | None = None,
-) -> tuple[Fitness, float]:  # fmt: skip
+    logits: Tensor,
+    labels: Tensor,
+    unlike: Tensor,
+    shares: Tensor,
+    order: Sequence[int],
+    weights: Weights,
+    thresholds: dict[int, float],
+    winners: Sequence[int] | None = None,
+    ask: Ask | None = None,
+) -> tuple[Fitness, float]:
     """Rate candidates by a beam search up a tournament; return their fitness and the best composition's accuracy.
 
     `logits` (classes, P, S) are of each candidate's own class; `order` says how classes meet: (0, 1), (2, 3) and so on,

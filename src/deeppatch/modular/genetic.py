@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deeppatch.artifacts import Checkpoint
-from deeppatch.modular.answers import Answers, Evaluate
+from deeppatch.modular.candidate_logits import CandidateLogits, Evaluate
 from deeppatch.modular.composition import Weights, beam, dissimilarity
 from deeppatch.modular.genome import Bits, Genome
 from deeppatch.modular.presets import Preset
@@ -75,7 +75,7 @@ class Search:
         ]
         winners: list[int] | None = None
         best = population
-        answers = Answers(self.evaluate, self.labels, len(self.genomes))
+        answers = CandidateLogits(self.evaluate, self.labels, len(self.genomes))
         saved = checkpoint.load() if checkpoint else None
         if saved:
             record, weight, winners = Record(**saved["record"]), saved["weight"], saved["winners"]
@@ -92,25 +92,37 @@ class Search:
             if record.best == generation:
                 best = [bits[ranks[:1]] for bits, ranks in zip(population, ranked, strict=True)]
             search, held_out = 100 * record.search[-1], 100 * record.holdout[-1]
-            info(f"generation {generation}: composed accuracy {search:.2f} % searched, {held_out:.2f} % held out, "
-                 f"{100 * record.kept[-1]:.1f} % of kernels kept")  # fmt: skip
+            info(
+                f"generation {generation}: composed accuracy {search:.2f} % searched, {held_out:.2f} % held out, "
+                f"{100 * record.kept[-1]:.1f} % of kernels kept"
+            )
             population = [
                 self._bred(number, bits[ranked[number]], generation) for number, bits in enumerate(population)
             ]
             winners = [0] * len(population)
             if checkpoint:
-                checkpoint.save({
-                    "record": asdict(record), "weight": weight, "winners": winners, "answers": answers.state(),
-                    "population": [torch.from_numpy(bits) for bits in population],
-                    "best": [torch.from_numpy(bits) for bits in best],
-                })  # fmt: skip
+                checkpoint.save(
+                    {
+                        "record": asdict(record),
+                        "weight": weight,
+                        "winners": winners,
+                        "answers": answers.state(),
+                        "population": [torch.from_numpy(bits) for bits in population],
+                        "best": [torch.from_numpy(bits) for bits in best],
+                    }
+                )
         masks = [genome.decode(bits[:1]) for genome, bits in zip(self.genomes, best, strict=True)]
         return [torch.from_numpy(np.concatenate(rows)) for rows in zip(*masks, strict=True)], record
 
     def _rate(
-        self, population: list[Bits], answers: Answers, generation: int, weight: float, winners: list[int] | None,
+        self,
+        population: list[Bits],
+        answers: CandidateLogits,
+        generation: int,
+        weight: float,
+        winners: list[int] | None,
         record: Record,
-    ) -> tuple[list[NDArray[np.int64]], float]:  # fmt: skip
+    ) -> tuple[list[NDArray[np.int64]], float]:
         """Rank every class's candidates, fittest first, note what the winners are worth, and return the accuracy."""
         masks = [
             [torch.from_numpy(mask).to(self.labels.device) for mask in genome.decode(bits)]

@@ -13,10 +13,10 @@ from torch.nn import functional as F
 
 from deeppatch.data.images import Images
 from deeppatch.data.views import Shuffled, clean
+from deeppatch.distributed.data_parallel import Batch, Stream
 from deeppatch.modular.heads import Heads
 from deeppatch.modular.layers import Layer
 from deeppatch.modular.masking import all_logits
-from deeppatch.parallel import Batch, Stream
 from deeppatch.runtime import generator
 from deeppatch.training import History, Loss
 

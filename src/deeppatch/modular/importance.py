@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from deeppatch.graph.hooks import hooked_before
 from deeppatch.modular.layers import Layer
 from deeppatch.progress import info, track
-from deeppatch.surgery import hooked_before
 
 SURE = 0.9  # probability of the class from which on an image counts
 FALLBACK = 50  # images that count where none is sure

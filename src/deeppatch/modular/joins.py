@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from deeppatch.distributed.data_parallel import Batch
 from deeppatch.errors import UserError
-from deeppatch.parallel import Batch
 from deeppatch.runtime import generator
 from deeppatch.training import accuracy, cross_entropy, fit, predict, sgd
 
@@ -146,9 +146,14 @@ def calibrate(train: Frozen, val: Frozen, seed: int) -> Calibrated:
         join.parameters(), lr=RATE, momentum=0.9, weight_decay=0, steps=EPOCHS * -(-len(inputs) // BATCH)
     )
     fit(
-        join, epochs(), lambda model: accuracy(predict(model, held_out), val.labels), loss=cross_entropy,
-        optimizer=optimizer, schedule=schedule, label="calibrate",
-    )  # fmt: skip
+        join,
+        epochs(),
+        lambda model: accuracy(predict(model, held_out), val.labels),
+        loss=cross_entropy,
+        optimizer=optimizer,
+        schedule=schedule,
+        label="calibrate",
+    )
     return join
 
 
@@ -162,9 +167,11 @@ def worth(predictions: Tensor, labels: Tensor, target: int) -> dict[str, float]:
     precision, recall = _share(right, found.sum().item()), _share(right, wanted.sum().item())
     others = (predictions == labels) & ~wanted
     return {
-        "precision": precision, "recall": recall, "f1": _share(2 * precision * recall, precision + recall),
+        "precision": precision,
+        "recall": recall,
+        "f1": _share(2 * precision * recall, precision + recall),
         "others_accuracy": _share(others.sum().item(), (~wanted).sum().item()),
-    }  # fmt: skip
+    }
 
 
 def mean(rows: list[Mapping[str, float]]) -> dict[str, float]:

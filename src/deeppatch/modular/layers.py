@@ -13,7 +13,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional as F
 
 from deeppatch.errors import UserError
-from deeppatch.surgery import Affine
+from deeppatch.graph.folding import Affine
 
 APART = (
     nn.ReLU, nn.ReLU6, nn.Dropout, nn.Identity, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Hardtanh, nn.SiLU,

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from deeppatch import runtime
+from deeppatch.graph.hooks import hooked_before
 from deeppatch.modular.extract import sliced
 from deeppatch.modular.layers import Layer
 from deeppatch.progress import track
-from deeppatch.surgery import hooked_before
 
 AT_ONCE = 1024  # images that modules side by side read at a time: many threads need not need much memory
 
@@ -61,9 +61,13 @@ def by_masks(
 
 
 def by_slices(
-    network: nn.Module, layers: Sequence[Layer], masks: Sequence[Tensor], x: Tensor, batch_size: int = 256,
+    network: nn.Module,
+    layers: Sequence[Layer],
+    masks: Sequence[Tensor],
+    x: Tensor,
+    batch_size: int = 256,
     twins: Sequence[nn.Module] = (),
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """Return the logits (P, N, classes) of P modules, each run as the smaller network that it is.
 
     With `twins` of the network, modules run side by side on a CPU, on one thread each.

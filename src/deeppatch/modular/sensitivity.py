@@ -7,19 +7,26 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, fx
 
+from deeppatch.graph.cutting import cut
 from deeppatch.modular.layers import Layer
 from deeppatch.modular.masking import masked
 from deeppatch.progress import track
-from deeppatch.surgery import cut
 
 RATIOS = tuple(tenth / 10 for tenth in range(1, 11))
 
 
 @torch.inference_mode()
 def measure(
-    network: fx.GraphModule, layers: Sequence[Layer], importance: Sequence[Tensor], x: Tensor, labels: Tensor,
-    *, batch_size: int = 8, save: Callable[[Tensor], object] = lambda _table: None, table: Tensor | None = None,
-) -> Tensor:  # fmt: skip
+    network: fx.GraphModule,
+    layers: Sequence[Layer],
+    importance: Sequence[Tensor],
+    x: Tensor,
+    labels: Tensor,
+    *,
+    batch_size: int = 8,
+    save: Callable[[Tensor], object] = lambda _table: None,
+    table: Tensor | None = None,
+) -> Tensor:
     """Return the composed accuracy, in [0, 1], by layer and ratio (layers, 10), on inputs (N, C, H, W).
 
     At ratio r the module of every class keeps the r most important kernels of one layer, and all of the others (Qi et

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from deeppatch import surgery
+from deeppatch.graph import hooks
 
 WIDE = 128  # input channels from which the products saved are worth more than the transforms
 
@@ -78,7 +78,7 @@ def by_tiles(x: Tensor, weight: Tensor, bias: Tensor | None, size: int | None = 
     return (found if bias is None else found + bias).permute(0, 3, 1, 2)
 
 
-def quickened(network: nn.Module) -> nn.Module:
+def optimize_for_cpu(network: nn.Module) -> nn.Module:
     """Return a copy that answers faster on a CPU; off the CPU, the network itself.
 
     Its 3 by 3 convolutions run by tiles where they are wide. In a traced network a ReLU before a pooling comes behind
@@ -87,10 +87,10 @@ def quickened(network: nn.Module) -> nn.Module:
     if any(each.device.type != "cpu" for each in network.parameters()):
         return network
     found = copy.deepcopy(network)
-    for name, conv in surgery.convolutions(found).items():
+    for name, conv in hooks.convolutions(found).items():
         shape = (conv.kernel_size, conv.stride, conv.padding, conv.dilation)
         if type(conv) is nn.Conv2d and conv.padding_mode == "zeros" and shape == ((3, 3), (1, 1), (1, 1), (1, 1)):
-            surgery.swap(found, name, WinogradConv2d.like(conv))
+            hooks.swap(found, name, WinogradConv2d.like(conv))
     if isinstance(found, fx.GraphModule):
         _pool_first(found)
     return found

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from deeppatch import surgery
+from deeppatch.graph import folding
 from deeppatch.patching.patch_file import Patch, apply
 from deeppatch.patching.switched import SwitchedModel
 
@@ -65,7 +65,7 @@ def export(model: nn.Module, patch: Patch, switched: SwitchedModel, example: Ten
     whole = copy.deepcopy(switched).cpu().eval()
     blank = torch.zeros_like(example, device="cpu")  # a program keeps its example, and no image shall travel in it
     for name, classifier in (("original.onnx", model), ("patched.onnx", patched)):
-        yield name, onnx_bytes(_program(surgery.folded(classifier).cpu(), blank), ["logits"])
+        yield name, onnx_bytes(_program(folding.folded(classifier).cpu(), blank), ["logits"])
     yield "router.onnx", onnx_bytes(_program(RouterGraph(whole), blank), ["score", "switched"])
     yield "switched.pt2", program_bytes(_program(SwitchedGraph(whole), blank))
 
@@ -149,11 +149,13 @@ class Agreement:
     def facts(self) -> dict[str, Any]:
         """Return it for a report; the argmax agreement is in percent of all images."""
         return {
-            "images": self.images, "images_switched": self.switched,
+            "images": self.images,
+            "images_switched": self.switched,
             "images_routed_differently": self.routed_differently,
             "argmax_agreement_percent": 100 * self.same_class / max(1, self.images),
-            "max_logit_difference": self.max_logit_difference, "max_logit": self.max_logit,
-        }  # fmt: skip
+            "max_logit_difference": self.max_logit_difference,
+            "max_logit": self.max_logit,
+        }
 
 
 @torch.inference_mode()

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from deeppatch.artifacts import state_digest, tensors_from_bytes, tensors_to_bytes
 from deeppatch.errors import StaleArtifact
-from deeppatch.patching.build import Attachment, attach
+from deeppatch.graph.hooks import convolutions
+from deeppatch.patching.attachment import Attachment, attach
 from deeppatch.patching.units import UNITS
-from deeppatch.surgery import convolutions
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 

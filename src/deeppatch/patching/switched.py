@@ -7,14 +7,14 @@ import copy
 import torch
 from torch import Tensor, fx, nn
 
-from deeppatch import surgery
-from deeppatch.patching.build import Attachment
+from deeppatch.graph import cutting, folding, hooks
+from deeppatch.patching.attachment import Attachment
 from deeppatch.patching.patch_file import Patch, apply
 from deeppatch.patching.router import Maps, Router
 from deeppatch.patching.units import CorrectedConv2d
 
 
-class Glance(nn.Module):
+class RouterStem(nn.Module):
     """What the router looks at: the replaced channels of the first patched layer, in order of execution.
 
     Only they run here, in both versions and behind the normalisations that follow; new filters run in one convolution
@@ -25,13 +25,13 @@ class Glance(nn.Module):
         super().__init__()
         name, unit = next(iter(attachment.units.items()))
         conv, channels, norm = unit.original, unit.channels, attachment.norm_after.get(name)
-        self.original_norm = surgery.Affine(attachment.own[norm] if norm else None, conv.weight, channels)
-        self.patched_norm = surgery.Affine(attachment.norms[norm] if norm else None, conv.weight, channels)
+        self.original_norm = folding.Affine(attachment.own[norm] if norm else None, conv.weight, channels)
+        self.patched_norm = folding.Affine(attachment.norms[norm] if norm else None, conv.weight, channels)
         self.correction: fx.GraphModule | None = None
         rows = conv.weight[channels]
         bias = rows.new_zeros(len(rows)) if conv.bias is None else conv.bias[channels]
         if isinstance(unit, CorrectedConv2d):
-            self.correction = surgery.folded(unit.unit)
+            self.correction = folding.folded(unit.unit)
         else:
             old, new = self.original_norm, self.patched_norm
             rows = torch.cat([rows * old.scale.unsqueeze(1), unit.rows * new.scale.unsqueeze(1)])
@@ -63,10 +63,10 @@ class SwitchedModel(nn.Module):
         graphs = []
         for each in (model, patched):
             network = copy.deepcopy(each.get_submodule("network"))
-            surgery.swap(network, name, nn.Sequential(nn.Identity(), network.get_submodule(name)))
-            graphs.append(surgery.folded(network))
-        self.glance = Glance(attachment)
-        (self.before, self.original), (_, self.patched) = (surgery.cut(graph, f"{name}.0") for graph in graphs)
+            hooks.swap(network, name, nn.Sequential(nn.Identity(), network.get_submodule(name)))
+            graphs.append(folding.folded(network))
+        self.glance = RouterStem(attachment)
+        (self.before, self.original), (_, self.patched) = (cutting.cut(graph, f"{name}.0") for graph in graphs)
         self.router = router
         self.vote = False
         self.requires_grad_(False).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]

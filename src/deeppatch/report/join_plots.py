@@ -10,9 +10,11 @@ from deeppatch.report.plots import png
 
 
 def corrected(
-    before: Mapping[str, Mapping[str, float]], after: Mapping[str, Mapping[str, float]],
-    measures: Mapping[str, str], title: str,
-) -> bytes:  # fmt: skip
+    before: Mapping[str, Mapping[str, float]],
+    after: Mapping[str, Mapping[str, float]],
+    measures: Mapping[str, str],
+    title: str,
+) -> bytes:
     """Plot each measure in percent by class, before and after; `measures` names them, one panel each."""
     figure = Figure(figsize=(max(7.0, 1.1 * len(before) + 2), 9), layout="constrained")
     places = range(len(before))
@@ -20,9 +22,14 @@ def corrected(
         axes = figure.add_subplot(len(measures), 1, number + 1)
         for shift, color, label, rows in ((-0.2, "lightgrey", "before", before), (0.2, "tab:blue", "after", after)):
             bars = axes.bar(
-                [place + shift for place in places], [row[measure] for row in rows.values()], 0.4, color=color,
-                edgecolor="black", linewidth=0.4, label=label,
-            )  # fmt: skip
+                [place + shift for place in places],
+                [row[measure] for row in rows.values()],
+                0.4,
+                color=color,
+                edgecolor="black",
+                linewidth=0.4,
+                label=label,
+            )
             axes.bar_label(bars, fmt="%.0f", fontsize=7, padding=1)
         axes.set(ylabel=f"{shown} (%)", ylim=(0, 112))
         axes.set_yticks([0, 50, 100])

@@ -58,9 +58,7 @@ def search(frame: pd.DataFrame, strong: float, title: str) -> bytes:
     return png(figure)
 
 
-def _numbers(
-    figure: Figure, values: Sequence[Sequence[float]], form: str, half: float, *, dark: bool = False
-) -> None:  # fmt: skip
+def _numbers(figure: Figure, values: Sequence[Sequence[float]], form: str, half: float, *, dark: bool = False) -> None:
     if len(values) > MOST_NAMED or len(values[0]) > 2 * MOST_NAMED:
         return
     for row, line in enumerate(values):

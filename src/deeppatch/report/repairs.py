@@ -21,9 +21,12 @@ def outcome(before: Tensor, after: Tensor, labels: Tensor) -> dict[str, Any]:
     was, now = before == labels, after == labels
     fixed, broken = int((now & ~was).sum()), int((was & ~now).sum())
     return {
-        "finetuned_percent": percent(was), "last_percent": percent(now),
-        "gained_points": round(100 * (fixed - broken) / len(labels), 4), "fixed": fixed, "broken": broken,
-    }  # fmt: skip
+        "finetuned_percent": percent(was),
+        "last_percent": percent(now),
+        "gained_points": round(100 * (fixed - broken) / len(labels), 4),
+        "fixed": fixed,
+        "broken": broken,
+    }
 
 
 def percent(right: Tensor) -> float:
@@ -46,11 +49,14 @@ def by_class(predictions: dict[str, Tensor], labels: Tensor, names: tuple[str, .
 
 def epochs(history: History) -> pd.DataFrame:
     """Return one row an epoch: loss, accuracies on val and test in percent, the pool's mean entropy in [0, 1]."""
-    table = pd.DataFrame({
-        "epoch": range(1, len(history.loss) + 1), "loss": history.loss,
-        "val_percent": [100 * value for value in history.accuracy],
-        "test_percent": [100 * each["test"] for each in history.watched],
-    })  # fmt: skip
+    table = pd.DataFrame(
+        {
+            "epoch": range(1, len(history.loss) + 1),
+            "loss": history.loss,
+            "val_percent": [100 * value for value in history.accuracy],
+            "test_percent": [100 * each["test"] for each in history.watched],
+        }
+    )
     if "entropy" in history.watched[0]:
         table["pool_entropy"] = [each["entropy"] for each in history.watched]
     return table
@@ -91,9 +97,13 @@ def name_of(kind: Mapping[Hashable, Any], kinds: pd.DataFrame) -> str:
     same = kinds[kinds["method"] == kind["method"]]
     alike = same[same["features"] == kind["features"]]
     compared = {
-        "use": same, "features": same, "encoder": alike, "encoder_epochs": alike, "views": same,
+        "use": same,
+        "features": same,
+        "encoder": alike,
+        "encoder_epochs": alike,
+        "views": same,
         **dict.fromkeys(TRAINING, kinds),
-    }  # fmt: skip
+    }
     telling = [name for name, others in compared.items() if others[name].nunique(dropna=False) > 1]
     return " ".join([str(kind["method"]), *(f"{name}={_spelled(kind[name])}" for name in telling)])
 

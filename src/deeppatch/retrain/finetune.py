@@ -12,10 +12,17 @@ from deeppatch.training import History, Stream, cross_entropy, fit, sgd
 
 
 def finetune(
-    model: nn.Module, epochs: Sequence[Stream], validate: Callable[[nn.Module], float], *,
-    lr: float, momentum: float, weight_decay: float, amp: bool = False,
-    checkpoint: Checkpoint | None = None, label: str = "finetune",
-) -> tuple[nn.Module, History]:  # fmt: skip
+    model: nn.Module,
+    epochs: Sequence[Stream],
+    validate: Callable[[nn.Module], float],
+    *,
+    lr: float,
+    momentum: float,
+    weight_decay: float,
+    amp: bool = False,
+    checkpoint: Checkpoint | None = None,
+    label: str = "finetune",
+) -> tuple[nn.Module, History]:
     """Return a copy of a classifier, all parameters trained with cross entropy, in the state of its best epoch.
 
     `validate` returns the accuracy in [0, 1] that chooses the epoch.
@@ -24,11 +31,21 @@ def finetune(
     for parameter in tuned.parameters():
         parameter.requires_grad_(True)
     optimizer, schedule = sgd(
-        tuned.parameters(), lr=lr, momentum=momentum, weight_decay=weight_decay,
+        tuned.parameters(),
+        lr=lr,
+        momentum=momentum,
+        weight_decay=weight_decay,
         steps=sum(len(batches) for batches in epochs),
-    )  # fmt: skip
+    )
     history = fit(
-        tuned, epochs, validate, loss=cross_entropy, optimizer=optimizer, schedule=schedule,
-        checkpoint=checkpoint, amp=amp, label=label,
-    )  # fmt: skip
+        tuned,
+        epochs,
+        validate,
+        loss=cross_entropy,
+        optimizer=optimizer,
+        schedule=schedule,
+        checkpoint=checkpoint,
+        amp=amp,
+        label=label,
+    )
     return tuned, history

@@ -28,10 +28,14 @@ def _vgg13_bn(classes: int) -> nn.Module:
     network = VGG(make_layers(VGG13, batch_norm=True), num_classes=classes)
     network.avgpool = nn.Identity()  # 32x32 images leave one pixel
     network.classifier = nn.Sequential(
-        nn.Linear(512, 512), nn.ReLU(True), nn.Dropout(),
-        nn.Linear(512, 512), nn.ReLU(True), nn.Dropout(),
+        nn.Linear(512, 512),
+        nn.ReLU(True),
+        nn.Dropout(),
+        nn.Linear(512, 512),
+        nn.ReLU(True),
+        nn.Dropout(),
         nn.Linear(512, classes),
-    )  # fmt: skip
+    )
     return network
 
 

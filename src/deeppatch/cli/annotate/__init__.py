@@ -1,0 +1,1 @@
+"""The stage annotate: its options, what it reads and what it reports."""

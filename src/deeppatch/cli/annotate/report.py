@@ -1,0 +1,112 @@
+"""What annotate leaves: the selection, a table to fill in, a sheet to look at, and what is known of it all."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+import pandas as pd
+from PIL import Image
+
+from deeppatch.cli.context import Context
+from deeppatch.cli.pool import Pool
+from deeppatch.data.files import open_rgb
+from deeppatch.data.label_file import FILE, LABEL, labels_in
+from deeppatch.errors import UserError
+from deeppatch.hybrid.consistency import uncertainty
+from deeppatch.hybrid.diagnostics import Evaluator
+from deeppatch.hybrid.selection_methods import Choice, Evidence
+from deeppatch.progress import info
+from deeppatch.report.contact_sheet import Tile, contact_sheet
+
+TABLE = "selection.csv"
+
+
+def keep_filled_in(context: Context) -> None:
+    """Raise UserError where an earlier run's table has labels that a person gave: this run would write over them."""
+    path = context.stage.folder / TABLE
+    if not context.options.bias and path.exists() and (given := labels_in(path.read_bytes(), path)):
+        command = f"{context.command('relearn')} --labels {shlex.quote(str(path))}"
+        raise UserError(f"{path} holds {given} labels; go on with: {command} (or move the file away to choose anew)")
+
+
+def leave(context: Context, pool: Pool, evidence: Evidence, choice: Choice, found: dict[str, Any]) -> None:
+    """Write selection.safetensors, selection.json, selection.csv and contact.html; `found` are further facts."""
+    options, selection, source = context.options, choice.selection, context.source
+    facts = {
+        "method": options.method,
+        "features": options.features,
+        "views": options.views,
+        "budget": options.budget,
+        "bias": options.bias,
+        "seed": options.seed,
+        "classes": len(source.classes),
+        "pool": len(pool),
+        "pool_digest": pool.digest,
+        **found,
+    }
+    uncertain = uncertainty(choice.predictions)
+    context.stage.write("selection.safetensors", selection.to_bytes(**facts))
+    context.stage.write_json(
+        "selection.json",
+        {
+            "dataset": source.name,
+            "model": options.model,
+            **facts,
+            **selection.facts,
+            "limit": options.limit,
+            "members": len(selection.members),
+            "unlabelled": len(selection.unlabelled),
+            "mean_uncertainty_of_pool": round(uncertain.mean().item(), 6),
+            "diagnostics": diagnosed(pool, evidence, choice),
+        },
+    )
+    table = tabulated(pool, choice, uncertain[selection.bought].tolist(), source.classes)
+    context.stage.write_table(TABLE, table)
+    lead = f"{len(table)} of {len(pool)} images chosen by {options.method} for {options.model} on {source.name}."
+    context.stage.write("contact.html", contact_sheet("Images to label", lead, tiles(pool, choice, table)))
+
+
+def tabulated(pool: Pool, choice: Choice, uncertain: list[float], classes: tuple[str, ...]) -> pd.DataFrame:
+    """Return one row for each image that was bought, in the order of the choice; labels are empty in the field."""
+    places, labels = choice.selection.bought.tolist(), choice.selection.labels.tolist()
+    return pd.DataFrame(
+        {
+            FILE if pool.folder else "index": [pool.names[place] for place in places],
+            "reason": choice.reasons,
+            "cluster": [str(each) if each >= 0 else "" for each in choice.clusters.tolist()],
+            "uncertainty": uncertain,
+            LABEL: [classes[label] if label >= 0 else "" for label in labels],
+        }
+    )
+
+
+def tiles(pool: Pool, choice: Choice, table: pd.DataFrame) -> list[Tile]:
+    """Return the images of the table's rows with what it says of them."""
+    found = []
+    for place, (name, reason, cluster, entropy, label) in zip(
+        choice.selection.bought.tolist(), table.itertuples(index=False), strict=True
+    ):
+        image = (
+            open_rgb(pool.folder / name)
+            if pool.folder
+            else Image.fromarray(pool.pixels[place].permute(1, 2, 0).cpu().numpy())
+        )
+        notes = [reason + (f" (cluster {cluster})" if cluster else ""), f"uncertainty {entropy:.2f}"]
+        found.append(Tile(image, name, notes + [f"label {label}"] * bool(label)))
+    return found
+
+
+def diagnosed(pool: Pool, evidence: Evidence, choice: Choice) -> dict[str, Any] | None:
+    """Return and print what the truth of a simulated pool says; None in the field."""
+    if pool.truth is None:
+        return None
+    evaluator = Evaluator(pool.truth, evidence.embeddings.logits.argmax(1))
+    found = evaluator.diagnostics(choice.selection, choice.predictions.argmax(1))
+    for name, value in found.items():
+        told = "of none" if value is None else f"{value} %"
+        info(f"diagnostic, unknown in the field: {name.replace('_', ' ').removesuffix(' percent')} {told}")
+    spread, own = (found[f"{name}_percent"] for name in ("propagated_labels_right", "own_predictions_right_on_members"))
+    if len(choice.selection.members) > len(choice.selection.bought) and spread is not None and spread < own:
+        info("the labels that were spread are wrong more often than the model's own predictions there")
+    return {"note": "from the truth of the simulated pool, not available in the field", **found}

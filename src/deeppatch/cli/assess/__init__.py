@@ -1,0 +1,1 @@
+"""The stage assess: its options, what it reads and what it reports."""

@@ -1,0 +1,1 @@
+"""The stage correct: its options, what it reads and what it reports."""

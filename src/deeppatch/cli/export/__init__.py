@@ -1,0 +1,1 @@
+"""The stage export: its options, what it reads and what it reports."""

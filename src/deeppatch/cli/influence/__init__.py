@@ -1,0 +1,1 @@
+"""The stage influence: its options, what it reads and what it reports."""

@@ -1,0 +1,96 @@
+"""The entrance: which command a script or a stage's name stands for, and how a mistake ends it."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import shlex
+import sys
+from collections.abc import Sequence
+
+from deeppatch.errors import UserError
+
+COMMANDS = {
+    "eval": "pretrain", "select": "assess", "correct": "correct", "switch": "evaluate", "export": "export",
+    "influence": "influence", "decompose": "decompose", "modularize": "modularize", "compose": "compose",
+    "annotate": "annotate", "relearn": "relearn", "demo": "demo",
+}  # fmt: skip
+SUMMARY = """usage: deeppatch STAGE [options]
+
+DeepPatch, in order:
+  pretrain   load or train a network and measure it            (src/eval.py)
+  assess     rank the filters of every convolution             (src/select.py)
+  correct    train a patch, or fine-tune                       (src/correct.py)
+  evaluate   switch on the fly and compare                     (src/switch.py)
+  export     write both paths and the router to run elsewhere  (src/export.py)
+
+Decomposing the Deep, after pretrain:
+  influence  find each class's most influential features       (src/influence.py)
+  decompose  validate, examine and fine-tune the sparse head   (src/decompose.py)
+
+CNNSplitter, after pretrain:
+  modularize split a network into a module for each class      (src/modularize.py)
+  compose    let a module correct a weak model                 (src/compose.py)
+
+HybridRepair, after pretrain:
+  annotate   choose which images to label                      (src/annotate.py)
+  relearn    repair with these labels and unlabelled images    (src/relearn.py)
+
+  demo       all of it on the embedded digits, in minutes      (src/demo.py)
+
+deeppatch STAGE --help explains the options of a stage."""
+
+
+def main(script: str, arguments: Sequence[str] | None = None, prefix: str = "python src/{script}.py") -> None:
+    """Run the command of a script under src/; exit status 2 and one line on a user's mistake, 130 on Ctrl-C."""
+    sys.exit(guarded(script, sys.argv[1:] if arguments is None else arguments, prefix))
+
+
+def console() -> None:
+    """Run `deeppatch STAGE ...`, where the package is installed; scripts' names are accepted for stages too."""
+    stages = {stage: script for script, stage in COMMANDS.items()} | {script: script for script in COMMANDS}
+    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
+        print(SUMMARY)
+        sys.exit(0 if len(sys.argv) > 1 else 2)
+    if sys.argv[1] not in stages:
+        print(f"error: {sys.argv[1]}: no such stage; choose from {', '.join(COMMANDS.values())}", file=sys.stderr)
+        sys.exit(2)
+    main(stages[sys.argv[1]], sys.argv[2:], "deeppatch {stage}")
+
+
+def guarded(script: str, arguments: Sequence[str], prefix: str) -> int:
+    """Run a command and return its exit status; what a user can mend is one line on stderr."""
+    try:
+        run(script, arguments, prefix)
+    except UserError as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        print("\n[info] interrupted; finished work is kept: continue with the same command and -r", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # whoever read the output has gone
+        return 1
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return _fail(f"no space is left for {error.filename or 'the results'}; free some and run again with -r")
+        if error.filename is None:
+            raise
+        return _fail(f"cannot write {error.filename}: {error.strerror}; choose another --output_dir or --data_dir")
+    return 0
+
+
+def run(script: str, arguments: Sequence[str], prefix: str) -> None:
+    """Parse a command's arguments and run it; UserError passes through."""
+    from deeppatch.cli import parsing
+    from deeppatch.distributed import launch
+
+    module = importlib.import_module(f"deeppatch.cli.{COMMANDS[script]}.command")
+    command = shlex.join([*prefix.format(script=script, stage=COMMANDS[script]).split(), *arguments])
+    with launch.together(command):
+        if launch.asked_ranks() > 1 and not getattr(module, "RANKS", False):
+            raise UserError(f"{COMMANDS[script]} runs as one process; start it without torchrun: {command}")
+        module.run(parsing.parse(module, arguments, prefix))
+
+
+def _fail(message: str) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return 2

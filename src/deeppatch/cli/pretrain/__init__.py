@@ -1,0 +1,1 @@
+"""The stage pretrain: its options, what it reads and what it reports."""

@@ -1,0 +1,63 @@
+"""Rankings on their way from assess to correct."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from deeppatch.artifacts import read_given, state_digest
+from deeppatch.cli.context import Context
+from deeppatch.errors import StaleArtifact
+from deeppatch.graph.hooks import convolutions
+from deeppatch.localization.ranking import Ranking
+from deeppatch.progress import info
+from deeppatch.zoo.classifier import Classifier
+
+
+def leave_ranking(context: Context, model: Classifier, ranking: Ranking, facts: dict[str, object]) -> None:
+    """Write the ranking as JSON, for correct, and as a table."""
+    base = state_digest(model.state_dict())
+    content = {"base": base, "limit": context.options.limit, **facts, **ranking.to_json()}
+    context.stage.write("ranking.json", (json.dumps(content) + "\n").encode())
+    rows = [
+        {"layer": name, "rank": place + 1, "channel": channel, "score": ranking.scores[name][channel]}
+        for name, order in ranking.order.items()
+        for place, channel in enumerate(order)
+    ]
+    context.stage.write_table("ranking.csv", pd.DataFrame(rows))
+
+
+def load_ranking(context: Context, model: Classifier) -> tuple[Ranking, float | None]:
+    """Return the ranking to use, checked against the network, and the estimated ratio where -f ratioestim left one."""
+    given = context.options.ranking
+    path = given or context.folder("assess") / "ranking.json"
+    if given:
+        content = read_given(given)
+        context.stage.inherit(given, content)
+    else:
+        content = context.stage.read(path, context.command("assess"))
+    try:
+        parsed = json.loads(content)
+        ranking, estimated = Ranking.from_json(parsed), parsed.get("ratio")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StaleArtifact(f"{path} is no ranking; make one with: {context.command('assess')}") from error
+    if parsed.get("base") != state_digest(model.state_dict()):
+        raise StaleArtifact(
+            f"{path} ranks the filters of other weights; make it again with: {context.command('assess')}"
+        )
+    if estimated is not None and not (isinstance(estimated, float) and 0 < estimated <= 1):
+        raise StaleArtifact(f"{path}: {estimated!r} is no ratio; make it again with: {context.command('assess')}")
+    _check_fits(ranking, model, path)
+    info(f"inherited {path} ({ranking.method}, {len(ranking.order)} layers)")
+    return ranking, estimated
+
+
+def _check_fits(ranking: Ranking, model: Classifier, path: Path) -> None:
+    """Raise StaleArtifact unless every layer's order is a permutation of that layer's channels."""
+    widths = {name: conv.out_channels for name, conv in convolutions(model.network).items()}
+    for name, order in ranking.order.items():
+        whole = isinstance(order, list) and all(type(channel) is int for channel in order)
+        if not whole or sorted(order) != list(range(widths.get(name, 0))):
+            raise StaleArtifact(f"{path}: layer {name} does not fit the network; rank its filters again")

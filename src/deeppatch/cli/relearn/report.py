@@ -1,0 +1,119 @@
+"""The report of relearn: one row a run, every epoch and every class, and what nobody can know in the field."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pandas as pd
+from torch import nn
+
+from deeppatch.artifacts import tensors_to_bytes
+from deeppatch.cli.biased import partition_digest
+from deeppatch.cli.context import Context
+from deeppatch.data import biased_split, views
+from deeppatch.hybrid.selection import UNKNOWN, Selection
+from deeppatch.hybrid.semisupervised import PREDICTING
+from deeppatch.progress import info
+from deeppatch.report import repairs
+from deeppatch.training import History, predict
+
+NETWORKS = ("raw", "finetuned", "last")
+DIAGNOSTIC = "diagnostic_"
+
+
+def report(context: Context, selection: Selection, networks: list[nn.Module], history: History) -> None:
+    """Write weights, history.csv, metrics.json, row.csv and classes.csv of the model, step 0 and the repaired network.
+
+    Accuracy before repair is that of step 0, the headline that of the last epoch; the test images choose nothing.
+    """
+    test = views.clean(context.splits.test, PREDICTING)
+    found = [predict(network, test, amp=context.options.amp, label="testing") for network in networks]
+    predictions = dict(zip(NETWORKS, found, strict=True))
+    table = repairs.epochs(history)
+    classes = repairs.by_class(predictions, test.labels, context.source.classes)
+    outcome = repairs.outcome(predictions["finetuned"], predictions["last"], test.labels)
+    row = {
+        **identity(context, selection),
+        **bought(context, selection),
+        "raw_percent": repairs.percent(predictions["raw"] == test.labels),
+        **outcome,
+        **repairs.least_entropy(table),
+        "test_images": len(test.labels),
+    }
+    diagnosed = diagnostics(context)
+    stage = context.stage
+    stage.write("weights.safetensors", tensors_to_bytes(networks[-1].state_dict()))
+    stage.write_table("history.csv", table)
+    stage.write_table("classes.csv", classes)
+    flat = {f"{DIAGNOSTIC}{name}": value for name, value in diagnosed.items()}
+    stage.write_table("row.csv", pd.DataFrame([{**row, **flat}]))
+    stage.write_json(
+        "metrics.json",
+        {
+            **row,
+            "test_percent_by_epoch": table["test_percent"].tolist(),
+            "classes": json.loads(classes.to_json(orient="records")),  # null where a class has no image
+            "diagnostics_not_available_in_the_field": diagnosed,
+        },
+    )
+    print(classes.to_string(index=False, float_format="%.2f"))
+    say(row, diagnosed)
+    info(f"written to {stage.folder}")
+
+
+def identity(context: Context, selection: Selection) -> dict[str, Any]:
+    """Return what names a run: data, split, model, what made its features, and the options that change its result."""
+    options = context.options
+    split: dict[str, Any] = {"split": "the data set's own", "split_digest": None}
+    if options.bias:
+        parts = biased_split.partition(context.source, options.bias, options.seed, options.limit)
+        split = {"split": parts.order, "split_digest": partition_digest(parts)[:16]}
+    encoder = selection.facts.get("encoder") or {}
+    named = ("bias", "seed", "limit", "method", "use", "budget", "views", "epochs", "lr", "batch_size", "steps", "ramp")
+    return {
+        "dataset": context.source.name,
+        "model": options.model,
+        **split,
+        **{name: getattr(options, name) for name in named},
+        "features": selection.facts["features"],
+        "encoder": encoder.get("encoder"),
+        "encoder_epochs": encoder.get("epochs"),
+    }
+
+
+def bought(context: Context, selection: Selection) -> dict[str, Any]:
+    """Return how many distinct labels were paid for and how many images they and the cut brought in."""
+    use = context.options.use
+    known = selection.labels != UNKNOWN
+    return {
+        "labels_bought": len(selection.bought[known].unique()) if use != "unlabelled" else 0,
+        "labelled_images": int(known[selection.lender].sum()) if use != "unlabelled" else 0,
+        "unlabelled_images": len(selection.unlabelled) if use != "labels" else 0,
+        "tau": selection.facts.get("tau"),
+    }
+
+
+def diagnostics(context: Context) -> dict[str, Any]:
+    """Return what annotate found with the truth about a simulated pool; nothing in the field."""
+    path = context.folder("annotate") / "selection.json"
+    found = json.loads(context.stage.read(path, context.command("annotate")))["diagnostics"] or {}
+    return {name: value for name, value in found.items() if name.endswith("_percent")}
+
+
+def say(row: dict[str, Any], diagnosed: dict[str, Any]) -> None:
+    """Print the headline, and whether propagated labels were better than what the model said itself."""
+    ours, own = (
+        diagnosed.get(name) for name in ("propagated_labels_right_percent", "own_predictions_right_on_members_percent")
+    )
+    if ours is not None and own is not None and row["labelled_images"] > row["labels_bought"]:
+        verdict = "better" if ours > own else "NO BETTER"
+        info(
+            f"propagated labels: {ours:.2f} % right, {verdict} than the model's own {own:.2f} % on the same images "
+            "(diagnostic, not available in the field)"
+        )
+    info(
+        f"test accuracy: {row['raw_percent']:.2f} % raw, {row['finetuned_percent']:.2f} % fine-tuned, "
+        f"{row['last_percent']:.2f} % after the last epoch ({row['gained_points']:+.2f} points for "
+        f"{row['labels_bought']} labels; {row['fixed']} fixed, {row['broken']} broken)"
+    )

@@ -1,0 +1,114 @@
+"""A run that torchrun starts as several processes: they join, speak with one voice, and end together."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from deeppatch import runtime
+from deeppatch.distributed import ranks
+from deeppatch.errors import RankLost, UserError
+
+
+def asked_ranks() -> int:
+    """Return how many processes torchrun was asked for; 1 where there is no torchrun."""
+    told = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
+    return int(os.environ["WORLD_SIZE"]) if told <= os.environ.keys() else 1
+
+
+def again(command: str) -> str:
+    """Return how torchrun continues `command` (`python SCRIPT ...` or an installed one) with as many processes."""
+    here = int(os.environ["LOCAL_WORLD_SIZE"])
+    if asked_ranks() > here:
+        return "the same torchrun command and -r on every machine"
+    program = command.removeprefix("python ") if command.startswith("python ") else f"--no-python {command}"
+    resume = "" if {"-r", "--resume"} & set(command.split()) else " -r"
+    return f"torchrun --nproc-per-node {here} {program}{resume}"
+
+
+@contextmanager
+def together(command: str) -> Iterator[None]:
+    """Join the other ranks for a block; without torchrun, or with one process, nothing is done.
+
+    Rank 0 alone prints. When a rank ends before its time the others raise RankLost, or are ended, and one of them says
+    how `command` goes on. Of a mistake that all ranks meet, one speaks; the others exit silently.
+    """
+    if asked_ranks() == 1:
+        yield
+        return
+    store = ranks.join()
+    key = f"deeppatch/said/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+
+    def speaks() -> bool:
+        try:
+            return bool(store.add(key, 1) == 1)
+        except RuntimeError:  # the store went with the machine that held it
+            return True
+
+    lost = f"a process of this run has ended; finished work is kept, go on with: {again(command)}"
+    with _told_to_end(lambda: _say(f"error: {lost}\n") if speaks() else None):
+        try:
+            with _one_voice():
+                yield
+                ranks.leave()
+        except RuntimeError as error:
+            known = ranks.tells_of_a_lost_rank(error)
+            if not speaks() and known:
+                raise SystemExit(2) from None
+            if not known:
+                raise
+            raise RankLost(lost) from error
+        except (UserError, OSError, KeyboardInterrupt) as error:
+            if not speaks():
+                raise SystemExit(130 if isinstance(error, KeyboardInterrupt) else 2) from None
+            raise
+
+
+@contextmanager
+def _one_voice() -> Iterator[None]:
+    if runtime.rank() == 0:
+        yield
+        return
+    with (
+        Path(os.devnull).open("w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+    ):
+        yield
+
+
+@contextmanager
+def _told_to_end(last_words: Callable[[], object]) -> Iterator[None]:
+    """End this process when SIGTERM comes, though a collective may block the main thread: torchrun ends survivors so.
+
+    Python runs a signal's handler in the main thread, when that returns to Python; a thread that reads the wakeup file
+    hears at once.
+    """
+    ears, mouth = socket.socketpair()
+    mouth.setblocking(False)
+
+    def listen() -> None:
+        while heard := ears.recv(1):
+            if heard[0] == signal.SIGTERM:
+                last_words()
+                os._exit(1)
+
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    descriptor = signal.set_wakeup_fd(mouth.fileno(), warn_on_full_buffer=False)
+    threading.Thread(target=listen, daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(descriptor)
+        signal.signal(signal.SIGTERM, before)
+        mouth.close()
+
+
+def _say(message: str) -> None:
+    os.write(2, message.encode())

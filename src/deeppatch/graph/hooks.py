@@ -1,0 +1,110 @@
+"""Find, swap and hook the modules of a network; a hook ends with its `with` block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Hook = Callable[..., Any]
+
+
+def convolutions(network: nn.Module) -> dict[str, nn.Conv2d]:
+    """Return the convolutions that can be patched, by name, in order of definition; grouped ones are left out."""
+    return {n: m for n, m in network.named_modules() if isinstance(m, nn.Conv2d) and m.groups == 1}
+
+
+def swap(network: nn.Module, name: str, module: nn.Module) -> nn.Module:
+    """Put `module` in the place called `name` and return what was there."""
+    parent_name, _, leaf = name.rpartition(".")
+    parent = network.get_submodule(parent_name)
+    before = network.get_submodule(name)
+    setattr(parent, leaf, module)
+    return before
+
+
+@contextmanager
+def hooked(module: nn.Module, hook: Hook) -> Iterator[None]:
+    """Run `hook(module, inputs, output)` after each forward pass of `module` within the block."""
+    handle = module.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def hooked_before(module: nn.Module, hook: Hook) -> Iterator[None]:
+    """Run `hook(module, inputs)` before each forward pass of `module` within the block; what it returns is read."""
+    handle = module.register_forward_pre_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def captured(module: nn.Module) -> Iterator[list[Tensor]]:
+    """Collect copies of the outputs of `module`, pass after pass, within the block."""
+    outputs: list[Tensor] = []
+    with hooked(module, lambda _module, _inputs, output: outputs.append(output.clone())):
+        yield outputs
+
+
+@torch.no_grad()
+def execution_order(network: nn.Module, example: Tensor) -> tuple[list[str], dict[str, str]]:
+    """Run `example` (N, C, H, W) once, in eval mode, and report on convolutions and batch normalisations.
+
+    Returns their names in order of execution, and for each convolution the normalisation that reads its output.
+    """
+    order: list[str] = []
+    norm_after: dict[str, str] = {}
+    producers: list[tuple[Tensor, str]] = []
+
+    def note(name: str) -> Hook:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            order.append(name)
+            if isinstance(module, nn.Conv2d):
+                producers.append((output, name))
+            else:
+                norm_after.update({conv: name for tensor, conv in producers if tensor is inputs[0]})
+
+        return hook
+
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        with ExitStack() as stack:
+            for name, module in network.named_modules():
+                if isinstance(module, (nn.Conv2d, nn.BatchNorm2d)):
+                    stack.enter_context(hooked(module, note(name)))
+            network(example)
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    return order, norm_after
+
+
+class _Reached(Exception):
+    """Ends a forward pass at the place where it is cut."""
+
+
+def input_of(network: nn.Module, name: str, x: Tensor) -> Tensor:
+    """Run the network only as far as the module called `name` and return what that module would read."""
+    found: list[Tensor] = []
+
+    def stop(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        found.append(inputs[0])
+        raise _Reached
+
+    handle = network.get_submodule(name).register_forward_pre_hook(stop)
+    try:
+        network(x)
+    except _Reached:
+        return found[0]
+    finally:
+        handle.remove()
+    raise ValueError(f"{name} is not reached by the forward pass")

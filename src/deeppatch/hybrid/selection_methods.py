@@ -1,0 +1,210 @@
+"""The methods that choose what to label, by name: each reads what it needs of the evidence and asks the oracle once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from deeppatch.features import Embeddings, embed
+from deeppatch.hybrid import clusters, diversity, uncertainty
+from deeppatch.hybrid.consistency import Smoothness, smoothness, threshold
+from deeppatch.hybrid.oracle import Oracle
+from deeppatch.hybrid.selection import Selection, semi_supervised, supervised
+from deeppatch.runtime import generator
+
+# how many images of a cluster share the label of its centre where features are the model's own: its failures lie
+# between its clusters, so that labels spread over whole ones are wrong more often than its own predictions
+NEAREST = 3
+
+
+@dataclass
+class Evidence:
+    """A model and a pool, uint8 pixels (N, 3, H, W) without labels, and what the one makes of the other, once asked.
+
+    `train` are the training images. `encode`, if given, makes features (N, D) that know nothing of the model: then a
+    label spreads over its whole cluster.
+    """
+
+    model: nn.Module
+    pool: Tensor
+    train: Tensor
+    seed: int
+    views: int = 8
+    encode: Callable[[Tensor], Tensor] | None = None
+    batch_size: int = 256
+    amp: bool = False
+
+    @cached_property
+    def embeddings(self) -> Embeddings:
+        """Logits and penultimate features of the pool."""
+        return embed(self.model, self.pool, batch_size=self.batch_size, amp=self.amp, label="pool")
+
+    @cached_property
+    def train_embeddings(self) -> Embeddings:
+        """The same of the training images, as they are."""
+        return embed(self.model, self.train, batch_size=self.batch_size, amp=self.amp, label="training images")
+
+    @cached_property
+    def smoothness(self) -> Smoothness:
+        """What the model says of views of the pool."""
+        return smoothness(
+            self.model, self.pool, self.views, self.draw("views"), batch_size=self.batch_size, amp=self.amp
+        )
+
+    @cached_property
+    def features(self) -> Tensor:
+        """What images are compared by (N, D)."""
+        return self.embeddings.features if self.encode is None else self.encode(self.pool)
+
+    @cached_property
+    def train_features(self) -> Tensor:
+        """The same of the training images (R, D)."""
+        return self.train_embeddings.features if self.encode is None else self.encode(self.train)
+
+    def draw(self, purpose: str) -> torch.Generator:
+        """Return the generator for one purpose."""
+        return generator(self.seed, "annotate", purpose)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A selection, why each image was bought (B), and the cluster that it stands for, int64 (B,), -1 where none.
+
+    `predictions` (N, C) are what the method saw of the pool: means over views where it looked at some, else of images.
+    """
+
+    selection: Selection
+    reasons: list[str]
+    clusters: Tensor
+    predictions: Tensor
+
+
+Method = Callable[[Evidence, Oracle, int], Choice]
+
+
+def nothing(evidence: Evidence, oracle: Oracle, budget: int) -> Choice:
+    """Buy no label: the control that shows what training longer does."""
+    none = torch.empty(0, dtype=torch.long, device=evidence.pool.device)
+    return _plain(evidence.embeddings.probabilities, supervised(none, none), "")
+
+
+def at_random(evidence: Evidence, oracle: Oracle, budget: int) -> Choice:
+    """Buy a uniform draw: the control that every choice must beat."""
+    return _bought(evidence, oracle, _random_order(evidence)[:budget], "drawn at random")
+
+
+def mcp(evidence: Evidence, oracle: Oracle, budget: int) -> Choice:
+    """Buy what lies nearest to the boundaries of all pairs of classes."""
+    places = uncertainty.near_boundaries(evidence.embeddings.probabilities, budget)
+    return _bought(evidence, oracle, places, "near a boundary of two classes")
+
+
+def gini(evidence: Evidence, oracle: Oracle, budget: int) -> Choice:
+    """Buy what has the least pure prediction."""
+    places = uncertainty.least_pure(evidence.embeddings.probabilities, budget)
+    return _bought(evidence, oracle, places, "of no clear class")
+
+
+def coreset(evidence: Evidence, oracle: Oracle, budget: int) -> Choice:
+    """Buy what is farthest from the training images and from each other."""
+    places = diversity.k_centers(evidence.features, evidence.train_features, budget)
+    return _bought(evidence, oracle, places, "far from all others chosen")
+
+
+def badge(evidence: Evidence, oracle: Oracle, budget: int) -> Choice:
+    """Buy what would move the last layer most, in different directions."""
+    found = evidence.embeddings
+    places = diversity.diverse_gradients(found.probabilities, found.features, budget, evidence.draw("badge"))
+    return _bought(evidence, oracle, places, "a large gradient unlike the others'")
+
+
+def ssl_random(evidence: Evidence, oracle: Oracle, budget: int) -> Choice:
+    """Buy a uniform draw; the rest of the pool is read without labels."""
+    places = _random_order(evidence)[:budget]
+    return _with_rest(evidence.embeddings.probabilities, oracle, places, "drawn at random")
+
+
+def ssl_consistency(evidence: Evidence, oracle: Oracle, budget: int) -> Choice:
+    """Buy what views change most; the rest of the pool is read without labels."""
+    places = uncertainty.largest(evidence.smoothness.variance, budget)
+    return _with_rest(evidence.smoothness.mean, oracle, places, "predictions differ between views")
+
+
+def ssl_consistency_imp(evidence: Evidence, oracle: Oracle, budget: int) -> Choice:
+    """Buy what views change most; the whole pool is read, what was bought with its label."""
+    places = uncertainty.largest(evidence.smoothness.variance, budget)
+    selection = semi_supervised(places, oracle.ask(places), torch.arange(len(evidence.pool), device=places.device))
+    return _plain(evidence.smoothness.mean, selection, "predictions differ between views")
+
+
+def hybrid(evidence: Evidence, oracle: Oracle, budget: int) -> Choice:
+    """Buy the centres of the clusters of largest summed entropy, and spread their labels (HybridRepair).
+
+    What is left of the budget, where there are fewer clusters, is drawn at random. Images at most as uncertain as tau
+    are read without labels, each drawn in proportion to its certainty.
+    """
+    entropy = evidence.smoothness.entropy
+    found = clusters.regions(evidence.features, budget, evidence.seed)
+    best = clusters.most_uncertain(found, entropy, budget)
+    members, lender = clusters.sharing(found, best, NEAREST if evidence.encode is None else None)
+    others = _random_order(evidence)
+    others = others[~torch.isin(others, found.centers[best])][: budget - len(best)]
+    members, kept = _without(members, others)
+    extra = torch.arange(len(best), len(best) + len(others), device=best.device)
+    bought = torch.cat([found.centers[best], others])
+    tau = threshold(entropy, evidence.embeddings.logits, evidence.train_embeddings.logits, evidence.draw("threshold"))
+    unlabelled = (entropy <= tau).nonzero().flatten()
+    selection = Selection(
+        bought,
+        oracle.ask(bought),
+        torch.cat([members, others]),
+        torch.cat([lender[kept], extra]),
+        unlabelled,
+        1 - entropy[unlabelled],
+        {"weighted": True, "tau": tau},
+    )
+    sizes = torch.bincount(found.cluster[found.cluster >= 0], minlength=len(found.centers))[best]
+    reasons = [
+        f"centre of {size} similar images, uncertain together" if size > 1 else "like no other image"
+        for size in sizes.tolist()
+    ]
+    whose = torch.cat([best, torch.full_like(others, -1)])
+    return Choice(selection, reasons + ["drawn at random"] * len(others), whose, evidence.smoothness.mean)
+
+
+def _random_order(evidence: Evidence) -> Tensor:
+    return torch.randperm(len(evidence.pool), generator=evidence.draw("random")).to(evidence.pool.device)
+
+
+def _without(members: Tensor, taken: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the members that are not taken by themselves, and which these are."""
+    kept = ~torch.isin(members, taken)
+    return members[kept], kept
+
+
+def _bought(evidence: Evidence, oracle: Oracle, places: Tensor, reason: str) -> Choice:
+    return _plain(evidence.embeddings.probabilities, supervised(places, oracle.ask(places)), reason)
+
+
+def _with_rest(predictions: Tensor, oracle: Oracle, places: Tensor, reason: str) -> Choice:
+    rest = torch.ones(len(predictions), dtype=torch.bool, device=places.device)
+    rest[places] = False
+    return _plain(predictions, semi_supervised(places, oracle.ask(places), rest.nonzero().flatten()), reason)
+
+
+def _plain(predictions: Tensor, selection: Selection, reason: str) -> Choice:
+    count = len(selection.bought)
+    return Choice(selection, [reason] * count, torch.full_like(selection.bought, -1), predictions)
+
+
+METHODS: dict[str, Method] = {
+    "none": nothing, "random": at_random, "mcp": mcp, "gini": gini, "coreset": coreset, "badge": badge,
+    "ssl-random": ssl_random, "ssl-consistency": ssl_consistency, "ssl-consistency-imp": ssl_consistency_imp,
+    "hybrid": hybrid,
+}  # fmt: skip
+# those that compare images by features, which another encoder can make
+BY_FEATURES = ("coreset", "hybrid")

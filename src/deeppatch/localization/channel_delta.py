@@ -1,0 +1,273 @@
+"""How an edit of one channel travels through a network: narrow as long as channels stay apart, whole from there on."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from deeppatch.graph.network_graph import Graph, Values
+
+
+@dataclass(frozen=True)
+class ChannelDelta:
+    """A step's value that differs from the unedited one in a single channel: there it is `values` (N, 1, ...)."""
+
+    channel: int
+    values: Tensor
+
+    @property
+    def place(self) -> slice:
+        """The channel, as an index that keeps the dimension."""
+        return slice(self.channel, self.channel + 1)
+
+    def within(self, whole: Tensor) -> Tensor:
+        """Return a copy of the unedited value (N, C, ...) with the edit in it."""
+        edited = whole.clone()
+        edited[:, self.place] = self.values
+        return edited
+
+
+class Same:
+    """A step that the edit does not reach after all."""
+
+
+State = ChannelDelta | Tensor | Same | tuple[Any, ...]
+States = dict[fx.Node, State]
+
+
+class Downstream:
+    """The steps after one convolution, ready to be run again and again for edits of its output."""
+
+    def __init__(self, graph: Graph, start: fx.Node) -> None:
+        self.graph = graph
+        self.start = start
+        self.nodes = graph.after(start)
+        last: dict[fx.Node, fx.Node] = {}
+        for node in self.nodes:
+            last |= dict.fromkeys(node.all_input_nodes, node)
+        # what no later step reads
+        self.spent = {node: [source for source, user in last.items() if user is node] for node in self.nodes}
+        self.reused = {node: self._reusable(node) for node in self.nodes}
+
+    def run(self, edit: ChannelDelta, base: Values) -> Tensor:
+        """Return the logits (N, classes) of the edited network; `base` holds the unedited values of every step."""
+        states: States = {self.start: edit}
+        for node in self.nodes:
+            states[node] = self._step(node, states, base)
+            for source in self.spent[node]:
+                states.pop(source, None)
+        logits = states.get(self.graph.output, Same())
+        assert not isinstance(logits, tuple)
+        if isinstance(logits, Same):
+            return base[self.graph.output]
+        return logits.within(base[self.graph.output]) if isinstance(logits, ChannelDelta) else logits
+
+    def _step(self, node: fx.Node, states: States, base: Values) -> State:
+        reached = [source for source in node.all_input_nodes if not isinstance(states.get(source, Same()), Same)]
+        if not reached:
+            return Same()
+        if any(isinstance(states[source], (ChannelDelta, tuple)) for source in reached):
+            rule = self._rule(node)
+            narrow = rule(self, node, states, base) if rule else None
+            if narrow is not None:
+                return narrow
+        for source in reached:
+            state = states[source]
+            if isinstance(state, ChannelDelta):
+                states[source] = state.within(base[source])
+        values = {source: states[source] if source in reached else base[source] for source in node.all_input_nodes}
+        if self.reused[node] in reached:
+            return self._in_place(node, values)
+        return self.graph.call(node, values)
+
+    def _reusable(self, node: fx.Node) -> fx.Node | None:
+        """Return the input whose memory a rectifier or a sum may take over: made by a step that keeps it for nobody."""
+        if not (self._rectifies(node) or node.target in SUMS):
+            return None
+        made = [
+            source
+            for source in self.spent[node]
+            if source.target in SUMS or (source.op == "call_module" and isinstance(self.graph.layer(source), nn.Conv2d))
+        ]
+        two = self._rectifies(node) or (len(node.all_input_nodes) == 2 and not node.kwargs)
+        return made[0] if made and two else None
+
+    def _rectifies(self, node: fx.Node) -> bool:
+        return node.target is F.relu or (node.op == "call_module" and type(self.graph.layer(node)) is nn.ReLU)
+
+    def _in_place(self, node: fx.Node, values: Values) -> Tensor:
+        mine = values[self.reused[node]]  # type: ignore[index]
+        if self._rectifies(node):
+            return torch.relu_(mine)
+        (other,) = [values[source] for source in node.all_input_nodes if source is not self.reused[node]]
+        return mine.add_(other) if mine.shape == other.shape else mine + other
+
+    def _rule(self, node: fx.Node) -> Rule | None:
+        if node.op == "call_module":
+            layer = self.graph.layer(node)
+            return next((rule for kinds, rule in LAYERS if isinstance(layer, kinds)), None)
+        if node.op == "call_function":
+            return FUNCTIONS.get(node.target)
+        return METHODS.get(str(node.target)) if node.op == "call_method" else None
+
+
+Rule = Callable[[Downstream, fx.Node, States, Values], State | None]
+
+
+def _each_channel(tail: Downstream, node: fx.Node, states: States, base: Values) -> State | None:
+    """An operation that treats every channel alike and apart from the others."""
+    (source,) = node.all_input_nodes
+    edit = states[source]
+    if not isinstance(edit, ChannelDelta):
+        return None
+    return ChannelDelta(edit.channel, tail.graph.call(node, {source: edit.values}))
+
+
+def _norm(tail: Downstream, node: fx.Node, states: States, base: Values) -> State | None:
+    edit, norm = states[node.all_input_nodes[0]], tail.graph.layer(node)
+    assert isinstance(norm, nn.BatchNorm2d)
+    if not isinstance(edit, ChannelDelta) or norm.running_mean is None or norm.running_var is None:
+        return None
+    weight, bias = (None if value is None else value[edit.place] for value in (norm.weight, norm.bias))
+    mean, var = norm.running_mean[edit.place], norm.running_var[edit.place]
+    return ChannelDelta(edit.channel, F.batch_norm(edit.values, mean, var, weight, bias, eps=norm.eps))
+
+
+def _convolve(tail: Downstream, node: fx.Node, states: States, base: Values) -> State | None:
+    """Convolution is linear: the edit adds what its own difference gives, through one channel of the weight."""
+    source = node.all_input_nodes[0]
+    edit, conv = states[source], tail.graph.layer(node)
+    assert isinstance(conv, nn.Conv2d)
+    if not isinstance(edit, ChannelDelta) or conv.padding_mode != "zeros":
+        return None
+    settings: Any = (conv.stride, conv.padding, conv.dilation)
+    if conv.groups == 1:
+        change = edit.values - base[source][:, edit.place]
+        return F.conv2d(change, conv.weight[:, edit.place], None, *settings).add_(base[node])
+    if conv.groups == conv.in_channels == conv.out_channels:
+        bias = None if conv.bias is None else conv.bias[edit.place]
+        return ChannelDelta(edit.channel, F.conv2d(edit.values, conv.weight[edit.place], bias, *settings))
+    return None
+
+
+def _linear(tail: Downstream, node: fx.Node, states: States, base: Values) -> State | None:
+    source = node.all_input_nodes[0]
+    edit, layer = states[source], tail.graph.layer(node)
+    if not isinstance(edit, ChannelDelta) or edit.values.ndim != 2:
+        return None
+    assert isinstance(layer, nn.Linear)
+    return base[node] + (edit.values - base[source][:, edit.place]) * layer.weight[:, edit.channel]
+
+
+def _add(tail: Downstream, node: fx.Node, states: States, base: Values) -> State | None:
+    one, other = node.args[0], node.args[1]
+    if not isinstance(one, fx.Node) or not isinstance(other, fx.Node) or node.kwargs:
+        return None
+    if base[one].shape != base[other].shape:
+        return None
+    a, b = states.get(one, Same()), states.get(other, Same())
+    edits = [state for state in (a, b) if isinstance(state, ChannelDelta)]
+    if any(isinstance(state, tuple) for state in (a, b)) or len({edit.channel for edit in edits}) != 1:
+        return None
+    place = edits[0].place
+    if isinstance(a, Tensor) or isinstance(b, Tensor):  # whole plus narrow: add the unedited, mend one channel
+        whole, edited = (a, other) if isinstance(a, Tensor) else (b, one)
+        assert isinstance(whole, Tensor)
+        mended = whole[:, place] + edits[0].values
+        source = one if isinstance(a, Tensor) else other
+        total = whole.add_(base[edited]) if tail.reused[node] is source else whole + base[edited]
+        total[:, place] = mended
+        return total
+    parts = [
+        state.values if isinstance(state, ChannelDelta) else base[source][:, place]
+        for state, source in ((a, one), (b, other))
+    ]
+    return ChannelDelta(edits[0].channel, parts[0] + parts[1])
+
+
+def _flatten(tail: Downstream, node: fx.Node, states: States, base: Values) -> State | None:
+    source = node.all_input_nodes[0]
+    edit = states[source]
+    if not isinstance(edit, ChannelDelta) or base[source].shape[2:].numel() != 1 or base[node].ndim != 2:
+        return None
+    return ChannelDelta(edit.channel, edit.values.flatten(1))
+
+
+def _mean(tail: Downstream, node: fx.Node, states: States, base: Values) -> State | None:
+    edit = states[node.all_input_nodes[0]]
+    dims: Any = node.args[1] if len(node.args) == 2 else node.kwargs.get("dim")
+    if not isinstance(edit, ChannelDelta) or list(dims or ()) not in ([2, 3], [-2, -1]):
+        return None
+    return ChannelDelta(edit.channel, edit.values.mean((2, 3), keepdim=bool(node.kwargs.get("keepdim"))))
+
+
+def _concatenate(tail: Downstream, node: fx.Node, states: States, base: Values) -> State | None:
+    dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
+    parts: Any = node.args[0]
+    if dim != 1 or not isinstance(parts, (list, tuple)):
+        return None
+    reached = [place for place, part in enumerate(parts) if not isinstance(states.get(part, Same()), Same)]
+    edit = states[parts[reached[0]]]
+    if len(reached) != 1 or not isinstance(edit, ChannelDelta):
+        return None
+    before = sum(base[part].shape[1] for part in parts[: reached[0]])
+    return ChannelDelta(before + edit.channel, edit.values)
+
+
+def _chunk(tail: Downstream, node: fx.Node, states: States, base: Values) -> State | None:
+    edit = states[node.all_input_nodes[0]]
+    dim = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)
+    if not isinstance(edit, ChannelDelta) or dim != 1:
+        return None
+    parts: list[State] = []
+    start = 0
+    for part in base[node]:
+        inside = start <= edit.channel < start + part.shape[1]
+        parts.append(ChannelDelta(edit.channel - start, edit.values) if inside else Same())
+        start += part.shape[1]
+    return tuple(parts)
+
+
+def _item(tail: Downstream, node: fx.Node, states: States, base: Values) -> State | None:
+    state, index = states[node.all_input_nodes[0]], cast(Any, node.args[1])
+    if isinstance(state, tuple) and isinstance(index, int):
+        return state[index]
+    every = slice(None)
+    if isinstance(state, ChannelDelta) and isinstance(index, tuple) and index[:2] == (every, every):
+        return ChannelDelta(state.channel, state.values[index])
+    return None
+
+
+def _pad(tail: Downstream, node: fx.Node, states: States, base: Values) -> State | None:
+    edit = states[node.all_input_nodes[0]]
+    widths: Any = node.args[1] if len(node.args) == 2 else None
+    if not isinstance(edit, ChannelDelta) or not isinstance(widths, (list, tuple)) or len(widths) != 6 or node.kwargs:
+        return None
+    return ChannelDelta(edit.channel + int(widths[4]), F.pad(edit.values, list(widths[:4])))
+
+
+SUMS = (operator.add, torch.add)
+LAYERS: list[tuple[tuple[type[nn.Module], ...], Rule]] = [
+    ((nn.ReLU, nn.ReLU6, nn.Hardswish, nn.Hardtanh, nn.SiLU, nn.GELU, nn.ELU, nn.LeakyReLU, nn.Sigmoid, nn.Tanh,
+      nn.Dropout, nn.Dropout2d, nn.Identity, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d),
+     _each_channel),
+    ((nn.BatchNorm2d,), _norm),
+    ((nn.Conv2d,), _convolve),
+    ((nn.Linear,), _linear),
+]  # fmt: skip
+FUNCTIONS: dict[Any, Rule] = {
+    **dict.fromkeys((F.relu, torch.relu, F.relu6, F.silu, F.gelu, F.hardswish, F.leaky_relu, torch.sigmoid, torch.tanh,
+                     F.dropout, F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d), _each_channel),
+    operator.add: _add, torch.add: _add, torch.flatten: _flatten, torch.mean: _mean, torch.cat: _concatenate,
+    operator.getitem: _item, torch.chunk: _chunk, F.pad: _pad,
+}  # fmt: skip
+METHODS: dict[str, Rule] = {
+    "relu": _each_channel, "sigmoid": _each_channel, "contiguous": _each_channel, "add": _add, "flatten": _flatten,
+    "mean": _mean, "chunk": _chunk,
+}  # fmt: skip

@@ -1,0 +1,84 @@
+"""Estimate every filter's score from one pass over the data, without ablating any."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from deeppatch.graph.hooks import convolutions, execution_order, hooked
+from deeppatch.localization.ablation import Sample, Scores
+
+Tick = Callable[[], object]
+
+
+def taylor(network: nn.Module, samples: Iterable[Sample], tick: Tick) -> Scores:
+    """Estimate how much silencing each filter raises the mean loss on degraded images; the lowest are suspicious.
+
+    First-order Taylor expansion of the cross entropy in the filter's output a (Molchanov et al., ICLR 2017, eq. 8,
+    with its sign): loss(0) - loss(a) is about -sum(a dloss/da). One backward pass a batch serves all filters.
+    """
+    network.eval()
+    layers = convolutions(network)
+    totals = {name: torch.zeros(conv.out_channels, dtype=torch.float64) for name, conv in layers.items()}
+    images = 0
+    for sample in samples:
+        with torch.enable_grad(), _outputs(network, list(layers), keep_graph=True) as outputs:
+            loss = F.cross_entropy(network(sample.degraded), sample.labels, reduction="sum")
+            gradients = torch.autograd.grad(loss, [outputs[name] for name in layers])
+        for name, gradient in zip(layers, gradients, strict=True):
+            totals[name] -= (outputs[name].detach() * gradient).sum((0, 2, 3)).double().cpu()
+        images += len(sample.labels)
+        tick()
+    return {name: (total / images).tolist() for name, total in totals.items()}
+
+
+@torch.no_grad()
+def activation(network: nn.Module, samples: Iterable[Sample], tick: Tick) -> Scores:
+    """Measure how far degradation moves each filter's map: the mean absolute difference; the highest are suspicious.
+
+    Maps are taken behind the normalisation that follows the convolution, where there is one, so that channels compare.
+    Every sample has its clean version.
+    """
+    network.eval()
+    layers = convolutions(network)
+    totals = {name: torch.zeros(conv.out_channels, dtype=torch.float64) for name, conv in layers.items()}
+    images = 0
+    place: dict[str, str] = {}
+    for sample in samples:
+        if sample.clean is None:
+            raise ValueError("activation needs the clean version of every sample")
+        place = place or execution_order(network, sample.degraded[:1])[1]
+        with _outputs(network, [place.get(name, name) for name in layers]) as outputs:
+            network(sample.clean)
+            clean = dict(outputs)
+            network(sample.degraded)
+        for name in layers:
+            at = place.get(name, name)
+            totals[name] += (outputs[at] - clean[at]).abs().mean((2, 3)).sum(0).double().cpu()
+        images += len(sample.labels)
+        tick()
+    return {name: (total / images).tolist() for name, total in totals.items()}
+
+
+@contextmanager
+def _outputs(network: nn.Module, names: list[str], *, keep_graph: bool = False) -> Iterator[dict[str, Tensor]]:
+    """Note the latest output of each module named, safe from what later steps write into it."""
+    found: dict[str, Tensor] = {}
+
+    def note(name: str) -> Callable[..., Tensor]:
+        def hook(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
+            if keep_graph and not output.requires_grad:
+                output.requires_grad_()
+            found[name] = output
+            return output.clone()
+
+        return hook
+
+    with ExitStack() as stack:
+        for name in names:
+            stack.enter_context(hooked(network.get_submodule(name), note(name)))
+        yield found

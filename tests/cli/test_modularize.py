@@ -1,0 +1,263 @@
+"""modularize as a command: what it leaves, both searches, resumption after a kill, and what it refuses."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from deeppatch.artifacts import Checkpoint
+from deeppatch.cli.modularize import analysing, splitting
+from deeppatch.data.sources import load
+from deeppatch.data.splits import halves, split
+from deeppatch.graph.hooks import hooked_before
+from deeppatch.modular.genetic import Search
+from deeppatch.modular.masking import by_masks
+from deeppatch.modular.modules import Modules
+from deeppatch.training import accuracy, fit, predict
+
+FIXED = "-m rescnn_svhn_weak -d digits_5 --limit 150 --device cpu"
+GRAD = "modularize --budget 8 --sensitivity_images 30"
+GA = "modularize --method ga --budget 2 --sensitivity_images 30 --search_images 40"
+FILES = {
+    "run.json", "modules.safetensors", "modules.csv", "history.csv", "sensitivity.csv", "metrics.json", "kept.png",
+    "overlap.png", "search.png",
+}  # fmt: skip
+
+
+class Place:
+    """An output folder with a strong network on five digits."""
+
+    def __init__(self, output: Path, launch) -> None:
+        self.output, self.launch = output, launch
+
+    def run(self, line: str):
+        script, *rest = shlex.split(line)
+        return self.launch(script, [*FIXED.split(), "--output_dir", str(self.output), *rest])
+
+    def ran(self, line: str) -> str:
+        result = self.run(line)
+        assert (result.status, result.err) == (0, ""), result.err
+        return result.out
+
+    def folder(self, name: str) -> Path:
+        return self.output / "digits_5" / "rescnn_svhn_weak" / f"{name}-limit150"
+
+    def left(self, name: str) -> dict[str, Any]:
+        """What a run left, but for wall times: the hash of every file, and what metrics.json says."""
+        files = [path for path in self.folder(name).iterdir() if path.name not in ("run.json", "metrics.json")]
+        hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+        metrics = json.loads((self.folder(name) / "metrics.json").read_text())
+        return {**hashes, **{key: value for key, value in metrics.items() if key != "seconds"}}
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory, launch) -> Place:
+    """The strong network, split by both searches; tests change nothing."""
+    place = Place(tmp_path_factory.mktemp("modularize") / "output", launch)
+    place.ran("eval --train -e 30 -b 16 --lr 0.02")
+    for line in (GRAD, GA):
+        place.ran(line)
+    return place
+
+
+@pytest.fixture
+def fresh(done, tmp_path) -> Place:
+    """A copy that has the strong network alone."""
+    shutil.copytree(done.folder("pretrain"), (place := Place(tmp_path / "output", done.launch)).folder("pretrain"))
+    return place
+
+
+@pytest.mark.parametrize("name", ["modularize-grad", "modularize-ga"])
+def test_a_search_leaves_exactly_these_files_and_what_they_say_agrees(done, name):
+    folder = done.folder(name)
+    assert {path.name for path in folder.iterdir()} == FILES
+    metrics = json.loads((folder / "metrics.json").read_text())
+    modules = Modules.from_bytes((folder / "modules.safetensors").read_bytes(), folder)
+    table, history = pd.read_csv(folder / "modules.csv"), pd.read_csv(folder / "history.csv")
+    assert metrics["kernels"] == 24
+    assert metrics["kernels_kept_percent"] == pytest.approx(100 * modules.shares().mean().item(), abs=1e-4)
+    assert table["kernels_kept_percent"].mean() == pytest.approx(metrics["kernels_kept_percent"], abs=1e-3)
+    assert (table["multiply_adds"] <= metrics["multiply_adds"]).all()
+    assert metrics["chosen"] == history.loc[history["best"]].iloc[0, 0]
+    assert history["best"].sum() == 1
+    assert list(metrics["seconds"]) == ["analysis", "search", "evaluation"]
+    assert all(seconds > 0 for seconds in metrics["seconds"].values())
+    sensitivity = pd.read_csv(folder / "sensitivity.csv")
+    assert list(sensitivity["layer"]) == ["conv_0.0+conv_2.0", "conv_1.0"]
+    assert metrics["sensitive_layers"] == list(sensitivity.loc[sensitivity["sensitive"], "layer"])
+
+
+def test_candidates_read_2500_images_of_one_half_of_val_where_no_number_is_given(done, fresh, monkeypatch):
+    assert splitting.SEARCHED == 2500
+    monkeypatch.setattr(splitting, "SEARCHED", 40)
+    fresh.ran(GA.replace(" --search_images 40", ""))
+    assert fresh.left("modularize-ga") == done.left("modularize-ga")
+
+
+def test_the_composed_model_is_what_metrics_say(done):
+    metrics = json.loads((done.folder("modularize-grad") / "metrics.json").read_text())
+    assert metrics["composed_accuracy_percent"] > 40, "five classes, chance is 20"
+    assert metrics["method"] == "grad"
+    assert metrics["candidates_evaluated"] is None
+    searched = json.loads((done.folder("modularize-ga") / "metrics.json").read_text())
+    history = pd.read_csv(done.folder("modularize-ga") / "history.csv")
+    assert searched["candidates_evaluated"] == history["evaluated"].sum() > 5 * 50
+    assert searched["composed_accuracy_percent"] > 40
+
+
+def test_modules_of_digits_are_nearly_as_accurate_as_the_network_with_far_fewer_kernels(tmp_path, launch):
+    fixed = f"-m rescnn_svhn_weak -d digits_5 --device cpu --output_dir {tmp_path}".split()
+    search = "--no_head --budget 6 --lr 0.01 --search_images 320 --sensitivity_images 5 -b 64"
+    for script, line in (("eval", "--train -e 8 --lr 0.02 -b 32"), ("modularize", search)):
+        assert launch(script, [*fixed, *line.split()]).status == 0
+    (path,) = tmp_path.glob("digits_5/*/modularize-grad-no-head/metrics.json")
+    metrics = json.loads(path.read_text())
+    assert metrics["strong_accuracy_percent"] > 95
+    assert metrics["composed_accuracy_percent"] > metrics["strong_accuracy_percent"] - 3
+    assert metrics["kernels_kept_percent"] < 80
+
+
+def test_the_same_seed_gives_the_same_bytes(done, fresh):
+    for line, name in ((GRAD, "modularize-grad"), (GA, "modularize-ga")):
+        fresh.ran(line)
+        assert fresh.left(name) == done.left(name)
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize(("line", "name"), [(GRAD, "modularize-grad"), (GA, "modularize-ga")])
+@pytest.mark.parametrize("saves", [1, 4])
+def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(done, fresh, monkeypatch, line, name, saves):
+    count = []
+    save = Checkpoint.save
+
+    def killing(self, state):
+        save(self, state)
+        count.append(1)
+        if len(count) == saves:
+            raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Checkpoint, "save", killing)
+        with pytest.raises(Killed):
+            fresh.run(line)
+    assert not (fresh.folder(name) / "run.json").exists()
+    fresh.ran(f"{line} -r")
+    assert fresh.left(name) == done.left(name)
+    assert "finished already" in fresh.ran(f"{line} -r")
+
+
+def test_importance_and_holdout_read_val_alone(fresh, monkeypatch):
+    """Filtering to a class and then splitting would let four fifths of trained images in; halves must be disjoint."""
+    source = load("digits_5", Path("data"), 2021)
+    parts = split(source, 2021, 150)
+    seen = []
+    real = analysing.importances
+    monkeypatch.setattr(analysing, "importances", lambda *a: seen.append((a[2], a[3])) or real(*a))
+    fresh.ran(f"{GRAD} --budget 1")
+    ((x, labels),) = seen
+    assert len(x) == len(parts.val)
+    assert torch.equal(labels, parts.val.labels)
+    one, two = halves(parts.val, 2021, "digits_5")
+    together = torch.cat([one.pixels, two.pixels]).flatten(1)
+    assert len(together) == len(parts.val)
+    assert sorted(map(bytes, together.numpy())) == sorted(map(bytes, parts.val.pixels.flatten(1).numpy()))
+
+
+def test_the_gradient_search_trains_on_train_and_chooses_by_val(fresh, monkeypatch):
+    streams, views = [], []
+    monkeypatch.setattr(splitting, "fit", lambda model, epochs, *a, **k: (
+        streams.extend(epochs) or fit(model, epochs, *a, **k)))  # fmt: skip
+    monkeypatch.setattr(splitting, "predict", lambda model, view, **k: views.append(view) or predict(model, view, **k))
+    fresh.ran(GRAD)
+    parts = split(load("digits_5", Path("data"), 2021), 2021, 150)
+    assert (len(streams), len(views)) == (8, 9), "of the strong model too"
+    for read, part in ((streams, parts.train), (views, parts.val)):
+        assert all(torch.equal(each.images.pixels, part.pixels) for each in read)
+        assert all(torch.equal(each.images.labels, part.labels) for each in read)
+
+
+def test_the_genetic_search_reads_one_half_of_val_once_and_chooses_by_the_other(fresh, monkeypatch):
+    analyses, searches, prepared = [], [], []
+
+    def searching(analysis):
+        analyses.append(analysis)
+        with hooked_before(analysis.model.normalize, lambda _module, inputs: prepared.append(len(inputs[0]))):
+            return splitting.by_generations(analysis)
+
+    monkeypatch.setitem(splitting.SEARCHES, "ga", searching)
+    monkeypatch.setattr(splitting, "Search", lambda *a: searches.append(Search(*a)) or searches[-1])
+    fresh.ran("modularize --method ga --budget 2 --sensitivity_images 30")
+    (analysis,), (search,) = analyses, searches
+    searched, held_out = halves(split(load("digits_5", Path("data"), 2021), 2021, 150).val, 2021, "digits_5")
+    assert sum(prepared) == len(searched) + len(held_out)
+    assert torch.equal(search.labels, searched.labels)
+
+    torch.manual_seed(1)
+    found = {"search": [], "searched": [], "held out": []}
+    masks = [torch.ones(5, layer.kernels, dtype=torch.bool) for layer in analysis.layers]
+    for _ in range(5):  # winners of two classes stay as they are
+        masks = [torch.cat([mask[:2], torch.rand(3, mask.shape[1]) < 0.6]) for mask in masks]
+        for mask in masks:
+            mask[:, 0] = True
+        found["search"].append(search.validate(masks))
+        for name, images in (("searched", searched), ("held out", held_out)):
+            logits = by_masks(analysis.network, analysis.layers, masks, analysis.inputs(images))
+            found[name].append(accuracy(logits.diagonal(dim1=0, dim2=2).argmax(1), images.labels))
+            if name == "searched":
+                some = torch.rand(len(images)) < 0.4
+                assert torch.allclose(search.evaluate(2, masks, some), logits[:, some, 2], atol=1e-4)
+    assert found["search"] == found["held out"] != found["searched"]
+
+
+def test_a_published_preset_gives_the_same_modules_by_masks_and_by_smaller_networks(fresh):
+    line = "modularize --method ga --preset rescnn-svhn_5 --budget 1 --sensitivity_images 30 --search_images 40"
+    name, found = "modularize-ga-rescnn-svhn_5", []
+    for evaluator in ("mask", "slice"):
+        fresh.ran(f"{line} --evaluator {evaluator}")
+        found.append(fresh.left(name))
+        settings = json.loads((fresh.folder(name) / "run.json").read_text())["settings"]
+        assert (settings["preset"], settings["evaluator"]) == ("rescnn-svhn_5", evaluator)
+    assert found[0] == found[1]
+    history = pd.read_csv(fresh.folder(name) / "history.csv")
+    expected = 0.9 * history["holdout_accuracy"] + 0.1 * history["unlike"]
+    assert history["value"].tolist() == pytest.approx(expected.tolist(), abs=1e-5), "published presets weigh no size"
+
+
+def test_a_network_with_parameter_free_shortcuts_is_split(fresh):
+    small = "-m resnet20a --limit 40 -b 20"
+    fresh.ran(f"eval --train -e 1 {small}")
+    said = fresh.ran(f"modularize --no_head --budget 1 --sensitivity_images 5 {small}")
+    assert "10 convolutions keep all of their kernels" in said
+    (path,) = fresh.output.glob("digits_5/resnet20a/modularize-grad*/metrics.json")
+    assert json.loads(path.read_text())["kernels"] == 3 * (16 + 32 + 64)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            "modularize --budget 0 --sensitive 0.05 0.55",
+            "--budget 0: give a whole number above 0; --sensitive 0.05 0.55",
+        ),
+        ("modularize --patience 3", "--patience goes with --method ga only"),
+        ("modularize --method ga --no_head", "--no_head goes with --method grad only"),
+        ("modularize --seed 7", "src/eval.py -m rescnn_svhn_weak -d digits_5 --seed 7"),
+        ("modularize -m shufflenetv2_x1_0", "src/eval.py"),
+    ],
+)
+def test_a_mistake_is_one_line(done, line, message):
+    result = done.run(line)
+    assert result.status == 2
+    assert message in result.err
+    assert result.err.count("\n") == 1

@@ -1,0 +1,408 @@
+"""relearn as a command: what each method leaves and reports, what is refused, and a killed run that goes on alike."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import signal
+import time
+
+import pandas as pd
+import pytest
+import safetensors.torch
+import torch
+from PIL import Image
+
+from deeppatch import training
+from deeppatch.artifacts import Checkpoint
+from deeppatch.cli.pool import Pool
+from deeppatch.cli.relearn import inputs, report
+from deeppatch.data import sources, views
+from deeppatch.data.splits import Splits, split
+from deeppatch.hybrid import semisupervised
+from deeppatch.hybrid.selection import supervised
+from deeppatch.hybrid.selection_methods import METHODS
+from deeppatch.zoo.architectures import ARCHITECTURES
+from deeppatch.zoo.classifier import Classifier
+
+LEFT = {"run.json", "weights.safetensors", "history.csv", "metrics.json", "row.csv", "classes.csv"}
+SHARED = "--bias B --budget 6 --views 2"
+TRAINING = "-e 2 --lr 0.01 --steps 2"
+LINES = {
+    **{method: f"relearn {SHARED} --method {method} {TRAINING}" for method in METHODS},
+    "hybrid-labels": f"relearn {SHARED} --method hybrid {TRAINING} --use labels",
+    "hybrid-unlabelled": f"relearn {SHARED} --method hybrid {TRAINING} --use unlabelled",
+}
+FOLDERS = {
+    name: "relearn-" + name.replace("hybrid-", "hybrid-budget6-views2-") + "-biasB" if name.startswith("hybrid-")
+    else f"relearn-{name}-budget6-views2-biasB" for name in LINES
+}  # fmt: skip
+SEEDS = {2021: "", 7: "-seed7"}
+PAID = {"none": 0, "hybrid-unlabelled": 0}
+
+
+@pytest.fixture(scope="module")
+def repaired(new_bench, waves, tmp_path_factory):
+    """A biased model, every method's choice, and every repair, once; tests change nothing."""
+    place = tmp_path_factory.mktemp("hybrid")
+    bench = new_bench(waves(place / "waves", train=24, test=12), place / "output")
+    bench.ran("eval --train --bias B -e 4 --lr 0.1")
+    for method in METHODS:
+        bench.ran(f"annotate {SHARED} --method {method}")
+    for line in LINES.values():
+        bench.ran(line)
+    bench.ran("relearn --compare --bias B")
+    return bench
+
+
+@pytest.fixture
+def fresh(repaired, tmp_path):
+    """A copy of all that, to damage."""
+    return repaired.copy(tmp_path / "output")
+
+
+def row(bench, name: str) -> dict:
+    (found,) = pd.read_csv(bench.root / FOLDERS[name] / "row.csv").to_dict("records")
+    return found
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_each_run_leaves_exactly_these_files(repaired, name):
+    assert repaired.files(FOLDERS[name]) == LEFT
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_the_headline_is_the_last_epoch_and_before_is_the_fine_tuned_model(repaired, name):
+    found, history = row(repaired, name), pd.read_csv(repaired.root / FOLDERS[name] / "history.csv")
+    assert found["last_percent"] == pytest.approx(history["test_percent"].iloc[-1], abs=1e-3)
+    assert found["gained_points"] == pytest.approx(found["last_percent"] - found["finetuned_percent"], abs=1e-3)
+    assert found["fixed"] - found["broken"] == round(found["gained_points"] * found["test_images"] / 100)
+    assert (found["labels_bought"], found["seed"], found["bias"]) == (PAID.get(name, 6), 2021, "B")
+    metrics = repaired.json(f"{FOLDERS[name]}/metrics.json")
+    assert metrics["test_percent_by_epoch"] == pytest.approx(history["test_percent"].tolist(), abs=1e-3)
+    assert sum(each["images"] for each in metrics["classes"]) == found["test_images"] == 9
+
+
+def test_raw_is_the_accuracy_that_pretrain_measured_and_before_that_of_the_kept_start(repaired):
+    (kept,) = (repaired.root / "relearn-start").iterdir()
+    model = Classifier(ARCHITECTURES["resnet8"](3), [0.0] * 3, [1.0] * 3)
+    model.load_state_dict(safetensors.torch.load_file(kept))
+    source = sources.load(f"folder:{repaired.data}", repaired.data, 2021)
+    test = views.clean(split(source, 2021, bias="B").test, 9)
+    start = 100 * training.accuracy(training.predict(model.eval(), test), test.labels)
+    raw = repaired.json("pretrain-biasB/metrics.json")["accuracy_percent"]["clean"]
+    assert raw != start, "the two can be told apart"
+    for name in LINES:
+        found = row(repaired, name)
+        assert (found["raw_percent"], found["finetuned_percent"]) == pytest.approx((raw, start), abs=1e-3)
+
+
+def test_every_run_starts_from_the_same_fine_tuned_model_which_is_trained_once(repaired, fresh, monkeypatch):
+    (kept,) = (repaired.root / "relearn-start").iterdir()
+    assert len({row(repaired, name)["finetuned_percent"] for name in LINES}) == 1
+    base = safetensors.torch.load_file(repaired.root / "pretrain-biasB" / "weights.safetensors")
+    start = safetensors.torch.load_file(kept)
+    assert base.keys() == start.keys()
+    assert not torch.equal(base["network.conv1.weight"], start["network.conv1.weight"])
+    labels, fit = [], training.fit
+
+    def note(*given, **named):
+        labels.append(named["label"])
+        return fit(*given, **named)
+
+    monkeypatch.setattr(semisupervised, "fit", note)
+    before = fresh.hashes(FOLDERS["gini"])
+    fresh.ran(LINES["gini"])
+    assert labels == ["relearn"]
+    assert fresh.hashes(FOLDERS["gini"]) == before, "found or made, the start is the same"
+    for path in (fresh.root / "relearn-start").iterdir():
+        path.write_bytes(path.read_bytes()[:-1])
+    assert "is damaged; making it again" in fresh.ran(LINES["gini"]).out
+    assert labels == ["relearn", "finetune", "relearn"]
+    assert fresh.hashes(FOLDERS["gini"]) == before
+
+
+@pytest.mark.parametrize("change", ["--seed 7", "-e 3", "--lr 0.02", "-b 16", "--steps 1"])
+def test_a_start_of_other_settings_is_another_one(fresh, change):
+    before = {path.name for path in (fresh.root / "relearn-start").iterdir()}
+    if "seed" in change:
+        fresh.ran(f"eval --train --bias B -e 4 --lr 0.1 {change}")
+        fresh.ran(f"annotate {SHARED} --method gini {change}")
+    fresh.ran(f"{LINES['gini']} {change}")
+    assert len({path.name for path in (fresh.root / "relearn-start").iterdir()} - before) == 1
+
+
+def test_methods_differ_and_the_same_seed_gives_the_same_bytes(repaired, fresh):
+    digests = {name: repaired.hashes(FOLDERS[name])["weights.safetensors"] for name in LINES}
+    assert len(set(digests.values())) == len(LINES)
+    for name in ("none", "gini", "ssl-random", "ssl-consistency-imp", "hybrid", "hybrid-labels", "hybrid-unlabelled"):
+        before = repaired.hashes(FOLDERS[name])
+        fresh.ran(LINES[name])
+        assert fresh.hashes(FOLDERS[name]) == before
+
+
+def test_the_pool_s_entropy_is_followed_where_weights_follow_it(repaired):
+    for name in LINES:
+        table = pd.read_csv(repaired.root / FOLDERS[name] / "history.csv")
+        weighted = name in ("hybrid", "hybrid-unlabelled")
+        assert ("pool_entropy" in table) is weighted, name
+        found = row(repaired, name)
+        if weighted:
+            best = table["pool_entropy"].idxmin()
+            assert found["least_entropy_epoch"] == best + 1
+            assert found["least_entropy_percent"] == pytest.approx(table["test_percent"][best], abs=1e-3)
+        else:
+            assert pd.isna(found["least_entropy_epoch"])
+
+
+def test_what_the_field_cannot_know_is_marked(repaired):
+    metrics = repaired.json(f"{FOLDERS['hybrid']}/metrics.json")
+    diagnosed = metrics["diagnostics_not_available_in_the_field"]
+    assert {"propagated_labels_right_percent", "own_predictions_right_on_members_percent"} <= diagnosed.keys()
+    assert not diagnosed.keys() & metrics.keys()
+    marked = {name for name in row(repaired, "hybrid") if name.startswith("diagnostic_")}
+    assert marked == {f"diagnostic_{name}" for name in diagnosed}
+
+
+def test_every_row_names_the_features_and_the_split(repaired):
+    rows = [row(repaired, name) for name in LINES]
+    assert {found["features"] for found in rows} == {"penultimate"}
+    assert all(pd.isna(found["encoder"]) and pd.isna(found["encoder_epochs"]) for found in rows)
+    assert {found["split"] for found in rows} == {"seeded permutation"}
+    assert len({found["split_digest"] for found in rows}) == 1
+
+
+def test_rows_name_the_encoder_and_those_of_different_ones_are_compared_apart(fresh):
+    folders = {}
+    for epochs in (1, 2):
+        chosen = f"{SHARED} --method coreset --features ssl --encoder resnet8 --encoder_epochs {epochs}"
+        fresh.ran(f"annotate {chosen}")
+        fresh.ran(f"relearn {chosen} {TRAINING}")
+        folders[epochs] = f"relearn-coreset-budget6-ssl-encoderresnet8-epochs{epochs}-views2-biasB"
+        metrics = fresh.json(f"{folders[epochs]}/metrics.json")
+        named = {name: metrics[name] for name in ("features", "encoder", "encoder_epochs")}
+        assert named == {"features": "ssl", "encoder": "resnet8", "encoder_epochs": epochs}
+        (found,) = pd.read_csv(fresh.root / folders[epochs] / "row.csv").to_dict("records")
+        assert named.items() <= found.items()
+    said = fresh.ran("relearn --compare --bias B").out
+    table = pd.read_csv(fresh.root / "relearn-compare-biasB" / "comparison.csv")
+    assert len(table) == len(LINES) + 2
+    for name in ("features=penultimate", "features=ssl encoder_epochs=1 ", "features=ssl encoder_epochs=2 "):
+        assert f"coreset {name}" in said
+
+
+@pytest.mark.parametrize("name", ["hybrid", "ssl-random", "gini"])
+def test_an_interrupted_repair_goes_on_to_the_same_bytes(repaired, fresh, monkeypatch, name):
+    line, folder = LINES[name], fresh.root / FOLDERS[name]
+    for path in [*folder.iterdir(), *(fresh.root / "relearn-start").iterdir()]:
+        path.unlink()
+    save, calls = Checkpoint.save, []
+    for stop in (1, 2):  # in step 0, then in the repair
+
+        def interrupted(checkpoint, state):
+            save(checkpoint, state)
+            calls.append(checkpoint.path.name)
+            if len(calls) == stop:  # noqa: B023
+                raise KeyboardInterrupt
+
+        calls.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(Checkpoint, "save", interrupted)
+            assert fresh.run(f"{line} -r").status == 128 + signal.SIGINT
+        assert calls[-1] == ("checkpoint-start.pt" if stop == 1 else "checkpoint.pt")
+    assert "relearn: resumed after epoch 1" in fresh.ran(f"{line} -r").out
+    assert fresh.hashes(FOLDERS[name]) == repaired.hashes(FOLDERS[name])
+    assert fresh.files(FOLDERS[name]) == LEFT
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "train_epoch", lambda *_, **__: pytest.fail("it has finished"))
+        assert "finished already" in fresh.ran(f"{line} -r").out
+
+
+def test_the_comparison_has_every_kind_of_run_and_every_seed(fresh):
+    for line in ("eval --train --bias B -e 4 --lr 0.1", f"annotate {SHARED} --method gini", LINES["gini"]):
+        fresh.ran(f"{line} --seed 7")
+    said = fresh.ran("relearn --compare --bias B").out
+    folder = fresh.root / "relearn-compare-biasB"
+    assert fresh.files("relearn-compare-biasB") == {
+        "run.json", "runs.csv", "comparison.csv", "comparison.json", "gained.png",
+    }  # fmt: skip
+    runs = pd.read_csv(folder / "runs.csv").set_index(["method", "use", "seed"])
+    assert len(runs) == len(LINES) + 1
+    walls = {seed: fresh.json(f"{FOLDERS['gini']}{end}/run.json")["wall_seconds"] for seed, end in SEEDS.items()}
+    assert {seed: runs.loc[("gini", "both", seed), "wall_seconds"] for seed in SEEDS} == pytest.approx(walls, rel=1e-4)
+    table = pd.read_csv(folder / "comparison.csv").set_index(["method", "use"])
+    assert len(table) == len(LINES)
+    assert (table.loc[("gini", "both"), "seeds"], table.loc[("hybrid", "both"), "seeds"]) == (2, 1)
+    other = fresh.json("relearn-gini-budget6-views2-biasB-seed7/metrics.json")
+    gains = [row(fresh, "gini")["gained_points"], other["gained_points"]]
+    assert table.loc[("gini", "both"), "gained_points"] == pytest.approx(sum(gains) / 2, abs=1e-3)
+    assert table.loc[("gini", "both"), "wall_seconds"] == pytest.approx(sum(walls.values()) / 2, rel=1e-4)
+    assert json.loads((folder / "comparison.json").read_text())[0].keys() >= {
+        "gained_points",
+        "gained_points_deviation",
+    }
+    assert "hybrid use=labels" in said
+    with Image.open(io.BytesIO((folder / "gained.png").read_bytes())) as image:
+        assert image.format == "PNG"
+
+
+def test_the_comparison_leaves_out_other_biases_and_what_has_not_finished(fresh):
+    (fresh.root / FOLDERS["gini"] / "run.json").unlink()
+    (fresh.root / FOLDERS["hybrid-labels"] / "run.json").write_text("{")
+    fresh.ran("relearn --compare --bias B")
+    runs = pd.read_csv(fresh.root / "relearn-compare-biasB" / "runs.csv")
+    assert len(runs) == len(LINES) - 2
+    line = fresh.refused("relearn --compare --bias A")
+    assert line.startswith(f"nothing to compare under {fresh.root}; make a run with: python src/relearn.py ")
+
+
+def test_what_is_missing_is_made_by_the_command_that_the_message_names(fresh):
+    line = fresh.refused(f"relearn {SHARED} --method gini --budget 5")
+    assert "annotate-gini-budget5-views2-biasB/selection.safetensors is missing; make it with: " in line
+    assert fresh.type_in(f"{line.split('; make it with: ')[1]} --device cpu").status == 0
+    fresh.ran(f"relearn {SHARED} --method gini --budget 5 -e 1")
+
+
+def test_a_selection_for_another_model_is_refused(fresh):
+    fresh.ran("eval --train --bias B -e 1 --lr 0.1")
+    line = fresh.refused(LINES["gini"])
+    assert "make it again with: python src/annotate.py " in line
+
+
+@pytest.fixture
+def field(new_bench, waves, tmp_path):
+    """Images of one's own with a pool that nobody has labelled, a model, and what hybrid chose."""
+    data = waves(tmp_path / "own", train=12, test=6)
+    strangers = waves(tmp_path / "strangers", train=15, test=1, seed=3)
+    for file in (strangers / "train").rglob("*.png"):
+        (data / "pool").mkdir(exist_ok=True)
+        file.rename(data / "pool" / f"{file.parent.name}-{file.name}")
+    bench = new_bench(data, tmp_path / "output")
+    bench.ran("eval --train -e 4 --lr 0.1")
+    bench.ran("annotate --budget 6 --views 2")
+    return bench
+
+
+def test_in_the_field_a_person_fills_in_the_labels(field, tmp_path):
+    table, line = field.root / "annotate-hybrid-budget6-views2" / "selection.csv", "relearn --budget 6 --views 2"
+    said = field.refused(f"{line} {TRAINING}")
+    assert said == f"nobody has given the labels yet: fill in {table} and hand it over with --labels FILE"
+    chosen = pd.read_csv(table)
+    chosen["label"] = [name.split("-")[0] for name in chosen["file"]]
+    filled = tmp_path / "filled.csv"
+    wrong = pd.concat([chosen[:-1], pd.DataFrame({"file": ["x.png", "y.png"], "label": "class0"})])
+    wrong.iloc[:2, wrong.columns.get_loc("label")] = "class9"
+    wrong.to_csv(filled, index=False)
+    names = chosen["file"].tolist()
+    assert field.refused(f"{line} {TRAINING} --labels {filled}") == (
+        f"{filled}: 1 chosen images have no label: {names[-1]}; "
+        f"2 labels name no class of class0, class1, class2: {names[0]} (class9), {names[1]} (class9); "
+        "2 labels are of images that were not chosen: x.png, y.png"
+    )
+    assert "nowhere.csv: No such file or directory" in field.refused(f"{line} {TRAINING} --labels nowhere.csv")
+    filled = table  # in place, as README has it
+    chosen.to_csv(filled, index=False)
+    field.ran(f"{line} {TRAINING} --labels {filled}")
+    folder = "relearn-hybrid-budget6-views2"
+    assert field.files(folder) == LEFT
+    metrics, bought = (
+        field.json(f"{folder}/metrics.json"),
+        safetensors.torch.load_file(table.with_suffix(".safetensors")),
+    )
+    assert metrics["diagnostics_not_available_in_the_field"] == {}
+    assert (metrics["labels_bought"], metrics["labelled_images"]) == (6, len(bought["members"]))
+    assert metrics["split"] == "the data set's own"
+    assert field.json(f"{folder}/run.json")["inputs"][str(filled.relative_to(field.output))]
+    before = field.hashes(folder)["weights.safetensors"]
+    chosen["label"] = chosen["label"].replace({"class0": "class1", "class1": "class0"})
+    chosen.to_csv(filled, index=False)
+    assert "finished already" not in field.ran(f"{line} {TRAINING} --labels {filled} -r").out, "other labels"
+    assert field.hashes(folder)["weights.safetensors"] != before
+    field.ran("relearn --compare")
+
+
+def test_without_labels_the_field_may_still_guess_and_another_pool_is_refused(field):
+    line = f"relearn --budget 6 --views 2 {TRAINING} --use unlabelled"
+    field.ran(line)
+    assert field.json("relearn-hybrid-budget6-views2-unlabelled/metrics.json")["labels_bought"] == 0
+    next((field.data / "pool").iterdir()).unlink()
+    assert "selection.safetensors chose from another pool; make it again with: " in field.refused(line)
+
+
+@pytest.mark.slow
+def test_a_repair_that_is_killed_goes_on_to_the_same_bytes(repaired, fresh, tmp_path):
+    line = f"relearn {SHARED} --method hybrid {TRAINING} -e 12"
+    checkpoint = fresh.root / FOLDERS["hybrid"] / "checkpoint.pt"
+    process, end = fresh.start(line), time.monotonic() + 120
+    while not checkpoint.exists() and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.002)
+    process.kill()
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    assert "relearn: resumed after epoch " in fresh.ran(f"{line} -r").out
+    whole = repaired.copy(tmp_path / "whole")
+    whole.ran(line)
+    assert fresh.hashes(FOLDERS["hybrid"]) == whole.hashes(FOLDERS["hybrid"])
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("-e 0 --steps 0", "--epochs 0: give at least 1; --steps 0: give at least 1"),
+        ("--ramp -1", "--ramp -1: give 0 or more"),
+        ("--lr 0", "--lr 0.0: give a number above 0"),
+        ("--method gini --use unlabelled", "--use unlabelled: --method gini reads no unlabelled images"),
+        ("--use unlabelled --labels x.csv", "--labels goes with --use both or labels; --labels goes with"),
+        ("--method nonsense", "nonsense"),
+        ("--use some", "some"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_line(fresh, line, said):
+    assert said in fresh.refused(f"relearn {SHARED} {line}")
+
+
+def test_each_epoch_measures_the_pool_in_new_views_and_training_moves_what_the_data_set_allows(images, monkeypatch):
+    drawn = []
+
+    def measured(_model, _pixels, count, draw, **_named):
+        drawn.append((count, torch.rand(3, generator=draw).tolist()))
+        return argparse.Namespace(entropy=None)
+
+    monkeypatch.setattr(inputs, "smoothness", measured)
+    pool = Pool(images.pixels[:9], list("abcdefghi"), None, None, "")
+    selection = supervised(torch.tensor([2]), torch.tensor([1]))
+    selection.facts["weighted"] = True
+    for augment, mirror in ((True, True), (True, False), (False, False)):
+        context = argparse.Namespace(
+            options=argparse.Namespace(seed=3, views=2, use="both", amp=False), device=torch.device("cpu"),
+            source=sources.Source("any", images, images, tuple("abcde"), augment, mirror),
+            splits=Splits(images, images, images),
+        )  # fmt: skip
+        material = inputs.material_of(context, selection, pool)
+        assert (material.crop, material.mirror) == (augment, mirror)
+    for epochs in (1, 2, 3, 1):
+        material.unsmoothness(None, epochs)
+    assert len({str(each) for each in drawn}) == 3
+    assert drawn[0] == drawn[3], "the same after a restart"
+    assert {count for count, _ in drawn} == {2}
+
+
+@pytest.mark.parametrize(
+    ("ours", "own", "spread", "said"),
+    [
+        (60.0, 70.0, 9, "propagated labels: 60.00 % right, NO BETTER than the model's own 70.00 % on the same images"),
+        (70.0, 70.0, 9, "NO BETTER"),
+        (70.0, 60.0, 9, "70.00 % right, better than the model's own 60.00 %"),
+        (60.0, 70.0, 5, None),
+        (None, None, 9, None),
+    ],
+)
+def test_labels_that_are_no_better_than_the_model_s_own_are_told(capsys, ours, own, spread, said):
+    row = {"raw_percent": 1.0, "finetuned_percent": 2.0, "last_percent": 3.0, "gained_points": 1.0, "fixed": 2,
+           "broken": 1, "labels_bought": 5, "labelled_images": spread}  # fmt: skip
+    report.say(row, {
+        "propagated_labels_right_percent": ours, "own_predictions_right_on_members_percent": own,
+    })  # fmt: skip
+    out = capsys.readouterr().out
+    assert (said in out) if said else ("propagated" not in out)

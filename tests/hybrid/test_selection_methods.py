@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from deeppatch.hybrid import selection_methods
+from deeppatch.hybrid.diagnostics import Evaluator
+from deeppatch.hybrid.oracle import Oracle
+from deeppatch.hybrid.selection import UNKNOWN
+from deeppatch.hybrid.selection_methods import METHODS, NEAREST, Evidence
+
+BUDGET = 12
+PACKAGE = Path(selection_methods.__file__).parent
+
+
+def imported_words(tree: ast.AST) -> set[str]:
+    """Every part of every dotted name that a module imports, whatever it calls it."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            found |= {word for alias in node.names for word in alias.name.split(".")}
+            found |= set((getattr(node, "module", None) or "").split("."))
+    return found
+
+
+@pytest.fixture
+def pool() -> Tensor:
+    """Ninety images of stripes of five kinds, with noise; uint8 (90, 3, 12, 12)."""
+    draw = torch.Generator().manual_seed(2)
+    kinds = torch.randint(0, 256, (5, 3, 12, 12), generator=draw)
+    noisy = kinds[torch.arange(90) % 5] + 30 * torch.randn(90, 3, 12, 12, generator=draw)
+    return noisy.clamp(0, 255).to(torch.uint8)
+
+
+@pytest.fixture
+def truth() -> Tensor:
+    return torch.arange(90) % 5
+
+
+@pytest.fixture
+def evidence(tiny, pool, images):
+    def gathered(seed: int = 1, encode=None) -> Evidence:
+        return Evidence(tiny, pool, images.pixels, seed, views=2, encode=encode, batch_size=32)
+
+    return gathered
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_buys_its_budget_once_and_repeats_by_seed(evidence, truth, name):
+    oracle = Oracle(truth, BUDGET)
+    choice = METHODS[name](evidence(), oracle, BUDGET)
+    found = choice.selection
+    count = 0 if name == "none" else BUDGET
+    assert len(found.bought) == len(found.bought.unique()) == oracle.spent == count
+    assert torch.equal(found.labels, truth[found.bought])
+    assert len(found.members) == len(found.members.unique()) == len(found.lender)
+    assert torch.isin(found.bought, found.members).all(), "what is bought trains with its own label"
+    places = {place: number for number, place in enumerate(found.members.tolist())}
+    own = torch.tensor([places[place] for place in found.bought.tolist()], dtype=torch.long)
+    assert found.lender[own].tolist() == list(range(count))
+    assert len(choice.reasons) == len(choice.clusters) == count
+    assert choice.predictions.shape == (90, 5)
+    torch.testing.assert_close(choice.predictions.sum(1), torch.ones(90))
+    again = METHODS[name](evidence(), Oracle(truth, BUDGET), BUDGET).selection
+    assert again.to_bytes() == found.to_bytes()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_does_without_labels_and_chooses_the_same(evidence, truth, name):
+    simulated = METHODS[name](evidence(), Oracle(truth, BUDGET), BUDGET).selection
+    field = METHODS[name](evidence(), Oracle(None, BUDGET), BUDGET).selection
+    for part in ("bought", "members", "lender", "unlabelled", "weights"):
+        assert torch.equal(getattr(field, part), getattr(simulated, part)), part
+    assert (field.labels == UNKNOWN).all()
+
+
+@pytest.mark.parametrize("name", ["random", "badge", "ssl-random", "ssl-consistency", "hybrid"])
+def test_another_seed_chooses_otherwise(evidence, truth, name):
+    first, other = (METHODS[name](evidence(seed), Oracle(truth, BUDGET), BUDGET).selection for seed in (1, 2))
+    assert first.bought.tolist() != other.bought.tolist()
+
+
+def test_supervised_methods_read_nothing_else_and_look_at_no_view(evidence, truth, monkeypatch):
+    monkeypatch.setattr(selection_methods, "smoothness", lambda *_a, **_k: pytest.fail("nine passes for nothing"))
+    for name in ("none", "random", "mcp", "gini", "coreset", "badge", "ssl-random"):
+        found = METHODS[name](evidence(), Oracle(truth, BUDGET), BUDGET).selection
+        assert torch.equal(found.members, found.bought)
+        assert (len(found.unlabelled) == 0) == (name != "ssl-random")
+        assert found.facts == {"weighted": False, "tau": None}
+
+
+def test_what_is_bought_leaves_the_stream_but_for_imp(evidence, truth):
+    streams = {
+        name: METHODS[name](evidence(), Oracle(truth, BUDGET), BUDGET).selection
+        for name in ("ssl-random", "ssl-consistency", "ssl-consistency-imp")
+    }
+    for name in ("ssl-random", "ssl-consistency"):
+        together = torch.cat([streams[name].bought, streams[name].unlabelled])
+        assert torch.equal(together.sort().values, torch.arange(90))
+    assert torch.equal(streams["ssl-consistency-imp"].unlabelled, torch.arange(90))
+    assert torch.equal(streams["ssl-consistency-imp"].bought, streams["ssl-consistency"].bought)
+    for found in streams.values():
+        assert (found.weights == 1).all()
+
+
+def test_consistency_buys_what_views_change_most(evidence, truth):
+    each = evidence()
+    bought = METHODS["ssl-consistency"](each, Oracle(truth, BUDGET), BUDGET).selection.bought
+    variance = each.smoothness.variance
+    rest = variance[~torch.isin(torch.arange(90), bought)]
+    assert variance[bought].min() >= rest.max()
+
+
+def test_hybrid_buys_centres_and_reads_what_is_at_most_as_uncertain_as_tau(evidence, truth):
+    each = evidence()
+    choice = METHODS["hybrid"](each, Oracle(truth, BUDGET), BUDGET)
+    found, entropy = choice.selection, each.smoothness.entropy
+    tau = found.facts["tau"]
+    assert found.facts["weighted"]
+    assert 0 < tau < 1
+    assert torch.equal(found.unlabelled, (entropy <= tau).nonzero().flatten())
+    torch.testing.assert_close(found.weights, 1 - entropy[found.unlabelled])
+    assert BUDGET < len(found.members) <= NEAREST * BUDGET, "a label reaches few of a cluster"
+    assert torch.bincount(found.lender).max() <= NEAREST
+    assert torch.equal(found.member_labels, found.labels[found.lender])
+
+
+def test_hybrid_spreads_over_whole_clusters_where_features_are_not_the_model_s(evidence, truth, pool):
+    def encode(pixels):
+        return pixels.float().flatten(1)[:, ::9]
+
+    found = METHODS["hybrid"](evidence(encode=encode), Oracle(truth, 3), 3)
+    sizes = torch.bincount(found.selection.lender)
+    assert sizes.max() > NEAREST
+    assert found.reasons == [f"centre of {size} similar images, uncertain together" for size in sizes.tolist()]
+    assert (found.clusters >= 0).all()
+
+
+def test_hybrid_spends_at_random_what_regions_leave(evidence, truth, monkeypatch):
+    found = METHODS["hybrid"](evidence(), Oracle(truth, 90), 90)
+    assert torch.equal(found.selection.bought.sort().values, torch.arange(90))
+    assert torch.equal(found.selection.members.sort().values, torch.arange(90)), "every label is an image's own"
+    assert torch.equal(found.selection.members[found.selection.lender.argsort()], found.selection.bought)
+    spare = [number for number, reason in enumerate(found.reasons) if reason == "drawn at random"]
+    assert spare
+    assert (found.clusters[spare] == -1).all()
+
+
+def test_what_tau_compares_are_pool_and_training_images_as_they_are(evidence, truth, pool, images, tiny, monkeypatch):
+    seen = []
+    monkeypatch.setattr(selection_methods, "threshold", lambda *given: seen.append(given) or 0.5)
+    METHODS["hybrid"](evidence(), Oracle(truth, BUDGET), BUDGET)
+    ((_entropy, logits, train_logits, _draw),) = seen
+    with torch.no_grad():
+        torch.testing.assert_close(logits, tiny(pool.float() / 255))
+        torch.testing.assert_close(train_logits, tiny(images.pixels.float() / 255))
+
+
+def test_nothing_is_read_without_a_label_where_all_is_less_certain_than_tau(evidence, truth, monkeypatch):
+    monkeypatch.setattr(selection_methods, "threshold", lambda *_given: -0.1)
+    found = METHODS["hybrid"](evidence(), Oracle(truth, BUDGET), BUDGET).selection
+    assert len(found.unlabelled) == len(found.weights) == 0
+    assert len(found.members) >= BUDGET
+
+
+def test_the_evaluator_tells_the_truth_in_percent(evidence, truth):
+    each = evidence()
+    found = METHODS["hybrid"](each, Oracle(truth, BUDGET), BUDGET)
+    own = each.embeddings.logits.argmax(1)
+    guesses = found.predictions.argmax(1)
+    selection = found.selection
+    told = Evaluator(truth, own).diagnostics(selection, guesses)
+    outside = [place for place in selection.unlabelled.tolist() if place not in selection.members.tolist()]
+
+    def share(hits: list[Tensor]) -> float:
+        return pytest.approx(100 * sum(map(bool, hits)) / len(hits), abs=0.005)
+
+    assert told == {
+        "failures_in_pool_percent": share([a != b for a, b in zip(own, truth, strict=True)]),
+        "failures_among_bought_percent": share([own[place] != truth[place] for place in selection.bought]),
+        "propagated_labels_right_percent": share(
+            [label == truth[place] for place, label in zip(selection.members, selection.member_labels, strict=True)]
+        ),
+        "own_predictions_right_on_members_percent": share([own[place] == truth[place] for place in selection.members]),
+        "guesses_right_on_unlabelled_percent": share([guesses[place] == truth[place] for place in outside]),
+    }
+    nothing = Evaluator(truth, own).diagnostics(METHODS["none"](each, Oracle(truth, 1), 1).selection, guesses)
+    assert nothing["failures_among_bought_percent"] is None
+
+
+def test_nothing_that_selects_or_trains_can_see_the_truth():
+    """The pool's labels reach the oracle and the evaluator alone; the latter is for commands."""
+    for path in PACKAGE.glob("*.py"):
+        tree = ast.parse(path.read_text())
+        assert path.stem == "evaluator" or not imported_words(tree) & {"evaluator", "Evaluator"}, path.name
+        hidden = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+        assert path.stem in ("evaluator", "oracle") or not hidden & {"_labels", "_truth", "truth"}, path.name
+
+
+@pytest.mark.parametrize("line", [
+    "from deeppatch.hybrid import evaluator", "from deeppatch.hybrid import oracle, evaluator as judge",
+    "import deeppatch.hybrid.diagnostics", "from deeppatch.hybrid.diagnostics import Evaluator as Judge",
+    "from . import evaluator", "from .evaluator import Evaluator",
+])  # fmt: skip
+def test_no_way_to_import_the_evaluator_escapes_that_rule(line):
+    assert imported_words(ast.parse(line)) & {"evaluator", "Evaluator"}
+
+
+def test_commands_hand_the_truth_to_the_oracle_and_the_evaluator_alone():
+    found = {}
+    for path in (PACKAGE.parent / "commands").glob("*.py"):
+        tree = ast.parse(path.read_text())
+        uses = {
+            ast.unparse(node).split("(")[0] for node in ast.walk(tree) for child in ast.iter_child_nodes(node)
+            if isinstance(child, ast.Attribute) and child.attr == "truth"
+        }  # fmt: skip
+        found |= {path.stem: uses} if uses else {}
+        assert path.stem == "chosen" or not imported_words(tree) & {"evaluator", "Evaluator"}, path.name
+    assert found == {"annotate": {"Oracle"}, "chosen": {"pool.truth is None", "Evaluator"}}

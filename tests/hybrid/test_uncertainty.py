@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from deeppatch.hybrid.uncertainty import largest, least_pure, near_boundaries, places_within
+
+
+def predictions(count: int, classes: int, seed: int = 0) -> Tensor:
+    return torch.randn(count, classes, generator=torch.Generator().manual_seed(seed)).mul(2).softmax(1)
+
+
+def round_by_round(probabilities: Tensor, budget: int) -> list[int]:
+    """MCP as it is described: buckets, whole rounds over them, and the largest ratios of the last one."""
+    buckets: dict[tuple[int, int], list[tuple[float, int]]] = {}
+    for place, row in enumerate(probabilities.tolist()):
+        first, second = sorted(range(len(row)), key=lambda c: -row[c])[:2]
+        buckets.setdefault((first, second), []).append((row[second] / row[first], place))
+    for bucket in buckets.values():
+        bucket.sort(key=lambda entry: (-entry[0], entry[1]))
+    chosen: list[int] = []
+    while budget > len(chosen) and (heads := [bucket for _, bucket in sorted(buckets.items()) if bucket]):
+        if budget - len(chosen) < len(heads):
+            heads = sorted(heads, key=lambda bucket: -bucket[0][0])[: budget - len(chosen)]
+        chosen += [bucket.pop(0)[1] for bucket in heads]
+    return chosen
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10, 43])
+@pytest.mark.parametrize("budget", [1, 5, 37, 90, 200, 300])
+def test_mcp_is_its_description(classes, budget):
+    probabilities = predictions(200, classes, budget)
+    found = near_boundaries(probabilities, budget).tolist()
+    assert found == round_by_round(probabilities, budget)
+    assert len(set(found)) == len(found) == min(budget, 200)
+
+
+def test_mcp_serves_every_pair_of_classes_before_any_twice():
+    probabilities = torch.tensor([[0.5, 0.49, 0.01]] * 5 + [[0.1, 0.8, 0.1001]] + [[0.02, 0.08, 0.9]])
+    assert near_boundaries(probabilities, 3).tolist() == [0, 5, 6]
+    assert near_boundaries(probabilities, 2).tolist() == [0, 5], (
+        "the nearest to a boundary, where not all can be served"
+    )
+    assert near_boundaries(probabilities, 4).tolist() == [0, 5, 6, 1], "of equals, the first"
+
+
+def test_gini_takes_the_least_pure_first():
+    probabilities = torch.tensor([[1.0, 0, 0], [0.4, 0.3, 0.3], [0.5, 0.5, 0], [0.4, 0.3, 0.3]])
+    assert least_pure(probabilities, 3).tolist() == [1, 3, 2]
+    probabilities = predictions(50, 10)
+    impurity = [1 - sum(p * p for p in row) for row in probabilities.tolist()]
+    assert least_pure(probabilities, 7).tolist() == sorted(range(50), key=lambda place: -impurity[place])[:7]
+
+
+def test_largest_come_first_and_ties_in_order():
+    assert largest(torch.tensor([0.1, 0.9, 0.9, 0.3]), 3).tolist() == [1, 2, 3]
+
+
+def test_places_are_counted_within_groups():
+    assert places_within(torch.tensor([4, 4, 4, 7, 9, 9])).tolist() == [0, 1, 2, 0, 0, 1]
+    assert places_within(torch.tensor([], dtype=torch.long)).tolist() == []

@@ -1,0 +1,161 @@
+"""Training a patch: what moves, what stays, which epoch is kept, and resumption."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from deeppatch.artifacts import Checkpoint, state_digest
+from deeppatch.data import views
+from deeppatch.patching.patch_file import Patch, apply
+from deeppatch.patching.training import train_patch
+from deeppatch.patching.units import UNITS
+from deeppatch.training import History, accuracy, predict
+
+CHANNELS = {"conv2": [1, 3, 6], "conv3": [0, 4, 5, 9]}
+SETTINGS = {"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}
+KINDS = list(UNITS)
+
+
+@pytest.fixture
+def run(tiny, images, blur) -> Callable[..., tuple[Patch, History]]:
+    """Train a patch of the tiny network on blurred images, from the same seed each time."""
+    stream = [views.Shuffled(images, 20, 7, epoch, blur=blur) for epoch in range(4)]
+    val = views.append(images, blur, 128)
+
+    def honest(model: nn.Module) -> float:
+        return accuracy(predict(model, val), val.labels)
+
+    def train(kind: str, validate: Callable[[nn.Module], float] = honest, seed: int = 1, **more: object):
+        torch.manual_seed(seed)
+        example = images.pixels[:2].float() / 255
+        settings = {"channels": CHANNELS, "epochs": stream, **SETTINGS, **more}
+        return train_patch(tiny, settings.pop("channels"), kind, settings.pop("epochs"), validate, example, **settings)
+
+    return train
+
+
+def network_of(model: nn.Module) -> dict[str, Tensor]:
+    return copy.deepcopy(model.get_submodule("network").state_dict())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_new_parameters_change(tiny, run, kind):
+    seen: list[dict[str, Tensor]] = []
+
+    def look(model: nn.Module) -> float:
+        seen.append(network_of(model))
+        return 0.1 * len(seen)
+
+    run(kind, look)
+    base = tiny.network.state_dict()
+    assert len(seen) == 4
+    kept = {key: key.replace("conv2.", "conv2.original.").replace("conv3.", "conv3.original.") for key in base}
+    moved = {"bn2.running_mean", "bn2.running_var", "bn2.num_batches_tracked"}
+    for state in seen:
+        assert set(kept.values()) <= set(state)
+        changed = {key for key, place in kept.items() if not torch.equal(base[key], state[place])}
+        assert changed == moved, "of the base's tensors only the patch's own copy of statistics moves"
+    new = set(seen[0]) - set(kept.values())
+    assert new
+    assert all(not torch.equal(seen[0][key], seen[3][key]) for key in new)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_model_is_left_as_it_was(tiny, run, kind):
+    for training in (False, True):
+        tiny.train(training)
+        before = state_digest(tiny.state_dict())
+        run(kind)
+        assert state_digest(tiny.state_dict()) == before
+        assert all(parameter.requires_grad and parameter.grad is None for parameter in tiny.parameters())
+        assert all(module.training is training for module in tiny.modules())
+        assert {type(module) for module in tiny.network.children()} == {nn.Conv2d, nn.BatchNorm2d, nn.Linear}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_patch_says_what_was_trained_and_on_what(tiny, run, kind):
+    patch, history = run(kind)
+    assert (patch.kind, patch.base, patch.channels) == (kind, state_digest(tiny.state_dict()), CHANNELS)
+    assert len(history.loss) == len(history.accuracy) == 4
+    assert {key.split("/")[1] for key in patch.tensors if key.startswith("norms/")} == {"bn2"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_lowers_the_loss(run, kind, images):
+    everything = [(images.pixels.float() / 255, images.labels)]
+    _, history = run(kind, lambda _: 0.5, epochs=[everything] * 30, channels={"conv1": list(range(8)), **CHANNELS})
+    assert history.loss[-1] < history.loss[0] - 1e-3
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "best"), [([0.2, 0.9, 0.5, 0.1], 1), ([0.3, 0.7, 0.7, 0.7], 1), ([0.1, 0.2, 0.3, 0.4], 3)]
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_patch_is_that_of_the_best_epoch(tiny, run, images, kind, accuracies, best):
+    seen: list[dict[str, Tensor]] = []
+
+    def scripted(model: nn.Module) -> float:
+        seen.append(network_of(model))
+        return accuracies[len(seen) - 1]
+
+    patch, history = run(kind, scripted)
+    assert history.best == best
+    assert history.accuracy == accuracies
+    for key, value in patch.tensors.items():
+        group, layer, name = key.split("/")
+        assert torch.equal(value, seen[best][f"{layer}.{name}"]), f"{group} {layer} {name}"
+    others = [state for epoch, state in enumerate(seen) if epoch != best]
+    name = "conv2.rows" if kind == "replace" else "conv2.unit.9.weight"
+    assert not any(torch.equal(seen[best][name], state[name]) for state in others)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_same_seed_gives_the_same_bytes(run, kind):
+    (first, one), (second, two) = run(kind), run(kind)
+    assert first.to_bytes() == second.to_bytes()
+    assert one == two
+
+
+def test_correction_units_differ_by_seed(run):
+    assert run("crtunit", seed=1)[0].to_bytes() != run("crtunit", seed=2)[0].to_bytes()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("epoch", [0, 1, 3])
+def test_interrupted_and_resumed_training_gives_the_same_bytes(run, tmp_path: Path, kind, epoch):
+    whole, history = run(kind)
+    path, calls = tmp_path / "checkpoint.pt", []
+
+    def interrupted(model: nn.Module) -> float:
+        calls.append(1)
+        if len(calls) > epoch:
+            raise KeyboardInterrupt
+        return history.accuracy[len(calls) - 1]
+
+    with pytest.raises(KeyboardInterrupt):
+        run(kind, interrupted, checkpoint=Checkpoint(path, {}, resume=False))
+    assert path.exists() == (epoch > 0)
+    trained: list[int] = []
+
+    def remaining(model: nn.Module) -> float:
+        trained.append(1)
+        return history.accuracy[epoch + len(trained) - 1]
+
+    resumed, again = run(kind, remaining, checkpoint=Checkpoint(path, {}, resume=True))
+    assert resumed.to_bytes() == whole.to_bytes()
+    assert again == history
+    assert len(trained) == 4 - epoch, "epochs that are done are not trained again"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_patch_applied_to_the_base_answers_as_it_validated(tiny, run, images, blur, kind):
+    patch, history = run(kind)
+    apply(tiny, patch, images.pixels[:2].float() / 255)
+    val = views.append(images, blur, 128)
+    assert accuracy(predict(tiny, val), val.labels) == pytest.approx(history.accuracy[history.best], abs=1.5 / 420)
