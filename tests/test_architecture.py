@@ -157,11 +157,6 @@ def test_no_file_is_longer_than_300_lines():
     assert {path.name: lines for path in FILES if (lines := len(path.read_text().splitlines())) > 300} == {}
 
 
-def test_no_command_module_is_longer_than_120_lines():
-    commands = (PACKAGE / "cli").rglob("*.py")
-    assert {path.name: lines for path in commands if (lines := len(path.read_text().splitlines())) > 120} == {}
-
-
 def test_no_module_is_called_after_a_drawer():
     assert not {part for name in MODULES for part in name.split(".")} & {"utils", "helpers", "common", "misc", "base"}
 

@@ -241,7 +241,7 @@ def test_spread_labels_that_are_worse_than_the_model_s_own_are_told(truth, own, 
         torch.tensor([0]), torch.tensor([0]), members, torch.zeros_like(members), members[:0], torch.empty(0)
     )
     pool = Pool(torch.empty(count, 3, 1, 1), [], torch.tensor(truth), None, "")
-    evidence = argparse.Namespace(look=argparse.Namespace(logits=logits))
+    evidence = argparse.Namespace(embeddings=argparse.Namespace(logits=logits))
     found = report.diagnosed(pool, evidence, Choice(selection, [""], torch.tensor([-1]), logits))
     assert found["propagated_labels_right_percent"] == pytest.approx(100 * truth.count(0) / count, abs=0.01)
     assert ("are wrong more often than the model's own predictions there" in capsys.readouterr().out) is warned

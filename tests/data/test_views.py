@@ -174,10 +174,10 @@ def test_an_epoch_is_every_image_once_shuffled(numbered):
 
 
 def test_an_epoch_can_be_read_again(images, blur):
-    made = shuffled(images, 4, batch_size=16, blur=blur, augment=True)
+    made = shuffled(images, 4, batch_size=16, corruption=blur, augment=True)
     first = read(made)
     torch.rand(3)
-    for again in (made, shuffled(images, 4, batch_size=16, blur=blur, augment=True)):
+    for again in (made, shuffled(images, 4, batch_size=16, corruption=blur, augment=True)):
         assert all(torch.equal(*pair) for pair in zip(first, read(again), strict=True))
 
 
@@ -185,20 +185,20 @@ def test_epochs_differ_in_order_levels_and_crops(numbered):
     orders, levels = [], []
     for epoch in range(3):
         recorder = Recorder()
-        orders.append(tuple(read(shuffled(numbered, epoch, blur=recorder))[1].tolist()))
+        orders.append(tuple(read(shuffled(numbered, epoch, corruption=recorder))[1].tolist()))
         levels.append(tuple(torch.cat(recorder.levels).tolist()))
     assert len(set(orders)) == len(set(levels)) == 3
 
 
 def test_reading_an_epoch_draws_nothing_from_the_global_state(images, blur):
     before = torch.get_rng_state()
-    read(shuffled(images, blur=blur, augment=True))
+    read(shuffled(images, corruption=blur, augment=True))
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_an_epoch_without_blur_is_clean_and_one_with_blur_is_half_clean(numbered):
     recorder = Recorder()
-    read(shuffled(numbered, blur=recorder))
+    read(shuffled(numbered, corruption=recorder))
     levels = torch.cat(recorder.levels)
     assert 420 < (levels == 0).sum() < 580
     assert set(levels.tolist()) == set(range(7))
@@ -210,7 +210,7 @@ def test_an_epoch_blurs_each_image_at_the_level_drawn_for_it(images, blur):
     everything = images.pixels.float() / 255
     distinct = Images(images.pixels, torch.arange(60))
     versions = torch.stack([blur(everything, level) for level in range(7)])
-    pixels, labels = read(shuffled(distinct, batch_size=16, blur=blur))
+    pixels, labels = read(shuffled(distinct, batch_size=16, corruption=blur))
     nearest = (versions[:, labels] - pixels).abs().amax((2, 3, 4)).min(0)
     assert nearest.values.max() < 1e-5
     assert set(nearest.indices.tolist()) >= {0, 1, 6}
@@ -293,8 +293,8 @@ def test_an_epoch_is_cropped_and_mirrored_only_when_asked(images):
 def test_crops_come_before_the_blur(images, blur):
     """The border that a crop lets in is blurred like the rest, as a camera would."""
     recorder = Recorder()
-    cropped, labels = read(shuffled(images, batch_size=16, blur=recorder, augment=True))
-    blurred, same_labels = read(shuffled(images, batch_size=16, blur=blur, augment=True))
+    cropped, labels = read(shuffled(images, batch_size=16, corruption=recorder, augment=True))
+    blurred, same_labels = read(shuffled(images, batch_size=16, corruption=blur, augment=True))
     assert torch.equal(labels, same_labels)
     torch.testing.assert_close(blurred, blur(cropped, torch.cat(recorder.levels)), rtol=0, atol=1e-5)
 
@@ -313,7 +313,7 @@ def test_drawn_views_differ_between_seeds(images, blur):
 @pytest.mark.parametrize(
     "make",
     [
-        lambda images, blur: shuffled(images, 2, batch_size=16, blur=blur, augment=True),
+        lambda images, blur: shuffled(images, 2, batch_size=16, corruption=blur, augment=True),
         lambda images, _blur: shuffled(images, 2, batch_size=59),
         lambda images, blur: views.append(images, blur, 32),
         lambda images, _blur: views.clean(images, 59),

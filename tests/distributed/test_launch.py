@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from deeppatch import runtime
-from deeppatch.distributed import launch
+from deeppatch.distributed import launch, ranks
 from deeppatch.errors import RankLost, UserError
 
 SRC = Path(__file__).resolve().parents[1] / "src"
@@ -38,8 +37,8 @@ def torchrun(monkeypatch):
     """Two ranks' environment, of which this process is one and the other does not exist."""
     store = Store()
     set_ranks(monkeypatch, "2", "2")
-    monkeypatch.setattr(runtime, "join", lambda: store)
-    monkeypatch.setattr(runtime, "leave", lambda: store.update(left=1))
+    monkeypatch.setattr(ranks, "join", lambda: store)
+    monkeypatch.setattr(ranks, "leave", lambda: store.update(left=1))
     return store
 
 
@@ -51,7 +50,7 @@ def test_without_torchrun_nothing_is_joined(monkeypatch, said):
         monkeypatch.delenv(name)
     for name, value in said.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(runtime, "join", lambda: pytest.fail("joined"))
+    monkeypatch.setattr(ranks, "join", lambda: pytest.fail("joined"))
     with launch.together("python src/correct.py"):
         assert launch.asked_ranks() == 1
 

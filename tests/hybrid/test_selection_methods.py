@@ -196,28 +196,28 @@ def test_nothing_that_selects_or_trains_can_see_the_truth():
     """The pool's labels reach the oracle and the evaluator alone; the latter is for commands."""
     for path in PACKAGE.glob("*.py"):
         tree = ast.parse(path.read_text())
-        assert path.stem == "evaluator" or not imported_words(tree) & {"evaluator", "Evaluator"}, path.name
+        assert path.stem == "diagnostics" or not imported_words(tree) & {"diagnostics", "Evaluator"}, path.name
         hidden = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-        assert path.stem in ("evaluator", "oracle") or not hidden & {"_labels", "_truth", "truth"}, path.name
+        assert path.stem in ("diagnostics", "oracle") or not hidden & {"_labels", "_truth", "truth"}, path.name
 
 
 @pytest.mark.parametrize("line", [
-    "from deeppatch.hybrid import evaluator", "from deeppatch.hybrid import oracle, evaluator as judge",
+    "from deeppatch.hybrid import diagnostics", "from deeppatch.hybrid import oracle, diagnostics as judge",
     "import deeppatch.hybrid.diagnostics", "from deeppatch.hybrid.diagnostics import Evaluator as Judge",
-    "from . import evaluator", "from .evaluator import Evaluator",
+    "from . import diagnostics", "from .diagnostics import Evaluator",
 ])  # fmt: skip
 def test_no_way_to_import_the_evaluator_escapes_that_rule(line):
-    assert imported_words(ast.parse(line)) & {"evaluator", "Evaluator"}
+    assert imported_words(ast.parse(line)) & {"diagnostics", "Evaluator"}
 
 
 def test_commands_hand_the_truth_to_the_oracle_and_the_evaluator_alone():
     found = {}
-    for path in (PACKAGE.parent / "commands").glob("*.py"):
+    for path in (PACKAGE.parent / "cli").rglob("*.py"):
         tree = ast.parse(path.read_text())
         uses = {
             ast.unparse(node).split("(")[0] for node in ast.walk(tree) for child in ast.iter_child_nodes(node)
             if isinstance(child, ast.Attribute) and child.attr == "truth"
         }  # fmt: skip
-        found |= {path.stem: uses} if uses else {}
-        assert path.stem == "chosen" or not imported_words(tree) & {"evaluator", "Evaluator"}, path.name
-    assert found == {"annotate": {"Oracle"}, "chosen": {"pool.truth is None", "Evaluator"}}
+        found |= {f"{path.parent.name}/{path.stem}": uses} if uses else {}
+        assert path.parent.name == "annotate" or not imported_words(tree) & {"diagnostics", "Evaluator"}, path.name
+    assert found == {"annotate/command": {"Oracle"}, "annotate/report": {"pool.truth is None", "Evaluator"}}

@@ -163,7 +163,7 @@ def test_guesses_are_of_the_model_as_it_is_at_that_step_in_train_mode(knowing, m
         seen.append((model.training, state_digest(dict(model.named_parameters()))))
         return targets.pseudo_labels(model, sights, temperature)
 
-    monkeypatch.setattr(semisupervised, "guesses", note)
+    monkeypatch.setattr(semisupervised, "pseudo_labels", note)
     repair(knowing, material, FEW, 1, lambda _m: 0.0, watch=lambda _m: {}, **TRAINING)
     assert all(mode for mode, _digest in seen)
     assert len({digest for _mode, digest in seen}) == len(seen)

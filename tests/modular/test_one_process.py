@@ -12,7 +12,7 @@ ELSEWHERE = {
     "multiprocessing", "concurrent", "threading", "subprocess", "asyncio", "joblib", "pickle", "DataLoader", "sleep"
 }  # fmt: skip
 SOURCES = [*Path(modular.__file__).parent.glob("*.py")]
-SOURCES += [Path(main.__file__).with_name(f"{name}.py") for name in ("modularize", "analysing", "splitting")]
+SOURCES += Path(main.__file__).with_name("modularize").glob("*.py")
 
 
 def names(path: Path) -> set[str]:

@@ -25,7 +25,7 @@ KINDS = list(UNITS)
 @pytest.fixture
 def run(tiny, images, blur) -> Callable[..., tuple[Patch, History]]:
     """Train a patch of the tiny network on blurred images, from the same seed each time."""
-    stream = [views.Shuffled(images, 20, 7, epoch, blur=blur) for epoch in range(4)]
+    stream = [views.Shuffled(images, 20, 7, epoch, corruption=blur) for epoch in range(4)]
     val = views.append(images, blur, 128)
 
     def honest(model: nn.Module) -> float:

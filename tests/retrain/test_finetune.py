@@ -23,7 +23,7 @@ def run(tiny, images, blur) -> Callable[..., tuple[nn.Module, History]]:
     """Fine-tune a tiny network that draws random numbers while it trains, from the same seed each time."""
     tiny.network.fc = nn.Sequential(nn.Dropout(0.3), tiny.network.fc)
     tiny.eval()
-    stream = [views.Shuffled(images, 20, 7, epoch, blur=blur) for epoch in range(4)]
+    stream = [views.Shuffled(images, 20, 7, epoch, corruption=blur) for epoch in range(4)]
     val = views.append(images, blur, 128)
 
     def honest(model: nn.Module) -> float:

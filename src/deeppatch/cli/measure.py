@@ -40,7 +40,7 @@ def degraded_epochs(context: Context) -> list[views.Shuffled]:
     """Return the training batches of a correction: --crt_epoch passes over train, view random."""
     options = context.options
     return [
-        views.Shuffled(context.splits.train, options.batch_size, options.seed, epoch, blur=context.blur)
+        views.Shuffled(context.splits.train, options.batch_size, options.seed, epoch, corruption=context.blur)
         for epoch in range(options.crt_epoch)
     ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -18,6 +19,20 @@ ALIASES = {"gaussian-blur": "gaussion"}
 def kernel_size(sigma: float) -> int:
     """Return the odd width of the blur kernel in pixels: 3, 5, 7, 9, 11, 13 for the six published levels."""
     return 2 * (math.ceil(4 * sigma) // 2) + 1
+
+
+class Corruption(Protocol):
+    """A degradation of images at several levels: 0 is clean, level i is called `level_names[i - 1]`."""
+
+    @property
+    def level_names(self) -> tuple[str, ...]:
+        """The names of levels 1, 2, ..., as tables and plots show them."""
+
+    def __len__(self) -> int:
+        """Return the number of levels beside clean."""
+
+    def __call__(self, pixels: Tensor, levels: Tensor | int, generator: torch.Generator | None = None) -> Tensor:
+        """Degrade float pixels (N, 3, H, W) in [0, 1] at `levels`, int64 (N,) or one for all."""
 
 
 class Blur:
@@ -39,7 +54,15 @@ class Blur:
         blurred = [gaussian_blur(units, [1, kernel_size(s)], [s, s])[0] for s in self.sigmas]
         return torch.stack([units[0], *blurred])
 
-    def __call__(self, pixels: Tensor, levels: Tensor | int) -> Tensor:
+    def __len__(self) -> int:
+        return len(self.sigmas)
+
+    @property
+    def level_names(self) -> tuple[str, ...]:
+        """The standard deviations: s=0.5 and so on."""
+        return tuple(f"s={sigma:g}" for sigma in self.sigmas)
+
+    def __call__(self, pixels: Tensor, levels: Tensor | int, generator: torch.Generator | None = None) -> Tensor:
         """Blur float pixels (N, C, H, W) in [0, 1] at `levels`, an int64 tensor (N,) or one level for all."""
         if isinstance(levels, int):
             if levels == 0:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from deeppatch.data.corruptions import Blur
+from deeppatch.data.corruptions import Corruption
 from deeppatch.data.sources import Images
 from deeppatch.distributed.ranks import part_of
 from deeppatch.runtime import generator
@@ -21,12 +21,12 @@ Batch = tuple[Tensor, Tensor]
 class View:
     """A fixed sequence of (image, level) pairs of one split, read in order as (pixels in [0, 1], labels) batches.
 
-    `index` and `levels` are int64 tensors (M,): which image, and at which level of the blur (0 is clean; without a
-    blur all are). `part` (which, of how many) says which part of every batch is read.
+    `index` and `levels` are int64 tensors (M,): which image, and at which level of the corruption (0 is clean; without a
+    corruption all are). `part` (which, of how many) says which part of every batch is read.
     """
 
     images: Images
-    blur: Blur | None
+    corruption: Corruption | None
     index: Tensor
     levels: Tensor
     batch_size: int
@@ -44,7 +44,7 @@ class View:
         for index, levels in zip(self.index.split(self.batch_size), self.levels.split(self.batch_size), strict=True):
             own = part_of(len(index), *self.part)
             pixels, labels = to_float(self.images.pixels[index[own]]), self.images.labels[index[own]]
-            yield pixels if self.blur is None else self.blur(pixels, levels[own]), labels
+            yield pixels if self.corruption is None else self.corruption(pixels, levels[own]), labels
 
     def divided(self, which: int, of: int) -> View:
         """Return the same view, of every batch part `which` (from 0) of `of`."""
@@ -61,22 +61,22 @@ def to_float(pixels: Tensor) -> Tensor:
     return pixels.float().div_(255)
 
 
-def levels_view(images: Images, blur: Blur | None, levels: list[int], batch_size: int) -> View:
+def levels_view(images: Images, corruption: Corruption | None, levels: list[int], batch_size: int) -> View:
     """Return every image at each level, one level after the other (expand: 1..6; append: 0..6; replace: one level)."""
     device = images.labels.device
     index = torch.arange(len(images), device=device).repeat(len(levels))
     each = torch.tensor(levels, device=device).repeat_interleave(len(images))
-    return View(images, blur, index, each, batch_size)
+    return View(images, corruption, index, each, batch_size)
 
 
-def expand(images: Images, blur: Blur, batch_size: int) -> View:
+def expand(images: Images, corruption: Corruption, batch_size: int) -> View:
     """Return the degraded copies of every image at each level: 6n images."""
-    return levels_view(images, blur, list(range(1, len(blur.sigmas) + 1)), batch_size)
+    return levels_view(images, corruption, list(range(1, len(corruption) + 1)), batch_size)
 
 
-def append(images: Images, blur: Blur, batch_size: int) -> View:
+def append(images: Images, corruption: Corruption, batch_size: int) -> View:
     """Return every image clean, then at each level: 7n images."""
-    return levels_view(images, blur, list(range(len(blur.sigmas) + 1)), batch_size)
+    return levels_view(images, corruption, list(range(len(corruption) + 1)), batch_size)
 
 
 def clean(images: Images, batch_size: int) -> View:
@@ -84,12 +84,12 @@ def clean(images: Images, batch_size: int) -> View:
     return levels_view(images, None, [0], batch_size)
 
 
-def degraded_draw(images: Images, blur: Blur, batch_size: int, seed: int) -> View:
+def degraded_draw(images: Images, corruption: Corruption, batch_size: int, seed: int) -> View:
     """Return every image once, each at one level drawn uniformly: one fixed draw by seed."""
-    levels = torch.randint(1, len(blur.sigmas) + 1, (len(images),), generator=generator(seed, "degraded-draw"))
+    levels = torch.randint(1, len(corruption) + 1, (len(images),), generator=generator(seed, "degraded-draw"))
     return View(
         images,
-        blur,
+        corruption,
         torch.arange(len(images), device=images.labels.device),
         levels.to(images.labels.device),
         batch_size,
@@ -101,12 +101,12 @@ def ordered(view: View, order: Tensor) -> View:
     return replace(view, index=view.index[order], levels=view.levels[order])
 
 
-def mixed_stream(images: Images, blur: Blur, batch_size: int, seed: int) -> View:
+def mixed_stream(images: Images, corruption: Corruption, batch_size: int, seed: int) -> View:
     """Return every image once, shuffled, with probability 1/2 degraded at a level drawn uniformly."""
     draw = generator(seed, "mixed-stream")
     order = torch.randperm(len(images), generator=draw)
-    levels = random_levels(len(images), len(blur.sigmas), draw)
-    return View(images, blur, order.to(images.labels.device), levels.to(images.labels.device), batch_size)
+    levels = random_levels(len(images), len(corruption), draw)
+    return View(images, corruption, order.to(images.labels.device), levels.to(images.labels.device), batch_size)
 
 
 def random_levels(count: int, kinds: int, draw: torch.Generator) -> Tensor:
@@ -133,7 +133,7 @@ class Shuffled:
     batch_size: int
     seed: int
     epoch: int
-    blur: Blur | None = None
+    corruption: Corruption | None = None
     augment: bool = False
     mirror: bool = True
     part: tuple[int, int] = (0, 1)
@@ -156,8 +156,8 @@ class Shuffled:
             pixels = to_float(self.images.pixels[order[own]])
             if self.augment:
                 pixels = crop_and_flip(pixels, crops[:, own])
-            if self.blur is not None:
-                pixels = self.blur(pixels, levels[own])
+            if self.corruption is not None:
+                pixels = self.corruption(pixels, levels[own])
             yield pixels, self.images.labels[order[own]]
             start += size
 
@@ -169,7 +169,7 @@ class Shuffled:
         """Draw the whole epoch: order (n,), levels (n,) and crops (3, n)."""
         draw = generator(self.seed, "epoch", self.epoch)
         order = torch.randperm(len(self.images), generator=draw)
-        kinds = 0 if self.blur is None else len(self.blur.sigmas)
+        kinds = 0 if self.corruption is None else len(self.corruption)
         levels, crops = [], []
         for size in self.sizes:
             if self.augment:
