@@ -14,7 +14,7 @@ import pytest
 from deeppatch.distributed import launch, ranks
 from deeppatch.errors import RankLost, UserError
 
-SRC = Path(__file__).resolve().parents[1] / "src"
+SRC = Path(__file__).resolve().parents[2] / "src"
 
 
 class Store(dict):

@@ -21,8 +21,8 @@ Batch = tuple[Tensor, Tensor]
 class View:
     """A fixed sequence of (image, level) pairs of one split, read in order as (pixels in [0, 1], labels) batches.
 
-    `index` and `levels` are int64 tensors (M,): which image, and at which level of the corruption (0 is clean; without a
-    corruption all are). `part` (which, of how many) says which part of every batch is read.
+    `index` and `levels` are int64 tensors (M,): which image, and at which level (0 is clean; without a corruption
+    all are). `part` (which, of how many) says which part of every batch is read.
     """
 
     images: Images
