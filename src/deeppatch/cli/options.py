@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import math
 import shlex
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
@@ -35,6 +35,50 @@ OWN: dict[str, dict[str, object]] = {
     "modularize": {"method": "grad", "no_head": False, "preset": "auto"}, "annotate": ANNOTATE, "relearn": ANNOTATE,
 }  # fmt: skip
 RANKED = ("assess", "correct", "evaluate")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageOptions:
+    """What every stage is told: model and data, the machine, and how it was called.
+
+    `weights` are base weights to use in place of what pretrain left (in pretrain itself: weights to load). `defaults` are
+    the values that the stage's parser gives where the command line gives none; `prefix` spells commands in messages.
+    """
+
+    model: str = "resnet32"
+    dataset: str = "digits"
+    weights: Path | None = None
+    val_share: float | None = None
+    limit: int | None = None
+    data_dir: Path = Path("data")
+    output_dir: Path = Path("output")
+    device: str = "cpu"
+    gpu: int = 0
+    batch_size: int = 256
+    amp: bool = False
+    seed: int = DEFAULT_SEED
+    resume: bool = False
+    prefix: str = "python src/{script}.py"
+    command: str = ""
+    defaults: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepairOptions(StageOptions):
+    """What DeepPatch's own stages share: the degradation, the ranking, the correction and how it is trained."""
+
+    noise_type: str = "gaussion"
+    fs_method: str = "perfloss"
+    crt_method: str = "patch"
+    crt_type: str = "replace"
+    crt_epoch: int = 20
+    susp_ratio: float | None = None
+    susp_side: str = "front"
+    ranking: Path | None = None
+    lr: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    max_epoch: int = 50
 
 
 @dataclass(frozen=True)
