@@ -16,6 +16,8 @@ from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LambdaLR, LR
 
 from deeppatch import runtime
 from deeppatch.artifacts import Checkpoint
+from deeppatch.data.images import Images
+from deeppatch.data.views import clean
 from deeppatch.distributed import ranks
 from deeppatch.distributed.data_parallel import Batch, Stream, own_parts, replicated, whole_batches
 from deeppatch.errors import UserError
@@ -88,6 +90,12 @@ def mean_loss(model: nn.Module, batches: Stream, loss: Loss = cross_entropy, *, 
 def accuracy(predictions: Tensor, labels: Tensor) -> float:
     """Return the share, in [0, 1], of predictions (M,) that equal labels (M,)."""
     return (predictions == labels).double().mean().item()
+
+
+def accuracy_on(images: Images, *, amp: bool = False) -> Callable[[nn.Module], float]:
+    """Return the function that measures the accuracy of a model, in [0, 1], on clean images of its device."""
+    view = clean(images, 256)
+    return lambda model: accuracy(predict(model, view, amp=amp), view.labels)
 
 
 def sgd(

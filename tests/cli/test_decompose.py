@@ -14,7 +14,7 @@ from sklearn.metrics import mutual_info_score
 
 from deeppatch import training
 from deeppatch.artifacts import Checkpoint
-from deeppatch.decompose import features
+from deeppatch.decomposition import features
 
 KS = (5, 10, 20)
 INFLUENCE = {"run.json", "indices.json", "influence.json", "influence.csv", "influence.png", "overlap.png"}

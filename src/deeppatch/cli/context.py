@@ -17,6 +17,7 @@ from deeppatch.cli import options as command_line
 from deeppatch.cli.naming import stage_folder
 from deeppatch.data import sources, views
 from deeppatch.data.corruptions import NOISES, Blur
+from deeppatch.data.dataset import Data
 from deeppatch.data.splits import Splits, split
 from deeppatch.distributed import ranks
 from deeppatch.progress import info
@@ -31,7 +32,7 @@ INCIDENTAL = {"resume", "prefix", "data_dir", "output_dir", "problems", "command
 class Context:
     """One run of a stage: options, device, and what they imply."""
 
-    options: argparse.Namespace
+    options: Any
     device: torch.device
     stage: Stage
 
@@ -51,6 +52,12 @@ class Context:
         sizes += f" (--limit {self.options.limit}: subsets)" if self.options.limit else ""
         info(f"data: {self.source.name}, {len(self.source.classes)} classes, {sizes}")
         return Splits(*(part.to(self.device) for part in (parts.train, parts.val, parts.test)))
+
+    @cached_property
+    def data(self) -> Data:
+        """Train, val and test on the device, with what is known of their classes."""
+        source, parts = self.source, self.splits
+        return Data(parts.train, parts.val, parts.test, source.classes, source.name, source.augment, source.mirror)
 
     @property
     def sigmas(self) -> tuple[float, ...]:
@@ -107,7 +114,7 @@ class Context:
         return True
 
 
-def open_stage(options: argparse.Namespace, stage: str) -> Context:
+def open_stage(options: Any, stage: str) -> Context:
     """Prepare machine and folder for one run of a stage."""
     device = runtime.pick_device(options.device, options.gpu)
     runtime.prepare(options.seed)

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from deeppatch.artifacts import tensors_to_bytes
-from deeppatch.cli.biased import add_bias, leave_partition
+from deeppatch.cli.annotate.command import add_bias
+from deeppatch.cli.annotate.inputs import leave_partition
 from deeppatch.cli.context import Context, open_stage
 from deeppatch.cli.measure import right_by_level
 from deeppatch.cli.naming import correction
