@@ -15,6 +15,7 @@ from deeppatch.data.dataset import Data
 from deeppatch.data.views import to_float
 from deeppatch.features import pixels_digest
 from deeppatch.hybrid.encoder import Encoder, Pairs, contrast, neighbours_accuracy
+from deeppatch.progress import info
 from deeppatch.training import fit, last, sgd
 from deeppatch.zoo.classifier import Classifier
 
@@ -72,7 +73,8 @@ def train_encoder(
     encoder.to(images.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     key = {**asdict(settings), "device": images.device.type, "mirror": data.mirror, "images": pixels_digest(images)}
     kept = cache.read(key) if cache else None
-    if kept:
+    if cache and kept:
+        info(f"inherited {cache.path(key)}")
         encoder.load_state_dict(kept.tensors)
         return TrainedEncoder(encoder, settings, kept.notes)
     facts = learn(encoder, images, data, settings, checkpoint)

@@ -41,5 +41,5 @@ class Oracle:
         if self._labels is None:
             return torch.full_like(indices, self._unknown)
         if not isinstance(self._labels, Tensor):
-            return torch.as_tensor(self._labels(indices)).to(indices)
+            return torch.as_tensor(self._labels(indices.cpu())).to(indices)
         return self._labels.to(indices.device)[indices]

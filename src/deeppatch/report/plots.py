@@ -105,7 +105,7 @@ def overlap(shared: Sequence[Sequence[int]], classes: Sequence[str], title: str)
 
 
 def essential(frame: pd.DataFrame, title: str) -> bytes:
-    """Plot right answers by class, in percent of the class's images, one panel for each set of features.
+    """Plot correct images by class, in percent of the class's images, one panel for each set of features.
 
     Columns of `frame`: set, class, images, whole, noise_at, noise_elsewhere and the two spreads, in images.
     """
@@ -122,7 +122,7 @@ def essential(frame: pd.DataFrame, title: str) -> bytes:
             x = [position + 0.27 * (shift - 1) for position in range(len(rows))]
             axes.bar(x, 100 * rows[column] / rows["images"], 0.27, yerr=spread, label=label, capsize=2)
         axes.set_xticks([] if many else range(len(rows)), [] if many else rows["class"], fontsize=8)
-        axes.set(ylabel="right (%)", ylim=(0, 105), title=name)
+        axes.set(ylabel="correct (%)", ylim=(0, 105), title=name)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=3, fontsize=8)
     figure.suptitle(title)
     return png(figure)

@@ -104,11 +104,11 @@ def diagnosed(pool: Pool, evidence: Evidence, choice: Choice) -> dict[str, Any] 
     truth = PoolTruth(pool.truth, evidence.embeddings.logits.argmax(1))
     found = truth.diagnostics(choice.selection, choice.predictions.argmax(1))
     for name, value in found.items():
-        told = "of none" if value is None else f"{value} %"
-        info(f"diagnostic, unknown in the field: {name.replace('_', ' ').removesuffix(' percent')} {told}")
-    spread, own = (
+        shown = "of none" if value is None else f"{value} %"
+        info(f"diagnostic, unknown in the field: {name.replace('_', ' ').removesuffix(' percent')} {shown}")
+    propagated, own = (
         found[f"{name}_percent"] for name in ("propagated_labels_correct", "own_predictions_correct_on_members")
     )
-    if len(choice.selection.members) > len(choice.selection.bought) and spread is not None and spread < own:
+    if len(choice.selection.members) > len(choice.selection.bought) and propagated is not None and propagated < own:
         info("the propagated labels are wrong more often than the model's own predictions there")
     return {"note": "from the truth of the simulated pool, not available in the field", **found}

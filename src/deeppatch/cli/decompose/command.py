@@ -19,7 +19,7 @@ STAGE = "decompose"
 DESCRIPTION = """Decompose the last layer: each class reads only its k most influential features.
 
   validate      accuracy with the whole last layer and with the decomposed one; multiply-adds and time of both
-  essential     right answers of each class when its features, or all others, are replaced by noise
+  essential     correct images of each class when its features, or all others, are replaced by noise
   mutual-info   mean mutual information between the classes' sets of features
   finetune      train the decomposed network, or with --head_only its head on cached features
   sweep         accuracy against k, without and with head-only fine-tuning"""
