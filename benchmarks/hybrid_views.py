@@ -46,8 +46,8 @@ class OneByOne(Dataset[Tensor]):
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def __getitem__(self, place: int) -> Tensor:
-        image = self.pixels[place]
+    def __getitem__(self, index: int) -> Tensor:
+        image = self.pixels[index]
         return torch.stack([image, *(self.augment(image) for _ in range(self.count))]).float().div_(255)
 
 

@@ -27,7 +27,7 @@ from deeppatch.zoo.entries import PROTOCOL_STATS
 FILES = {"selection.safetensors", "selection.json", "selection.csv", "contact.html", "run.json"}
 BIASED = "--bias B --views 2 --budget 10%"
 END = "budget10pc-views2-biasB"
-SMALL_ENCODER = "--features ssl --encoder resnet8 --encoder_epochs 2"
+SMALL_ENCODER = "--features ssl --encoder resnet8 --epochs 2"
 
 
 @pytest.fixture(scope="module")
