@@ -25,7 +25,10 @@ CHAIN = {
     "decompose-mutual-info": ("decompose mutual-info", {"run.json", "mutual-info.json", "mutual-info.csv"}),
     "decompose-finetune": ("decompose finetune -e 3", TUNED),
     "decompose-finetune-head": ("decompose finetune --head-only -e 3", TUNED),
-    "decompose-sweep-k5-64": ("decompose sweep -k 5 64 --epochs 2", {"run.json", "sweep.json", "sweep.csv", "sweep.png"}),
+    "decompose-sweep-k5-64": (
+        "decompose sweep -k 5 64 --epochs 2",
+        {"run.json", "sweep.json", "sweep.csv", "sweep.png"},
+    ),
 }
 
 

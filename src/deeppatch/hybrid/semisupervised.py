@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from deeppatch import runtime
 from deeppatch.artifacts import Checkpoint
 from deeppatch.data import views
-from deeppatch.data.sources import Images
+from deeppatch.data.images import Images
 from deeppatch.distributed.data_parallel import Batch
 from deeppatch.errors import UserError
 from deeppatch.hybrid.targets import mixed, mixing_shares, pseudo_labels, row_weights, smoothed, weighted_loss

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from deeppatch.data import views
-from deeppatch.data.sources import Images
+from deeppatch.data.images import Images
 from deeppatch.hybrid.selection import UNKNOWN, Selection
 
 
