@@ -82,21 +82,6 @@ def test_a_failed_rename_leaves_the_old_file_and_no_other(tmp_path, monkeypatch)
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_content_reaches_the_disk_before_its_name_does(tmp_path, monkeypatch):
-    path = tmp_path / "file.bin"
-    seen = []
-    fsync = os.fsync
-
-    def watched(handle):
-        (temporary,) = tmp_path.iterdir()
-        seen.append((path.exists(), temporary.read_bytes()))
-        fsync(handle)
-
-    monkeypatch.setattr(artifacts.os, "fsync", watched)
-    artifacts.write_bytes(path, b"content")
-    assert seen == [(False, b"content")]
-
-
 # --- digests and tensors
 
 
@@ -408,13 +393,15 @@ def test_the_record_holds_facts_time_inputs_and_outputs(output, later):
     assert sorted(path.name for path in later.folder.iterdir()) == ["history.csv", "patch.bin", "run.json"]
 
 
-def test_a_stage_that_begins_anew_is_unfinished_until_its_end(output):
-    stage = Stage(output, output / "assess", facts())
-    assert stage.finished() is not None
+def test_a_stage_that_begins_anew_leaves_the_finished_run_alone_until_its_end(output):
+    stage, path = Stage(output, output / "assess", facts()), output / "assess" / "ranking.json"
+    before = path.read_bytes()
     stage.write("ranking.json", b"another")
-    assert stage.finished() is None
-    with pytest.raises(MissingArtifact):
-        Stage(output, output / "correct", facts()).read(output / "assess" / "ranking.json", COMMAND)
+    assert stage.finished() is not None
+    assert Stage(output, output / "correct", facts()).read(path, COMMAND) == before
+    stage.finish()
+    assert path.read_bytes() == b"another"
+    assert not stage.workplace.exists()
 
 
 def test_a_run_is_finished_for_its_own_settings_only(output):

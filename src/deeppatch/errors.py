@@ -13,12 +13,24 @@ class UserError(Exception):
 class MissingArtifact(UserError):
     """An earlier stage has not left the file that this one reads."""
 
-    def __init__(self, path: Path, command: str) -> None:
-        super().__init__(f"{path} is missing; make it with: {command}")
+    def __init__(self, path: Path, command: str, others: str = "") -> None:
+        """Name the file, the command that makes it, and what finished runs there are that differ."""
+        there_are = f"; finished runs differ: {others}" if others else ""
+        super().__init__(f"{path} is missing{there_are}; make it with: {command}")
 
 
 class StaleArtifact(UserError):
     """A file under output/ is damaged, or was made from other inputs than the ones at hand."""
+
+
+class Busy(UserError):
+    """Another process writes the folder that this one would write."""
+
+    def __init__(self, folder: Path, process: int, host: str) -> None:
+        super().__init__(
+            f"{folder} is being written by process {process} on {host}; wait until it has ended, or choose another "
+            "--output_dir"
+        )
 
 
 class OtherBase(StaleArtifact):

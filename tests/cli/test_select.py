@@ -15,7 +15,7 @@ EXACT = {"taylor": "perfloss", "activation": "featswap"}
 
 
 def ranking(bench, stage: str) -> dict:
-    return json.loads((bench.root / stage / "ranking.json").read_text())
+    return json.loads((bench.at(stage) / "ranking.json").read_text())
 
 
 @pytest.mark.parametrize("method", EXACT)

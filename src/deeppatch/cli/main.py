@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from deeppatch.errors import UserError
+from deeppatch.lock import released_at_end
 
 COMMANDS = {
     "eval": "pretrain", "select": "assess", "correct": "correct", "switch": "evaluate", "export": "export",
@@ -88,7 +89,8 @@ def run(script: str, arguments: Sequence[str], prefix: str) -> None:
     with launch.together(command):
         if launch.asked_ranks() > 1 and not getattr(module, "RANKS", False):
             raise UserError(f"{COMMANDS[script]} runs as one process; start it without torchrun: {command}")
-        module.run(parsing.parse(module, arguments, prefix))
+        with released_at_end():
+            module.run(parsing.parse(module, arguments, prefix))
 
 
 def _fail(message: str) -> int:

@@ -34,6 +34,7 @@ OWN: dict[str, dict[str, object]] = {
     "pretrain": {"recipe": "default"}, "evaluate": {"router": "probe"},
     "modularize": {"method": "grad", "no_head": False, "preset": "auto"}, "annotate": ANNOTATE, "relearn": ANNOTATE,
 }  # fmt: skip
+SPELLED = {"weights": "base"}  # options whose name in the code is another one
 RANKED = ("assess", "correct", "evaluate")
 
 
@@ -75,6 +76,8 @@ class RepairOptions(StageOptions):
     susp_ratio: float | None = None
     susp_side: str = "front"
     ranking: Path | None = None
+    patch: Path | None = None
+    finetuned: Path | None = None
     lr: float = 0.01
     momentum: float = 0.9
     weight_decay: float = 5e-4
@@ -147,7 +150,9 @@ def _add_data(parser: argparse.ArgumentParser, choices: Choices) -> None:
         "(default: digits, which needs no download)",
     )
     data.add_argument(
+        "--base",
         "--weights",
+        dest="weights",
         type=Path,
         metavar="FILE",
         help="base weights to use, .safetensors or torch checkpoint (default: published, or what pretrain left)",
@@ -269,6 +274,15 @@ def _add_repair(parser: argparse.ArgumentParser, choices: Choices) -> None:
         metavar="FILE",
         help="a ranking.json to use instead of the one assess left for these options",
     )
+    stages.add_argument(
+        "--patch", type=Path, metavar="FILE", help="a patch.safetensors to use instead of the one correct left"
+    )
+    stages.add_argument(
+        "--finetuned",
+        type=Path,
+        metavar="FILE",
+        help="a weights.safetensors of correct -c finetune to use instead of the one it left",
+    )
 
 
 def normalise(arguments: Sequence[str]) -> list[str]:
@@ -319,5 +333,5 @@ def spell(stage: str, options: argparse.Namespace, **changes: object) -> str:
     parts += ["--train"] if stage == "pretrain" and values.get("bias") else []
     for name, default in {**OWN.get(stage, {}), **ELSEWHERE}.items():
         if values.get(name, default) != default and (stage, name) not in UNHEEDED:
-            parts += [f"--{name}"] + ([] if values[name] is True else [str(values[name])])
+            parts += [f"--{SPELLED.get(name, name)}"] + ([] if values[name] is True else [str(values[name])])
     return f"{call(values['prefix'], stage)} {shlex.join(parts)}"

@@ -23,17 +23,24 @@ def parse(module: ModuleType, arguments: Sequence[str], prefix: str) -> argparse
     REPAIR = False leaves out the options that DeepPatch's stages alone share. `preset(options)`, where there is one,
     returns the defaults that an option puts in place of the usual ones.
     """
+    parser = parser_of(module, prefix)
+    options = parser.parse_args(command_line.normalise(arguments), argparse.Namespace(prefix=prefix))
+    if hasattr(module, "preset"):
+        parser.set_defaults(**module.preset(options))
+        options = parser.parse_args(command_line.normalise(arguments), argparse.Namespace(prefix=prefix))
+    options.defaults = {action.dest: parser.get_default(action.dest) for action in parser._actions}
+    command_line.check(options)
+    sources.check_name(options.dataset)
+    options.command = f"{parser.prog} {shlex.join(arguments)}".strip()
+    return options
+
+
+def parser_of(module: ModuleType, prefix: str) -> argparse.ArgumentParser:
+    """Return the parser of a command module."""
     parser = command_line.parser_for(module.STAGE, prefix, module.DESCRIPTION, module.EXAMPLE)
     choices = command_line.Choices(
         ARCHITECTURES, sources.names(), ALIASES, RANKINGS, CORRECTIONS, UNITS, SIDES, runtime.default_device()
     )
     command_line.add_shared(parser, choices, repair=getattr(module, "REPAIR", True))
     module.add_arguments(parser)
-    options = parser.parse_args(command_line.normalise(arguments), argparse.Namespace(prefix=prefix))
-    if hasattr(module, "preset"):
-        parser.set_defaults(**module.preset(options))
-        options = parser.parse_args(command_line.normalise(arguments), argparse.Namespace(prefix=prefix))
-    command_line.check(options)
-    sources.check_name(options.dataset)
-    options.command = f"{parser.prog} {shlex.join(arguments)}".strip()
-    return options
+    return parser

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from deeppatch.artifacts import sha256, state_digest
 from deeppatch.cli.compose.joining import compare
@@ -58,6 +59,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--method", choices=list(SEARCHES), default="grad", help="modularize's (default: grad)")
     group.add_argument("--no_head", action="store_true", help="modularize's: modules without heads")
     group.add_argument("--preset", choices=list(PRESETS), default="auto", help="modularize's (default: auto)")
+    group.add_argument(
+        "--modules", type=Path, metavar="FILE", help="a modules.safetensors to use instead of the one modularize left"
+    )
     parser.set_defaults(problems=problems)
 
 

@@ -80,7 +80,13 @@ def tune(context: Context, model: Classifier) -> None:
     tuned, history = finetune(
         model, degraded_epochs(context), append_accuracy(context), checkpoint=checkpoint, **context.training_options()
     )
-    finish(context, "weights.safetensors", tensors_to_bytes(tuned.state_dict(), {"base": base}), history, {})
+    finish(
+        context,
+        "weights.safetensors",
+        tensors_to_bytes(tuned.state_dict(), {"base": base, **context.about}),
+        history,
+        {},
+    )
 
 
 METHODS = {"patch": patch, "finetune": tune}

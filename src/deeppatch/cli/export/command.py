@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+from pathlib import Path
 
 from deeppatch.cli.context import Context, open_stage
 from deeppatch.cli.evaluate.answers import mixed_stream
@@ -30,6 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=sorted(ROUTERS),
         default="probe",
         help="which of the routers that evaluate left decides for each sample (default: probe)",
+    )
+    group.add_argument(
+        "--switched", type=Path, metavar="FILE", help="a router.safetensors to use instead of the one evaluate left"
     )
     parser.set_defaults(problems=problems)
 

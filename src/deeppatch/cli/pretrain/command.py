@@ -86,7 +86,7 @@ def run(options: argparse.Namespace) -> None:
         if found is None:
             return
         model = found
-        context.stage.write("weights.safetensors", tensors_to_bytes(model.state_dict()))
+        context.stage.write("weights.safetensors", tensors_to_bytes(model.state_dict(), context.about))
         leave_partition(context)
     report(context, model, facts)
     context.stage.finish()

@@ -106,4 +106,4 @@ def train(context: Context, entry: Entry | None) -> tuple[Classifier, dict[str, 
 
 def halfway(context: Context) -> Halfway:
     """Return where the epochs are kept of which one is the under-fitted."""
-    return Halfway(context.stage.folder / "epochs", context.options.max_epoch)
+    return Halfway(context.stage.workplace / "epochs", context.options.max_epoch)

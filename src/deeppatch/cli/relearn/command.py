@@ -51,6 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--compare", action="store_true", help="train nothing: compare all runs of this model, over methods and seeds"
     )
+    group.add_argument(
+        "--selection", type=Path, metavar="FILE", help="a selection.safetensors to use instead of the one annotate left"
+    )
     parser.set_defaults(problems=problems, batch_size=64)
 
 
