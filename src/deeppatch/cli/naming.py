@@ -9,7 +9,7 @@ from pathlib import Path
 
 from deeppatch.artifacts import read_given
 from deeppatch.cli.options import ANNOTATE, DEFAULT_K, DEFAULT_RATIO, DEFAULT_SEED, USUAL_KS
-from deeppatch.data import sources
+from deeppatch.data import names
 from deeppatch.modular.weak_networks import published_weak_network
 
 
@@ -20,7 +20,7 @@ def stage_folder(stage: str, options: argparse.Namespace) -> Path:
 
 def model_folder(options: argparse.Namespace) -> Path:
     """Return OUTPUT/DATASET/MODEL."""
-    return Path(options.output_dir, sources.slug(options.dataset), options.model)
+    return Path(options.output_dir, names.slug(options.dataset), options.model)
 
 
 def suffix(options: argparse.Namespace) -> str:

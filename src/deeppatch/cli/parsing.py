@@ -10,8 +10,8 @@ from types import ModuleType
 from deeppatch import runtime
 from deeppatch.cli import options as command_line
 from deeppatch.cli.methods import CORRECTIONS, RANKINGS
-from deeppatch.data import sources
-from deeppatch.data.corruptions import ALIASES
+from deeppatch.data import names
+from deeppatch.data.names import ALIASES
 from deeppatch.localization.ranking import SIDES
 from deeppatch.patching.units import UNITS
 from deeppatch.zoo.architectures import ARCHITECTURES
@@ -25,7 +25,7 @@ def parse(module: ModuleType, arguments: Sequence[str], prefix: str) -> argparse
     """
     parser = command_line.parser_for(module.STAGE, prefix, module.DESCRIPTION, module.EXAMPLE)
     choices = command_line.Choices(
-        ARCHITECTURES, sources.names(), ALIASES, RANKINGS, CORRECTIONS, UNITS, SIDES, runtime.default_device()
+        ARCHITECTURES, names.names(), ALIASES, RANKINGS, CORRECTIONS, UNITS, SIDES, runtime.default_device()
     )
     command_line.add_shared(parser, choices, repair=getattr(module, "REPAIR", True))
     module.add_arguments(parser)
@@ -34,6 +34,6 @@ def parse(module: ModuleType, arguments: Sequence[str], prefix: str) -> argparse
         parser.set_defaults(**module.preset(options))
         options = parser.parse_args(command_line.normalise(arguments), argparse.Namespace(prefix=prefix))
     command_line.check(options)
-    sources.check_name(options.dataset)
+    names.check_name(options.dataset)
     options.command = f"{parser.prog} {shlex.join(arguments)}".strip()
     return options
