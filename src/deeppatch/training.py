@@ -85,11 +85,6 @@ def mean_loss(model: nn.Module, batches: Stream, loss: Loss = cross_entropy, *, 
     return total / max(1, count)
 
 
-def accuracy(predictions: Tensor, labels: Tensor) -> float:
-    """Return the share, in [0, 1], of predictions (M,) that equal labels (M,)."""
-    return (predictions == labels).double().mean().item()
-
-
 def sgd(
     parameters: Iterable[nn.Parameter],
     *,

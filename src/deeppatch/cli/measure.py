@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from deeppatch.cli.context import Context
 from deeppatch.data import views
 from deeppatch.data.sources import Images
-from deeppatch.training import History, accuracy, predict
+from deeppatch.metrics import accuracy
+from deeppatch.training import History, predict
 
 
 def right_by_level(context: Context, model: nn.Module, images: Images, label: str = "evaluating") -> Tensor:

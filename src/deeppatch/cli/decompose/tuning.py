@@ -17,8 +17,9 @@ from deeppatch.decompose.features import Features, ShuffledFeatures
 from deeppatch.decompose.head import DecomposedHead, decomposed
 from deeppatch.decompose.tune import tune
 from deeppatch.graph.hooks import swap
+from deeppatch.metrics import accuracy
 from deeppatch.progress import info
-from deeppatch.training import History, accuracy, predict
+from deeppatch.training import History, predict
 
 
 def finetune(context: Context, model: Subject) -> None:

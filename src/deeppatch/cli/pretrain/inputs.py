@@ -13,8 +13,9 @@ from deeppatch.cli.pretrain.halfway import Halfway
 from deeppatch.cli.pretrain.recipes import RECIPES
 from deeppatch.data import views
 from deeppatch.data.files import Files
+from deeppatch.metrics import accuracy
 from deeppatch.progress import info
-from deeppatch.training import accuracy, cross_entropy, fit, predict, sgd
+from deeppatch.training import cross_entropy, fit, predict, sgd
 from deeppatch.zoo import weights
 from deeppatch.zoo.classifier import Classifier
 from deeppatch.zoo.entries import ENTRIES, IMAGENET_STATS, PROTOCOL_STATS, Entry

@@ -1,0 +1,3 @@
+"""The names of routers, without a heavy import."""
+
+ROUTERS = ("probe", "flips")
