@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 import urllib.error
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from torchvision.transforms.v2.functional import InterpolationMode, resize
 from deeppatch.data import svhn_gtsrb
 from deeppatch.data.files import Files, open_resized
 from deeppatch.data.images import Images, Source, joined
+from deeppatch.data.names import check_folder, check_name, slug
 from deeppatch.errors import DataProblem
 from deeppatch.runtime import generator
 
@@ -38,33 +38,8 @@ def load(name: str, data_dir: Path, seed: int) -> Source:
     if kind == "folder":
         return _folder(Path(detail), slug(name))
     if kind in MIXES:
-        return MIXES[kind][0](slug(name), data_dir, seed, int(detail))
+        return MIXES[kind](slug(name), data_dir, seed, int(detail))
     return SOURCES[name](data_dir, seed)
-
-
-def names() -> list[str]:
-    """Return the names of all data sets but image folders; T stands for the class that a mix is made to correct."""
-    return [*SOURCES, *(f"{mix}:T" for mix in MIXES)]
-
-
-def check_name(name: str) -> None:
-    """Raise DataProblem unless `name` is that of a data set."""
-    kind, _, detail = name.partition(":")
-    if kind in MIXES and detail not in map(str, range(MIXES[kind][1])):
-        raise DataProblem(f"-d {name}: name the class to correct, {kind}:0 to {kind}:{MIXES[kind][1] - 1}")
-    if name not in SOURCES and kind not in MIXES and not name.startswith("folder:"):
-        raise DataProblem(f"-d {name}: unknown data set; choose from {', '.join(names())} or folder:PATH")
-
-
-def slug(name: str) -> str:
-    """Return the name under which a data set's artifacts are kept.
-
-    `folder:a/b` becomes folder-b-HASH, by its path, and `svhn-mix:3` svhn-mix-3.
-    """
-    if not name.startswith("folder:"):
-        return name.replace(":", "-")
-    path = Path(name.removeprefix("folder:")).resolve()
-    return f"folder-{path.name}-{hashlib.sha256(str(path).encode()).hexdigest()[:6]}"
 
 
 def _cifar(kind: type[CIFAR10], name: str, data_dir: Path) -> Source:
@@ -161,11 +136,10 @@ def _digits(data_dir: Path, seed: int) -> Source:
 
 def _folder(path: Path, name: str, *, mirror: bool = True) -> Source:
     """Read PATH/{train,test}/CLASS/*; every image becomes RGB of 32x32 pixels."""
+    check_folder(path)
     parts, classes = [], []
     for part in ("train", "test"):
         folder = path / part
-        if not folder.is_dir():
-            raise DataProblem(f"{folder} is missing; an image folder is laid out as {path}/{{train,test}}/CLASS/IMAGE")
         try:
             listing = ImageFolder(str(folder))
             pixels = torch.stack([open_resized(Path(file), SIZE) for file, _ in listing.samples])
@@ -217,8 +191,6 @@ SOURCES: dict[str, Callable[[Path, int], Source]] = {
     "svhn_5": partial(_first_digits, _svhn, "svhn_5"), "digits_5": partial(_first_digits, _digits, "digits_5"),
     "imagenet": _imagenet,
 }  # fmt: skip
-# a weak model's data: some classes of one data set and last the class to correct, so many of which there are
-MIXES: dict[str, tuple[Callable[[str, Path, int, int], Source], int]] = {
-    "cifar10-mix": (_cifar10_mix, 10), "svhn-mix": (partial(_digits_mix, _svhn), 5),
-    "digits-mix": (partial(_digits_mix, _digits), 5),
+MIXES: dict[str, Callable[[str, Path, int, int], Source]] = {
+    "cifar10-mix": _cifar10_mix, "svhn-mix": partial(_digits_mix, _svhn), "digits-mix": partial(_digits_mix, _digits),
 }  # fmt: skip

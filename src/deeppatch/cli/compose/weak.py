@@ -12,7 +12,7 @@ from deeppatch.cli import main
 from deeppatch.cli import options as command_line
 from deeppatch.cli.context import Context
 from deeppatch.cli.predecessors import restore
-from deeppatch.data import sources
+from deeppatch.data.names import MIXES
 from deeppatch.errors import UserError
 from deeppatch.modular.weak_networks import FITS, mix_of, published_weak_network
 from deeppatch.progress import info
@@ -22,7 +22,7 @@ from deeppatch.zoo.classifier import Classifier
 def targets(context: Context) -> list[int]:
     """Return the classes to correct, as the strong model counts them; UserError where --target names none."""
     asked, names = context.options.target, context.source.classes
-    possible = list(range(sources.MIXES[mix_of(context.options.dataset)][1]))
+    possible = list(range(MIXES[mix_of(context.options.dataset)]))
     named = {name: place for place, name in enumerate(names) if place in possible} | {str(n): n for n in possible}
     if asked != "all" and asked not in named:
         raise UserError(f"--target {asked}: choose all, or of {', '.join(f'{n} {names[n]}' for n in possible)}")
