@@ -5,9 +5,9 @@ import torch
 from torch import nn
 from torchvision.transforms.v2.functional import gaussian_blur
 
+from deeppatch.data import names
 from deeppatch.data.corruptions import NOISES, SIGMAS, Blur, corruption, identity, kernel_size
 from deeppatch.data.images import Images
-from deeppatch.data.names import ALIASES, CORRUPTIONS
 from deeppatch.errors import UserError
 
 CPU = torch.device("cpu")
@@ -30,7 +30,7 @@ def batch(count: int, height: int, width: int) -> torch.Tensor:
 def test_the_levels_are_the_published_ones():
     assert NOISES["gaussion"] == SIGMAS == (0.5, 1, 1.5, 2, 2.5, 3)
     assert [kernel_size(sigma) for sigma in SIGMAS] == [3, 5, 7, 9, 11, 13]
-    assert NOISES.keys() == set(CORRUPTIONS) >= set(ALIASES.values())
+    assert set(names.NOISES.values()) == NOISES.keys()
 
 
 @pytest.mark.parametrize(("height", "width"), SHAPES)

@@ -24,7 +24,7 @@ from deeppatch.zoo.architectures import ARCHITECTURES
 from deeppatch.zoo.classifier import Classifier
 
 # what changes neither the results nor what can be resumed
-INCIDENTAL = {"resume", "prefix", "data_dir", "output_dir", "problems", "command"}
+INCIDENTAL = {"resume", "prefix", "data_dir", "output_dir", "problems", "command", "defaults"}
 
 
 @dataclass
@@ -110,6 +110,7 @@ class Context:
 def open_stage(options: argparse.Namespace, stage: str) -> Context:
     """Prepare machine and folder for one run of a stage."""
     device = runtime.pick_device(options.device, options.gpu)
+    options = argparse.Namespace(**{**vars(options), "device": device.type})  # which `auto` leaves open
     runtime.prepare(options.seed)
     relevant = {name: value for name, value in sorted(vars(options).items()) if name not in INCIDENTAL}
     settings = json.loads(json.dumps(relevant, default=str))  # paths as text

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torchvision.transforms.v2.functional import gaussian_blur
 
 from deeppatch import runtime
+from deeppatch.data import names
 from deeppatch.data.images import Images, to_float
-from deeppatch.data.names import ALIASES
 from deeppatch.errors import UserError
 
 SIGMAS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
@@ -213,9 +213,9 @@ def corruption(what: str | Degrade | Mapping[str, Degrade] | Corruption, *, seed
     ('s=0.5', 's=1', 's=1.5', 's=2', 's=2.5', 's=3')
     """
     if isinstance(what, str):
-        name = ALIASES.get(what, what)
+        name = names.NOISES.get(what, what)
         if name not in NOISES:
-            raise UserError(f"there is no corruption called {what}; choose from {', '.join((*NOISES, *ALIASES))}")
+            raise UserError(f"there is no corruption called {what}; choose from {', '.join((*NOISES, *names.NOISES))}")
         return GaussianBlur(NOISES[name])
     if isinstance(what, Corruption) and not isinstance(what, Mapping):
         return what

@@ -1,23 +1,21 @@
-"""The names of data sets and corruptions, checked and turned into folder names without a heavy import."""
+"""The names of data sets and degradations, and what can be said of them before any image is read."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
 
-from deeppatch.errors import DataProblem
+from deeppatch.errors import DataProblem, closest
 
-DATASETS = ("digits", "cifar10", "cifar100", "svhn", "gtsrb", "svhn_5", "digits_5", "imagenet")
-# data sets made for weak models: some classes of one data set and last the class to correct, of which there are so many
+DATASET_NAMES = ("digits", "cifar10", "cifar100", "svhn", "gtsrb", "svhn_5", "digits_5", "imagenet")
+# a weak model's data: some classes of one data set and last the class to correct, which is one of this number
 MIXES = {"cifar10-mix": 10, "svhn-mix": 5, "digits-mix": 5}
-# the published command line spells Gaussian blur `gaussion`
-CORRUPTIONS = ("gaussion",)
-ALIASES = {"gaussian-blur": "gaussion"}
+NOISES = {"gaussian-blur": "gaussion"}  # further names of degradations, and what each stands for
 
 
 def names() -> list[str]:
-    """Return the names of all data sets except image folders; T stands for the class that a mix is made to correct."""
-    return [*DATASETS, *(f"{mix}:T" for mix in MIXES)]
+    """Return the names of all data sets but image folders; T stands for the class that a mix is made to correct."""
+    return [*DATASET_NAMES, *(f"{mix}:T" for mix in MIXES)]
 
 
 def check_name(name: str) -> None:
@@ -25,8 +23,16 @@ def check_name(name: str) -> None:
     kind, _, detail = name.partition(":")
     if kind in MIXES and detail not in map(str, range(MIXES[kind])):
         raise DataProblem(f"-d {name}: name the class to correct, {kind}:0 to {kind}:{MIXES[kind] - 1}")
-    if name not in DATASETS and kind not in MIXES and not name.startswith("folder:"):
-        raise DataProblem(f"-d {name}: unknown data set; choose from {', '.join(names())} or folder:PATH")
+    if name not in DATASET_NAMES and kind not in MIXES and kind != "folder":
+        guess = closest(name, [*DATASET_NAMES, *MIXES])
+        raise DataProblem(f"-d {name}: unknown data set{guess}; choose from {', '.join(names())} or folder:PATH")
+
+
+def check_folder(path: Path) -> None:
+    """Raise DataProblem unless `path` holds the two parts of an image folder."""
+    for folder in (path / "train", path / "test"):
+        if not folder.is_dir():
+            raise DataProblem(f"{folder} is missing; an image folder is laid out as {path}/{{train,test}}/CLASS/IMAGE")
 
 
 def slug(name: str) -> str:

@@ -18,7 +18,7 @@ from torchvision.transforms.v2.functional import InterpolationMode, resize
 from deeppatch.data import svhn_gtsrb
 from deeppatch.data.files import Files, open_resized
 from deeppatch.data.images import Images, Source, joined
-from deeppatch.data.names import check_name, slug
+from deeppatch.data.names import check_folder, check_name, slug
 from deeppatch.errors import DataProblem
 from deeppatch.runtime import generator
 
@@ -140,11 +140,10 @@ def _digits(data_dir: Path, seed: int) -> Source:
 
 def _folder(path: Path, name: str, size: int, *, mirror: bool = True) -> Source:
     """Read PATH/{train,test}/CLASS/*; every image becomes RGB of `size` x `size` pixels."""
+    check_folder(path)
     parts, classes = [], []
     for part in ("train", "test"):
         folder = path / part
-        if not folder.is_dir():
-            raise DataProblem(f"{folder} is missing; an image folder is laid out as {path}/{{train,test}}/CLASS/IMAGE")
         try:
             listing = ImageFolder(str(folder))
             pixels = torch.stack([open_resized(Path(file), size) for file, _ in listing.samples])
@@ -196,9 +195,6 @@ SOURCES: dict[str, Callable[[Path, int], Source]] = {
     "svhn_5": partial(_first_digits, _svhn, "svhn_5"), "digits_5": partial(_first_digits, _digits, "digits_5"),
     "imagenet": _imagenet,
 }  # fmt: skip
-# a weak model's data: some classes of one data set and last the class to correct, of which there are names.MIXES
 MIXES: dict[str, Callable[[str, Path, int, int], Source]] = {
-    "cifar10-mix": _cifar10_mix,
-    "svhn-mix": partial(_digits_mix, _svhn),
-    "digits-mix": partial(_digits_mix, _digits),
-}
+    "cifar10-mix": _cifar10_mix, "svhn-mix": partial(_digits_mix, _svhn), "digits-mix": partial(_digits_mix, _digits),
+}  # fmt: skip

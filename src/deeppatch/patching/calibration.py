@@ -16,7 +16,7 @@ from deeppatch.data.images import Images
 from deeppatch.errors import UserError
 from deeppatch.evaluation import correct_by_level
 from deeppatch.patching.patch_file import Patch, apply
-from deeppatch.patching.router import FEATURES, ROUTERS, Evidence, Router
+from deeppatch.patching.router import FEATURES, ROUTERS, Evidence
 from deeppatch.patching.switched import SwitchedModel
 from deeppatch.progress import track
 from deeppatch.zoo.classifier import as_classifier

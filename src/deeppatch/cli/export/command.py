@@ -87,7 +87,7 @@ def installed() -> dict[str, str]:
     try:
         return {name: importlib.metadata.version(name) for name in NEEDED}
     except importlib.metadata.PackageNotFoundError as error:
-        raise UserError(f"export needs {error.name}; install it with: pip install {' '.join(NEEDED)}") from error
+        raise UserError(f"export needs {error.name}; install it with: pip install 'deeppatch[export]'") from error
 
 
 def load_router(context: Context) -> Router:

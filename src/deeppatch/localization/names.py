@@ -1,0 +1,5 @@
+"""The names of the methods that rank filters."""
+
+from __future__ import annotations
+
+RANKINGS = ("perfloss", "featswap", "taylor", "activation", "ratioestim")
