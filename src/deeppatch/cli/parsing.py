@@ -9,11 +9,10 @@ from types import ModuleType
 
 from deeppatch import runtime
 from deeppatch.cli import options as command_line
-from deeppatch.cli.methods import CORRECTIONS, RANKINGS
 from deeppatch.data import sources
 from deeppatch.data.corruptions import ALIASES
-from deeppatch.localization.ranking import SIDES
-from deeppatch.patching.units import UNITS
+from deeppatch.localization.names import RANKINGS, SIDES
+from deeppatch.patching.names import CORRECTIONS, UNITS
 from deeppatch.zoo.architectures import ARCHITECTURES
 
 

@@ -35,3 +35,18 @@ class Classifier(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """Map pixels (N, 3, H, W) in [0, 1] to logits (N, classes)."""
         return self.network(self.normalize(pixels))
+
+
+def network_of(model: nn.Module) -> nn.Module:
+    """Return the network within a Classifier, or any other model itself."""
+    return model.network if isinstance(model, Classifier) else model
+
+
+def normalize_of(model: nn.Module, pixels: Tensor) -> Tensor:
+    """Return pixels (N, 3, H, W) in [0, 1] as the network within a model reads them."""
+    return model.normalize(pixels) if isinstance(model, Classifier) else pixels
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return the device of a model's first parameter."""
+    return next(model.parameters()).device
