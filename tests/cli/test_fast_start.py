@@ -13,12 +13,10 @@ from pathlib import Path
 import pytest
 
 import deeppatch
-from deeppatch.cli import main, methods, parsing
+from deeppatch.cli import main, parsing
 from deeppatch.cli.options import SCRIPTS
 from deeppatch.data import corruptions, sources
 from deeppatch.data import names as data_names
-from deeppatch.localization import names as localization_names
-from deeppatch.localization import ranking
 from deeppatch.patching import names as patching_names
 from deeppatch.patching import router, units
 from deeppatch.zoo import names as zoo_names
@@ -113,10 +111,7 @@ def test_names_are_those_of_the_registries():
     assert tuple(sources.SOURCES) == data_names.DATASET_NAMES
     assert sources.MIXES.keys() == data_names.MIXES.keys()
     assert set(data_names.NOISES.values()) <= corruptions.NOISES.keys()
-    assert tuple(methods.RANKINGS) == localization_names.RANKINGS
-    assert methods.CORRECTIONS == patching_names.CORRECTIONS
-    assert tuple(units.UNITS) == patching_names.UNIT_KINDS
-    assert tuple(ranking.SIDES) == patching_names.SIDES
+    assert tuple(units.UNITS) == patching_names.UNITS
     assert tuple(router.ROUTERS) == patching_names.ROUTERS
 
 

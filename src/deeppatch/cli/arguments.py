@@ -7,8 +7,8 @@ from pathlib import Path
 
 from deeppatch.cli.options import DEFAULT_RATIO, DEFAULT_SEED
 from deeppatch.data import names
-from deeppatch.localization.names import RANKINGS
-from deeppatch.patching.names import CORRECTIONS, SIDES, UNIT_KINDS
+from deeppatch.localization.names import RANKINGS, SIDES
+from deeppatch.patching.names import CORRECTIONS, UNITS
 from deeppatch.zoo.names import ARCHITECTURE_NAMES
 
 
@@ -138,7 +138,7 @@ def _add_repair(parser: argparse.ArgumentParser) -> None:
     )
     stages.add_argument(
         "--crt_type",
-        choices=sorted(UNIT_KINDS),
+        choices=sorted(UNITS),
         default="replace",
         help="kind of patch: new filters, or correction units behind the old ones (default: replace)",
     )

@@ -17,6 +17,7 @@ from deeppatch.cli import options as command_line
 from deeppatch.cli.naming import stage_folder
 from deeppatch.data import sources, views
 from deeppatch.data.corruptions import NOISES, Blur
+from deeppatch.data.dataset import Data
 from deeppatch.data.splits import Splits, split
 from deeppatch.distributed import ranks
 from deeppatch.progress import info
@@ -51,6 +52,12 @@ class Context:
         sizes += f" (--limit {self.options.limit}: subsets)" if self.options.limit else ""
         info(f"data: {self.source.name}, {len(self.source.classes)} classes, {sizes}")
         return Splits(*(part.to(self.device) for part in (parts.train, parts.val, parts.test)))
+
+    @cached_property
+    def data(self) -> Data:
+        """The same data as methods take them, on the device."""
+        parts, source = self.splits, self.source
+        return Data(parts.train, parts.val, parts.test, source.classes, source.name, source.augment, source.mirror)
 
     @property
     def sigmas(self) -> tuple[float, ...]:

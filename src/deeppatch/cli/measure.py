@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pandas as pd
 from torch import Tensor, nn
 
 from deeppatch.cli.context import Context
 from deeppatch.data import views
 from deeppatch.data.sources import Images
-from deeppatch.metrics import accuracy
 from deeppatch.training import History, predict
 
 
@@ -21,12 +18,6 @@ def right_by_level(context: Context, model: nn.Module, images: Images, label: st
     return (predictions == everything.labels).view(-1, len(images))
 
 
-def append_accuracy(context: Context) -> Callable[[nn.Module], float]:
-    """Return the function that chooses a correction's best epoch: accuracy in [0, 1] on val, view append."""
-    view = views.append(context.splits.val, context.blur, context.options.batch_size)
-    return lambda model: accuracy(predict(model, view, amp=context.options.amp, label="validating"), view.labels)
-
-
 def plain_epochs(context: Context, *, augment: bool = True) -> list[views.Shuffled]:
     """Return --max_epoch passes over clean train, where `augment` cropped and mirrored if that leaves classes alone."""
     options, source = context.options, context.source
@@ -34,15 +25,6 @@ def plain_epochs(context: Context, *, augment: bool = True) -> list[views.Shuffl
     return [
         views.Shuffled(train, options.batch_size, options.seed, epoch, augment=augment, mirror=source.mirror)
         for epoch in range(options.max_epoch)
-    ]
-
-
-def degraded_epochs(context: Context) -> list[views.Shuffled]:
-    """Return the training batches of a correction: --crt_epoch passes over train, view random."""
-    options = context.options
-    return [
-        views.Shuffled(context.splits.train, options.batch_size, options.seed, epoch, corruption=context.blur)
-        for epoch in range(options.crt_epoch)
     ]
 
 

@@ -67,9 +67,16 @@ class Classifier(nn.Module):
         return self.network(self.normalize(pixels))
 
 
-def as_classifier(model: nn.Module) -> Classifier:
-    """Return a classifier as it is, and any other module of pixels in [0, 1] as one that normalises nothing.
+def network_of(model: nn.Module) -> nn.Module:
+    """Return the network within a Classifier, or any other model itself."""
+    return model.network if isinstance(model, Classifier) else model
 
-    The module itself is in the result, and no copy of it.
-    """
-    return model if isinstance(model, Classifier) else Classifier(model).to(next(model.parameters()).device)
+
+def normalize_of(model: nn.Module, pixels: Tensor) -> Tensor:
+    """Return pixels (N, 3, H, W) in [0, 1] as the network within a model reads them."""
+    return model.normalize(pixels) if isinstance(model, Classifier) else pixels
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return the device of a model's first parameter."""
+    return next(model.parameters()).device
