@@ -21,6 +21,7 @@ PACKAGE = SRC / "deeppatch"
 LAYERS = (
     ("cli",),
     ("localization", "patching", "retrain", "decompose", "modular", "hybrid", "report"),
+    ("pretraining",),
     ("evaluation", "features"),
     ("training",),
     ("graph", "data", "zoo"),

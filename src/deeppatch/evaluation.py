@@ -1,8 +1,8 @@
-"""The one way to measure classifiers: correct predictions at each level of a corruption, on a mixed stream, in a table."""
+"""The one way to measure classifiers: correct predictions at each level of a corruption and on a mixed stream."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +18,7 @@ from deeppatch.data.dataset import Data
 from deeppatch.data.images import Images
 from deeppatch.errors import UserError
 from deeppatch.training import predict
+from deeppatch.zoo.classifier import device_of
 
 
 @dataclass(frozen=True)
@@ -79,14 +80,6 @@ def oracle(original: Answers, patched: Answers, stream: views.View) -> Answers:
     return Answers(by_level, torch.where(stream.levels > 0, patched.in_stream, original.in_stream))
 
 
-def validation(
-    images: Images, corruption: Corruption | None, *, batch_size: int = 256, amp: bool = False
-) -> Callable[[nn.Module], float]:
-    """Return the function that chooses an epoch: a model's accuracy in [0, 1] on images, clean and at every level."""
-    view = views.clean(images, batch_size) if corruption is None else views.append(images, corruption, batch_size)
-    return lambda model: metrics.accuracy(predict(model, view, amp=amp, label="validating"), view.labels)
-
-
 def evaluate(
     models: nn.Module | Mapping[str, nn.Module],
     images: Images | Data,
@@ -130,18 +123,17 @@ def evaluate(
     named = {"model": models} if isinstance(models, nn.Module) else dict(models)
     reference = next(iter(named), None) if compare is None else compare
     if reference not in named:
-        raise UserError(f"compare={compare!r}: the models are called {', '.join(named) or 'nothing, as there are none'}")
+        raise UserError(f"compare={compare!r}: there are the models {', '.join(named) or '(none)'}")
     test = images.test if isinstance(images, Data) else images
     chosen = None if corruption is None else corruptions.corruption(corruption, seed=seed)
-    settings = {"batch_size": batch_size, "amp": amp}
     rows, streams = {}, {}
     for name, model in named.items():
-        own = test.to(next(model.parameters()).device)
+        own = test.to(device_of(model))
         if chosen is None:
-            streams[name] = correct_by_level(model, own, None, label=name, **settings)[0].cpu()
+            streams[name] = correct_by_level(model, own, None, batch_size=batch_size, amp=amp, label=name)[0].cpu()
             rows[name] = {"clean": _percent(streams[name])}
             continue
-        found = answers(model, own, chosen, seed=seed, label=name, **settings)
+        found = answers(model, own, chosen, seed=seed, batch_size=batch_size, amp=amp, label=name)
         streams[name] = found.in_stream.cpu()
         measured = metrics.accuracies(found.by_level, chosen.level_names)
         del measured["append"]

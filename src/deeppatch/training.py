@@ -177,6 +177,19 @@ def seeded(seed: int | None) -> Iterator[None]:
         runtime.restore_random_states(before)
 
 
+def clean_epochs(
+    images: Images,
+    *,
+    epochs: int,
+    batch_size: int = 256,
+    seed: int = 2021,
+    augment: bool = False,
+    mirror: bool = True,
+) -> list[views.Shuffled]:
+    """Return `epochs` passes over images: shuffled, clean, with `augment` cropped and with `mirror` mirrored too."""
+    return [views.Shuffled(images, batch_size, seed, epoch, augment=augment, mirror=mirror) for epoch in range(epochs)]
+
+
 def degraded_epochs(
     images: Images, corruption: Corruption, *, epochs: int, batch_size: int = 256, seed: int = 2021
 ) -> list[views.Shuffled]:

@@ -204,22 +204,6 @@ class Shuffled:
         return order, torch.cat(levels), torch.cat(crops, 1) if crops else torch.zeros(3, 0, dtype=torch.long)
 
 
-def training_epochs(
-    images: Images,
-    epochs: int,
-    *,
-    batch_size: int = 256,
-    seed: int = 2021,
-    corruption: Corruption | None = None,
-    augment: bool = False,
-    mirror: bool = True,
-) -> list[Shuffled]:
-    """Return `epochs` passes over the images, each in an order of its own, as `Shuffled` has them."""
-    return [
-        Shuffled(images, batch_size, seed, epoch, corruption, augment=augment, mirror=mirror) for epoch in range(epochs)
-    ]
-
-
 def augmented(images: Images, seed: int, *, mirror: bool = True) -> Images:
     """Return every image cropped and perhaps mirrored once, as training draws it: one fixed draw by seed."""
     generator = runtime.generator(seed, "augmented")

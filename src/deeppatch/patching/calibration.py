@@ -19,7 +19,7 @@ from deeppatch.patching.patch_file import Patch, apply
 from deeppatch.patching.router import FEATURES, ROUTERS, Evidence
 from deeppatch.patching.switched import SwitchedModel
 from deeppatch.progress import track
-from deeppatch.zoo.classifier import as_classifier
+from deeppatch.zoo.classifier import device_of
 
 
 def fit_switch(
@@ -58,17 +58,13 @@ def fit_switch(
 
     >>> import torch
     >>> from torch import nn
-    >>> from deeppatch.artifacts import state_digest
-    >>> from deeppatch.patching.attachment import attach
-    >>> from deeppatch.patching.patch_file import extract
-    >>> from deeppatch.zoo.classifier import Classifier
-    >>> network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
-    >>> model = Classifier(network).eval()
+    >>> from deeppatch.patching.training import train_patch
+    >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
     >>> pixels, labels = torch.rand(40, 3, 12, 16), torch.arange(40) % 2
     >>> data = Data.of((pixels, labels), (pixels, labels))
-    >>> trained = attach(copy.deepcopy(network), {"0": [1, 2]}, "replace", data.example)
-    >>> patch = extract(trained, state_digest(model.state_dict()))
-    >>> switched = fit_switch(model, patch, data, "gaussian-blur")
+    >>> blur = corruptions.corruption("gaussian-blur")
+    >>> patch = train_patch(model, data, blur, {"0": [1, 2]}, epochs=1)
+    >>> switched = fit_switch(model, patch, data, blur)
     >>> tuple(switched(pixels[:3]).shape), switched.calibration["val_images"]
     ((3, 2), 8)
     """
@@ -76,8 +72,8 @@ def fit_switch(
         raise UserError(f"there is no router called {router}; choose from {', '.join(ROUTERS)}")
     if not 0 <= max_clean_drop <= 100:
         raise UserError(f"max_clean_drop={max_clean_drop}: give percentage points from 0 to 100")
-    device = next(model.parameters()).device
-    original = copy.deepcopy(as_classifier(model)).eval()
+    device = device_of(model)
+    original = copy.deepcopy(model).eval()
     val, example = data.val.to(device), data.example.to(device)
     patched = copy.deepcopy(original)
     apply(patched, patch, example)

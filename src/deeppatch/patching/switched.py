@@ -13,6 +13,7 @@ from deeppatch.patching.attachment import Attachment
 from deeppatch.patching.patch_file import Patch, apply
 from deeppatch.patching.router import Maps, Router
 from deeppatch.patching.units import CorrectedConv2d
+from deeppatch.zoo.classifier import Classifier, network_of
 
 
 class RouterStem(nn.Module):
@@ -57,13 +58,13 @@ class SwitchedModel(nn.Module):
 
     def __init__(self, model: nn.Module, patch: Patch, example: Tensor, router: Router | None = None) -> None:
         super().__init__()
-        self.normalize = copy.deepcopy(model.get_submodule("normalize"))
+        self.normalize = copy.deepcopy(model.normalize) if isinstance(model, Classifier) else nn.Identity()
         patched = copy.deepcopy(model)
         attachment = apply(patched, patch, example)
         name = next(iter(attachment.units))
         graphs = []
         for each in (model, patched):
-            network = copy.deepcopy(each.get_submodule("network"))
+            network = copy.deepcopy(network_of(each))
             hooks.swap(network, name, nn.Sequential(nn.Identity(), network.get_submodule(name)))
             graphs.append(folding.folded(network))
         self.stem = RouterStem(attachment)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import TypeVar
 
 from torch import nn
 
@@ -12,19 +13,23 @@ from deeppatch.data.dataset import Data
 from deeppatch.metrics import accuracy
 from deeppatch.pretraining.halfway import Halfway
 from deeppatch.pretraining.recipes import Recipe
-from deeppatch.training import History, cross_entropy, fit, predict, sgd
+from deeppatch.training import History, clean_epochs, cross_entropy, fit, predict, seeded, sgd
+from deeppatch.zoo.classifier import device_of
+
+Trained = TypeVar("Trained", bound=nn.Module)
 
 
 def train_classifier(
-    model: nn.Module,
+    model: Trained,
     data: Data,
     recipe: Recipe | None = None,
     *,
     amp: bool = False,
     seed: int = 2021,
+    reseed: bool = True,
     checkpoint: Checkpoint | None = None,
     halfway: Halfway | None = None,
-) -> tuple[nn.Module, History]:
+) -> tuple[Trained, History]:
     """Train a copy of a classifier with SGD and cross entropy, and return it in the state of its best epoch.
 
     Args:
@@ -32,7 +37,9 @@ def train_classifier(
         data: whose train part is learned from; the accuracy on clean val images chooses the epoch.
         recipe: how to train (default: 50 epochs, learning rate 0.01 falling to zero along a cosine).
         amp: train in bfloat16.
-        seed: what the order of the images and their crops depend on.
+        seed: what the order of the images, their crops and dropout depend on.
+        reseed: whether torch's global generator is seeded for the training and restored behind it; otherwise dropout
+            draws from it as it is.
         checkpoint: where the state after each epoch is saved, and read where the run was interrupted.
         halfway: keeps the states of which one is that at half of the best epoch.
 
@@ -50,10 +57,10 @@ def train_classifier(
     """
     recipe = recipe or Recipe()
     trained = copy.deepcopy(model)
-    data = data.to(next(trained.parameters()).device)
-    epochs = views.training_epochs(
+    data = data.to(device_of(trained))
+    epochs = clean_epochs(
         data.train,
-        recipe.epochs,
+        epochs=recipe.epochs,
         batch_size=recipe.batch_size,
         seed=seed,
         augment=recipe.augment and data.crop,
@@ -69,16 +76,17 @@ def train_classifier(
         drops=None if recipe.drops is None else [round(share * steps) for share in recipe.drops],
     )
     val = views.clean(data.val, recipe.batch_size)
-    history = fit(
-        trained,
-        epochs,
-        lambda network: accuracy(predict(network, val, amp=amp), val.labels),
-        loss=cross_entropy,
-        optimizer=optimizer,
-        schedule=schedule,
-        checkpoint=checkpoint,
-        after_epoch=None if halfway is None else halfway.keep,
-        amp=amp,
-        label="pretrain",
-    )
+    with seeded(seed if reseed else None):
+        history = fit(
+            trained,
+            epochs,
+            lambda network: accuracy(predict(network, val, amp=amp), val.labels),
+            loss=cross_entropy,
+            optimizer=optimizer,
+            schedule=schedule,
+            checkpoint=checkpoint,
+            after_epoch=None if halfway is None else halfway.keep,
+            amp=amp,
+            label="pretrain",
+        )
     return trained, history

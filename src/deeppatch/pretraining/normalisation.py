@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from deeppatch.data import views
 from deeppatch.data.files import Files
 from deeppatch.data.images import Images, to_float
 from deeppatch.evaluation import in_eval_mode
 from deeppatch.metrics import accuracy
 from deeppatch.training import mean_loss, predict
-from deeppatch.zoo.classifier import Classifier
+from deeppatch.zoo.classifier import Classifier, device_of
 from deeppatch.zoo.entries import COMMON_STATS, IMAGENET_STATS
 
 MARGIN_PERCENT = 2.0
@@ -51,7 +49,7 @@ def check_normalisation(
     if measured >= published - margin:
         return None
     view = views.clean(val, batch_size)
-    device = next(model.parameters()).device
+    device = device_of(model)
     tried = {}
     with in_eval_mode(model):
         for name, (mean, std) in COMMON_STATS.items():
@@ -73,9 +71,3 @@ def normalisation_of(images: Images) -> tuple[list[float], list[float]]:
         return list(mean), list(std)
     pixels = to_float(images.pixels)
     return pixels.mean((0, 2, 3)).tolist(), pixels.std((0, 2, 3)).tolist()
-
-
-def saved_normalisation(state: dict[str, Tensor]) -> tuple[list[float], list[float]] | None:
-    """Return mean and standard deviation that a classifier's state dict holds, or None."""
-    mean, std = (state.get(f"normalize.{key}") for key in ("mean", "std"))
-    return None if mean is None or std is None else (mean.flatten().tolist(), std.flatten().tolist())

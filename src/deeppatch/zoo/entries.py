@@ -14,6 +14,11 @@ CIFAR100_STATS: tuple[Triple, Triple] = ((0.5070, 0.4865, 0.4409), (0.2673, 0.25
 CIFAR10_PIXEL_STATS: tuple[Triple, Triple] = ((0.491, 0.482, 0.447), (0.247, 0.243, 0.261))
 IMAGENET_STATS: tuple[Triple, Triple] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
+# how many classes the data sets have that networks are published or trained for
+CLASSES = {
+    "digits": 10, "cifar10": 10, "cifar100": 100, "svhn": 10, "gtsrb": 43, "svhn_5": 5, "digits_5": 5, "imagenet": 1000,
+}  # fmt: skip
+
 # what HybridRepair's models are trained with, by data set
 PROTOCOL_STATS: dict[str, tuple[Triple, Triple]] = {
     "cifar10": ((125.3 / 255, 123.0 / 255, 113.9 / 255), (63.0 / 255, 62.1 / 255, 66.7 / 255)),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from deeppatch.cli.context import Context
-from deeppatch.cli.measure import training_table
 from deeppatch.progress import info
+from deeppatch.report.scores import training_table
 from deeppatch.training import History
 
 
