@@ -9,6 +9,7 @@ they leave lies under --output_dir. Three random rankings, and the rear of the e
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 from collections.abc import Callable
@@ -148,12 +149,16 @@ def main() -> None:
     )
     parser.add_argument("--rank_limit", type=int, default=300, help="val images to rank on (default: 300)")
     parser.add_argument("--crt_epoch", type=int, default=3, help="epochs of a correction (default: 3)")
+    parser.add_argument(
+        "--bfloat16", action="store_true", help="rank in bfloat16 with --amp even where the processor has none"
+    )
     parser.add_argument("--ratios", type=float, nargs="+", default=[0.1, 0.25, 0.5])
     parser.add_argument("--data_dir", type=Path, default=Path("data"))
     parser.add_argument("--output_dir", type=Path, default=Path("output/rankings"))
     options = parser.parse_args()
     options.output_dir.mkdir(parents=True, exist_ok=True)
-    files = rank(options)
+    with runtime.assume_bfloat16() if options.bfloat16 else contextlib.nullcontext():
+        files = rank(options)
     device = runtime.pick_device(runtime.default_device())
 
     def keep(name: str, frame: pd.DataFrame) -> None:

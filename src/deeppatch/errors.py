@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -61,3 +62,9 @@ class Contradictions(UserError):
 
     def __init__(self, problems: Iterable[str]) -> None:
         super().__init__("; ".join(problems))
+
+
+def closest(word: str, known: Iterable[str]) -> str:
+    """Return ` (did you mean X?)` for the one of `known` that resembles a mistyped word most, or nothing."""
+    found = difflib.get_close_matches(word, known, 1)
+    return f" (did you mean {found[0]}?)" if found else ""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -16,9 +17,13 @@ from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LambdaLR, LR
 
 from deeppatch import runtime
 from deeppatch.artifacts import Checkpoint
+from deeppatch.data import views
+from deeppatch.data.corruptions import Corruption
+from deeppatch.data.images import Images
 from deeppatch.distributed import ranks
 from deeppatch.distributed.data_parallel import Batch, Stream, own_parts, replicated, whole_batches
 from deeppatch.errors import UserError
+from deeppatch.metrics import accuracy
 from deeppatch.progress import info, track
 
 Loss = Callable[[nn.Module, Batch], Tensor]
@@ -85,9 +90,13 @@ def mean_loss(model: nn.Module, batches: Stream, loss: Loss = cross_entropy, *, 
     return total / max(1, count)
 
 
-def accuracy(predictions: Tensor, labels: Tensor) -> float:
-    """Return the share, in [0, 1], of predictions (M,) that equal labels (M,)."""
-    return (predictions == labels).double().mean().item()
+@dataclass(frozen=True)
+class SGDSettings:
+    """The initial learning rate, momentum and L2 penalty of SGD with a cosine schedule."""
+
+    lr: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
 
 
 def sgd(
@@ -152,6 +161,48 @@ class History:
     def best(self) -> int:
         """Return the earliest epoch of highest validation accuracy."""
         return self.accuracy.index(max(self.accuracy))
+
+
+@contextmanager
+def seeded(seed: int | None) -> Iterator[None]:
+    """Seed torch within the block, and restore all global random states behind it; None leaves them as they are."""
+    if seed is None:
+        yield
+        return
+    before = runtime.random_states()
+    torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        runtime.restore_random_states(before)
+
+
+def clean_epochs(
+    images: Images,
+    *,
+    epochs: int,
+    batch_size: int = 256,
+    seed: int = 2021,
+    augment: bool = False,
+    mirror: bool = True,
+) -> list[views.Shuffled]:
+    """Return `epochs` passes over images: shuffled, clean, with `augment` cropped and with `mirror` mirrored too."""
+    return [views.Shuffled(images, batch_size, seed, epoch, augment=augment, mirror=mirror) for epoch in range(epochs)]
+
+
+def degraded_epochs(
+    images: Images, corruption: Corruption, *, epochs: int, batch_size: int = 256, seed: int = 2021
+) -> list[views.Shuffled]:
+    """Return `epochs` passes over images: shuffled, each image clean with probability 1/2, else at a drawn level."""
+    return [views.Shuffled(images, batch_size, seed, epoch, corruption=corruption) for epoch in range(epochs)]
+
+
+def accuracy_over_levels(
+    images: Images, corruption: Corruption, *, batch_size: int = 256, amp: bool = False
+) -> Callable[[nn.Module], float]:
+    """Return a function that measures a model's accuracy, in [0, 1], on images that are clean and at each level."""
+    view = views.append(images, corruption, batch_size)
+    return lambda model: accuracy(predict(model, view, amp=amp, label="validating"), view.labels)
 
 
 def last(history: History) -> int:

@@ -12,9 +12,8 @@ from PIL import Image
 
 from deeppatch.cli.annotate import encoding, report
 from deeppatch.cli.annotate.options import affordable
-from deeppatch.cli.measure import plain_epochs
 from deeppatch.cli.pool import Pool
-from deeppatch.cli.pretrain.pretraining import normalisation
+from deeppatch.cli.pretrain.inputs import normalisation
 from deeppatch.data import biased_split, sources
 from deeppatch.data.label_file import read_labels
 from deeppatch.data.splits import Splits
@@ -196,21 +195,6 @@ def test_an_encoder_whose_training_was_interrupted_goes_on_to_the_same_bytes(wav
     assert benches[1].hashes() == benches[0].hashes()
 
 
-def test_training_crops_numbers_and_signs_but_never_mirrors_them(images):
-    mirrored = []
-    for augment, mirror in ((True, True), (True, False), (False, False)):
-        source = sources.Source("any", images, images, tuple("abcde"), augment, mirror)
-        options = argparse.Namespace(batch_size=8, seed=1, max_epoch=2)
-        context = argparse.Namespace(options=options, source=source, splits=Splits(images, images, images))
-        epochs = plain_epochs(context)
-        assert [(epoch.epoch, epoch.augment, epoch.mirror) for epoch in epochs] == [
-            (0, augment, mirror),
-            (1, augment, mirror),
-        ]
-        mirrored.append([bool(epoch._draw()[2][2].any()) for epoch in epochs])
-    assert mirrored == [[True, True], [False, False], [False, False]]
-
-
 @pytest.mark.parametrize("mirror", [True, False])
 def test_an_encoder_sees_mirror_images_where_they_keep_their_class(images, tiny, monkeypatch, mirror):
     seen = []
@@ -255,8 +239,8 @@ def test_biased_models_take_the_normalisation_that_is_published_with_the_protoco
     }
     assert PROTOCOL_STATS.keys() == published.keys()
     for name, (mean, std) in published.items():
-        options = argparse.Namespace(mean=None, std=None, bias="B", dataset=name, weights=None)
-        found = normalisation(argparse.Namespace(options=options), None, {})
+        options = argparse.Namespace(mean=None, std=None, bias="B", dataset=name, model="any", weights=None)
+        found = normalisation(argparse.Namespace(options=options), {})
         assert found[0] == pytest.approx(mean, abs=1e-6)
         assert found[1] == pytest.approx(std, abs=1e-6)
 

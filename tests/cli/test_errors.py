@@ -65,6 +65,8 @@ def test_unknown_data_is_named_whatever_the_stage(empty, script):
         "digits, cifar10, cifar100, svhn, gtsrb, svhn_5, digits_5, imagenet, cifar10-mix:T, svhn-mix:T, digits-mix:T"
     )
     assert line == f"-d mnist: unknown data set; choose from {known} or folder:PATH"
+    guess = empty.refused(f"{script} -d cifr10")
+    assert guess.startswith("-d cifr10: unknown data set (did you mean cifar10?); choose from digits, ")
 
 
 def test_an_unknown_model_is_one_line_with_the_choices(empty):

@@ -132,4 +132,4 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(bench, mon
 
     monkeypatch.setattr(importlib.metadata, "version", version)
     line = bench.refused("export")
-    assert line == "export needs onnxscript; install it with: pip install onnx onnxscript onnxruntime"
+    assert line == "export needs onnxscript; install it with: pip install 'deeppatch[export]'"

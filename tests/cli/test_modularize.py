@@ -18,10 +18,11 @@ from deeppatch.cli.modularize import analysing, splitting
 from deeppatch.data.sources import load
 from deeppatch.data.splits import halves, split
 from deeppatch.graph.hooks import hooked_before
+from deeppatch.metrics import accuracy
 from deeppatch.modular.genetic import Search
 from deeppatch.modular.masking import by_masks
 from deeppatch.modular.modules import Modules
-from deeppatch.training import accuracy, fit, predict
+from deeppatch.training import fit, predict
 
 FIXED = "-m rescnn_svhn_weak -d digits_5 --limit 150 --device cpu"
 GRAD = "modularize --budget 8 --sensitivity_images 30"

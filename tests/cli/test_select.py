@@ -7,6 +7,7 @@ import math
 
 import pytest
 
+from deeppatch import runtime
 from deeppatch.graph.network_graph import Graph, Untraceable
 from deeppatch.localization.successive_elimination import LayerElimination
 
@@ -58,13 +59,12 @@ def test_refined_filters_are_those_nearest_the_cut_with_their_exact_scores(pretr
 def test_bfloat16_ranks_much_as_float32_and_is_left_alone_where_no_processor_has_it(
     pretrained, chain, monkeypatch, method
 ):
-    monkeypatch.setenv("DEEPPATCH_BFLOAT16", "1")
-    assert "no bfloat16 arithmetic" not in pretrained.ran(f"select -f {method} --amp").out
+    with runtime.assume_bfloat16():
+        assert "no bfloat16 arithmetic" not in pretrained.ran(f"select -f {method} --amp").out
     rough, exact = ranking(pretrained, f"assess-{method}"), ranking(chain, f"assess-{method}")
     for name, layer in exact["layers"].items():
         apart = [abs(a - b) for a, b in zip(rough["layers"][name]["scores"], layer["scores"], strict=True)]
         assert sum(apart) / len(apart) < 0.05
-    monkeypatch.delenv("DEEPPATCH_BFLOAT16")
     monkeypatch.setattr("deeppatch.runtime.has_bfloat16", lambda _device: False)
     assert "faster in float32" in pretrained.ran(f"select -f {method} --amp").out
     assert ranking(pretrained, f"assess-{method}")["layers"] == exact["layers"]

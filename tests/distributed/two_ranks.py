@@ -14,7 +14,7 @@ sys.path.append(str(Path(__file__).resolve().parents[2] / "src"))
 import torch
 from torch import nn
 
-from deeppatch import runtime, training
+from deeppatch import metrics, runtime, training
 from deeppatch.artifacts import Checkpoint
 from deeppatch.data import views
 from deeppatch.data.corruptions import SIGMAS, Blur
@@ -62,7 +62,7 @@ def work(folder: Path) -> dict[str, Any]:
 
     def validate(model: nn.Module) -> float:
         seen.append(training.predict(model, val))
-        return training.accuracy(seen[-1], val.labels)
+        return metrics.accuracy(seen[-1], val.labels)
 
     found: dict[str, Any] = {}
     for name, epochs in (("divided", streams), ("plain", plain)):

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from deeppatch.errors import UserError
+from deeppatch.metrics import accuracy
 from deeppatch.modular import joins
 from deeppatch.modular.joins import Frozen, Range
-from deeppatch.training import accuracy
 
 LOGITS = torch.tensor([[0.5, 0.3, 0.2]]).log()  # of a weak model; the target is the last class
 

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from deeppatch.artifacts import Checkpoint, state_digest
 from deeppatch.data import views
+from deeppatch.metrics import accuracy
 from deeppatch.patching.patch_file import Patch, apply
 from deeppatch.patching.training import train_patch
 from deeppatch.patching.units import UNITS
-from deeppatch.training import History, accuracy, predict
+from deeppatch.training import History, predict
 
 CHANNELS = {"conv2": [1, 3, 6], "conv3": [0, 4, 5, 9]}
 SETTINGS = {"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}

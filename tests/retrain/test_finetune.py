@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from deeppatch.artifacts import Checkpoint, state_digest, tensors_to_bytes
 from deeppatch.data import views
+from deeppatch.metrics import accuracy
 from deeppatch.retrain.finetune import finetune
-from deeppatch.training import History, accuracy, predict
+from deeppatch.training import History, predict
 
 SETTINGS = {"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}
 

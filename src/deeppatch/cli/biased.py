@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
-import torch
+from deeppatch.data.names import BIASES
 
-from deeppatch.artifacts import state_digest
-from deeppatch.cli.context import Context
-from deeppatch.data import biased_split
-from deeppatch.progress import info
+if TYPE_CHECKING:
+    from deeppatch.cli.context import Context
+    from deeppatch.data.biased_split import Partition
 
 SPLIT = "split.safetensors"
 
@@ -18,7 +18,7 @@ def add_bias(group: argparse._ArgumentGroup) -> None:
     """Add --bias, which all stages of HybridRepair share."""
     group.add_argument(
         "--bias",
-        choices=biased_split.BIASES,
+        choices=BIASES,
         help="cut the data set as HybridRepair does, into biased train and val, test and pool, with class bias A "
         "(none), B or C (default: the data set's own parts)",
     )
@@ -29,6 +29,11 @@ def leave_partition(context: Context) -> None:
 
     The file's metadata name the order, the bias, and a hash of the lists.
     """
+    import torch
+
+    from deeppatch.data import biased_split
+    from deeppatch.progress import info
+
     options, source = context.options, context.source
     if not options.bias:
         return
@@ -42,6 +47,8 @@ def leave_partition(context: Context) -> None:
     )
 
 
-def partition_digest(parts: biased_split.Partition) -> str:
+def partition_digest(parts: Partition) -> str:
     """Return a hash of the four lists, which tells one split from another."""
+    from deeppatch.artifacts import state_digest
+
     return state_digest({"train": parts.train, "val": parts.val, "test": parts.test, "pool": parts.pool})

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,8 +15,9 @@ from deeppatch import runtime
 from deeppatch.artifacts import Checkpoint
 from deeppatch.cli import options as command_line
 from deeppatch.cli.locating import Found, Role, locate, locate_all, roles, run_folder
-from deeppatch.cli.naming import own_settings
-from deeppatch.data import digest, sources, views
+from deeppatch.cli.naming import idle, own_settings
+from deeppatch.cli.options import StageOptions
+from deeppatch.data import digest, names, sources, views
 from deeppatch.data.corruptions import NOISES, Blur
 from deeppatch.data.dataset import Data
 from deeppatch.data.splits import Splits, split
@@ -67,7 +67,7 @@ class Context:
     @property
     def about(self) -> dict[str, Any]:
         """What travels inside of weights and patches: the names of the classes, and the size of the images."""
-        return {"classes": list(self.source.classes), "image_size": list(self.source.test.pixels.shape[1:])}
+        return {"classes": list(self.source.classes), "image_size": list(self.source.test.pixels.shape[-2:])}
 
     @property
     def sigmas(self) -> tuple[float, ...]:
@@ -148,7 +148,7 @@ class Context:
             raise UserError(refusal)
 
     def _check_same_data(self, parts: Splits) -> None:
-        cache = Path(self.options.output_dir, sources.slug(self.options.dataset), "contents")
+        cache = Path(self.options.output_dir, names.slug(self.options.dataset), "contents")
         named = {name: getattr(parts, name) for name in ("train", "val", "test")}
         now = ranks.broadcast_from_rank0(lambda: digest.describe(named, self.source.classes, cache))
         for found in self.found.values():
@@ -160,16 +160,19 @@ class Context:
         self.stage.facts.setdefault("data", now)  # a weak model's, in compose, are not the stage's own
 
 
-def open_stage(options: argparse.Namespace, stage: str) -> Context:
+def open_stage(options: StageOptions, stage: str) -> Context:
     """Prepare machine and folder for one run of a stage, and find what it reads."""
     found = locate_all(stage, options)
     device = runtime.pick_device(options.device, options.gpu)
+    options = replace(options, device=device.type)  # which `auto` leaves open
+    for name in idle(stage, options):
+        info(f"--{name} {getattr(options, name)} changes nothing in {stage}")
     runtime.prepare(options.seed)
     facts = {
         "stage": stage,
         "command": options.command,
         "settings": own_settings(stage, options),
-        "defaults": {k: v for k, v in own_settings(stage, _defaults(options)).items()},
+        "defaults": own_settings(stage, _defaults(options)),
         "consumed": {role: _provenance(each, options.output_dir) for role, each in found.items()},
         "git": git_revision(),
         **runtime.describe(device),
@@ -178,8 +181,8 @@ def open_stage(options: argparse.Namespace, stage: str) -> Context:
     return Context(options, device, Stage(options.output_dir, folder, facts, writes=runtime.rank() == 0), found)
 
 
-def _defaults(options: Any) -> argparse.Namespace:
-    return argparse.Namespace(**{**vars(options), **options.defaults})
+def _defaults(options: StageOptions) -> SimpleNamespace:
+    return SimpleNamespace(**{**vars(options), **options.defaults, "device": options.device})
 
 
 def _provenance(found: Found, output: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from deeppatch.cli.predecessors import base_model
 from deeppatch.data.views import augmented
 from deeppatch.decompose import features, head
 from deeppatch.decompose.features import Features
-from deeppatch.training import accuracy
+from deeppatch.metrics import accuracy
 from deeppatch.zoo.classifier import Classifier
 
 

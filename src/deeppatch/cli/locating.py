@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from deeppatch.cli.naming import IDENTITIES, artifact_id, model_folder, told
-from deeppatch.cli.options import SPELLED, spell
+from deeppatch.cli.options import DEFAULT_K, SPELLED, USUAL_KS, spell
 from deeppatch.errors import MissingArtifact, UserError
 from deeppatch.storage import RECORD, read_given, read_record, sha256
 
@@ -59,7 +59,8 @@ def roles(stage: str, options: Any) -> dict[str, Role]:
 
 def _of_influence(options: Any) -> dict[str, Role]:
     """Index sets, one for each k, but where files are given or the stage extracts them itself."""
-    ks = [] if options.indices or options.action == "sweep" else options.k
+    ks = options.k or USUAL_KS.get(options.action, [DEFAULT_K])
+    ks = [] if options.indices or options.action == "sweep" else ks
     return {f"indices of k={k}": Role("influence", "indices.json", "", {"k": k, "augment": False}) for k in ks}
 
 

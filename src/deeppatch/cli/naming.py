@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from deeppatch.cli.options import ANNOTATE, DEFAULT_K, DEFAULT_RATIO, DEFAULT_SEED, USUAL_KS
-from deeppatch.data import sources
+from deeppatch.data.names import slug
 from deeppatch.modular.weak_networks import published_weak_network
 from deeppatch.storage import read_given, sha256
 
@@ -23,6 +23,11 @@ from deeppatch.storage import read_given, sha256
 IN_SUFFIX = ("noise_type", "bias", "seed", "val_share", "limit")
 # options that cannot change a result beyond rounding, or that say where things are
 INCIDENTAL = ("device", "gpu", "mem", "data_dir", "output_dir", "resume")
+# what says which artifact is meant, and bookkeeping
+NO_SETTINGS = (
+    "model", "dataset", "weights", "ranking", "patch", "finetuned", "switched", "modules", "selection", "state",
+    "prefix", "command", "defaults", "version", "help",
+)  # fmt: skip
 # how a correction is trained
 TRAINING = ("lr", "momentum", "weight_decay", "crt_epoch")
 
@@ -67,6 +72,14 @@ def own_settings(stage: str, options: Any) -> dict[str, object]:
     return dict(json.loads(json.dumps(found, default=str)))
 
 
+def idle(stage: str, options: Any) -> list[str]:
+    """Return the options that a stage accepts for the common command line and does not read, and that were given."""
+    read = {*IN_SUFFIX, *INCIDENTAL, *IDENTITIES[stage].told, *hashed(stage, options), *NO_SETTINGS}
+    return [
+        name for name, usual in options.defaults.items() if name not in read and getattr(options, name, usual) != usual
+    ]
+
+
 def told(stage: str, options: Any) -> str:
     """Return the readable part of a name."""
     return IDENTITIES[stage].stem(options) + suffix(options)
@@ -74,7 +87,7 @@ def told(stage: str, options: Any) -> str:
 
 def model_folder(options: Any) -> Path:
     """Return OUTPUT/DATASET/MODEL."""
-    return Path(options.output_dir, sources.slug(options.dataset), options.model)
+    return Path(options.output_dir, slug(options.dataset), options.model)
 
 
 def suffix(options: Any) -> str:

@@ -72,6 +72,7 @@ def load_patch(context: Context, model: Classifier) -> Patch:
     found = context.found["patch"]
     path, command = found.path, found.command
     patch = Patch.from_bytes(given_or_read(context, found), path)
+    check_classes(context, patch.about, path)
     if patch.base != state_digest(model.state_dict()):
         raise OtherBase(path, command)
     count = sum(map(len, patch.channels.values()))

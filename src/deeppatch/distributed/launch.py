@@ -1,4 +1,7 @@
-"""A run that torchrun starts as several processes: they join, speak with one voice, and end together."""
+"""A run that torchrun starts as several processes: they join, print as one, and end together.
+
+Torch is imported only where torchrun has started this process, so that a command of one process begins at once.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from deeppatch import runtime
-from deeppatch.distributed import ranks
 from deeppatch.errors import RankLost, UserError
 
 
@@ -42,6 +43,8 @@ def together(command: str) -> Iterator[None]:
     if asked_ranks() == 1:
         yield
         return
+    from deeppatch.distributed import ranks
+
     store = ranks.join()
     key = f"deeppatch/said/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
 
@@ -72,6 +75,8 @@ def together(command: str) -> Iterator[None]:
 
 @contextmanager
 def _one_voice() -> Iterator[None]:
+    from deeppatch import runtime
+
     if runtime.rank() == 0:
         yield
         return

@@ -12,8 +12,9 @@ from torch.nn import functional as F
 
 from deeppatch.distributed.data_parallel import Batch
 from deeppatch.errors import UserError
+from deeppatch.metrics import accuracy
 from deeppatch.runtime import generator
-from deeppatch.training import accuracy, cross_entropy, fit, predict, sgd
+from deeppatch.training import cross_entropy, fit, predict, sgd
 
 EPOCHS, RATE, BATCH = 20, 0.05, 128  # of calibration
 SPREAD = 1.5  # interquartile ranges beyond the quartiles

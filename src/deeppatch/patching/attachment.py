@@ -66,7 +66,7 @@ def attach(network: nn.Module, channels: dict[str, list[int]], kind: str, exampl
     device = next(network.parameters()).device
     first = min(order.index(name) for name in channels)
     named = dict(network.named_modules())
-    names = [name for name in order[first:] if isinstance(named[name], nn.BatchNorm2d)]
+    names = [name for name in order[first:] if _has_statistics(named[name])]
     trained_before = [parameter for parameter in network.parameters() if parameter.requires_grad]
     for parameter in trained_before:
         parameter.requires_grad_(False)
@@ -81,6 +81,10 @@ def attach(network: nn.Module, channels: dict[str, list[int]], kind: str, exampl
         units[name] = UNITS[kind](network.get_submodule(name), chosen)  # type: ignore[arg-type]
         own[name] = hooks.swap(network, name, units[name])
     return Attachment(network, units, norms, norm_after, own, trained_before)
+
+
+def _has_statistics(module: nn.Module) -> bool:
+    return isinstance(module, nn.BatchNorm2d) and module.running_mean is not None
 
 
 def _new_module(unit: Unit) -> list[nn.Parameter]:

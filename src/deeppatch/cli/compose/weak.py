@@ -11,11 +11,8 @@ from deeppatch.artifacts import RECORD, tensors_from_bytes
 from deeppatch.cli import main
 from deeppatch.cli import options as command_line
 from deeppatch.cli.context import Context
-from deeppatch.cli.locating import run_folder
-from deeppatch.cli.parsing import parse
 from deeppatch.cli.predecessors import restore
-from deeppatch.cli.pretrain import command as pretrain
-from deeppatch.data import sources
+from deeppatch.data.names import MIXES
 from deeppatch.errors import UserError
 from deeppatch.modular.weak_networks import FITS, mix_of, published_weak_network
 from deeppatch.progress import info
@@ -25,7 +22,7 @@ from deeppatch.zoo.classifier import Classifier
 def targets(context: Context) -> list[int]:
     """Return the classes to correct, as the strong model counts them; UserError where --target names none."""
     asked, names = context.options.target, context.source.classes
-    possible = list(range(sources.MIXES[mix_of(context.options.dataset)][1]))
+    possible = list(range(MIXES[mix_of(context.options.dataset)]))
     named = {name: place for place, name in enumerate(names) if place in possible} | {str(n): n for n in possible}
     if asked != "all" and asked not in named:
         raise UserError(f"--target {asked}: choose all, or of {', '.join(f'{n} {names[n]}' for n in possible)}")
@@ -55,15 +52,21 @@ def weak_model(context: Context) -> Classifier:
 
 def prepared(context: Context) -> tuple[Path, str]:
     """Return the weights file of a `weak_context`, trained if need be, and the command that makes it."""
-    options, (recipe, file) = context.options, FITS[context.options.fit]
+    recipe, file = FITS[context.options.fit]
+    folder = context.folder("pretrain")
     command = context.command("pretrain", recipe=recipe)
-    words = shlex.split(command)[len(shlex.split(command_line.call(options.prefix, "pretrain"))) :]
-    words += ["-e", str(options.weak_epoch)] if options.weak_epoch else []
-    folder = run_folder("pretrain", parse(pretrain, words, options.prefix), {})
     if not (folder / RECORD).is_file():
-        info(f"there is no weak model yet; as by: {command}")
-        words += ["--device", options.device, "--gpu", str(options.gpu)]
-        words += ["--amp"] * options.amp + ["-r"] * options.resume
-        main.run("eval", words, options.prefix)
+        train(context, command)
     context.stage.read(folder / file, command)
     return folder / file, command
+
+
+def train(context: Context, command: str) -> None:
+    """Run pretrain for a weak model, as `command` spells it, on this run's device."""
+    options = context.options
+    info(f"there is no weak model yet; as by: {command}")
+    words = shlex.split(command)[len(shlex.split(command_line.call(options.prefix, "pretrain"))) :]
+    words += ["-e", str(options.weak_epoch)] if options.weak_epoch else []
+    words += ["--device", options.device, "--gpu", str(options.gpu)]
+    words += ["--amp"] * options.amp + ["-r"] * options.resume
+    main.run("eval", words, options.prefix)

@@ -10,15 +10,16 @@ from deeppatch.artifacts import state_digest, tensors_to_bytes
 from deeppatch.cli.context import Context
 from deeppatch.cli.features import Subject, head_accuracy
 from deeppatch.cli.index_sets import named_sets
-from deeppatch.cli.measure import plain_epochs, training_table
 from deeppatch.data import views
 from deeppatch.data.sources import Images
 from deeppatch.decompose.features import Features, ShuffledFeatures
 from deeppatch.decompose.head import DecomposedHead, decomposed
 from deeppatch.decompose.tune import tune
 from deeppatch.graph.hooks import swap
+from deeppatch.metrics import accuracy
 from deeppatch.progress import info
-from deeppatch.training import History, accuracy, predict
+from deeppatch.report.scores import training_table
+from deeppatch.training import History, clean_epochs, predict
 
 
 def finetune(context: Context, model: Subject) -> None:
@@ -60,7 +61,14 @@ def tune_network(context: Context, model: Subject, indices: Tensor) -> Tuned:
     """Train the whole decomposed network on cropped and flipped images."""
     options, splits = context.options, context.splits
     sparse = decomposed(model.model, model.head, indices)
-    epochs = plain_epochs(context)
+    epochs = clean_epochs(
+        splits.train,
+        epochs=options.max_epoch,
+        batch_size=options.batch_size,
+        seed=options.seed,
+        augment=context.data.crop,
+        mirror=context.data.mirror,
+    )
     val, test = (view_accuracy(context, part) for part in (splits.val, splits.test))
     before = test(sparse)
     checkpoint = context.checkpoint(indices=indices.tolist(), base=state_digest(model.model.state_dict()))

@@ -9,12 +9,13 @@ import torch
 
 from deeppatch.cli.modularize.analysing import Analysis
 from deeppatch.data import views
+from deeppatch.metrics import accuracy
 from deeppatch.modular.composition import dissimilarity
 from deeppatch.modular.extract import multiply_adds
 from deeppatch.modular.modules import Modules
 from deeppatch.progress import info
 from deeppatch.report import module_plots
-from deeppatch.training import accuracy, predict
+from deeppatch.training import predict
 
 
 def report(analysis: Analysis, modules: Modules, history: pd.DataFrame) -> dict[str, Any]:

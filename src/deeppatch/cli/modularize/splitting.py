@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from deeppatch.cli.modularize.analysing import Analysis
 from deeppatch.data import views
 from deeppatch.data.splits import halves, subset
+from deeppatch.metrics import accuracy
 from deeppatch.modular import gradient
 from deeppatch.modular.genetic import Search
 from deeppatch.modular.genome import Genome
@@ -20,7 +21,7 @@ from deeppatch.modular.importance import orders
 from deeppatch.modular.masking import EVALUATORS, by_slices, twins_of
 from deeppatch.modular.presets import PRESETS, thresholds
 from deeppatch.modular.winograd import optimize_for_cpu
-from deeppatch.training import accuracy, fit, predict, two_rates
+from deeppatch.training import fit, predict, two_rates
 
 SEARCHED = 2500  # images that rate candidates, by default: these are compared with each other, on the same ones
 # masks (classes, kernels) by layer, heads if there are any, and one row for each generation or epoch

@@ -21,7 +21,7 @@ from deeppatch.hybrid.training_data import USES, Recipe
 
 STAGE = "relearn"
 DESCRIPTION = "Relearn: repair a network with the labels that annotate chose and, in HybridRepair, unlabelled images."
-EXAMPLE = "-m mobilenet -d cifar10 --bias B --method hybrid --budget 1%%"
+EXAMPLE = "-m mobilenet -d cifar10 --bias B --method hybrid --budget 1%"
 REPAIR = False
 
 

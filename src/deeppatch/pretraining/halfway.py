@@ -12,7 +12,7 @@ from deeppatch.training import History
 
 
 class Halfway:
-    """Keeps in a folder the state of every epoch that may yet be the one at half of the best, a quarter at most.
+    """Keep in a folder the state of every epoch that may yet be the one at half of the best, a quarter at most.
 
     Epochs count from 0. After a kill the folder holds what the training needs to go on.
     """
