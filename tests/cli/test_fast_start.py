@@ -34,7 +34,7 @@ STAGES = [stage for stage in SCRIPTS if stage not in NOT_YET]
 NEEDED = {"decompose": ["finetune"], "annotate": ["--bias", "B"], "relearn": ["--bias", "B"]}
 MISTAKES = {
     "--nonsense": "unrecognized arguments: --nonsense",
-    "--version=1": "ignored explicit argument",
+    "--version=1": "argument --version: ignored explicit argument",
     "-m resnt32": "argument -m/--model: invalid choice: resnt32 (did you mean resnet32",
     "-d cifar100x": "-d cifar100x: unknown data set (did you mean cifar100?); choose from digits, ",
     "-d digits-mix": "-d digits-mix: name the class to correct, digits-mix:0 to digits-mix:4",
@@ -131,10 +131,10 @@ def test_options_are_a_frozen_dataclass_with_the_parser_s_defaults(stage):
         options.seed = 1
     own = {field.name for field in fields(options)} - {"prefix", "command", "defaults"}
     assert own == options.defaults.keys(), "a field for each option, and an option for each field"
-    told = {field.name: field.default for field in fields(options) if field.name in own}
-    assert {name: value for name, value in told.items() if value is not MISSING} == {
-        name: options.defaults[name] for name, value in told.items() if value is not MISSING
-    }
+    for field in fields(options):
+        default = options.defaults.get(field.name)
+        if field.name in own and field.default is not MISSING:
+            assert field.default == (tuple(default) if isinstance(default, list) else default), field.name
     assert options.command == f"python src/{SCRIPTS[stage]}.py {' '.join(NEEDED.get(stage, []))}".strip()
 
 
