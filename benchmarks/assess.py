@@ -23,14 +23,14 @@ import machine
 import pandas as pd
 import torch
 from captum.attr import LayerFeatureAblation
+from deeppatch.cli.assess.ablating import samples
+from deeppatch.cli.assess.racing import PARTS, margins
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import functional as transforms
 from tqdm import tqdm
 
 from deeppatch import runtime
-from deeppatch.cli.assess.ablating import samples
-from deeppatch.cli.assess.racing import PARTS, margins
 from deeppatch.cli.options import DEFAULT_RATIO
 from deeppatch.data import sources
 from deeppatch.data.corruptions import SIGMAS, Blur

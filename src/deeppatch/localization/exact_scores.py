@@ -29,8 +29,8 @@ from deeppatch.progress import counting, info
 class ExactScorer:
     """A method that edits each filter in turn and measures the change of accuracy on degraded images.
 
-    With `paired` the filter's clean map replaces its degraded one; otherwise the filter is set to zero. The score is the
-    change of accuracy times `sign`; `descending` tells whether filters with the highest scores are suspicious.
+    With `paired` the filter's clean map replaces its degraded one; otherwise the filter is set to zero. The score is
+    the change of accuracy times `sign`; `descending` tells whether filters with the highest scores are suspicious.
     """
 
     method: str

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from deeppatch.zoo.classifier import Classifier
 
 STAGE = "assess"
-DESCRIPTION = "Assess: rank the filters of every convolution by how much they are to blame on degraded images."
+DESCRIPTION = "Assess: rank the filters of every convolution by how far they cause failures on degraded images."
 EXAMPLE = "-m resnet32 -d cifar10 -f perfloss"
 RANKS = True
 
