@@ -2,8 +2,8 @@
 
 python benchmarks/rankings.py --weights FILE [-m resnet20a] [-d cifar10] [--limit 3000] [--output_dir DIR]
 
-Rankings and tables lie under --output_dir; a ranking that is there already is not made again. Three random rankings, and
-the rear of the exact one, say whether ranking matters.
+Rankings and tables lie under --output_dir; a ranking that is there already is not made again. Three random rankings,
+and the rear of the exact one, say whether ranking matters.
 """
 
 from __future__ import annotations

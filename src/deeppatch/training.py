@@ -125,13 +125,13 @@ def sgd(
 def constant_sgd(
     parameters: Iterable[nn.Parameter], *, lr: float, momentum: float, weight_decay: float
 ) -> tuple[SGD, ConstantLR]:
-    """Return SGD and a schedule that leaves its learning rate alone."""
+    """Return SGD and a schedule that keeps its learning rate constant."""
     optimizer = SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay)
     return optimizer, _constant(optimizer)
 
 
 def adam(parameters: Iterable[nn.Parameter], *, lr: float) -> tuple[Adam, ConstantLR]:
-    """Return Adam and a schedule that leaves its learning rate alone."""
+    """Return Adam and a schedule that keeps its learning rate constant."""
     optimizer = Adam(parameters, lr=lr)
     return optimizer, _constant(optimizer)
 

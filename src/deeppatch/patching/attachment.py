@@ -27,7 +27,7 @@ class Attachment:
     trained_before: list[nn.Parameter]
 
     def parameters(self) -> list[nn.Parameter]:
-        """Return the new parameters, the only ones that are trained."""
+        """Return the new parameters, which are the only ones to train."""
         return [parameter for unit in self.units.values() for parameter in _new_module(unit)]
 
     def enter_training(self) -> None:
