@@ -23,7 +23,7 @@ RANKS = True
 
 @dataclass(frozen=True, kw_only=True)
 class Options(RepairOptions):
-    """What assess is told: MiB for maps, filters to refine, and the error probability of an elimination."""
+    """The options of assess: MiB for maps, filters to refine, and the error probability of an elimination."""
 
     mem: int = 2048
     refine: int = 0
