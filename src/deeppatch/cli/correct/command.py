@@ -20,7 +20,7 @@ RANKS = True
 
 @dataclass(frozen=True, kw_only=True)
 class Options(RepairOptions):
-    """What correct is told: nothing beside what DeepPatch's stages share."""
+    """The options of correct: only those that DeepPatch's stages share."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +46,7 @@ def run(options: Options) -> None:
     from deeppatch.cli.context import open_stage
     from deeppatch.cli.predecessors import base_model
 
-    context = open_stage(options, STAGE)  # type: ignore[arg-type]
+    context = open_stage(options, STAGE)
     model = base_model(context)
     if options.crt_method == "patch":
         run_patch(options, context, model)
@@ -86,6 +86,7 @@ def run_finetune(options: Options, context: Context, model: Classifier) -> None:
     from deeppatch.artifacts import state_digest, tensors_to_bytes
     from deeppatch.cli.correct.report import report
     from deeppatch.retrain.finetune import finetune
+    from deeppatch.training import History
 
     base = state_digest(model.state_dict())
     tuned = finetune(
@@ -99,4 +100,7 @@ def run_finetune(options: Options, context: Context, model: Classifier) -> None:
         checkpoint=context.checkpoint(base=base),
         **context.training_options(),
     )
-    report(context, "weights.safetensors", tensors_to_bytes(tuned.state_dict(), {"base": base, **context.about}), tuned.history, {})  # type: ignore[arg-type]
+    content = tensors_to_bytes(tuned.state_dict(), {"base": base, **context.about})
+    history = tuned.history
+    assert isinstance(history, History)
+    report(context, "weights.safetensors", content, history, {})

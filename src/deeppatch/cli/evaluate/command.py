@@ -68,7 +68,7 @@ def run(options: Options) -> None:
     from deeppatch.patching.calibration import fit_switch
     from deeppatch.patching.routing import route_by_level
 
-    context = open_stage(options, STAGE)  # type: ignore[arg-type]
+    context = open_stage(options, STAGE)
     model = base_model(context)
     patch = load_patch(context, model)
     tuned = finetuned_if_there(context, model)

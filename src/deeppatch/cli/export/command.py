@@ -58,7 +58,7 @@ def run(options: Options) -> None:
     from deeppatch.progress import info
 
     versions = installed()
-    context = open_stage(options, STAGE)  # type: ignore[arg-type]
+    context = open_stage(options, STAGE)
     model = base_model(context)
     patch = load_patch(context, model)
     router = load_router(context)

@@ -100,11 +100,11 @@ def run(options: Options) -> None:
     from deeppatch.cli.pretrain.report import report
 
     if options.state == "pretrained":
-        run_pretrained(options, open_stage(options, STAGE))  # type: ignore[arg-type]
+        run_pretrained(options, open_stage(options, STAGE))
         return
-    context = open_stage(options, "eval")  # type: ignore[arg-type]
+    context = open_stage(options, "eval")
     model = load_corrected(context, base_model(context))
-    report(context, model, {"weights": f"corrected: {correction(options)}"})  # type: ignore[arg-type]
+    report(context, model, {"weights": f"corrected: {correction(options)}"})
     context.stage.finish()
 
 
