@@ -18,7 +18,8 @@ from deeppatch.data import views
 from deeppatch.data.views import View
 from deeppatch.distributed import ranks
 from deeppatch.graph.hooks import convolutions
-from deeppatch.graph.network_graph import Graph, Untraceable
+from deeppatch.graph.network_graph import Graph
+from deeppatch.graph.tracing import Untraceable
 from deeppatch.localization.ablation import (
     Ablation,
     Counts,
