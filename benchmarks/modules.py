@@ -41,7 +41,7 @@ from deeppatch.modular.genetic import Record, Search
 from deeppatch.modular.genome import Genome
 from deeppatch.modular.importance import importances, orders
 from deeppatch.modular.layers import Layer, find
-from deeppatch.modular.masking import by_slices, twins_of
+from deeppatch.modular.masking import by_slices, replicas_of
 from deeppatch.modular.presets import PRESETS, sizes, thresholds
 from deeppatch.modular.winograd import optimize_for_cpu
 from deeppatch.zoo import weights
@@ -87,7 +87,7 @@ class Timed:
         network, layers, device = self.subject.network, self.subject.layers, self.subject.x.device
         self.x, labels = self.subject.x[: self.images], self.subject.images.labels[: self.images].to(device)
         self.quick = optimize_for_cpu(network)
-        self.twins = twins_of(self.quick)
+        self.replicas = replicas_of(self.quick)
         with torch.inference_mode():
             answers = torch.cat([network(part) for part in self.x.split(256)]).argmax(1)
         self.strong = (answers == labels).double().mean().item()
@@ -113,7 +113,7 @@ class Timed:
         found: list[Tensor] = []
 
         def ours() -> None:
-            logits = by_slices(self.quick, self.subject.layers, kept, self.x[samples], twins=self.twins)
+            logits = by_slices(self.quick, self.subject.layers, kept, self.x[samples], replicas=self.replicas)
             found.append(logits[:, :, number])
 
         self.seconds[-1] += runtime.seconds(ours, samples.device)

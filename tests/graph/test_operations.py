@@ -22,7 +22,8 @@ from deeppatch.modular.masking import by_slices, masked
 EXAMPLE = torch.rand(2, 3, 12, 12, generator=torch.Generator().manual_seed(1))
 LEAVES = {
     "relu": F.relu, "relu6": F.relu6, "silu": F.silu, "gelu": F.gelu, "hardswish": F.hardswish,
-    "leaky relu": F.leaky_relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh, "dropout": lambda x: F.dropout(x, training=False),
+    "leaky relu": F.leaky_relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh,
+    "dropout": lambda x: F.dropout(x, training=False),
     "max pooling": lambda x: F.max_pool2d(x, 2), "mean pooling": lambda x: F.avg_pool2d(x, 2),
     "adaptive pooling": lambda x: F.adaptive_avg_pool2d(x, 4), "method relu": lambda x: x.relu(),
     "method sigmoid": lambda x: x.sigmoid(), "contiguous": lambda x: x.contiguous(), "crop": lambda x: x[:, :, ::2, 1:],

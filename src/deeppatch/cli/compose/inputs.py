@@ -1,4 +1,4 @@
-"""The weak models that compose corrects: which network and data, and where pretrain leaves or would leave them."""
+"""What compose reads: modules, and weak models with their data, which it trains where pretrain has not left them."""
 
 from __future__ import annotations
 
@@ -6,24 +6,48 @@ import argparse
 import json
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from deeppatch.artifacts import RECORD, tensors_from_bytes
+from deeppatch.artifacts import RECORD, sha256, state_digest, tensors_from_bytes
 from deeppatch.cli import main
 from deeppatch.cli import options as command_line
 from deeppatch.cli.context import Context
 from deeppatch.cli.predecessors import restore
 from deeppatch.data import sources
-from deeppatch.errors import UserError
+from deeppatch.errors import OtherBase, UserError
+from deeppatch.modular.modules import Modules
 from deeppatch.modular.weak_networks import FITS, mix_of, published_weak_network
 from deeppatch.progress import info
+from deeppatch.zoo.architectures import ARCHITECTURES
 from deeppatch.zoo.classifier import Classifier
+
+if TYPE_CHECKING:
+    from deeppatch.cli.compose.command import Options
+
+
+def check(options: Options) -> None:
+    """UserError where the data have no mix for weak models, or there is no such weak network."""
+    mix_of(options.dataset)
+    if options.weak is not None and options.weak not in ARCHITECTURES:
+        raise UserError(f"--weak {options.weak}: choose from {', '.join(sorted(ARCHITECTURES))}")
+
+
+def read_modules(context: Context, strong: Classifier) -> tuple[Modules, str]:
+    """Read what modularize left for the strong model, and the hash of its file."""
+    path, command = context.locate("modularize", "modules.safetensors")
+    content = context.stage.read(path, command)
+    modules = Modules.from_bytes(content, path)
+    if modules.base != state_digest(strong.state_dict()):
+        raise OtherBase(path, command)
+    info(f"inherited {path} ({modules.classes} modules)")
+    return modules, sha256(content)
 
 
 def targets(context: Context) -> list[int]:
     """Return the classes to correct, as the strong model counts them; UserError where --target names none."""
     asked, names = context.options.target, context.source.classes
     possible = list(range(sources.MIXES[mix_of(context.options.dataset)][1]))
-    named = {name: place for place, name in enumerate(names) if place in possible} | {str(n): n for n in possible}
+    named = {name: index for index, name in enumerate(names) if index in possible} | {str(n): n for n in possible}
     if asked != "all" and asked not in named:
         raise UserError(f"--target {asked}: choose all, or of {', '.join(f'{n} {names[n]}' for n in possible)}")
     return possible if asked == "all" else [named[asked]]
