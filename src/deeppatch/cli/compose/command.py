@@ -95,7 +95,7 @@ def run(options: Options) -> None:
     from deeppatch.cli.predecessors import base_model
     from deeppatch.modular.joining import compare_joins, default_joins
 
-    inputs.check(options)
+    inputs.check(options.dataset, options.weak)
     context = open_stage(options, STAGE)  # type: ignore[arg-type]
     strong = base_model(context)
     modules, digest = inputs.read_modules(context, strong)

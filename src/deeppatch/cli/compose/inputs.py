@@ -6,7 +6,6 @@ import argparse
 import json
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from deeppatch.artifacts import RECORD, sha256, state_digest, tensors_from_bytes
 from deeppatch.cli import main
@@ -21,15 +20,12 @@ from deeppatch.progress import info
 from deeppatch.zoo.architectures import ARCHITECTURES
 from deeppatch.zoo.classifier import Classifier
 
-if TYPE_CHECKING:
-    from deeppatch.cli.compose.command import Options
 
-
-def check(options: Options) -> None:
+def check(dataset: str, weak: str | None) -> None:
     """UserError where the data have no mix for weak models, or there is no such weak network."""
-    mix_of(options.dataset)
-    if options.weak is not None and options.weak not in ARCHITECTURES:
-        raise UserError(f"--weak {options.weak}: choose from {', '.join(sorted(ARCHITECTURES))}")
+    mix_of(dataset)
+    if weak is not None and weak not in ARCHITECTURES:
+        raise UserError(f"--weak {weak}: choose from {', '.join(sorted(ARCHITECTURES))}")
 
 
 def read_modules(context: Context, strong: Classifier) -> tuple[Modules, str]:

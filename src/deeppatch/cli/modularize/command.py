@@ -135,7 +135,7 @@ def run(options: Options) -> None:
         analysis = analyse(model, data, images=options.sensitivity_images, seed=options.seed, checkpoint=analysing)
         report.sensitivity(context, analysis)
     with timed("search", seconds):
-        modules = search(analysis, data, settings_of(options), amp=options.amp, seed=options.seed, checkpoint=searching)
+        modules = search(analysis, data, settings_of(context), amp=options.amp, seed=options.seed, checkpoint=searching)
     context.stage.write("modules.safetensors", modules.to_bytes())
     with timed("evaluation", seconds):
         facts = report.modules(context, model, data, analysis, modules)

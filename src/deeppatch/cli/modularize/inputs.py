@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from deeppatch.cli.context import Context
 from deeppatch.data.dataset import Data
 from deeppatch.modular.genetic_search import GeneticSearch
 from deeppatch.modular.gradient_search import GradientSearch
-
-if TYPE_CHECKING:
-    from deeppatch.cli.modularize.command import Options
 
 
 def data_of(context: Context) -> Data:
@@ -19,8 +14,9 @@ def data_of(context: Context) -> Data:
     return Data(parts.train, parts.val, parts.test, source.classes, source.name, source.augment, source.mirror)
 
 
-def settings_of(options: Options) -> GradientSearch | GeneticSearch:
+def settings_of(context: Context) -> GradientSearch | GeneticSearch:
     """Return the settings of the search that --method names; what is not given is their default."""
+    options = context.options
     if options.method == "ga":
         drop, share = options.sensitive
         images = {"images": options.search_images} if options.search_images else {}
