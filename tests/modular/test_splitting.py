@@ -147,6 +147,13 @@ def test_candidates_read_2500_images_where_no_number_is_given():
     assert GeneticSearch().images == 2500
 
 
+class Branching(nn.Module):
+    """What it does depends on what it reads."""
+
+    def forward(self, x):
+        return x if x.sum() > 0 else -x
+
+
 def test_mistakes_are_told(model, data):
     with pytest.raises(UserError, match="hill: there is no such method; choose from grad, ga"):
         split_into_modules(model, data, method="hill")

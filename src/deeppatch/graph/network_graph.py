@@ -24,7 +24,7 @@ class Graph:
     """
 
     def __init__(self, network: nn.Module, example: Tensor) -> None:
-        """Trace and fold `network`; Untraceable unless the graph answers for `example` (N, C, H, W) as it does."""
+        """Trace and fold `network`; Untraceable unless the graph gives for `example` (N, C, H, W) what it gives."""
         self.module = trace(network)
         self._separate()
         norms = fold(self.module)

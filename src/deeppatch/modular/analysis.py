@@ -13,8 +13,10 @@ from deeppatch.data import views
 from deeppatch.data.dataset import Data
 from deeppatch.data.images import Images
 from deeppatch.data.splits import subset
+from deeppatch.errors import UserError
 from deeppatch.graph.folding import folded
 from deeppatch.graph.hooks import convolutions
+from deeppatch.graph.tracing import Untraceable
 from deeppatch.modular import sensitivity
 from deeppatch.modular.importance import importances
 from deeppatch.modular.layers import Layer, find
@@ -67,7 +69,11 @@ def analyse(
     """
     model = copy.deepcopy(as_classifier(model)).eval()
     data = data.to(device_of(model))
-    network = folded(model.network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    try:
+        network = folded(model.network)
+    except Untraceable as error:
+        raise UserError(f"this network cannot be split: {error}; use one of the zoo") from error
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     layers = find(network, model.normalize(data.example))
     if fixed := convolutions(network).keys() - {name for layer in layers for name in layer.convs}:
         info(f"{len(fixed)} convolutions keep all of their kernels: they are added to what no convolution makes")

@@ -37,5 +37,5 @@ class Heads(nn.Module):
 
 
 def _uniform(inputs: int, *shape: int) -> Tensor:
-    """Draw as torch's linear layers do, within one over the root of the number of inputs."""
+    """Initialise as PyTorch's linear layers do, uniformly within one over the root of the number of inputs."""
     return torch.empty(shape).uniform_(-1 / math.sqrt(inputs), 1 / math.sqrt(inputs))

@@ -72,7 +72,7 @@ def span(join: str, scores: Tensor) -> Range:
 
 
 def joined(logits: Tensor, confidence: Tensor) -> Tensor:
-    """Return a weak model's answer (N, K) with a module's for the last class (Qi et al., ASE 2022).
+    """Return a weak model's scores (N, K) with a module's for the last class (Qi et al., ASE 2022).
 
     `logits` (N, K) are the weak model's: its probabilities of the other classes stay as they are, that of the last is
     dropped for the module's `confidence` (N,). The class is the argmax.

@@ -1,4 +1,4 @@
-"""What modules answer: the whole network with masks on its channels, or the smaller networks themselves."""
+"""The logits of modules: from the whole network with masks on its channels, or from the smaller networks themselves."""
 
 from __future__ import annotations
 

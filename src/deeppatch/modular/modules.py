@@ -107,7 +107,7 @@ class Modules:
         return Member(copy.deepcopy(model.normalize), small, label, head).to(device)
 
     def composed(self, model: nn.Module, example: Tensor) -> Composed:
-        """Return all modules as one classifier: the class whose module answers highest. Arguments as for `member`."""
+        """Return all modules as one classifier, whose highest score wins; arguments are those of `member`."""
         return Composed([self.member(model, example, label) for label in range(self.classes)])
 
     def dissimilarity(self) -> Tensor:
@@ -124,7 +124,7 @@ class Modules:
 
 
 class Member(nn.Module):
-    """A module: normalisation, the smaller network, and the logit of its class or its head's answer."""
+    """A module: normalisation, the smaller network, and the logit of its class or the score of its head."""
 
     def __init__(self, normalize: nn.Module, network: nn.Module, label: int, head: Heads | None) -> None:
         super().__init__()
@@ -144,7 +144,7 @@ class Member(nn.Module):
 
 
 class Composed(nn.Module):
-    """All modules as one classifier: the class whose module answers highest."""
+    """All modules as one classifier: the class whose module gives the highest score."""
 
     def __init__(self, members: list[Member]) -> None:
         super().__init__()

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this stage only."""
     group = parser.add_argument_group("compose")
     group.add_argument(
-        "--target", default="all", metavar="CLASS", help="class to correct, by number or name, or all (default: all)"
+        "--target", default="all", metavar="CLASS", help="class to correct, by index or name, or all (default: all)"
     )
     group.add_argument(
         "--fit",

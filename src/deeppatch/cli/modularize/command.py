@@ -83,7 +83,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="grad: of the epochs that lose less than this of the accuracy on val, the smallest modules (default: 1)",
     )
     group.add_argument("--lr", type=float, default=0.001, metavar="X", help="grad: learning rate (default: 0.001)")
-    group.add_argument("--no_head", action="store_true", help="grad: modules answer by their logit, no trained head")
+    group.add_argument(
+        "--no_head", action="store_true", help="grad: a module gives the logit of its class, no trained head"
+    )
     group.add_argument(
         "--preset",
         choices=PRESETS,

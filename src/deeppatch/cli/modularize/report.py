@@ -1,4 +1,4 @@
-"""The report of modularize: what modules keep, cost and answer together, as tables, plots and JSON."""
+"""The report of modularize: what modules keep and cost, and their accuracy together, as tables, plots and JSON."""
 
 from __future__ import annotations
 
