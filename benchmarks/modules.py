@@ -6,9 +6,10 @@ Plain (modules_plain.py): each candidate is the whole network with its kernels s
 with worker processes that decode image by image; dissimilarities are set operations on kernels, compositions are rated
 one by one in a pool of processes. A sample of it is timed, and its size is printed. Ours: whole generations of the
 search as modularize runs it, on the same images, and on a quarter of them as modularize reads 2,500 of the 10,000 that
-the published search reads. After every fourth batch of our candidates one of the plain way has its turn, in one process.
-Which candidates need not see all images depends on the logits of the network, so that --weights should be a trained
-one's, and on how many compositions reach the preset's thresholds: with --most every merge keeps as many as it may.
+the published search reads. After every fourth batch of our candidates one of the plain way has its turn, in one
+process. Which candidates need not see all images depends on the logits of the network, so that --weights should be a
+trained one's, and on how many compositions reach the preset's thresholds: with --most every merge keeps as many as it
+may.
 """
 
 from __future__ import annotations
