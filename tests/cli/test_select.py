@@ -8,7 +8,8 @@ import math
 import pytest
 
 from deeppatch import runtime
-from deeppatch.graph.network_graph import Graph, Untraceable
+from deeppatch.graph.network_graph import Graph
+from deeppatch.graph.tracing import Untraceable
 from deeppatch.localization.successive_elimination import LayerElimination
 
 FILES = {"ranking.json", "ranking.csv", "suspicion.png", "run.json"}

@@ -20,7 +20,7 @@ GOLDEN = json.loads((HERE / "chain.json").read_bytes())
 # what was measured in seconds
 TIMES = {"seconds", "wall_seconds"}
 # what is called otherwise today: as it was, and as it is
-RENAMED: dict[str, str] = {}
+RENAMED: dict[str, str] = {"unlike": "dissimilarity"}
 
 
 def differences(before: Any, now: Any, place: str, *, exact: bool) -> Iterator[str]:

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 import deeppatch
 from deeppatch.artifacts import state_digest
 from deeppatch.graph.hooks import convolutions
-from deeppatch.graph.network_graph import Graph, Untraceable
+from deeppatch.graph.network_graph import Graph
+from deeppatch.graph.tracing import Untraceable
 from deeppatch.localization.ablation import CorrectCounts, DegradedBatch, by_hooks, count_correct, in_graph
 from deeppatch.localization.channel_delta import ChannelDelta, Downstream
 from deeppatch.zoo.architectures import ARCHITECTURES

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from deeppatch.graph import cutting, folding, hooks
+from deeppatch.graph.affine import Affine
 from deeppatch.patching.attachment import Attachment
 from deeppatch.patching.patch_file import Patch, apply
 from deeppatch.patching.router import Maps, Router
@@ -27,8 +28,8 @@ class RouterStem(nn.Module):
         super().__init__()
         name, unit = next(iter(attachment.units.items()))
         conv, channels, norm = unit.original, unit.channels, attachment.norm_after.get(name)
-        self.original_norm = folding.Affine(attachment.own[norm] if norm else None, conv.weight, channels)
-        self.patched_norm = folding.Affine(attachment.norms[norm] if norm else None, conv.weight, channels)
+        self.original_norm = Affine(attachment.own[norm] if norm else None, conv.weight, channels)
+        self.patched_norm = Affine(attachment.norms[norm] if norm else None, conv.weight, channels)
         self.correction: fx.GraphModule | None = None
         rows = conv.weight[channels]
         bias = rows.new_zeros(len(rows)) if conv.bias is None else conv.bias[channels]
