@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from deeppatch.decompose.head import DecomposedHead, microseconds
+from deeppatch.decomposition.head import DecomposedHead, microseconds
 
 SIZES = {"ResNet-20, CIFAR-10": (64, 10, 5), "ResNet-50, ImageNet": (2048, 1000, 50)}
 BATCHES = (1, 64, 256)

@@ -121,7 +121,7 @@ def time_selection(options: argparse.Namespace, device: torch.device, model: Cla
     budget, truth = max(1, count // 100), torch.zeros(count, dtype=torch.long, device=device)
     parts: dict[str, Callable[[], object]] = {
         "pool and training images once": lambda: (evidence.embeddings, evidence.train_embeddings),
-        "views": lambda: evidence.smoothness,
+        "views": lambda: evidence.consistency,
         "regions": lambda: regions(evidence.features, budget, 1),
         "all of it, once more but for the passes": lambda: METHODS["hybrid"](evidence, Oracle(truth, budget), budget),
     }

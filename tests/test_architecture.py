@@ -20,12 +20,15 @@ PACKAGE = SRC / "deeppatch"
 # DESIGN, section 2, from the top down; a layer imports from the layers below it only
 LAYERS = (
     ("cli",),
-    ("localization", "patching", "retrain", "decompose", "modular", "hybrid", "report"),
+    ("localization", "patching", "retrain", "decomposition", "modular", "hybrid", "report"),
     ("pretraining",),
     ("evaluation", "features"),
     ("training",),
     ("graph", "data", "zoo"),
+    ("cache",),
     ("artifacts", "distributed"),
+    ("stage",),
+    ("lock", "storage"),
     ("runtime", "metrics"),
     ("progress",),
     ("errors",),

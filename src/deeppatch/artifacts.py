@@ -17,12 +17,7 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from deeppatch.errors import StaleArtifact
-from deeppatch.stage import Stage as Stage
-from deeppatch.stage import git_revision as git_revision
-from deeppatch.storage import RECORD as RECORD
-from deeppatch.storage import read_given as read_given
-from deeppatch.storage import sha256 as sha256
-from deeppatch.storage import write_bytes as write_bytes
+from deeppatch.storage import write_bytes
 
 # what torch and safetensors raise for files that they cannot read
 DAMAGE = (

@@ -1,18 +1,25 @@
-"""What a classifier makes of clean images in one pass: logits, and the features that its last linear layer reads."""
+"""What a classifier makes of clean images: its logits, and the features that its last linear layer reads."""
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import hashlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from deeppatch import runtime
+from deeppatch.artifacts import state_digest
+from deeppatch.cache import ContentCache, Entry
+from deeppatch.data.files import Files
 from deeppatch.data.views import to_float
 from deeppatch.errors import UserError
 from deeppatch.graph.hooks import hooked
 from deeppatch.progress import track
+
+SHARD = 2**16
 
 
 @dataclass(frozen=True)
@@ -28,31 +35,134 @@ class Embeddings:
         return self.logits.softmax(1)
 
 
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Put a model into eval mode within the block, and every module of it back into its own mode afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
 @torch.no_grad()
 def embed(
-    model: nn.Module, pixels: Tensor, *, batch_size: int = 256, amp: bool = False, label: str = "features"
+    model: nn.Module,
+    pixels: Tensor | Files,
+    *,
+    batch_size: int = 256,
+    amp: bool = False,
+    label: str = "features",
+    layer: nn.Module | None = None,
 ) -> Embeddings:
-    """Run a model in eval mode over uint8 pixels (N, 3, H, W)."""
+    """Run a classifier once, in eval mode and on its own device, over uint8 pixels (N, 3, H, W).
+
+    Args:
+        model: maps float pixels (N, 3, H, W) in [0, 1] to logits (N, C); it must end in a linear layer.
+        pixels: the images, in memory on any device, or in files.
+        batch_size: how many images each pass has.
+        amp: whether the passes run in bfloat16.
+        label: what the progress is called.
+        layer: the module whose input the features are; None: the last linear layer.
+
+    Returns:
+        Logits and features, on the model's device.
+
+    Raises:
+        UserError: where the network does not end in a linear layer.
+
+    >>> network = nn.Sequential(nn.Flatten(), nn.Linear(12, 4), nn.ReLU(), nn.Linear(4, 3))
+    >>> found = embed(network, torch.zeros(5, 3, 2, 2, dtype=torch.uint8))
+    >>> found.logits.shape, found.features.shape
+    (torch.Size([5, 3]), torch.Size([5, 4]))
+    """
     device = next(model.parameters()).device
-    layer = last_linear(model, to_float(pixels[:1]))
+    if layer is None:
+        _, layer = last_linear(model, to_float(pixels[:1].to(device)))
     logits, features = [], []
-    batches = pixels.split(batch_size)
-    with hooked(layer, lambda _module, inputs, _output: features.append(inputs[0].float())):
-        for batch in track(batches, len(batches), label):
+    starts = range(0, pixels.shape[0], batch_size)
+    with eval_mode(model), hooked(layer, lambda _module, inputs, _output: features.append(inputs[0].float())):
+        for start in track(starts, len(starts), label):
+            batch = to_float(pixels[start : start + batch_size].to(device))
             with runtime.autocast(device, amp):
-                logits.append(model(to_float(batch)).float())
+                logits.append(model(batch).float())
     return Embeddings(torch.cat(logits), torch.cat(features))
 
 
+def penultimate(
+    model: nn.Module,
+    pixels: Tensor | Files,
+    *,
+    batch_size: int = 256,
+    amp: bool = False,
+    label: str = "features",
+    cache: ContentCache | None = None,
+) -> Tensor:
+    """Return the features of `embed` only, float32 (N, D), on the model's device.
+
+    A cache keeps them in shards of 65,536 images, under digests of weights, images and precision.
+    """
+    if cache is None:
+        return embed(model, pixels, batch_size=batch_size, amp=amp, label=label).features
+    device = next(model.parameters()).device
+    name, _ = last_linear(model, to_float(pixels[:1].to(device)))
+    facts = {"model": state_digest(model.state_dict()), "layer": name, "device": device.type, "amp": amp}
+    parts = []
+    for start in range(0, pixels.shape[0], SHARD):
+        shard = _slice(pixels, start, start + SHARD)
+        key = {**facts, "images": pixels_digest(shard)}
+        kept = cache.read(key)
+        if kept is None:
+            kept = Entry({"features": embed(model, shard, batch_size=batch_size, amp=amp, label=label).features})
+            cache.write(key, kept)
+        parts.append(kept.tensors["features"].to(device))
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def pixels_digest(pixels: Tensor | Files) -> str:
+    """Return a SHA-256 of images: of their values and shape, or of the state of the files that they lie in."""
+    if isinstance(pixels, Files):
+        return pixels.digest()
+    return hashlib.sha256(f"{tuple(pixels.shape)}\n".encode() + pixels.cpu().contiguous().numpy().tobytes()).hexdigest()
+
+
+def _slice(pixels: Tensor | Files, start: int, stop: int) -> Tensor | Files:
+    if isinstance(pixels, Files):
+        return pixels.take(torch.arange(start, min(stop, pixels.shape[0])))
+    return pixels[start:stop]
+
+
 @torch.no_grad()
-def last_linear(model: nn.Module, example: Tensor) -> nn.Linear:
-    """Return the linear layer that makes the logits of a classifier; UserError where there is none. Sets eval mode."""
-    model.eval()
-    made: list[tuple[nn.Linear, Tensor]] = []
-    with ExitStack() as stack:
-        for layer in (module for module in model.modules() if isinstance(module, nn.Linear)):
-            stack.enter_context(hooked(layer, lambda module, _inputs, output: made.append((module, output))))
+def last_linear(model: nn.Module, example: Tensor) -> tuple[str, nn.Linear]:
+    """Find the linear layer that makes the logits of a classifier.
+
+    Args:
+        model: maps float pixels (N, 3, H, W) in [0, 1] to logits (N, C).
+        example: such pixels, on the model's device; one image is enough.
+
+    Returns:
+        The name of the layer within the model, and the layer.
+
+    Raises:
+        UserError: where the logits are not what one linear layer returns, in one call.
+
+    >>> network = nn.Sequential(nn.Flatten(), nn.Linear(12, 4), nn.ReLU(), nn.Linear(4, 3))
+    >>> last_linear(network, torch.zeros(1, 3, 2, 2))
+    ('3', Linear(in_features=4, out_features=3, bias=True))
+    """
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    outputs: list[tuple[str, Tensor]] = []
+    with eval_mode(model), ExitStack() as stack:
+        for name, layer in layers.items():
+            stack.enter_context(hooked(layer, lambda _m, _i, output, name=name: outputs.append((name, output.clone()))))
         logits = model(example)
-    if not made or not torch.equal(made[-1][1], logits):
-        raise UserError("this network does not end in a linear layer, whose features annotate reads; choose another -m")
-    return made[-1][0]
+    last = outputs[-1][0] if outputs else ""
+    once = [name for name, _ in outputs].count(last) == 1
+    if not once or logits.ndim != 2 or not torch.equal(outputs[-1][1], logits):
+        named = f"its linear layers: {', '.join(layers)}" if layers else "it has no linear layer"
+        raise UserError(
+            f"this network does not end in a linear layer that makes its logits ({named}); choose one that does"
+        )
+    return last, layers[last]

@@ -99,6 +99,12 @@ class SGDSettings:
     weight_decay: float = 5e-4
 
 
+def accuracy_on(images: Images, *, amp: bool = False) -> Callable[[nn.Module], float]:
+    """Return the function that measures the accuracy of a model, in [0, 1], on clean images of its device."""
+    view = views.clean(images, 256)
+    return lambda model: accuracy(predict(model, view, amp=amp), view.labels)
+
+
 def sgd(
     parameters: Iterable[nn.Parameter],
     *,

@@ -8,20 +8,20 @@ import shutil
 import pandas as pd
 import pytest
 import torch
+from deeppatch.cli.measure import plain_epochs
+from deeppatch.cli.pretrain.pretraining import normalisation
 from PIL import Image
 
-from deeppatch.cli.annotate import encoding, report
-from deeppatch.cli.annotate.options import affordable
-from deeppatch.cli.pool import Pool
-from deeppatch.cli.pretrain.inputs import normalisation
+from deeppatch.cli.annotate import report
 from deeppatch.data import biased_split, sources
 from deeppatch.data.label_file import read_labels
+from deeppatch.data.pool import Pool
 from deeppatch.data.splits import Splits
 from deeppatch.errors import UserError
-from deeppatch.hybrid.encoder import Encoder
+from deeppatch.hybrid import encoder_training
+from deeppatch.hybrid.budget import affordable
 from deeppatch.hybrid.selection import Selection, selection_from_bytes
 from deeppatch.hybrid.selection_methods import METHODS, Choice
-from deeppatch.training import History
 from deeppatch.zoo.entries import PROTOCOL_STATS
 
 FILES = {"selection.safetensors", "selection.json", "selection.csv", "contact.html", "run.json"}
@@ -174,7 +174,7 @@ def test_an_encoder_is_trained_once_and_its_name_is_told(waves_bench, new_bench,
     for damaged in (b"damaged", whole[:-1] + bytes([whole[-1] ^ 1])):
         path.write_bytes(damaged)
         said = bench.ran(line).out
-        assert f"{path} is damaged; training it again" in said
+        assert f"{path} is damaged; computing it again" in said
         assert "encoder, epoch 2" in said
         assert bench.hashes(folder) == before
     assert not list((bench.root / folder).glob("checkpoint*"))
@@ -186,7 +186,7 @@ def test_an_encoder_whose_training_was_interrupted_goes_on_to_the_same_bytes(wav
     benches[0].ran(line)
     with monkeypatch.context() as patch:
         calls = iter([0.5])
-        patch.setattr(encoding, "neighbours_accuracy", lambda *_given: next(calls))  # stops in the second epoch
+        patch.setattr(encoder_training, "neighbours_accuracy", lambda *_given: next(calls))  # stops in the second epoch
         with pytest.raises(StopIteration):
             benches[1].run(line)
     (left,) = benches[1].root.glob("annotate-*")
@@ -195,21 +195,19 @@ def test_an_encoder_whose_training_was_interrupted_goes_on_to_the_same_bytes(wav
     assert benches[1].hashes() == benches[0].hashes()
 
 
-@pytest.mark.parametrize("mirror", [True, False])
-def test_an_encoder_sees_mirror_images_where_they_keep_their_class(images, tiny, monkeypatch, mirror):
-    seen = []
-    monkeypatch.setattr(
-        encoding, "fit", lambda _encoder, epochs, *_given, **_named: seen.extend(epochs) or History([1.0], [0.5])
-    )
-    context = argparse.Namespace(
-        options=argparse.Namespace(batch_size=8, seed=3, encoder_epochs=2, encoder="tiny", amp=False),
-        source=sources.Source("any", images, images, tuple("abcde"), mirror=mirror),
-        splits=Splits(images, images, images), checkpoint=lambda: None,
-    )  # fmt: skip
-    encoder = Encoder(tiny, images.pixels[:2].float() / 255)
-    facts = encoding.learn(context, encoder, images.pixels)
-    assert [(epoch.seed, epoch.epoch, epoch.mirror) for epoch in seen] == [(3, 0, mirror), (3, 1, mirror)]
-    assert facts == {"encoder": "tiny", "epochs": 2, "images": 60, "knn_accuracy_on_val_percent": 50.0}
+def test_training_crops_numbers_and_signs_but_never_mirrors_them(images):
+    mirrored = []
+    for augment, mirror in ((True, True), (True, False), (False, False)):
+        source = sources.Source("any", images, images, tuple("abcde"), augment, mirror)
+        options = argparse.Namespace(batch_size=8, seed=1, max_epoch=2)
+        context = argparse.Namespace(options=options, source=source, splits=Splits(images, images, images))
+        epochs = plain_epochs(context)
+        assert [(epoch.epoch, epoch.augment, epoch.mirror) for epoch in epochs] == [
+            (0, augment, mirror),
+            (1, augment, mirror),
+        ]
+        mirrored.append([bool(epoch._draw()[2][2].any()) for epoch in epochs])
+    assert mirrored == [[True, True], [False, False], [False, False]]
 
 
 @pytest.mark.parametrize(
@@ -227,7 +225,7 @@ def test_spread_labels_that_are_worse_than_the_model_s_own_are_told(truth, own, 
     pool = Pool(torch.empty(count, 3, 1, 1), [], torch.tensor(truth), None, "")
     evidence = argparse.Namespace(embeddings=argparse.Namespace(logits=logits))
     found = report.diagnosed(pool, evidence, Choice(selection, [""], torch.tensor([-1]), logits))
-    assert found["propagated_labels_right_percent"] == pytest.approx(100 * truth.count(0) / count, abs=0.01)
+    assert found["propagated_labels_correct_percent"] == pytest.approx(100 * truth.count(0) / count, abs=0.01)
     assert ("are wrong more often than the model's own predictions there" in capsys.readouterr().out) is warned
 
 

@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 
 from deeppatch import training
-from deeppatch.artifacts import Stage, state_digest
+from deeppatch.artifacts import state_digest
 from deeppatch.cli.compose import report
 from deeppatch.data import sources, views
 from deeppatch.data.splits import split
@@ -26,6 +26,7 @@ from deeppatch.modular.heads import Heads
 from deeppatch.modular.layers import find
 from deeppatch.modular.modules import Modules
 from deeppatch.modular.weak_networks import published_weak_network
+from deeppatch.stage import Stage
 from deeppatch.zoo.architectures import ARCHITECTURES
 from deeppatch.zoo.classifier import Classifier
 

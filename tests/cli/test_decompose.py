@@ -12,9 +12,8 @@ import safetensors.torch
 import torch
 from sklearn.metrics import mutual_info_score
 
-from deeppatch import training
+from deeppatch import features, training
 from deeppatch.artifacts import Checkpoint
-from deeppatch.decompose import features
 
 KS = (5, 10, 20)
 INFLUENCE = {"run.json", "indices.json", "influence.json", "influence.csv", "influence.png", "overlap.png"}
@@ -131,7 +130,7 @@ def test_fine_tuning_trains_the_head_or_everything(heads):
 
 
 def test_features_are_computed_once(fresh, monkeypatch):
-    monkeypatch.setattr(features, "_compute", lambda *_: pytest.fail("the features are there"))
+    monkeypatch.setattr(features, "embed", lambda *_, **__: pytest.fail("the features are there"))
     before = fresh.hashes("decompose-essential")
     for name, (line, _files) in CHAIN.items():
         if name != "decompose-finetune":
@@ -241,10 +240,11 @@ def test_the_missing_extraction_is_made_by_the_command_that_the_message_names(fr
     fresh.ran("decompose validate -k 7")
 
 
-def test_a_network_with_several_linear_layers_is_refused(empty):
+def test_a_network_with_several_linear_layers_is_decomposed_at_its_last_one(empty):
     empty.ran("eval -m vgg13_bn -e 1 --limit 6")
-    line = empty.refused("influence -m vgg13_bn --limit 6")
-    assert line.startswith("this network has 3 linear layers (network.classifier.0, ")
+    empty.ran("influence -m vgg13_bn -k 5 --limit 6")
+    said = empty.ran("decompose validate -m vgg13_bn --limit 6").out
+    assert "influence, k=5" in said
 
 
 @pytest.mark.parametrize("line", ["decompose finetune -e 3", "decompose finetune -e 3 --head-only"])

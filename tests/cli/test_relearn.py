@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import signal
@@ -16,12 +15,10 @@ from PIL import Image
 
 from deeppatch import metrics, training
 from deeppatch.artifacts import Checkpoint
-from deeppatch.cli.pool import Pool
-from deeppatch.cli.relearn import inputs, report
+from deeppatch.cli.relearn import report
 from deeppatch.data import sources, views
-from deeppatch.data.splits import Splits, split
+from deeppatch.data.splits import split
 from deeppatch.hybrid import semisupervised
-from deeppatch.hybrid.selection import supervised
 from deeppatch.hybrid.selection_methods import METHODS
 from deeppatch.zoo.architectures import ARCHITECTURES
 from deeppatch.zoo.classifier import Classifier
@@ -118,7 +115,7 @@ def test_every_run_starts_from_the_same_fine_tuned_model_which_is_trained_once(r
     assert fresh.hashes(FOLDERS["gini"]) == before, "found or made, the start is the same"
     for path in (fresh.root / "relearn-start").iterdir():
         path.write_bytes(path.read_bytes()[:-1])
-    assert "is damaged; making it again" in fresh.ran(LINES["gini"]).out
+    assert "is damaged; computing it again" in fresh.ran(LINES["gini"]).out
     assert labels == ["relearn", "finetune", "relearn"]
     assert fresh.hashes(FOLDERS["gini"]) == before
 
@@ -159,7 +156,7 @@ def test_the_pool_s_entropy_is_followed_where_weights_follow_it(repaired):
 def test_what_the_field_cannot_know_is_marked(repaired):
     metrics = repaired.json(f"{FOLDERS['hybrid']}/metrics.json")
     diagnosed = metrics["diagnostics_not_available_in_the_field"]
-    assert {"propagated_labels_right_percent", "own_predictions_right_on_members_percent"} <= diagnosed.keys()
+    assert {"propagated_labels_correct_percent", "own_predictions_correct_on_members_percent"} <= diagnosed.keys()
     assert not diagnosed.keys() & metrics.keys()
     marked = {name for name in row(repaired, "hybrid") if name.startswith("diagnostic_")}
     assert marked == {f"diagnostic_{name}" for name in diagnosed}
@@ -198,7 +195,7 @@ def test_an_interrupted_repair_goes_on_to_the_same_bytes(repaired, fresh, monkey
     for path in [*folder.iterdir(), *(fresh.root / "relearn-start").iterdir()]:
         path.unlink()
     save, calls = Checkpoint.save, []
-    for stop in (1, 2):  # in step 0, then in the repair
+    for stop in (1, 2):  # in the warm start, then in the repair
 
         def interrupted(checkpoint, state):
             save(checkpoint, state)
@@ -362,38 +359,17 @@ def test_a_mistake_is_one_line(fresh, line, said):
     assert said in fresh.refused(f"relearn {SHARED} {line}")
 
 
-def test_each_epoch_measures_the_pool_in_new_views_and_training_moves_what_the_data_set_allows(images, monkeypatch):
-    drawn = []
-
-    def measured(_model, _pixels, count, draw, **_named):
-        drawn.append((count, torch.rand(3, generator=draw).tolist()))
-        return argparse.Namespace(entropy=None)
-
-    monkeypatch.setattr(inputs, "smoothness", measured)
-    pool = Pool(images.pixels[:9], list("abcdefghi"), None, None, "")
-    selection = supervised(torch.tensor([2]), torch.tensor([1]))
-    selection.facts["weighted"] = True
-    for augment, mirror in ((True, True), (True, False), (False, False)):
-        context = argparse.Namespace(
-            options=argparse.Namespace(seed=3, views=2, use="both", amp=False), device=torch.device("cpu"),
-            source=sources.Source("any", images, images, tuple("abcde"), augment, mirror),
-            splits=Splits(images, images, images),
-        )  # fmt: skip
-        material = inputs.material_of(context, selection, pool)
-        assert (material.crop, material.mirror) == (augment, mirror)
-    for epochs in (1, 2, 3, 1):
-        material.unsmoothness(None, epochs)
-    assert len({str(each) for each in drawn}) == 3
-    assert drawn[0] == drawn[3], "the same after a restart"
-    assert {count for count, _ in drawn} == {2}
-
-
 @pytest.mark.parametrize(
     ("ours", "own", "spread", "said"),
     [
-        (60.0, 70.0, 9, "propagated labels: 60.00 % right, NO BETTER than the model's own 70.00 % on the same images"),
+        (
+            60.0,
+            70.0,
+            9,
+            "propagated labels: 60.00 % correct, NO BETTER than the model's own 70.00 % on the same images",
+        ),
         (70.0, 70.0, 9, "NO BETTER"),
-        (70.0, 60.0, 9, "70.00 % right, better than the model's own 60.00 %"),
+        (70.0, 60.0, 9, "70.00 % correct, better than the model's own 60.00 %"),
         (60.0, 70.0, 5, None),
         (None, None, 9, None),
     ],
@@ -401,8 +377,8 @@ def test_each_epoch_measures_the_pool_in_new_views_and_training_moves_what_the_d
 def test_labels_that_are_no_better_than_the_model_s_own_are_told(capsys, ours, own, spread, said):
     row = {"raw_percent": 1.0, "finetuned_percent": 2.0, "last_percent": 3.0, "gained_points": 1.0, "fixed": 2,
            "broken": 1, "labels_bought": 5, "labelled_images": spread}  # fmt: skip
-    report.say(row, {
-        "propagated_labels_right_percent": ours, "own_predictions_right_on_members_percent": own,
+    report.summarize(row, {
+        "propagated_labels_correct_percent": ours, "own_predictions_correct_on_members_percent": own,
     })  # fmt: skip
     out = capsys.readouterr().out
     assert (said in out) if said else ("propagated" not in out)

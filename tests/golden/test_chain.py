@@ -20,7 +20,15 @@ GOLDEN = json.loads((HERE / "chain.json").read_bytes())
 # what was measured in seconds
 TIMES = {"seconds", "wall_seconds"}
 # what is called otherwise today: as it was, and as it is
-RENAMED: dict[str, str] = {"unlike": "dissimilarity"}
+RENAMED: dict[str, str] = {
+    f"{prefix}{before}": f"{prefix}{now}"
+    for before, now in {
+        "propagated_labels_right_percent": "propagated_labels_correct_percent",
+        "own_predictions_right_on_members_percent": "own_predictions_correct_on_members_percent",
+        "guesses_right_on_unlabelled_percent": "pseudo_labels_correct_on_unlabelled_percent",
+    }.items()
+    for prefix in ("", "diagnostic_")
+} | {"unlike": "dissimilarity"}
 
 
 def differences(before: Any, now: Any, place: str, *, exact: bool) -> Iterator[str]:

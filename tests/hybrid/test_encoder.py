@@ -58,8 +58,8 @@ def test_the_head_is_a_projection_and_features_are_what_it_reads(tiny, pixels):
     torch.testing.assert_close(projected.norm(dim=1), torch.ones(30))
     features = encoder.train().features(pixels, batch_size=7)
     assert features.shape == (30, classes.in_features)
+    assert encoder.training, "the mode is as it was"
     torch.testing.assert_close(F.normalize(tiny.network.fc(features), dim=1), projected)
-    assert not encoder.training
 
 
 def test_an_epoch_pairs_two_copies_of_each_image_and_repeats(pixels):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from deeppatch.hybrid import selection_methods
-from deeppatch.hybrid.diagnostics import Evaluator
+from deeppatch.hybrid.diagnostics import PoolTruth
 from deeppatch.hybrid.oracle import Oracle
 from deeppatch.hybrid.selection import UNKNOWN
 from deeppatch.hybrid.selection_methods import METHODS, NEAREST, Evidence
@@ -85,7 +85,7 @@ def test_another_seed_chooses_otherwise(evidence, truth, name):
 
 
 def test_supervised_methods_read_nothing_else_and_look_at_no_view(evidence, truth, monkeypatch):
-    monkeypatch.setattr(selection_methods, "smoothness", lambda *_a, **_k: pytest.fail("nine passes for nothing"))
+    monkeypatch.setattr(selection_methods, "consistency", lambda *_a, **_k: pytest.fail("nine passes for nothing"))
     for name in ("none", "random", "mcp", "gini", "coreset", "badge", "ssl-random"):
         found = METHODS[name](evidence(), Oracle(truth, BUDGET), BUDGET).selection
         assert torch.equal(found.members, found.bought)
@@ -110,7 +110,7 @@ def test_what_is_bought_leaves_the_stream_but_for_imp(evidence, truth):
 def test_consistency_buys_what_views_change_most(evidence, truth):
     each = evidence()
     bought = METHODS["ssl-consistency"](each, Oracle(truth, BUDGET), BUDGET).selection.bought
-    variance = each.smoothness.variance
+    variance = each.consistency.variance
     rest = variance[~torch.isin(torch.arange(90), bought)]
     assert variance[bought].min() >= rest.max()
 
@@ -118,7 +118,7 @@ def test_consistency_buys_what_views_change_most(evidence, truth):
 def test_hybrid_buys_centres_and_reads_what_is_at_most_as_uncertain_as_tau(evidence, truth):
     each = evidence()
     choice = METHODS["hybrid"](each, Oracle(truth, BUDGET), BUDGET)
-    found, entropy = choice.selection, each.smoothness.entropy
+    found, entropy = choice.selection, each.consistency.entropy
     tau = found.facts["tau"]
     assert found.facts["weighted"]
     assert 0 < tau < 1
@@ -167,13 +167,13 @@ def test_nothing_is_read_without_a_label_where_all_is_less_certain_than_tau(evid
     assert len(found.members) >= BUDGET
 
 
-def test_the_evaluator_tells_the_truth_in_percent(evidence, truth):
+def test_the_truth_s_holder_tells_the_truth_in_percent(evidence, truth):
     each = evidence()
     found = METHODS["hybrid"](each, Oracle(truth, BUDGET), BUDGET)
     own = each.embeddings.logits.argmax(1)
     guesses = found.predictions.argmax(1)
     selection = found.selection
-    told = Evaluator(truth, own).diagnostics(selection, guesses)
+    told = PoolTruth(truth, own).diagnostics(selection, guesses)
     outside = [place for place in selection.unlabelled.tolist() if place not in selection.members.tolist()]
 
     def share(hits: list[Tensor]) -> float:
@@ -182,35 +182,37 @@ def test_the_evaluator_tells_the_truth_in_percent(evidence, truth):
     assert told == {
         "failures_in_pool_percent": share([a != b for a, b in zip(own, truth, strict=True)]),
         "failures_among_bought_percent": share([own[place] != truth[place] for place in selection.bought]),
-        "propagated_labels_right_percent": share(
+        "propagated_labels_correct_percent": share(
             [label == truth[place] for place, label in zip(selection.members, selection.member_labels, strict=True)]
         ),
-        "own_predictions_right_on_members_percent": share([own[place] == truth[place] for place in selection.members]),
-        "guesses_right_on_unlabelled_percent": share([guesses[place] == truth[place] for place in outside]),
+        "own_predictions_correct_on_members_percent": share(
+            [own[place] == truth[place] for place in selection.members]
+        ),
+        "pseudo_labels_correct_on_unlabelled_percent": share([guesses[place] == truth[place] for place in outside]),
     }
-    nothing = Evaluator(truth, own).diagnostics(METHODS["none"](each, Oracle(truth, 1), 1).selection, guesses)
+    nothing = PoolTruth(truth, own).diagnostics(METHODS["none"](each, Oracle(truth, 1), 1).selection, guesses)
     assert nothing["failures_among_bought_percent"] is None
 
 
 def test_nothing_that_selects_or_trains_can_see_the_truth():
-    """The pool's labels reach the oracle and the evaluator alone; the latter is for commands."""
+    """The pool's labels reach the oracle and its holder only; the latter is for commands."""
     for path in PACKAGE.glob("*.py"):
         tree = ast.parse(path.read_text())
-        assert path.stem == "diagnostics" or not imported_words(tree) & {"diagnostics", "Evaluator"}, path.name
+        assert path.stem == "diagnostics" or not imported_words(tree) & {"diagnostics", "PoolTruth"}, path.name
         hidden = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
         assert path.stem in ("diagnostics", "oracle") or not hidden & {"_labels", "_truth", "truth"}, path.name
 
 
 @pytest.mark.parametrize("line", [
     "from deeppatch.hybrid import diagnostics", "from deeppatch.hybrid import oracle, diagnostics as judge",
-    "import deeppatch.hybrid.diagnostics", "from deeppatch.hybrid.diagnostics import Evaluator as Judge",
-    "from . import diagnostics", "from .diagnostics import Evaluator",
+    "import deeppatch.hybrid.diagnostics", "from deeppatch.hybrid.diagnostics import PoolTruth as Judge",
+    "from . import diagnostics", "from .diagnostics import PoolTruth",
 ])  # fmt: skip
-def test_no_way_to_import_the_evaluator_escapes_that_rule(line):
-    assert imported_words(ast.parse(line)) & {"diagnostics", "Evaluator"}
+def test_no_way_to_import_the_truth_s_holder_escapes_that_rule(line):
+    assert imported_words(ast.parse(line)) & {"diagnostics", "PoolTruth"}
 
 
-def test_commands_hand_the_truth_to_the_oracle_and_the_evaluator_alone():
+def test_commands_hand_the_truth_to_the_oracle_and_the_truth_s_holder_alone():
     found = {}
     for path in (PACKAGE.parent / "cli").rglob("*.py"):
         tree = ast.parse(path.read_text())
@@ -219,5 +221,5 @@ def test_commands_hand_the_truth_to_the_oracle_and_the_evaluator_alone():
             if isinstance(child, ast.Attribute) and child.attr == "truth"
         }  # fmt: skip
         found |= {f"{path.parent.name}/{path.stem}": uses} if uses else {}
-        assert path.parent.name == "annotate" or not imported_words(tree) & {"diagnostics", "Evaluator"}, path.name
-    assert found == {"annotate/command": {"Oracle"}, "annotate/report": {"pool.truth is None", "Evaluator"}}
+        assert path.parent.name == "annotate" or not imported_words(tree) & {"diagnostics", "PoolTruth"}, path.name
+    assert found == {"annotate/command": {"Oracle"}, "annotate/report": {"pool.truth is None", "PoolTruth"}}

@@ -1,4 +1,4 @@
-"""Both phases of an epoch, what they read and when they choose it; step 0; and a killed repair that goes on alike."""
+"""Both phases of an epoch, what they read and when they choose it; the warm start; a killed repair goes on alike."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ from deeppatch.data.sources import Images
 from deeppatch.errors import UserError
 from deeppatch.hybrid import semisupervised, targets
 from deeppatch.hybrid.semisupervised import Repair, RepairEpoch, repair
-from deeppatch.hybrid.training_data import Recipe, SemiSupervisedData
+from deeppatch.hybrid.training_data import Recipe, RepairSettings, SemiSupervisedData
 
 FEW = Recipe(batch=8, weight=10.0)
-TRAINING = {"lr": 0.02, "momentum": 0.9, "weight_decay": 5e-4, "seed": 5}
+
+
+def sgd(epochs: int) -> RepairSettings:
+    return RepairSettings(epochs, lr=0.02, seed=5)
 
 
 class Killed(BaseException):
@@ -45,13 +48,15 @@ POOL = torch.randint(0, 256, (40, 3, 12, 12), generator=torch.Generator().manual
 
 
 @pytest.fixture
-def material(images) -> SemiSupervisedData:
+def data(images) -> SemiSupervisedData:
     """Sixty training images; a pool of forty, of which three labels are known and thirty may be drawn."""
     known = torch.full((40,), -1)
     known[torch.tensor([2, 11, 35])] = torch.tensor([1, 4, 0])
     weights = torch.where(torch.arange(40) < 30, 0.5, 0.0)
     weights[known >= 0] = 1
-    return SemiSupervisedData(images, POOL, known, weights, 5, noisy, unsmoothness=entropies, crop=True, mirror=True)
+    return SemiSupervisedData(
+        images, POOL, known, weights, 5, noisy, consistency_entropy=entropies, crop=True, mirror=True
+    )
 
 
 @pytest.fixture
@@ -67,19 +72,19 @@ def knowing(tiny, images) -> torch.nn.Module:
     return tiny
 
 
-def batches(model, material: SemiSupervisedData, recipe: Recipe = FEW, epoch: int = 0) -> tuple[list, list]:
+def batches(model, data: SemiSupervisedData, recipe: Recipe = FEW, epoch: int = 0) -> tuple[list, list]:
     """Return the batches of both phases of an epoch of a model that nobody trains."""
     model.train()
-    every = list(RepairEpoch(Repair(model, material, recipe, 5), epoch))
+    every = list(RepairEpoch(Repair(model, data, recipe, 5), epoch))
     return [b for b in every if not b[2][1].any()], [b for b in every if b[2][1].any()]
 
 
-def test_the_first_phase_is_the_replayed_and_the_labelled_images_and_no_other(knowing, material, images):
-    plain = dataclasses.replace(material, crop=False)
+def test_the_first_phase_is_the_replayed_and_the_labelled_images_and_no_other(knowing, data, images):
+    plain = dataclasses.replace(data, crop=False)
     right = training.predict(knowing, views.clean(images, 60)) == images.labels
     first, _ = batches(knowing, plain, dataclasses.replace(FEW, batch=int(right.sum()) + 3))
     ((pixels, taught, weights),) = first
-    want = torch.cat([views.to_float(images.pixels[right]), views.to_float(material.pool[[2, 11, 35]])])
+    want = torch.cat([views.to_float(images.pixels[right]), views.to_float(data.pool[[2, 11, 35]])])
     labels = torch.cat([images.labels[right], torch.tensor([1, 4, 0])])
     match = (pixels.unsqueeze(1) == want).flatten(2).all(2)
     assert match.sum(1).tolist() == [1] * len(want)
@@ -89,34 +94,34 @@ def test_the_first_phase_is_the_replayed_and_the_labelled_images_and_no_other(kn
     assert not weights[1].any()
 
 
-def test_newly_labelled_images_are_augmented_as_training_images_are(knowing, material):
-    first, _ = batches(knowing, material)
-    plain, _ = batches(knowing, dataclasses.replace(material, crop=False))
+def test_newly_labelled_images_are_augmented_as_training_images_are(knowing, data):
+    first, _ = batches(knowing, data)
+    plain, _ = batches(knowing, dataclasses.replace(data, crop=False))
     mine = torch.cat([pixels for pixels, *_ in first]), torch.cat([pixels for pixels, *_ in plain])
-    bought = (mine[1].unsqueeze(1) == views.to_float(material.pool[[2, 11, 35]])).flatten(2).all(2).any(1)
+    bought = (mine[1].unsqueeze(1) == views.to_float(data.pool[[2, 11, 35]])).flatten(2).all(2).any(1)
     moved = (mine[0] != mine[1]).flatten(1).any(1)
     assert 1 <= bought.sum() <= 3
     assert moved[bought].any()
     assert moved[~bought].any()
 
 
-def test_the_numbers_of_batches_are_those_of_the_definition(knowing, material, images):
+def test_the_numbers_of_batches_are_those_of_the_definition(knowing, data, images):
     right = int((training.predict(knowing, views.clean(images, 60)) == images.labels).sum())
-    epoch = RepairEpoch(Repair(knowing, material, FEW, 5), 0)
-    first, second = batches(knowing, material)
+    epoch = RepairEpoch(Repair(knowing, data, FEW, 5), 0)
+    first, second = batches(knowing, data)
     assert (len(first), len(second)) == ((right + 3) // 8, max(right, 40) // 8)
     assert len(epoch) == len(first) + len(second)
-    unweighted = dataclasses.replace(material, unsmoothness=None)
+    unweighted = dataclasses.replace(data, consistency_entropy=None)
     assert len(batches(knowing, unweighted)[1]) == max(right, 31) // 8
-    capped = batches(knowing, material, dataclasses.replace(FEW, steps=2))
+    capped = batches(knowing, data, dataclasses.replace(FEW, steps=2))
     assert [len(phase) for phase in capped] == [2, 2]
 
 
-def test_the_second_phase_mixes_replayed_labels_with_guesses_on_every_view(knowing, material, monkeypatch):
+def test_the_second_phase_mixes_replayed_labels_with_pseudo_labels_on_every_view(knowing, data, monkeypatch):
     """Undo the mixing and look at the parts: eight labelled rows, then each drawn image in two views."""
     mixed = []
     monkeypatch.setattr(semisupervised, "mixed", lambda values, *_: mixed.append(values) or values)
-    _, second = batches(knowing, dataclasses.replace(material, crop=False))
+    _, second = batches(knowing, dataclasses.replace(data, crop=False))
     knowing.eval()
     certain, guessed = 0, 0
     for pixels, taught, weights in second:
@@ -127,11 +132,11 @@ def test_the_second_phase_mixes_replayed_labels_with_guesses_on_every_view(knowi
         assert torch.allclose(weights[1], torch.tensor([0.0] * 8 + [10 / 16] * 16))
         assert torch.equal(taught[8::2], taught[9::2]), "all views of an image are taught the same"
         for image, target in zip(pixels[8::2], taught[8::2], strict=True):
-            (place,) = (views.to_float(material.pool) == image).flatten(1).all(1).nonzero()[:, 0]
-            assert material.weights[place] > 0
-            if material.known[place] >= 0:
+            (place,) = (views.to_float(data.pool) == image).flatten(1).all(1).nonzero()[:, 0]
+            assert data.weights[place] > 0
+            if data.known[place] >= 0:
                 certain += 1
-                assert torch.equal(target, targets.smoothed(material.known[place].view(1), 5, 0.1)[0])
+                assert torch.equal(target, targets.smoothed(data.known[place].view(1), 5, 0.1)[0])
             else:
                 guessed += 1
                 assert not torch.equal(target, targets.smoothed(target.argmax().view(1), 5, 0.1)[0])
@@ -140,10 +145,10 @@ def test_the_second_phase_mixes_replayed_labels_with_guesses_on_every_view(knowi
     assert len(mixed) == 2 * len(second), "pixels and targets alike"
 
 
-def test_labels_are_mixed_with_the_partners_and_shares_of_their_images(knowing, material, monkeypatch):
+def test_labels_are_mixed_with_the_partners_and_shares_of_their_images(knowing, data, monkeypatch):
     seen = []
     monkeypatch.setattr(semisupervised, "mixed", lambda *given: seen.append(given) or targets.mixed(*given))
-    _, second = batches(knowing, material)
+    _, second = batches(knowing, data)
     for (pixels, *how), (labels, *same), (shown, taught, _) in zip(seen[::2], seen[1::2], second, strict=True):
         partners, share = how
         assert all(map(torch.equal, how, same))
@@ -156,7 +161,7 @@ def test_labels_are_mixed_with_the_partners_and_shares_of_their_images(knowing, 
     assert len({share.item() for _, _, share in seen}) == len(second), "drawn anew for every batch"
 
 
-def test_guesses_are_of_the_model_as_it_is_at_that_step_in_train_mode(knowing, material, monkeypatch):
+def test_pseudo_labels_are_of_the_model_as_it_is_at_that_step_in_train_mode(knowing, data, monkeypatch):
     seen = []
 
     def note(model, sights, temperature):
@@ -164,21 +169,21 @@ def test_guesses_are_of_the_model_as_it_is_at_that_step_in_train_mode(knowing, m
         return targets.pseudo_labels(model, sights, temperature)
 
     monkeypatch.setattr(semisupervised, "pseudo_labels", note)
-    repair(knowing, material, FEW, 1, lambda _m: 0.0, watch=lambda _m: {}, **TRAINING)
+    repair(knowing, data, FEW, sgd(1), lambda _m: 0.0)
     assert all(mode for mode, _digest in seen)
     assert len({digest for _mode, digest in seen}) == len(seen)
 
 
-def test_every_epoch_and_every_phase_draws_anew_and_the_seed_repeats_it(knowing, material):
+def test_every_epoch_and_every_phase_draws_anew_and_the_seed_repeats_it(knowing, data):
     start = copy.deepcopy(knowing)
-    one, again, other = (batches(copy.deepcopy(start), material, epoch=epoch) for epoch in (0, 0, 1))
+    one, again, other = (batches(copy.deepcopy(start), data, epoch=epoch) for epoch in (0, 0, 1))
     for first, second in zip([*one[0], *one[1]], [*again[0], *again[1]], strict=True):
         assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     assert not torch.equal(one[0][0][0], other[0][0][0])
     assert not torch.equal(one[1][0][0], other[1][0][0])
 
 
-def test_the_replayed_are_chosen_anew_for_the_second_phase_and_each_epoch(knowing, material, monkeypatch):
+def test_the_replayed_are_chosen_anew_for_the_second_phase_and_each_epoch(knowing, data, monkeypatch):
     chosen = []
     replayed = Repair.replayed
 
@@ -187,59 +192,59 @@ def test_the_replayed_are_chosen_anew_for_the_second_phase_and_each_epoch(knowin
         return chosen[-1][1]
 
     monkeypatch.setattr(Repair, "replayed", note)
-    repair(knowing, material, FEW, 2, lambda _m: 0.0, watch=lambda _m: {}, **TRAINING)
+    repair(knowing, data, FEW, sgd(2), lambda _m: 0.0)
     assert len(chosen) == 4
     assert len({digest for digest, _ in chosen}) == 4
 
 
-def test_the_replayed_are_judged_as_they_are_though_training_crops_and_mirrors_them(knowing, material, images):
-    assert material.crop
-    assert material.mirror
+def test_the_replayed_are_judged_as_they_are_though_training_crops_and_mirrors_them(knowing, data, images):
+    assert data.crop
+    assert data.mirror
     right = training.predict(knowing, views.clean(images, 60)) == images.labels
-    replayed = [Repair(knowing, each, FEW, 5).replayed() for each in (material, material.training_images_alone())]
+    replayed = [Repair(knowing, each, FEW, 5).replayed() for each in (data, data.training_images_only())]
     assert all(torch.equal(places, right.nonzero()[:, 0]) for places in replayed)
-    ((moved, labels),) = material.labelled(images, 60, 1, torch.Generator().manual_seed(0))
+    ((moved, labels),) = data.labelled(images, 60, 1, torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert (knowing.eval()(moved).argmax(1) == labels).sum() != right.sum(), "moved, they are judged otherwise"
 
 
-def test_labels_alone_have_no_second_phase_and_guesses_alone_no_first(knowing, material):
-    labels = dataclasses.replace(material, weights=torch.zeros(40))
+def test_labels_only_have_no_second_phase_and_pseudo_labels_only_no_first(knowing, data):
+    labels = dataclasses.replace(data, weights=torch.zeros(40))
     first, second = batches(knowing, labels)
     assert first
     assert not second
-    alone = dataclasses.replace(material, supervised=False, known=torch.full((40,), -1))
+    alone = dataclasses.replace(data, supervised=False, known=torch.full((40,), -1))
     first, second = batches(knowing, alone)
     assert not first
     assert second
 
 
-def test_nothing_below_the_cut_leaves_the_known_images_to_the_second_phase(knowing, material):
-    weights = torch.where(material.known >= 0, 1.0, 0.0)
-    _, second = batches(knowing, dataclasses.replace(material, weights=weights))
+def test_nothing_below_the_cut_leaves_the_known_images_to_the_second_phase(knowing, data):
+    weights = torch.where(data.known >= 0, 1.0, 0.0)
+    _, second = batches(knowing, dataclasses.replace(data, weights=weights))
     assert len(second) == 5
 
 
-def test_lambda_is_whole_from_the_first_step_or_grows_over_the_first_epochs(knowing, material):
+def test_lambda_is_whole_from_the_first_step_or_grows_over_the_first_epochs(knowing, data):
     def strengths(recipe: Recipe, epoch: int) -> list[float]:
-        return [16 * weights[1, -1].item() for _p, _t, weights in batches(knowing, material, recipe, epoch)[1]]
+        return [16 * weights[1, -1].item() for _p, _t, weights in batches(knowing, data, recipe, epoch)[1]]
 
     assert strengths(FEW, 0) == pytest.approx([10.0] * 5)
     growing = dataclasses.replace(FEW, ramp=2)
-    model_free = list(RepairEpoch(Repair(knowing.train(), material, growing, 5), 0))[-5:]
+    model_free = list(RepairEpoch(Repair(knowing.train(), data, growing, 5), 0))[-5:]
     assert [16 * w[1, -1].item() for *_, w in model_free] == pytest.approx([0.0, 1.0, 2.0, 3.0, 4.0])
     assert strengths(growing, 2) == pytest.approx([10.0] * 5)
 
 
-def test_the_weights_follow_the_model_after_the_first_epoch(knowing, material):
-    state = Repair(knowing, material, FEW, 5)
-    assert torch.equal(state.weights(0), material.weights)
-    assert torch.equal(state.weights(1), material.refreshed(entropies(knowing, 1)))
-    fixed = Repair(knowing, dataclasses.replace(material, unsmoothness=None), FEW, 5)
-    assert torch.equal(fixed.weights(1), material.weights)
+def test_the_weights_follow_the_model_after_the_first_epoch(knowing, data):
+    state = Repair(knowing, data, FEW, 5)
+    assert torch.equal(state.weights(0), data.weights)
+    assert torch.equal(state.weights(1), data.updated_weights(entropies(knowing, 1)))
+    fixed = Repair(knowing, dataclasses.replace(data, consistency_entropy=None), FEW, 5)
+    assert torch.equal(fixed.weights(1), data.weights)
 
 
-def test_the_entropy_is_measured_once_after_each_epoch(knowing, material):
+def test_the_entropy_is_measured_once_after_each_epoch(knowing, data):
     measured = []
 
     def counted(model, epochs):
@@ -247,20 +252,20 @@ def test_the_entropy_is_measured_once_after_each_epoch(knowing, material):
         return entropies(model, epochs)
 
     history = repair(
-        knowing, dataclasses.replace(material, unsmoothness=counted), FEW, 3, lambda _m: 0.5,
-        watch=lambda _m: {"other": 1.0}, **TRAINING,
+        knowing, dataclasses.replace(data, consistency_entropy=counted), FEW, sgd(3), lambda _m: 0.5,
+        watch=lambda _m: {"other": 1.0},
     )  # fmt: skip
     assert measured == [1, 2, 3]
     assert [list(entry) for entry in history.watched] == [["other", "entropy"]] * 3
     assert history.watched[2]["entropy"] == pytest.approx(entropies(knowing, 3).mean().item())
 
 
-def test_step_0_is_plain_cross_entropy_on_what_is_replayed(knowing, material, images):
+def test_the_warm_start_is_plain_cross_entropy_on_what_is_replayed(knowing, data, images):
     """The oracle: the same batches by hand, cross entropy on hard labels, and torch's SGD at a constant rate."""
-    nothing = material.training_images_alone()
+    nothing = data.training_images_only()
     plain = dataclasses.replace(FEW, smoothing=0.0)
     ours, theirs = copy.deepcopy(knowing), copy.deepcopy(knowing)
-    repair(ours, nothing, plain, 2, lambda _m: 0.0, watch=lambda _m: {}, **TRAINING)
+    repair(ours, nothing, plain, sgd(2), lambda _m: 0.0)
     optimizer = torch.optim.SGD(theirs.parameters(), lr=0.02, momentum=0.9, weight_decay=5e-4)
     for epoch in range(2):
         right = training.predict(theirs, views.clean(images, 60)) == images.labels
@@ -275,23 +280,23 @@ def test_step_0_is_plain_cross_entropy_on_what_is_replayed(knowing, material, im
         assert torch.allclose(ours.state_dict()[key], value, atol=1e-5), key
 
 
-def test_the_last_epoch_stays_whatever_was_measured(knowing, material):
+def test_the_last_epoch_stays_whatever_was_measured(knowing, data):
     states = []
 
     def validate(model):
         states.append(state_digest(model.state_dict()))
         return (0.9, 0.1, 0.2)[len(states) - 1]
 
-    repair(knowing, material, FEW, 3, validate, watch=lambda _m: {}, **TRAINING)
+    repair(knowing, data, FEW, sgd(3), validate)
     assert len(set(states)) == 3
     assert state_digest(knowing.state_dict()) == states[-1]
 
 
 @pytest.mark.parametrize("weighted", [True, False])
 @pytest.mark.parametrize("killed", [1, 2, 3])
-def test_a_repair_killed_in_any_epoch_goes_on_to_the_same_bytes(knowing, material, tmp_path, killed, weighted):
+def test_a_repair_killed_in_any_epoch_goes_on_to_the_same_bytes(knowing, data, tmp_path, killed, weighted):
     if not weighted:
-        material = dataclasses.replace(material, unsmoothness=None)
+        data = dataclasses.replace(data, consistency_entropy=None)
 
     def run(*, die_at: int | None = None, saved: Checkpoint | None = None):
         model, calls = copy.deepcopy(knowing), []
@@ -302,7 +307,7 @@ def test_a_repair_killed_in_any_epoch_goes_on_to_the_same_bytes(knowing, materia
                 raise Killed
             return {"sum": sum(p.sum().item() for p in trained.parameters())}
 
-        history = repair(model, material, FEW, 3, lambda _m: 0.5, watch=watch, checkpoint=saved, **TRAINING)
+        history = repair(model, data, FEW, sgd(3), lambda _m: 0.5, watch=watch, checkpoint=saved)
         return state_digest(model.state_dict()), history, len(calls)
 
     def saved() -> Checkpoint:
@@ -317,18 +322,16 @@ def test_a_repair_killed_in_any_epoch_goes_on_to_the_same_bytes(knowing, materia
     assert calls == 3 - killed + 1
 
 
-def test_a_network_that_knows_nothing_is_refused(tiny, images, material):
+def test_a_network_that_knows_nothing_is_refused(tiny, images, data):
     wrong = Images(images.pixels, (training.predict(tiny, views.clean(images, 60)) + 1) % 5)
-    with pytest.raises(UserError, match="classifies no training image correctly: train it longer in pretrain"):
-        repair(
-            tiny, dataclasses.replace(material, train=wrong), FEW, 1, lambda _m: 0.0, watch=lambda _m: {}, **TRAINING
-        )
+    with pytest.raises(UserError, match="classifies no training image correctly: train it longer first"):
+        repair(tiny, dataclasses.replace(data, train=wrong), FEW, sgd(1), lambda _m: 0.0)
 
 
-def test_looking_leaves_the_mode_of_the_model(knowing, material):
+def test_looking_leaves_the_mode_of_the_model(knowing, data):
     for training_mode in (True, False):
         knowing.train(training_mode)
-        state = Repair(knowing, material, FEW, 5)
+        state = Repair(knowing, data, FEW, 5)
         state.replayed()
-        state.unsmoothness(1)
+        state.consistency_entropy(1)
         assert knowing.training is training_mode

@@ -15,7 +15,7 @@ def draw(seed: int = 0) -> torch.Generator:
 
 
 @pytest.fixture
-def material(images) -> SemiSupervisedData:
+def data(images) -> SemiSupervisedData:
     """Twenty pool images: labels known of 3 and 5, never drawn the last five."""
     known = torch.full((20,), -1)
     known[torch.tensor([3, 5])] = torch.tensor([1, 4])
@@ -58,29 +58,29 @@ def test_without_weights_they_come_in_shuffled_passes():
     assert sorted(chosen[:2].flatten().tolist()) == sorted(chosen[2:].flatten().tolist()) == [1, 2, 4, 5]
 
 
-def test_refreshed_weights_follow_the_entropy_where_there_was_a_weight_and_no_label(material):
+def test_refreshed_weights_follow_the_entropy_where_there_was_a_weight_and_no_label(data):
     entropy = torch.linspace(0, 1, 20)
-    found = material.refreshed(entropy)
+    found = data.updated_weights(entropy)
     for i in range(20):
         want = 0 if i >= 15 else 1 if i in (3, 5) else 1 - entropy[i].item()
         assert found[i].item() == pytest.approx(want)
-    assert material.refreshed(entropy + 1e-3).min() == 0, "rounding leaves no negative weight"
+    assert data.updated_weights(entropy + 1e-3).min() == 0, "rounding leaves no negative weight"
 
 
-def test_an_epoch_counts_the_whole_pool_where_weights_choose_and_else_what_may_be_drawn(material):
-    assert material.drawn_from == 15
-    weighted = dataclasses.replace(material, unsmoothness=lambda _model, _epochs: torch.zeros(20))
+def test_an_epoch_counts_the_whole_pool_where_weights_choose_and_else_what_may_be_drawn(data):
+    assert data.drawn_from == 15
+    weighted = dataclasses.replace(data, consistency_entropy=lambda _model, _epochs: torch.zeros(20))
     assert weighted.drawn_from == 20
 
 
-def test_labelled_images_are_cropped_and_mirrored_as_the_data_set_allows(material, images):
+def test_labelled_images_are_cropped_and_mirrored_as_the_data_set_allows(data, images):
     whole = views.to_float(images.pixels)
-    (pixels, labels), = material.labelled(images, 60, 1, draw())  # fmt: skip
+    (pixels, labels), = data.labelled(images, 60, 1, draw())  # fmt: skip
     order = passes(60, 60, 1, draw())[0]
     assert torch.equal(pixels, whole[order])
     assert torch.equal(labels, images.labels[order])
-    (cropped, _), = dataclasses.replace(material, crop=True).labelled(images, 60, 1, draw())  # fmt: skip
-    (mirrored, _), = dataclasses.replace(material, crop=True, mirror=True).labelled(images, 60, 1, draw())  # fmt: skip
+    (cropped, _), = dataclasses.replace(data, crop=True).labelled(images, 60, 1, draw())  # fmt: skip
+    (mirrored, _), = dataclasses.replace(data, crop=True, mirror=True).labelled(images, 60, 1, draw())  # fmt: skip
     assert not torch.equal(cropped, pixels)
     same, turned = ((mirrored == other).flatten(1).all(1) for other in (cropped, cropped.flip(3)))
     assert 10 < same.sum() < 50

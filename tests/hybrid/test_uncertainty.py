@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from deeppatch.hybrid.uncertainty import largest, least_pure, near_boundaries, places_within
+from deeppatch.hybrid.uncertainty import index_within_group, largest, least_pure, near_boundaries
 
 
 def predictions(count: int, classes: int, seed: int = 0) -> Tensor:
@@ -58,5 +58,5 @@ def test_largest_come_first_and_ties_in_order():
 
 
 def test_places_are_counted_within_groups():
-    assert places_within(torch.tensor([4, 4, 4, 7, 9, 9])).tolist() == [0, 1, 2, 0, 0, 1]
-    assert places_within(torch.tensor([], dtype=torch.long)).tolist() == []
+    assert index_within_group(torch.tensor([4, 4, 4, 7, 9, 9])).tolist() == [0, 1, 2, 0, 0, 1]
+    assert index_within_group(torch.tensor([], dtype=torch.long)).tolist() == []

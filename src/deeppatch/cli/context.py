@@ -48,8 +48,8 @@ class Context:
     @cached_property
     def splits(self) -> Splits:
         """Train, val and test on the device; StaleArtifact where what the stage reads was made from other data."""
-        chosen = (getattr(self.options, name, None) for name in ("seed", "limit", "val_share", "bias"))
-        parts = split(self.source, *chosen)
+        seed, limit, val_share = self.options.seed, self.options.limit, self.options.val_share
+        parts = split(self.source, seed, limit, val_share, getattr(self.options, "bias", None))
         sizes = f"{len(parts.train)} train, {len(parts.val)} val, {len(parts.test)} test images"
         sizes += f" (--limit {self.options.limit}: subsets)" if self.options.limit else ""
         info(f"data: {self.source.name}, {len(self.source.classes)} classes, {sizes}")

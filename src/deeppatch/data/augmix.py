@@ -18,8 +18,8 @@ GENTLEST = 0.1
 class Chains:
     """What is done to M images, on the CPU: up to DEPTH operations each, one after the other, then a mixture.
 
-    `operations` int64 (M, DEPTH): places in OPERATIONS, or -1 where a chain has ended; `levels` (M, DEPTH) in [0.1, 3];
-    `signs` (M, DEPTH), -1 or 1; `shares` (M,): how much of the mixture is the chain's result.
+    `operations` int64 (M, DEPTH): indices in OPERATIONS, or -1 where a chain has ended; `levels` (M, DEPTH) in
+    [0.1, 3]; `signs` (M, DEPTH), -1 or 1; `shares` (M,): how much of the mixture is the chain's result.
     """
 
     operations: Tensor
@@ -28,27 +28,26 @@ class Chains:
     shares: Tensor
 
 
-def drawn_chains(count: int, draw: torch.Generator) -> Chains:
+def drawn_chains(count: int, generator: torch.Generator) -> Chains:
     """Draw chains of 1 to 3 uniform operations at uniform levels, and uniform shares (AugMix of width 1, severity 3).
 
     Hendrycks et al., ICLR 2020, with the settings of HybridRepair.
     """
-    depth = torch.randint(1, DEPTH + 1, (count, 1), generator=draw)
-    operations = torch.randint(len(OPERATIONS), (count, DEPTH), generator=draw)
-    levels = GENTLEST + (SEVERITY - GENTLEST) * torch.rand(count, DEPTH, generator=draw)
-    signs = 2.0 * torch.randint(2, (count, DEPTH), generator=draw) - 1
-    shares = torch.rand(count, generator=draw)
+    depth = torch.randint(1, DEPTH + 1, (count, 1), generator=generator)
+    operations = torch.randint(len(OPERATIONS), (count, DEPTH), generator=generator)
+    levels = GENTLEST + (SEVERITY - GENTLEST) * torch.rand(count, DEPTH, generator=generator)
+    signs = 2.0 * torch.randint(2, (count, DEPTH), generator=generator) - 1
+    shares = torch.rand(count, generator=generator)
     ended = torch.arange(DEPTH) >= depth
     return Chains(operations.masked_fill(ended, -1), levels, signs, shares)
 
 
-def views(pixels: Tensor, count: int, draw: torch.Generator) -> Tensor:
+def views(pixels: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """Return each of uint8 pixels (N, 3, H, W) and `count` views of it, float32 (N, count + 1, 3, H, W) in [0, 1].
 
-    The image itself is view 0. `draw` is a generator on the CPU; the result does not depend on the device but for
-    rounding.
+    The image itself is view 0. The generator is on the CPU; the result does not depend on the device but for rounding.
     """
-    chains = drawn_chains(len(pixels) * count, draw)
+    chains = drawn_chains(len(pixels) * count, generator)
     copies = pixels.unsqueeze(1).expand(-1, count, -1, -1, -1)
     chained = applied(copies.reshape(-1, *pixels.shape[1:]), chains).view(copies.shape)
     shares = chains.shares.to(pixels.device, non_blocking=True).view(len(pixels), count, 1, 1, 1)
@@ -69,7 +68,7 @@ def applied(pixels: Tensor, chains: Chains) -> Tensor:
                 own = pixels.index_select(0, rows.to(pixels.device, non_blocking=True))
                 found.append(operate(own, chains.operations[rows, step], levels[rows]))
                 order.append(rows)
-        # back to their places by picking: writing row by row takes many times as long
+        # back into order by picking: writing row by row takes many times as long
         pixels = torch.cat(found).index_select(0, torch.cat(order).argsort().to(pixels.device, non_blocking=True))
     return pixels
 
@@ -162,7 +161,7 @@ def _looked_up(values: Tensor, table: Tensor, changed: Tensor) -> Tensor:
 
 
 def _sources(operations: Tensor, levels: Tensor, height: int, width: int) -> Tensor:
-    """Return what takes each place to where its pixel comes from, in pixels from the top left corner: (M, 2, 3).
+    """Return what maps each pixel to where its value comes from, in pixels from the top left corner: (M, 2, 3).
 
     Rotations are counter-clockwise about the centre, by 3 degrees for each level, whole ones; shears are about the
     corner, by 0.03 for each level.

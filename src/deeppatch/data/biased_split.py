@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deeppatch.artifacts import tensors_from_bytes, tensors_to_bytes
+from deeppatch import runtime
+from deeppatch.artifacts import state_digest, tensors_from_bytes, tensors_to_bytes
 from deeppatch.data.files import Files
 from deeppatch.data.sources import Images, Source
 from deeppatch.errors import DataProblem
-from deeppatch.runtime import generator
 
 BIASES = ("A", "B", "C")
 # how likely an image of each class is to be drawn, by the number of classes: as published, GTSRB's to three places
@@ -51,7 +51,7 @@ USUALLY_DRAWN = (0.75, 0.75)
 
 @dataclass(frozen=True)
 class Partition:
-    """Places in the mixed data set (train part, then test part), int64: biased train and val, unbiased test and pool.
+    """Indices in the mixed data set (train part, then test part), int64: biased train and val, unbiased test and pool.
 
     `order` says what was cut: `library order`, or a `seeded permutation` of either part.
     """
@@ -62,10 +62,17 @@ class Partition:
     pool: Tensor
     order: str
 
+    @property
+    def digest(self) -> str:
+        """A hash of the four lists, which tells one split from another."""
+        return state_digest(self._lists())
+
+    def _lists(self) -> dict[str, Tensor]:
+        return {"train": self.train, "val": self.val, "test": self.test, "pool": self.pool}
+
     def to_bytes(self, **facts: Any) -> bytes:
         """Serialise the four lists; `facts` join the order in the file's metadata."""
-        lists = {"train": self.train, "val": self.val, "test": self.test, "pool": self.pool}
-        return tensors_to_bytes(lists, {"order": self.order, **facts})
+        return tensors_to_bytes(self._lists(), {"order": self.order, **facts})
 
 
 def partition_from_bytes(content: bytes, origin: Path) -> Partition:
@@ -86,7 +93,7 @@ def partition(source: Source, bias: str, seed: int, limit: int | None = None) ->
     """Cut the mixed data set, and draw train and val from their slices with a class bias (HybridRepair's artifact).
 
     CIFAR-10 and SVHN are cut in the library's order; other sources, and all whose images lie sorted by class, after a
-    permutation of either part by seed. `limit` keeps a random subset of so many images of each of the four parts: no
+    permutation of either part by seed. `limit` keeps a random subset of that many images of each of the four parts: no
     label of the pool decides anything.
     """
     labels = torch.cat([source.train.labels, source.test.labels]).cpu()
@@ -115,8 +122,8 @@ def class_weights(bias: str, classes: int) -> Tensor:
         return torch.ones(classes, dtype=torch.float64)
     if classes in WEIGHTS:
         return torch.tensor(WEIGHTS[classes][bias], dtype=torch.float64)
-    draw = generator(0, "class weights", bias, classes)
-    return torch.rand(classes, generator=draw, dtype=torch.float64).clamp_(min=0.001)
+    generator = runtime.generator(0, "class weights", bias, classes)
+    return torch.rand(classes, generator=generator, dtype=torch.float64).clamp_(min=0.001)
 
 
 def _cuts(name: str, total: int) -> list[int]:
@@ -132,20 +139,20 @@ def _is_sorted(labels: Tensor) -> bool:
 
 
 def _permuted(train: int, test: int, seed: int) -> Tensor:
-    draw = generator(seed, "mixed order")
-    return torch.cat([torch.randperm(train, generator=draw), train + torch.randperm(test, generator=draw)])
+    generator = runtime.generator(seed, "mixed order")
+    return torch.cat([torch.randperm(train, generator=generator), train + torch.randperm(test, generator=generator)])
 
 
-def _drawn(places: Tensor, weights: Tensor, share: float, seed: int, name: str) -> Tensor:
-    """Draw a share of the places without replacement, each as likely as its weight says, in ascending order."""
-    count = int(share * len(places))
-    draw = generator(seed, "biased", name)
-    chosen = torch.multinomial(weights[places], count, replacement=False, generator=draw)
-    return places[chosen].sort().values
+def _drawn(indices: Tensor, weights: Tensor, share: float, seed: int, name: str) -> Tensor:
+    """Draw a share of the indices without replacement, each as likely as its weight says, in ascending order."""
+    count = int(share * len(indices))
+    generator = runtime.generator(seed, "biased", name)
+    chosen = torch.multinomial(weights[indices], count, replacement=False, generator=generator)
+    return indices[chosen].sort().values
 
 
-def _subset(places: Tensor, count: int, seed: int, name: str) -> Tensor:
-    if count >= len(places):
-        return places
-    drawn = torch.randperm(len(places), generator=generator(seed, "limited", name))
-    return places[drawn[:count].sort().values]
+def _subset(indices: Tensor, count: int, seed: int, name: str) -> Tensor:
+    if count >= len(indices):
+        return indices
+    drawn = torch.randperm(len(indices), generator=runtime.generator(seed, "limited", name))
+    return indices[drawn[:count].sort().values]

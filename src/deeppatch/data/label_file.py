@@ -23,7 +23,7 @@ def read_labels(content: bytes, origin: Path, files: Sequence[str], classes: Seq
     """
     rows = _rows(content, origin)
     given = {row[FILE]: row[LABEL] for row in rows}
-    known = {name: place for place, name in enumerate(classes)}
+    known = {name: index for index, name in enumerate(classes)}
     repeated = [name for name, count in Counter(row[FILE] for row in rows).items() if count > 1]
     unknown = [f"{name} ({label})" for name, label in given.items() if label and label not in known]
     chosen = set(files)

@@ -1,1 +1,1 @@
-"""HybridRepair: choose which images to label, spread their labels, and learn from labelled and unlabelled ones."""
+"""HybridRepair: choose which images to label, propagate their labels, and learn from labelled and unlabelled ones."""

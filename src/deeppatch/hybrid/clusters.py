@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.nn import functional as F
 
-from deeppatch.hybrid.uncertainty import places_within
+from deeppatch.hybrid.uncertainty import index_within_group
 
 MIN_CLUSTER = 5
 MIN_SAMPLES = 4  # scikit-learn counts the point itself: 3 of the package that HybridRepair used
@@ -24,7 +24,7 @@ IMAGES_A_CLUSTER = 10
 
 @dataclass(frozen=True)
 class Regions:
-    """Clusters of the pool: `cluster` int64 (N,), -1 for noise; `centers` (K,): the place of each cluster's centre.
+    """Clusters of the pool: `cluster` int64 (N,), -1 for noise; `centers` (K,): the index of each cluster's centre.
 
     `distance` (N,): from each image to the centre of its cluster, infinite for noise.
     """
@@ -64,7 +64,7 @@ def most_uncertain(found: Regions, entropy: Tensor, budget: int) -> Tensor:
 
 
 def sharing(found: Regions, chosen: Tensor, reach: int | None) -> tuple[Tensor, Tensor]:
-    """Return the members (M,) that share the labels of chosen clusters (B,), and whose each shares (M,), a place in B.
+    """Return the members (M,) that share the labels of chosen clusters (B,), and whose each shares (M,), an index in B.
 
     `reach` is how many of a cluster share its label, its centre among them, from there outwards; None for all.
     """
@@ -76,7 +76,7 @@ def sharing(found: Regions, chosen: Tensor, reach: int | None) -> tuple[Tensor, 
     order = order[lender[found.cluster[order]].argsort(stable=True)]
     whose = lender[found.cluster[order]]
     if reach is not None:
-        near = places_within(whose) < reach
+        near = index_within_group(whose) < reach
         order, whose = order[near], whose[near]
     return order, whose
 

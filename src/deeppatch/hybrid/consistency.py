@@ -1,4 +1,4 @@
-"""How sure a model stays of an image when it sees views of it, and from where on that is unusual."""
+"""How consistent a model's predictions are over views of an image, and from which entropy on that is unusual."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from deeppatch import runtime
 from deeppatch.data.augmix import views
+from deeppatch.features import eval_mode
 from deeppatch.progress import track
 
 CHUNK = 256
@@ -21,10 +22,11 @@ REFERENCES = 5_000
 
 
 @dataclass(frozen=True)
-class Smoothness:
-    """What N images' views tell: `entropy` (N,) in [0, 1], of the mean prediction, over the log of the classes.
+class Consistency:
+    """What a model predicts for views of N images.
 
-    `single` (N,) is the same of the untouched image alone; `variance` (N,): the sum over classes of the unbiased
+    `entropy` (N,) in [0, 1] is that of the mean prediction, over the log of the number of classes; `single` (N,) is the
+    same of only the untouched image; `variance` (N,): the sum over classes of the unbiased
     variance over views; `mean` (N, C): the mean prediction.
     """
 
@@ -35,34 +37,34 @@ class Smoothness:
 
 
 @torch.no_grad()
-def smoothness(
+def consistency(
     model: nn.Module,
     pixels: Tensor,
     count: int,
-    draw: torch.Generator,
+    generator: torch.Generator,
     *,
     batch_size: int = 256,
     amp: bool = False,
     label: str = "views",
-) -> Smoothness:
+) -> Consistency:
     """Show a model, in eval mode, uint8 pixels (N, 3, H, W) and `count` AugMix views of each.
 
-    HybridRepair's unsmoothness is `entropy`, here over log C: its own unit, the largest value of the set at hand,
-    differs from set to set and from epoch to epoch. The generator is on the CPU.
+    What HybridRepair calls unsmoothness is `entropy`, here over log C: its own unit, the largest value of the set at
+    hand, differs from set to set and from epoch to epoch. The generator is on the CPU.
     """
     device = next(model.parameters()).device
-    model.eval()
     chunks = pixels.split(CHUNK)
     parts = []
-    for chunk in track(chunks, len(chunks), label):
-        seen = views(chunk, count, draw).flatten(0, 1)
-        with runtime.autocast(device, amp):
-            logits = torch.cat([model(batch) for batch in seen.split(batch_size)])
-        parts.append(told(logits.float().softmax(1).unflatten(0, (len(chunk), count + 1))))
-    return Smoothness(*map(torch.cat, zip(*parts, strict=True)))
+    with eval_mode(model):
+        for chunk in track(chunks, len(chunks), label):
+            seen = views(chunk, count, generator).flatten(0, 1)
+            with runtime.autocast(device, amp):
+                logits = torch.cat([model(batch) for batch in seen.split(batch_size)])
+            parts.append(summary(logits.float().softmax(1).unflatten(0, (len(chunk), count + 1))))
+    return Consistency(*map(torch.cat, zip(*parts, strict=True)))
 
 
-def told(predictions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def summary(predictions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return entropy, single entropy, variance and mean of predictions (N, V, C), view 0 being the untouched image."""
     mean = predictions.mean(1)
     entropy, single = (uncertainty(each) for each in (mean, predictions[:, 0]))
@@ -76,14 +78,14 @@ def uncertainty(predictions: Tensor) -> Tensor:
     return torch.special.entr(predictions).sum(1) / math.log(predictions.shape[1])
 
 
-def threshold(entropy: Tensor, logits: Tensor, train_logits: Tensor, draw: torch.Generator) -> float:
+def threshold(entropy: Tensor, logits: Tensor, train_logits: Tensor, generator: torch.Generator) -> float:
     """Return tau: the mean entropy of images of the pool that lie at average distance from the training images.
 
     The distance of an image is the mean of its 100 least cosine distances to training images, by logits (N, C) and
     (R, C) of clean images; the mean of `entropy` (N,) is over the 1,000 images whose distance is nearest to the average
     one, among 5,000 drawn from the pool. (HybridRepair compares the test set instead, which is then no longer unseen.)
     """
-    chosen = torch.randperm(len(logits), generator=draw)[:REFERENCES].to(logits.device)
+    chosen = torch.randperm(len(logits), generator=generator)[:REFERENCES].to(logits.device)
     neighbours = min(NEIGHBOURS, len(train_logits))
     near = F.normalize(train_logits, dim=1).T
     distances = torch.cat(

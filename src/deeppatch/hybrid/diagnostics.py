@@ -11,8 +11,8 @@ from deeppatch.hybrid.selection import Selection
 from deeppatch.metrics import accuracy
 
 
-class Evaluator:
-    """Holds the truth of a simulated pool, int64 (N,), and the model's predictions (N,).
+class PoolTruth:
+    """The true labels of a simulated pool, int64 (N,), and the model's predictions (N,).
 
     Neither what selects nor what trains may import this module; a test sees to it.
     """
@@ -21,20 +21,22 @@ class Evaluator:
         self._truth = truth
         self._predictions = predictions.to(truth.device)
 
-    def diagnostics(self, selection: Selection, guesses: Tensor) -> dict[str, Any]:
-        """Return shares in percent, None where there is nothing to judge; `guesses` (N,) are classes for all images."""
+    def diagnostics(self, selection: Selection, pseudo_labels: Tensor) -> dict[str, Any]:
+        """Return shares in percent, None of nothing; `pseudo_labels` (N,) are classes for all images."""
         device = self._truth.device
         wrong = self._predictions != self._truth
         members, unlabelled = selection.members.to(device), selection.unlabelled.to(device)
-        guessed = unlabelled[~torch.isin(unlabelled, members)]
+        others = unlabelled[~torch.isin(unlabelled, members)]
         return {
             "failures_in_pool_percent": _percent(wrong),
             "failures_among_bought_percent": _percent(wrong[selection.bought.to(device)]),
-            "propagated_labels_right_percent": _percent(selection.member_labels.to(device) == self._truth[members]),
-            "own_predictions_right_on_members_percent": _percent(~wrong[members]),
-            "guesses_right_on_unlabelled_percent": _percent(guesses.to(device)[guessed] == self._truth[guessed]),
+            "propagated_labels_correct_percent": _percent(selection.member_labels.to(device) == self._truth[members]),
+            "own_predictions_correct_on_members_percent": _percent(~wrong[members]),
+            "pseudo_labels_correct_on_unlabelled_percent": _percent(
+                pseudo_labels.to(device)[others] == self._truth[others]
+            ),
         }
 
 
-def _percent(right: Tensor) -> float | None:
-    return round(100 * accuracy(right, torch.ones_like(right)), 2) if len(right) else None
+def _percent(correct: Tensor) -> float | None:
+    return round(100 * accuracy(correct, torch.ones_like(correct)), 2) if len(correct) else None

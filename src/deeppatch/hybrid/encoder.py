@@ -1,4 +1,4 @@
-"""An encoder that learns from images alone, to compare them without a model: SimCLR on two copies of each."""
+"""An encoder that learns from images without labels, to compare them without a model: SimCLR on two copies of each."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from deeppatch import runtime
 from deeppatch.data.views import to_float
-from deeppatch.features import last_linear
-from deeppatch.graph.hooks import input_of, swap
-from deeppatch.progress import track
-from deeppatch.runtime import autocast, generator
+from deeppatch.features import embed, last_linear
+from deeppatch.graph.hooks import swap
 
 PROJECTION = 128
 TEMPERATURE = 0.5
@@ -27,12 +26,11 @@ YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.5
 
 
 class Encoder(nn.Module):
-    """A classifier whose last linear layer has become a projection of two layers, which learning alone needs."""
+    """A classifier whose last linear layer has become a projection of two layers, which only its training needs."""
 
     def __init__(self, classifier: nn.Module, example: Tensor) -> None:
         super().__init__()
-        layer = last_linear(classifier, example)
-        name = next(name for name, module in classifier.named_modules() if module is layer)
+        name, layer = last_linear(classifier, example)
         width = layer.in_features
         swap(classifier, name, nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, PROJECTION)))
         self.body = classifier
@@ -42,23 +40,17 @@ class Encoder(nn.Module):
         """Map pixels (N, 3, H, W) in [0, 1] to projections (N, 128) of length 1."""
         return F.normalize(self.body(pixels), dim=1)
 
-    @torch.no_grad()
     def features(self, pixels: Tensor, *, batch_size: int = 256, amp: bool = False) -> Tensor:
         """Return what the projection reads, float32 (N, D), of uint8 pixels (N, 3, H, W), in eval mode."""
-        self.eval()
-        found = []
-        batches = pixels.split(batch_size)
-        for batch in track(batches, len(batches), "encoding"):
-            with autocast(pixels.device, amp):
-                found.append(input_of(self.body, self.head, to_float(batch)).float())
-        return torch.cat(found)
+        layer = self.body.get_submodule(self.head)
+        return embed(self.body, pixels, batch_size=batch_size, amp=amp, label="encoding", layer=layer).features
 
 
 @dataclass(frozen=True)
 class Pairs:
     """One epoch of batches: two distorted copies of each of n images, (2n, 3, H, W), the second ones after the first.
 
-    The draws depend on `seed` and `epoch` alone. The second entry of a batch are the images' places, (n,).
+    The draws depend on `seed` and `epoch` only. The second entry of a batch has the indices of the images, (n,).
     """
 
     pixels: Tensor
@@ -71,12 +63,12 @@ class Pairs:
         return max(1, len(self.pixels) // self.batch_size)  # a short batch would have few others to be told from
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        draw = generator(self.seed, "pairs", self.epoch)
-        order = torch.randperm(len(self.pixels), generator=draw)
-        for number in range(len(self)):
-            places = order[number * self.batch_size : (number + 1) * self.batch_size].to(self.pixels.device)
-            copies = to_float(self.pixels[places]).repeat(2, 1, 1, 1)
-            yield distorted(copies, draw, mirror=self.mirror), places
+        generator = runtime.generator(self.seed, "pairs", self.epoch)
+        order = torch.randperm(len(self.pixels), generator=generator)
+        for batch in range(len(self)):
+            indices = order[batch * self.batch_size : (batch + 1) * self.batch_size].to(self.pixels.device)
+            copies = to_float(self.pixels[indices]).repeat(2, 1, 1, 1)
+            yield distorted(copies, generator, mirror=self.mirror), indices
 
 
 def contrast(model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
@@ -92,39 +84,39 @@ def contrast(model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
     return F.cross_entropy(likeness, partners)
 
 
-def distorted(pixels: Tensor, draw: torch.Generator, *, mirror: bool = True) -> Tensor:
+def distorted(pixels: Tensor, generator: torch.Generator, *, mirror: bool = True) -> Tensor:
     """Return pixels (N, 3, H, W) in [0, 1], each cropped, recoloured and greyed by its own draws (SimCLR, appendix A).
 
     A crop has 20 to 100 % of the area and a ratio of sides from 3/4 to 4/3; colours change in four of five images, and
     one of five turns grey. The generator is on the CPU.
     """
     count, device = len(pixels), pixels.device
-    crops = _crops(count, draw, mirror).to(device)
+    crops = _crops(count, generator, mirror).to(device)
     grid = F.affine_grid(crops, list(pixels.shape), align_corners=False)
     seen = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
-    colours, contrasts = (drawn.to(device) for drawn in _colours(count, draw))
+    colours, contrasts = (drawn.to(device) for drawn in _colours(count, generator))
     means = (YIQ[0].to(device).view(1, 3, 1, 1) * seen).sum(1, keepdim=True).mean((2, 3), keepdim=True)
     seen = torch.lerp(means, seen, contrasts.view(-1, 1, 1, 1))
     return (colours @ seen.flatten(2)).view_as(seen).clamp_(0, 1)
 
 
-def _crops(count: int, draw: torch.Generator, mirror: bool) -> Tensor:
+def _crops(count: int, generator: torch.Generator, mirror: bool) -> Tensor:
     """Draw which part of each image is seen: matrices (N, 2, 3) from output to input, in [-1, 1]."""
-    area = LEAST_AREA + (1 - LEAST_AREA) * torch.rand(count, generator=draw)
-    ratio = ((2 * torch.rand(count, generator=draw) - 1) * math.log(4 / 3)).exp()
+    area = LEAST_AREA + (1 - LEAST_AREA) * torch.rand(count, generator=generator)
+    ratio = ((2 * torch.rand(count, generator=generator) - 1) * math.log(4 / 3)).exp()
     width, height = ((area * each).sqrt().clamp(max=1) for each in (ratio, 1 / ratio))
-    across, down = ((2 * torch.rand(count, generator=draw) - 1) * (1 - size) for size in (width, height))
-    flipped = 1 - 2.0 * ((torch.rand(count, generator=draw) < 0.5) & mirror)
+    across, down = ((2 * torch.rand(count, generator=generator) - 1) * (1 - size) for size in (width, height))
+    flipped = 1 - 2.0 * ((torch.rand(count, generator=generator) < 0.5) & mirror)
     zero = torch.zeros(count)
     return torch.stack([width * flipped, zero, across, zero, height, down], 1).view(-1, 2, 3)
 
 
-def _colours(count: int, draw: torch.Generator) -> tuple[Tensor, Tensor]:
+def _colours(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Draw what becomes of colours: matrices (N, 3, 3) of brightness, saturation, hue and greyness; contrasts (N,)."""
-    brightness, contrasts, saturation = 1 + JITTER * (2 * torch.rand(3, count, generator=draw) - 1)
-    angle = 2 * math.pi * HUE * (2 * torch.rand(count, generator=draw) - 1)
-    changed = torch.rand(count, generator=draw) < 0.8
-    grey = torch.rand(count, generator=draw) < 0.2
+    brightness, contrasts, saturation = 1 + JITTER * (2 * torch.rand(3, count, generator=generator) - 1)
+    angle = 2 * math.pi * HUE * (2 * torch.rand(count, generator=generator) - 1)
+    changed = torch.rand(count, generator=generator) < 0.8
+    grey = torch.rand(count, generator=generator) < 0.2
     saturation = torch.where(grey, 0, torch.where(changed, saturation, 1))
     brightness, contrasts, angle = (
         torch.where(changed, each, usual) for each, usual in ((brightness, 1), (contrasts, 1), (angle, 0))

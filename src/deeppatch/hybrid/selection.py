@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +10,28 @@ import torch
 from torch import Tensor
 
 from deeppatch.artifacts import tensors_from_bytes, tensors_to_bytes
+from deeppatch.errors import UserError
 
 UNKNOWN = -1
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Images of the pool, named by their places in it (int64).
+    """Images of the pool, named by their indices in it (int64).
 
     - `bought` (B,): those whose labels are bought, in the order in which they were chosen, and `labels` (B,): their
       classes, UNKNOWN where nobody has given them yet;
-    - `members` (M,): those that train with a label, and `lender` (M,): whose they take, a place in `bought`. Those
+    - `members` (M,): those that train with a label, and `lender` (M,): whose they take, an index in `bought`. Those
       bought are among them, with their own;
     - `unlabelled` (U,): those that semi-supervised training reads, and `weights` float32 (U,): how likely each is to be
       drawn. A member among them keeps its label;
     - `facts`: how they were chosen: method, tau, and whether they are drawn by weights that follow the model and are
       joined by all members (`weighted`).
+
+    >>> selection = supervised(torch.tensor([7, 2]), torch.tensor([UNKNOWN, UNKNOWN]))
+    >>> labelled = selection.with_labels(torch.tensor([1, 0]))
+    >>> labelled.bought.tolist(), labelled.member_labels.tolist()
+    ([7, 2], [1, 0])
     """
 
     bought: Tensor
@@ -40,6 +46,13 @@ class Selection:
     def member_labels(self) -> Tensor:
         """Labels (M,) of the members: each that of its lender."""
         return self.labels[self.lender]
+
+    def with_labels(self, labels: Tensor) -> Selection:
+        """Return the same selection with the labels, int64 (B,), of `bought`, in that order; UserError if unfit."""
+        labels = torch.as_tensor(labels).to(self.bought)
+        if labels.shape != self.bought.shape or bool((labels < 0).any()):
+            raise UserError(f"give one label, 0 or more, for each of the {len(self.bought)} images that are bought")
+        return replace(self, labels=labels)
 
     def to_bytes(self, **facts: Any) -> bytes:
         """Serialise as safetensors; `facts` join those at hand in the file's metadata."""
@@ -60,6 +73,6 @@ def supervised(bought: Tensor, labels: Tensor) -> Selection:
 
 def semi_supervised(bought: Tensor, labels: Tensor, unlabelled: Tensor) -> Selection:
     """Return a selection whose bought images share no label, beside unlabelled ones of equal weight."""
-    places = torch.arange(len(bought), device=bought.device)
+    indices = torch.arange(len(bought), device=bought.device)
     weights = torch.ones(len(unlabelled), device=bought.device)
-    return Selection(bought, labels, bought.clone(), places, unlabelled, weights, {"weighted": False, "tau": None})
+    return Selection(bought, labels, bought.clone(), indices, unlabelled, weights, {"weighted": False, "tau": None})

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from deeppatch.features import Embeddings, embed
 from deeppatch.hybrid import clusters, diversity, uncertainty
-from deeppatch.hybrid.consistency import Smoothness, smoothness, threshold
+from deeppatch.hybrid.consistency import Consistency, consistency, threshold
 from deeppatch.hybrid.oracle import Oracle
 from deeppatch.hybrid.selection import Selection, semi_supervised, supervised
 from deeppatch.runtime import generator
 
 # how many images of a cluster share the label of its centre where features are the model's own: its failures lie
-# between its clusters, so that labels spread over whole ones are wrong more often than its own predictions
+# between its clusters, so that labels propagated over whole ones are wrong more often than its own predictions
 NEAREST = 3
 
 
@@ -26,7 +26,7 @@ class Evidence:
     """A model and a pool, uint8 pixels (N, 3, H, W) without labels, and what the one makes of the other, once asked.
 
     `train` are the training images. `encode`, if given, makes features (N, D) that know nothing of the model: then a
-    label spreads over its whole cluster.
+    label is propagated over its whole cluster.
     """
 
     model: nn.Module
@@ -49,10 +49,10 @@ class Evidence:
         return embed(self.model, self.train, batch_size=self.batch_size, amp=self.amp, label="training images")
 
     @cached_property
-    def smoothness(self) -> Smoothness:
+    def consistency(self) -> Consistency:
         """What the model says of views of the pool."""
-        return smoothness(
-            self.model, self.pool, self.views, self.draw("views"), batch_size=self.batch_size, amp=self.amp
+        return consistency(
+            self.model, self.pool, self.views, self.generator("views"), batch_size=self.batch_size, amp=self.amp
         )
 
     @cached_property
@@ -65,7 +65,7 @@ class Evidence:
         """The same of the training images (R, D)."""
         return self.train_embeddings.features if self.encode is None else self.encode(self.train)
 
-    def draw(self, purpose: str) -> torch.Generator:
+    def generator(self, purpose: str) -> torch.Generator:
         """Return the generator for one purpose."""
         return generator(self.seed, "annotate", purpose)
 
@@ -93,61 +93,61 @@ def nothing(evidence: Evidence, oracle: Oracle, budget: int) -> Choice:
 
 
 def at_random(evidence: Evidence, oracle: Oracle, budget: int) -> Choice:
-    """Buy a uniform draw: the control that every choice must beat."""
+    """Buy uniformly drawn images: the control that every choice must beat."""
     return _bought(evidence, oracle, _random_order(evidence)[:budget], "drawn at random")
 
 
 def mcp(evidence: Evidence, oracle: Oracle, budget: int) -> Choice:
     """Buy what lies nearest to the boundaries of all pairs of classes."""
-    places = uncertainty.near_boundaries(evidence.embeddings.probabilities, budget)
-    return _bought(evidence, oracle, places, "near a boundary of two classes")
+    indices = uncertainty.near_boundaries(evidence.embeddings.probabilities, budget)
+    return _bought(evidence, oracle, indices, "near a boundary of two classes")
 
 
 def gini(evidence: Evidence, oracle: Oracle, budget: int) -> Choice:
     """Buy what has the least pure prediction."""
-    places = uncertainty.least_pure(evidence.embeddings.probabilities, budget)
-    return _bought(evidence, oracle, places, "of no clear class")
+    indices = uncertainty.least_pure(evidence.embeddings.probabilities, budget)
+    return _bought(evidence, oracle, indices, "of no clear class")
 
 
 def coreset(evidence: Evidence, oracle: Oracle, budget: int) -> Choice:
     """Buy what is farthest from the training images and from each other."""
-    places = diversity.k_centers(evidence.features, evidence.train_features, budget)
-    return _bought(evidence, oracle, places, "far from all others chosen")
+    indices = diversity.k_centers(evidence.features, evidence.train_features, budget)
+    return _bought(evidence, oracle, indices, "far from all others chosen")
 
 
 def badge(evidence: Evidence, oracle: Oracle, budget: int) -> Choice:
     """Buy what would move the last layer most, in different directions."""
     found = evidence.embeddings
-    places = diversity.diverse_gradients(found.probabilities, found.features, budget, evidence.draw("badge"))
-    return _bought(evidence, oracle, places, "a large gradient unlike the others'")
+    indices = diversity.diverse_gradients(found.probabilities, found.features, budget, evidence.generator("badge"))
+    return _bought(evidence, oracle, indices, "a large gradient unlike the others'")
 
 
 def ssl_random(evidence: Evidence, oracle: Oracle, budget: int) -> Choice:
-    """Buy a uniform draw; the rest of the pool is read without labels."""
-    places = _random_order(evidence)[:budget]
-    return _with_rest(evidence.embeddings.probabilities, oracle, places, "drawn at random")
+    """Buy uniformly drawn images; the rest of the pool is read without labels."""
+    indices = _random_order(evidence)[:budget]
+    return _with_rest(evidence.embeddings.probabilities, oracle, indices, "drawn at random")
 
 
 def ssl_consistency(evidence: Evidence, oracle: Oracle, budget: int) -> Choice:
     """Buy what views change most; the rest of the pool is read without labels."""
-    places = uncertainty.largest(evidence.smoothness.variance, budget)
-    return _with_rest(evidence.smoothness.mean, oracle, places, "predictions differ between views")
+    indices = uncertainty.largest(evidence.consistency.variance, budget)
+    return _with_rest(evidence.consistency.mean, oracle, indices, "predictions differ between views")
 
 
 def ssl_consistency_imp(evidence: Evidence, oracle: Oracle, budget: int) -> Choice:
     """Buy what views change most; the whole pool is read, what was bought with its label."""
-    places = uncertainty.largest(evidence.smoothness.variance, budget)
-    selection = semi_supervised(places, oracle.ask(places), torch.arange(len(evidence.pool), device=places.device))
-    return _plain(evidence.smoothness.mean, selection, "predictions differ between views")
+    indices = uncertainty.largest(evidence.consistency.variance, budget)
+    selection = semi_supervised(indices, oracle.ask(indices), torch.arange(len(evidence.pool), device=indices.device))
+    return _plain(evidence.consistency.mean, selection, "predictions differ between views")
 
 
 def hybrid(evidence: Evidence, oracle: Oracle, budget: int) -> Choice:
-    """Buy the centres of the clusters of largest summed entropy, and spread their labels (HybridRepair).
+    """Buy the centres of the clusters of largest summed entropy, and propagate their labels (HybridRepair).
 
     What is left of the budget, where there are fewer clusters, is drawn at random. Images at most as uncertain as tau
     are read without labels, each drawn in proportion to its certainty.
     """
-    entropy = evidence.smoothness.entropy
+    entropy = evidence.consistency.entropy
     found = clusters.regions(evidence.features, budget, evidence.seed)
     best = clusters.most_uncertain(found, entropy, budget)
     members, lender = clusters.sharing(found, best, NEAREST if evidence.encode is None else None)
@@ -156,7 +156,9 @@ def hybrid(evidence: Evidence, oracle: Oracle, budget: int) -> Choice:
     members, kept = _without(members, others)
     extra = torch.arange(len(best), len(best) + len(others), device=best.device)
     bought = torch.cat([found.centers[best], others])
-    tau = threshold(entropy, evidence.embeddings.logits, evidence.train_embeddings.logits, evidence.draw("threshold"))
+    tau = threshold(
+        entropy, evidence.embeddings.logits, evidence.train_embeddings.logits, evidence.generator("threshold")
+    )
     unlabelled = (entropy <= tau).nonzero().flatten()
     selection = Selection(
         bought,
@@ -173,11 +175,11 @@ def hybrid(evidence: Evidence, oracle: Oracle, budget: int) -> Choice:
         for size in sizes.tolist()
     ]
     whose = torch.cat([best, torch.full_like(others, -1)])
-    return Choice(selection, reasons + ["drawn at random"] * len(others), whose, evidence.smoothness.mean)
+    return Choice(selection, reasons + ["drawn at random"] * len(others), whose, evidence.consistency.mean)
 
 
 def _random_order(evidence: Evidence) -> Tensor:
-    return torch.randperm(len(evidence.pool), generator=evidence.draw("random")).to(evidence.pool.device)
+    return torch.randperm(len(evidence.pool), generator=evidence.generator("random")).to(evidence.pool.device)
 
 
 def _without(members: Tensor, taken: Tensor) -> tuple[Tensor, Tensor]:
@@ -186,14 +188,14 @@ def _without(members: Tensor, taken: Tensor) -> tuple[Tensor, Tensor]:
     return members[kept], kept
 
 
-def _bought(evidence: Evidence, oracle: Oracle, places: Tensor, reason: str) -> Choice:
-    return _plain(evidence.embeddings.probabilities, supervised(places, oracle.ask(places)), reason)
+def _bought(evidence: Evidence, oracle: Oracle, indices: Tensor, reason: str) -> Choice:
+    return _plain(evidence.embeddings.probabilities, supervised(indices, oracle.ask(indices)), reason)
 
 
-def _with_rest(predictions: Tensor, oracle: Oracle, places: Tensor, reason: str) -> Choice:
-    rest = torch.ones(len(predictions), dtype=torch.bool, device=places.device)
-    rest[places] = False
-    return _plain(predictions, semi_supervised(places, oracle.ask(places), rest.nonzero().flatten()), reason)
+def _with_rest(predictions: Tensor, oracle: Oracle, indices: Tensor, reason: str) -> Choice:
+    rest = torch.ones(len(predictions), dtype=torch.bool, device=indices.device)
+    rest[indices] = False
+    return _plain(predictions, semi_supervised(indices, oracle.ask(indices), rest.nonzero().flatten()), reason)
 
 
 def _plain(predictions: Tensor, selection: Selection, reason: str) -> Choice:
@@ -206,5 +208,3 @@ METHODS: dict[str, Method] = {
     "ssl-random": ssl_random, "ssl-consistency": ssl_consistency, "ssl-consistency-imp": ssl_consistency_imp,
     "hybrid": hybrid,
 }  # fmt: skip
-# those that compare images by features, which another encoder can make
-BY_FEATURES = ("coreset", "hybrid")

@@ -1,4 +1,4 @@
-"""Semi-supervised repair: each epoch replays what the model knows with the new labels, then learns from guesses."""
+"""Semi-supervised repair: an epoch replays what the model knows with new labels, then learns from pseudo-labels."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from deeppatch import runtime
 from deeppatch.artifacts import Checkpoint
 from deeppatch.data import views
 from deeppatch.data.sources import Images
 from deeppatch.distributed.data_parallel import Batch
 from deeppatch.errors import UserError
 from deeppatch.hybrid.targets import mixed, mixing_shares, pseudo_labels, row_weights, smoothed, weighted_loss
-from deeppatch.hybrid.training_data import Recipe, SemiSupervisedData, drawn
-from deeppatch.runtime import autocast, generator
+from deeppatch.hybrid.training_data import Recipe, RepairSettings, SemiSupervisedData, drawn
+from deeppatch.runtime import autocast
 from deeppatch.training import History, constant_sgd, fit, last, predict
 
 PREDICTING = 256  # images a batch where nothing is learnt
@@ -28,7 +29,7 @@ class Repair:
     """A network under repair. `finished` counts its epochs; `model` is trained by `fit` and looked at here."""
 
     model: nn.Module
-    material: SemiSupervisedData
+    data: SemiSupervisedData
     recipe: Recipe
     seed: int
     amp: bool = False
@@ -36,30 +37,30 @@ class Repair:
     _measured: dict[int, Tensor] = field(default_factory=dict)
 
     def replayed(self) -> Tensor:
-        """Return the places (n,) of the training images that the model classifies correctly, as they are."""
-        train, training = self.material.train, self.model.training
+        """Return the indices (n,) of the training images that the model classifies correctly, as they are."""
+        train, training = self.data.train, self.model.training
         right = predict(self.model, views.clean(train, PREDICTING), amp=self.amp, label="replay") == train.labels
         self.model.train(training)
         if not right.any():
             raise UserError(
-                "the model classifies no training image correctly: train it longer in pretrain, or give a lower --lr"
+                "the model classifies no training image correctly: train it longer first, or give a lower learning rate"
             )
         return right.nonzero()[:, 0]
 
-    def unsmoothness(self, epochs: int) -> Tensor:
-        """Return entropies (N,) in [0, 1] of the model, which has been through so many epochs; measured once."""
+    def consistency_entropy(self, epochs: int) -> Tensor:
+        """Return entropies (N,) in [0, 1] of the model after `epochs` epochs; measured once."""
         if epochs not in self._measured:
             training = self.model.training
-            self._measured = {epochs: self.material.unsmoothness(self.model, epochs)}  # type: ignore[misc]
+            self._measured = {epochs: self.data.consistency_entropy(self.model, epochs)}  # type: ignore[misc]
             self.model.train(training)
         return self._measured[epochs]
 
     def weights(self, epoch: int) -> Tensor:
         """Return the drawing weights (N,) of an epoch (from 0): as given in the first, then by the model as it is."""
-        material = self.material
-        if epoch == 0 or material.unsmoothness is None or not material.weights.any():
-            return material.weights
-        return material.refreshed(self.unsmoothness(epoch))
+        data = self.data
+        if epoch == 0 or data.consistency_entropy is None or not data.weights.any():
+            return data.weights
+        return data.updated_weights(self.consistency_entropy(epoch))
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,8 @@ class RepairEpoch:
     """The batches (pixels, targets, weights, see `weighted_loss`) of one epoch, chosen by the model as it is when read.
 
     First phase: replayed training images and pool images whose label is known, shuffled, with smoothed labels. Second
-    phase: replayed images with their labels, and pool images drawn by weight, each in all its views, with guessed
-    targets (or the smoothed label where it is known), all mixed up.
+    phase: replayed images with their labels, and pool images drawn by weight, each in all its views, with pseudo-labels
+    (or the smoothed label where it is known), all mixed up.
     """
 
     repair: Repair
@@ -81,18 +82,18 @@ class RepairEpoch:
     @property
     def _steps(self) -> tuple[int, int]:
         """How many batches each phase has."""
-        material, recipe = self.repair.material, self.repair.recipe
-        replayed, known = len(self._replayed), int((material.known >= 0).sum())
-        first = recipe.capped((replayed + known) // recipe.batch) if material.supervised else 0
-        longer = max(replayed, material.drawn_from) // recipe.batch
-        return first, recipe.capped(longer) if material.weights.any() else 0
+        data, recipe = self.repair.data, self.repair.recipe
+        replayed, known = len(self._replayed), int((data.known >= 0).sum())
+        first = recipe.capped((replayed + known) // recipe.batch) if data.supervised else 0
+        longer = max(replayed, data.drawn_from) // recipe.batch
+        return first, recipe.capped(longer) if data.weights.any() else 0
 
     def __len__(self) -> int:
         return sum(self._steps)
 
     def __iter__(self) -> Iterator[Batch]:
         first, second = self._steps
-        weights = self.repair.weights(self.epoch) if second else self.repair.material.weights
+        weights = self.repair.weights(self.epoch) if second else self.repair.data.weights
         if first:
             yield from self._supervised(first)
         if second:
@@ -100,76 +101,75 @@ class RepairEpoch:
         self.repair.finished = self.epoch + 1  # read to the end: the last step has been taken
 
     def _supervised(self, steps: int) -> Iterator[Batch]:
-        material, recipe = self.repair.material, self.repair.recipe
-        draw = generator(self.repair.seed, "supervised", self.epoch)
-        chosen = material.known >= 0
+        data, recipe = self.repair.data, self.repair.recipe
+        generator = runtime.generator(self.repair.seed, "supervised", self.epoch)
+        chosen = data.known >= 0
         everything = Images(
-            torch.cat([material.train.take(self._replayed).pixels, material.pool[chosen]]),  # type: ignore[list-item]
-            torch.cat([material.train.labels[self._replayed], material.known[chosen]]),
+            torch.cat([data.train.take(self._replayed).pixels, data.pool[chosen]]),  # type: ignore[list-item]
+            torch.cat([data.train.labels[self._replayed], data.known[chosen]]),
         )
-        for pixels, labels in material.labelled(everything, recipe.batch, steps, draw):
-            targets = smoothed(labels, material.classes, recipe.smoothing)
+        for pixels, labels in data.labelled(everything, recipe.batch, steps, generator):
+            targets = smoothed(labels, data.classes, recipe.smoothing)
             yield pixels, targets, row_weights(len(labels), 0, 0, pixels.device)
 
     def _semi_supervised(self, steps: int, weights: Tensor) -> Iterator[Batch]:
-        repair, material, recipe = self.repair, self.repair.material, self.repair.recipe
-        draw = generator(repair.seed, "semi-supervised", self.epoch)
-        replayed = material.train.take(repair.replayed() if material.supervised else self._replayed)
+        repair, data, recipe = self.repair, self.repair.data, self.repair.recipe
+        generator = runtime.generator(repair.seed, "semi-supervised", self.epoch)
+        replayed = data.train.take(repair.replayed() if data.supervised else self._replayed)
         device = replayed.labels.device
-        order = drawn(weights, recipe.batch, steps, draw, replacement=material.unsmoothness is not None).to(device)
-        shares = mixing_shares(steps, recipe.alpha, draw).to(device)
-        certain = material.labelled(replayed, recipe.batch, steps, draw)
+        order = drawn(weights, recipe.batch, steps, generator, replacement=data.consistency_entropy is not None).to(
+            device
+        )
+        shares = mixing_shares(steps, recipe.alpha, generator).to(device)
+        certain = data.labelled(replayed, recipe.batch, steps, generator)
         for step, (pixels, labels) in enumerate(certain):
-            sights = material.views(material.pool[order[step]], draw)
+            seen = data.views(data.pool[order[step]], generator)
             with autocast(device, repair.amp):
-                guessed = pseudo_labels(repair.model, sights, recipe.temperature)
-            known = material.known[order[step]].unsqueeze(1)
-            taught = smoothed(known.clamp(min=0)[:, 0], material.classes, recipe.smoothing)
-            guessed = torch.where(known >= 0, taught, guessed).repeat_interleave(sights.shape[1], 0)
-            whole = torch.cat([pixels, sights.flatten(0, 1)])
-            targets = torch.cat([smoothed(labels, material.classes, 0), guessed])
-            partners = torch.randperm(len(whole), generator=draw).to(device)
+                pseudo = pseudo_labels(repair.model, seen, recipe.temperature)
+            known = data.known[order[step]].unsqueeze(1)
+            taught = smoothed(known.clamp(min=0)[:, 0], data.classes, recipe.smoothing)
+            pseudo = torch.where(known >= 0, taught, pseudo).repeat_interleave(seen.shape[1], 0)
+            whole = torch.cat([pixels, seen.flatten(0, 1)])
+            targets = torch.cat([smoothed(labels, data.classes, 0), pseudo])
+            partners = torch.randperm(len(whole), generator=generator).to(device)
             grown = 1.0 if not recipe.ramp else min(1.0, (self.epoch + step / steps) / recipe.ramp)
             yield (
                 mixed(whole, partners, shares[step]),
                 mixed(targets, partners, shares[step]),
-                row_weights(len(labels), len(guessed), grown * recipe.weight, device),
+                row_weights(len(labels), len(pseudo), grown * recipe.weight, device),
             )
 
 
 def repair(
     model: nn.Module,
-    material: SemiSupervisedData,
+    data: SemiSupervisedData,
     recipe: Recipe,
-    epochs: int,
+    settings: RepairSettings,
     validate: Callable[[nn.Module], float],
     *,
-    lr: float,
-    momentum: float,
-    weight_decay: float,
-    seed: int,
-    watch: Callable[[nn.Module], dict[str, Any]],
+    watch: Callable[[nn.Module], dict[str, Any]] = lambda _model: {},
     checkpoint: Checkpoint | None = None,
-    amp: bool = False,
     label: str = "relearn",
 ) -> History:
-    """Train a model in place for so many epochs at a constant learning rate, and leave it as the last one has it.
+    """Train a model in place at a constant learning rate, and leave it as the last epoch has it.
 
     `validate` returns an accuracy in [0, 1] that chooses nothing. The history's `watched` has what `watch` returns
-    after each epoch, and where the material measures it "entropy", the pool's mean unsmoothness in [0, 1].
+    after each epoch, and where the data measure it "entropy", the pool's mean consistency entropy in [0, 1].
     """
-    torch.manual_seed(seed)  # dropout must not depend on what came before
-    state = Repair(model, material, recipe, seed, amp)
-    optimizer, schedule = constant_sgd(model.parameters(), lr=lr, momentum=momentum, weight_decay=weight_decay)
+    torch.manual_seed(settings.seed)  # dropout must not depend on what came before
+    state = Repair(model, data, recipe, settings.seed, settings.amp)
+    optimizer, schedule = constant_sgd(
+        model.parameters(), lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
+    )
 
     def noted(trained: nn.Module) -> dict[str, Any]:
-        measured = material.unsmoothness is not None and material.weights.any()
-        entropy = {"entropy": state.unsmoothness(state.finished).mean().item()} if measured else {}
+        measured = data.consistency_entropy is not None and data.weights.any()
+        entropy = {"entropy": state.consistency_entropy(state.finished).mean().item()} if measured else {}
         return {**watch(trained), **entropy}
 
     return fit(
         model,
-        [RepairEpoch(state, epoch) for epoch in range(epochs)],
+        [RepairEpoch(state, epoch) for epoch in range(settings.epochs)],
         validate,
         loss=weighted_loss,
         optimizer=optimizer,
@@ -177,6 +177,6 @@ def repair(
         checkpoint=checkpoint,
         watch=noted,
         choose=last,
-        amp=amp,
+        amp=settings.amp,
         label=label,
     )

@@ -1,4 +1,4 @@
-"""What images are taught in semi-supervised repair: smoothed labels, sharpened guesses, mixtures; and the loss."""
+"""What images are taught in semi-supervised repair: smoothed labels, pseudo-labels, mixtures; and the loss."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch.nn import functional as F
 
 
 def smoothed(labels: Tensor, classes: int, amount: float) -> Tensor:
-    """Return targets (N, C) for labels (N,): 1 - `amount` for the label, the rest spread evenly over the C - 1 others.
+    """Return targets (N, C) for labels (N,): 1 - `amount` for the label, the rest shared evenly by the C - 1 others.
 
-    torch's own label smoothing spreads over all C classes, the label's included.
+    torch's own label smoothing shares it among all C classes, the label's included.
     """
     others = amount / (classes - 1)
     return F.one_hot(labels, classes) * (1 - amount - others) + others
@@ -25,7 +25,7 @@ def sharpened(probabilities: Tensor, temperature: float) -> Tensor:
 
 @torch.no_grad()
 def pseudo_labels(model: nn.Module, views: Tensor, temperature: float) -> Tensor:
-    """Return a guessed target (n, C) for each image from its views (n, V, 3, H, W): the mean prediction, sharpened.
+    """Return a pseudo-label (n, C) for each image from its views (n, V, 3, H, W): the mean prediction, sharpened.
 
     The model runs in the mode it is in: in train mode its normalisation statistics see the views too.
     """
@@ -38,10 +38,10 @@ def mixed(values: Tensor, partners: Tensor, share: Tensor) -> Tensor:
     return torch.lerp(values[partners], values, share)
 
 
-def mixing_shares(count: int, alpha: float, draw: torch.Generator) -> Tensor:
-    """Draw max(l, 1 - l), l ~ Beta(alpha, alpha), so many times (MixMatch, equations 8 and 9)."""
+def mixing_shares(count: int, alpha: float, generator: torch.Generator) -> Tensor:
+    """Draw `count` times max(l, 1 - l), l ~ Beta(alpha, alpha) (MixMatch, equations 8 and 9)."""
     # torch's own Beta takes no generator
-    seed = int(torch.randint(2**62, (), generator=draw))
+    seed = int(torch.randint(2**62, (), generator=generator))
     shares = torch.from_numpy(np.random.default_rng(seed).beta(alpha, alpha, count)).float()
     return torch.maximum(shares, 1 - shares)
 
@@ -50,7 +50,7 @@ def weighted_loss(model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
     """Return the sum over rows of w0 x cross entropy + w1 x squared error averaged over classes.
 
     `batch` is pixels (N, 3, H, W), targets (N, C) that sum to 1, and weights w (2, N). With w0 = 1 / n for n labelled
-    rows and w1 = lambda / m for m guessed ones this is L_x + lambda L_u (MixMatch, equations 2 to 4).
+    rows and w1 = lambda / m for m rows with pseudo-labels this is L_x + lambda L_u (MixMatch, equations 2 to 4).
     """
     pixels, targets, weights = batch
     log_predictions = F.log_softmax(model(pixels).float(), 1)
@@ -59,9 +59,9 @@ def weighted_loss(model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
     return (weights[0] * cross_entropy + weights[1] * squared_error).sum()
 
 
-def row_weights(labelled: int, guessed: int, weight: float, device: torch.device) -> Tensor:
-    """Return row weights (2, labelled + guessed) for `weighted_loss`: the mean of each kind, the second scaled."""
-    weights = torch.zeros(2, labelled + guessed, device=device)
+def row_weights(labelled: int, unlabelled: int, weight: float, device: torch.device) -> Tensor:
+    """Return row weights (2, labelled + unlabelled) for `weighted_loss`: the mean of each kind, the second scaled."""
+    weights = torch.zeros(2, labelled + unlabelled, device=device)
     weights[0, :labelled] = 1 / labelled
-    weights[1, labelled:] = weight / max(1, guessed)
+    weights[1, labelled:] = weight / max(1, unlabelled)
     return weights

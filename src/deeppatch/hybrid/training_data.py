@@ -12,8 +12,6 @@ from deeppatch.data import views
 from deeppatch.data.sources import Images
 from deeppatch.hybrid.selection import UNKNOWN, Selection
 
-USES = ("both", "labels", "unlabelled")
-
 
 @dataclass(frozen=True)
 class Recipe:
@@ -31,8 +29,20 @@ class Recipe:
     steps: int | None = None
 
     def capped(self, steps: int) -> int:
-        """Return how many batches a phase has that would have so many: at least one."""
+        """Return `steps`, the batches of a phase, or the cap where that is less; at least 1."""
         return max(1, steps if self.steps is None else min(steps, self.steps))
+
+
+@dataclass(frozen=True)
+class RepairSettings:
+    """How long and how fast a network is repaired, with SGD at a constant rate, as HybridRepair's authors did."""
+
+    epochs: int = 10
+    lr: float = 1e-3
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    seed: int = 2021
+    amp: bool = False
 
 
 @dataclass(frozen=True)
@@ -41,9 +51,10 @@ class SemiSupervisedData:
 
     `pool` is uint8 (N, 3, H, W); `known` int64 (N,) has bought and propagated labels, UNKNOWN where there is none;
     `weights` (N,) say how likely an image is drawn in the second phase, 0 for never. `views` maps such pixels
-    (n, 3, H, W) to views (n, V, 3, H, W) in [0, 1], the image itself first. `unsmoothness` returns entropies (N,) in
-    [0, 1] of a model after so many epochs; where it is given, images are drawn with replacement and the weights follow
-    it. `crop` and `mirror` say how labelled images are augmented; without `supervised` there is no first phase.
+    (n, 3, H, W) to views (n, V, 3, H, W) in [0, 1], the image itself first. `consistency_entropy` returns entropies
+    (N,) in [0, 1] of a model after that many epochs; where it is given, images are drawn with replacement and the
+    weights follow it. `crop` and `mirror` say how labelled images are augmented; without `supervised` there is no first
+    phase.
     """
 
     train: Images
@@ -52,7 +63,7 @@ class SemiSupervisedData:
     weights: Tensor
     classes: int
     views: Callable[[Tensor, torch.Generator], Tensor]
-    unsmoothness: Callable[[nn.Module, int], Tensor] | None = None
+    consistency_entropy: Callable[[nn.Module, int], Tensor] | None = None
     crop: bool = False
     mirror: bool = False
     supervised: bool = True
@@ -60,28 +71,30 @@ class SemiSupervisedData:
     @property
     def drawn_from(self) -> int:
         """How many images an epoch's second phase counts as one pass: the pool if weighted, else what it may draw."""
-        return len(self.weights) if self.unsmoothness else int((self.weights > 0).sum())
+        return len(self.weights) if self.consistency_entropy else int((self.weights > 0).sum())
 
-    def training_images_alone(self) -> SemiSupervisedData:
+    def training_images_only(self) -> SemiSupervisedData:
         """Return the same without a pool: what is left is to replay the training images."""
         known, weights = self.known[:0], self.weights[:0]
-        return replace(self, pool=self.pool[:0], known=known, weights=weights, unsmoothness=None, supervised=True)
+        return replace(
+            self, pool=self.pool[:0], known=known, weights=weights, consistency_entropy=None, supervised=True
+        )
 
-    def refreshed(self, unsmoothness: Tensor) -> Tensor:
+    def updated_weights(self, consistency_entropy: Tensor) -> Tensor:
         """Return weights (N,) for entropies (N,): 1 - H where there was a weight, 1 where a label is known."""
-        certain = torch.where(self.known >= 0, 1.0, 1 - unsmoothness.to(self.weights)).clamp(min=0)
+        certain = torch.where(self.known >= 0, 1.0, 1 - consistency_entropy.to(self.weights)).clamp(min=0)
         return torch.where(self.weights > 0, certain, 0)
 
     def labelled(
-        self, images: Images, batch: int, steps: int, draw: torch.Generator
+        self, images: Images, batch: int, steps: int, generator: torch.Generator
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield so many batches (pixels in [0, 1], labels) of shuffled images, augmented as this data set allows."""
-        order = passes(len(images), batch, steps, draw)
-        crops = views.random_crops(order.numel(), images.pixels.shape[-2], draw, mirror=self.mirror)
+        """Yield `steps` batches (pixels in [0, 1], labels) of shuffled images, augmented as this data set allows."""
+        order = passes(len(images), batch, steps, generator)
+        crops = views.random_crops(order.numel(), images.pixels.shape[-2], generator, mirror=self.mirror)
         order, crops = order.to(images.labels.device), crops.to(images.labels.device)
-        for places, where in zip(order, crops.split(order.shape[1], 1), strict=True):
-            pixels = views.to_float(images.pixels[places])
-            yield views.crop_and_flip(pixels, where) if self.crop else pixels, images.labels[places]
+        for indices, where in zip(order, crops.split(order.shape[1], 1), strict=True):
+            pixels = views.to_float(images.pixels[indices])
+            yield views.crop_and_flip(pixels, where) if self.crop else pixels, images.labels[indices]
 
 
 def known_and_weights(selection: Selection, count: int, use: str) -> tuple[Tensor, Tensor]:
@@ -102,21 +115,21 @@ def known_and_weights(selection: Selection, count: int, use: str) -> tuple[Tenso
     return known, weights
 
 
-def passes(count: int, batch: int, steps: int, draw: torch.Generator) -> Tensor:
-    """Return places (steps, batch) below `count`: shuffled passes, each without the remainder that fills no batch.
+def passes(count: int, batch: int, steps: int, generator: torch.Generator) -> Tensor:
+    """Return indices (steps, batch) below `count`: shuffled passes, each without the remainder that fills no batch.
 
     Where `count` is less than a batch, batches are that small.
     """
     size = min(batch, count)
     whole = count // size
-    orders = [torch.randperm(count, generator=draw)[: whole * size] for _ in range(-(-steps // whole))]
+    orders = [torch.randperm(count, generator=generator)[: whole * size] for _ in range(-(-steps // whole))]
     return torch.cat(orders).view(-1, size)[:steps]
 
 
-def drawn(weights: Tensor, batch: int, steps: int, draw: torch.Generator, *, replacement: bool) -> Tensor:
-    """Return places (steps, batch) of positive weights (N,): drawn by weight with replacement, or shuffled passes."""
-    places = weights.cpu().nonzero()[:, 0]  # drawn among these alone: no rounding can choose a weight of 0
+def drawn(weights: Tensor, batch: int, steps: int, generator: torch.Generator, *, replacement: bool) -> Tensor:
+    """Return indices (steps, batch) of positive weights (N,): drawn by weight with replacement, or shuffled passes."""
+    indices = weights.cpu().nonzero()[:, 0]  # drawn only among these: no rounding can choose a weight of 0
     if replacement:
-        chosen = torch.multinomial(weights.cpu()[places], steps * batch, replacement=True, generator=draw)
-        return places[chosen].view(steps, batch)
-    return places[passes(len(places), batch, steps, draw)]
+        chosen = torch.multinomial(weights.cpu()[indices], steps * batch, replacement=True, generator=generator)
+        return indices[chosen].view(steps, batch)
+    return indices[passes(len(indices), batch, steps, generator)]

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def near_boundaries(probabilities: Tensor, budget: int) -> Tensor:
-    """Return the places (B,) of images near the boundary of every pair of classes, round by round (MCP).
+    """Return the indices (B,) of images near the boundary of every pair of classes, round by round (MCP).
 
     Shen et al., "Multiple-Boundary Clustering and Prioritization", ASE 2020. Images (N, C) are sorted into buckets by
     their two likeliest classes, in order, and within a bucket by the ratio of their probabilities. A round takes the
@@ -19,7 +19,7 @@ def near_boundaries(probabilities: Tensor, budget: int) -> Tensor:
     bucket = top.indices[:, 0] * probabilities.shape[1] + top.indices[:, 1]
     order = ratio.argsort(descending=True, stable=True)
     order = order[bucket[order].argsort(stable=True)]
-    rounds = places_within(bucket[order])
+    rounds = index_within_group(bucket[order])
     sizes = rounds.bincount()
     whole = int((sizes.cumsum(0) <= budget).sum())
     full = order[rounds < whole]
@@ -29,15 +29,15 @@ def near_boundaries(probabilities: Tensor, budget: int) -> Tensor:
     return torch.cat([full, last[: budget - len(full)]])
 
 
-def places_within(groups: Tensor) -> Tensor:
-    """Return for sorted groups (N,) the place of each entry within its group, counted from 0."""
+def index_within_group(groups: Tensor) -> Tensor:
+    """Return for sorted groups (N,) the index of each entry within its group, counted from 0."""
     _, counts = groups.unique_consecutive(return_counts=True)
     starts = counts.cumsum(0) - counts
     return torch.arange(len(groups), device=groups.device) - starts.repeat_interleave(counts)
 
 
 def least_pure(probabilities: Tensor, budget: int) -> Tensor:
-    """Return the places (B,) of the images with the least sum of squared probabilities (N, C), first things first.
+    """Return the indices (B,) of the images with the least sum of squared probabilities (N, C), first things first.
 
     DeepGini: Feng et al., ISSTA 2020.
     """
@@ -45,5 +45,5 @@ def least_pure(probabilities: Tensor, budget: int) -> Tensor:
 
 
 def largest(scores: Tensor, budget: int) -> Tensor:
-    """Return the places (B,) of the largest scores (N,), in descending order."""
+    """Return the indices (B,) of the largest scores (N,), in descending order."""
     return scores.argsort(descending=True, stable=True)[:budget]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deeppatch.distributed.data_parallel import Batch
+from deeppatch.metrics import accuracy
 from deeppatch.modular.join_names import parse
 from deeppatch.runtime import generator
 from deeppatch.training import cross_entropy, fit, predict, sgd

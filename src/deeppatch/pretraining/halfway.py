@@ -7,7 +7,8 @@ from pathlib import Path
 
 from torch import nn
 
-from deeppatch.artifacts import tensors_to_bytes, write_bytes
+from deeppatch.artifacts import tensors_to_bytes
+from deeppatch.storage import write_bytes
 from deeppatch.training import History
 
 

@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-# so many classes can be named on an axis
+# the most classes that can be named on an axis
 MOST_NAMED = 20
 NOISES = {"whole": "untouched", "noise_at": "noise at its features", "noise_elsewhere": "noise at all others"}
 
@@ -22,8 +22,8 @@ def accuracy_against_blur(curves: Mapping[str, Sequence[float]], sigmas: Sequenc
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
     # curves often coincide: hollow markers, smaller from curve to curve, leave every one visible
-    for place, (name, values) in enumerate(curves.items()):
-        style, size = ["-o", "-s", "-^", "-D", "--v", ":P"][place % 6], max(4.0, 12 - 2 * place)
+    for index, (name, values) in enumerate(curves.items()):
+        style, size = ["-o", "-s", "-^", "-D", "--v", ":P"][index % 6], max(4.0, 12 - 2 * index)
         axes.plot([0, *sigmas], values, style, label=name, markersize=size, fillstyle="none")
     axes.set(xlabel="sigma of the Gaussian blur (pixels); 0 is clean", ylabel="accuracy (%)", title=title)
     axes.set_xticks([0, *sigmas])
@@ -36,10 +36,10 @@ def suspicion(scores: dict[str, list[float]], unit: str, title: str, *, descendi
     """Plot every filter's score by layer, and each layer's median; `descending`: the highest are suspicious."""
     figure = Figure(figsize=(max(7.0, 0.32 * len(scores) + 2), 4.8), layout="constrained")
     axes = figure.add_subplot()
-    for place, values in enumerate(scores.values()):
-        axes.scatter([place] * len(values), values, s=9, alpha=0.45, color="tab:blue", linewidths=0)
+    for index, values in enumerate(scores.values()):
+        axes.scatter([index] * len(values), values, s=9, alpha=0.45, color="tab:blue", linewidths=0)
         middle = statistics.median(values)
-        axes.plot([place - 0.35, place + 0.35], [middle, middle], color="tab:red", linewidth=1.5)
+        axes.plot([index - 0.35, index + 0.35], [middle, middle], color="tab:red", linewidth=1.5)
     axes.axhline(0, color="grey", linewidth=0.6)
     axes.set_xticks(range(len(scores)), list(scores), rotation=90, fontsize=7)
     side = ("high" if descending else "low") + " is suspicious"
@@ -75,9 +75,9 @@ def influence(
     axes = figure.add_subplot()
     image = axes.imshow(frequency, aspect="auto", cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
     if few:
-        for row, places in enumerate(chosen):
-            for place in places:
-                corner = (place - 0.5, row - 0.5)
+        for row, indices in enumerate(chosen):
+            for index in indices:
+                corner = (index - 0.5, row - 0.5)
                 axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="tab:red", linewidth=1.4))
         axes.set_yticks(range(len(classes)), classes)
         title += "\nframed: the class's most influential features"
@@ -105,15 +105,15 @@ def overlap(shared: Sequence[Sequence[int]], classes: Sequence[str], title: str)
 
 
 def essential(frame: pd.DataFrame, title: str) -> bytes:
-    """Plot right answers by class, in percent of the class's images, one panel for each set of features.
+    """Plot correct images by class, in percent of the class's images, one panel for each set of features.
 
     Columns of `frame`: set, class, images, whole, noise_at, noise_elsewhere and the two spreads, in images.
     """
     sets = frame["set"].unique()
     many = frame["class"].nunique() > MOST_NAMED
     figure = Figure(figsize=(9, 2.6 * len(sets) + 0.8), layout="constrained")
-    for place, name in enumerate(sets):
-        axes = figure.add_subplot(len(sets), 1, place + 1)
+    for index, name in enumerate(sets):
+        axes = figure.add_subplot(len(sets), 1, index + 1)
         rows = frame[frame["set"] == name]
         for shift, (column, label) in enumerate(NOISES.items()):
             spread = (
@@ -122,7 +122,7 @@ def essential(frame: pd.DataFrame, title: str) -> bytes:
             x = [position + 0.27 * (shift - 1) for position in range(len(rows))]
             axes.bar(x, 100 * rows[column] / rows["images"], 0.27, yerr=spread, label=label, capsize=2)
         axes.set_xticks([] if many else range(len(rows)), [] if many else rows["class"], fontsize=8)
-        axes.set(ylabel="right (%)", ylim=(0, 105), title=name)
+        axes.set(ylabel="correct (%)", ylim=(0, 105), title=name)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=3, fontsize=8)
     figure.suptitle(title)
     return png(figure)
@@ -149,18 +149,18 @@ def gained(curves: Mapping[str, Sequence[tuple[int, float, float]]], title: str)
     counts = sorted({labels for points in curves.values() for labels, _mean, _deviation in points})
     figure = Figure(figsize=(max(7.0, 2.2 * len(counts) + 4), 4.8), layout="constrained")
     axes = figure.add_subplot()
-    for place, (name, points) in enumerate(curves.items()):
-        shift = 0.7 * (place + 0.5) / len(curves) - 0.35
+    for index, (name, points) in enumerate(curves.items()):
+        shift = 0.7 * (index + 0.5) / len(curves) - 0.35
         labels, means, deviations = zip(*sorted(points), strict=True)
         x = [counts.index(count) + shift for count in labels]
         errors = [0 if math.isnan(deviation) else deviation for deviation in deviations]
-        marker, colour = "osD^v"[place // 10 % 5], f"C{place % 10}"
+        marker, colour = "osD^v"[index // 10 % 5], f"C{index % 10}"
         axes.errorbar(x, means, errors, fmt=f":{marker}", color=colour, capsize=3, linewidth=1, label=name)
-    for place in range(1, len(counts)):
-        axes.axvline(place - 0.5, color="grey", linewidth=0.4)
+    for index in range(1, len(counts)):
+        axes.axvline(index - 0.5, color="grey", linewidth=0.4)
     axes.axhline(0, color="grey", linewidth=0.8)
     axes.set_xticks(range(len(counts)), [f"{count:,}" for count in counts])
-    axes.set(xlabel="labels bought", ylabel="accuracy gained over step 0 (points)", title=title)
+    axes.set(xlabel="labels bought", ylabel="accuracy gained over the warm start (points)", title=title)
     axes.set_xlim(-0.5, len(counts) - 0.5)
     axes.grid(alpha=0.3, axis="y")
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from deeppatch.training import History
 
-# what tells one kind of run from another; runs of one kind differ by seed alone
+# what tells one kind of run from another; runs of one kind differ only by seed
 TRAINING = ["epochs", "lr", "batch_size", "steps", "ramp"]
 KIND = ["method", "use", "features", "encoder", "encoder_epochs", "budget", "views", *TRAINING]
 SPREAD = ["finetuned_percent", "last_percent", "gained_points", "fixed", "broken"]
 
 
 def outcome(before: Tensor, after: Tensor, labels: Tensor) -> dict[str, Any]:
-    """Return accuracies in percent of predictions (M,) of step 0 and of the last epoch, and what changed between."""
+    """Return accuracies in percent of predictions (M,) of warm start and last epoch, and what changed between."""
     was, now = before == labels, after == labels
     fixed, broken = int((now & ~was).sum()), int((was & ~now).sum())
     return {
@@ -106,6 +106,15 @@ def name_of(kind: Mapping[Hashable, Any], kinds: pd.DataFrame) -> str:
     }
     telling = [name for name, others in compared.items() if others[name].nunique(dropna=False) > 1]
     return " ".join([str(kind["method"]), *(f"{name}={_spelled(kind[name])}" for name in telling)])
+
+
+def curves(table: pd.DataFrame) -> dict[str, list[tuple[int, float, float]]]:
+    """Return (labels, mean gain in points, deviation) of each kind of run, by name; most is gained first."""
+    points: dict[str, list[tuple[int, float, float]]] = {}
+    for kind in table.to_dict("records"):
+        point = (round(kind["labels_bought"]), kind["gained_points"], kind["gained_points_deviation"])
+        points.setdefault(name_of(kind, table), []).append(point)
+    return points
 
 
 def _spelled(value: Any) -> str:

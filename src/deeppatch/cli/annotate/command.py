@@ -3,58 +3,141 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 
-from deeppatch.artifacts import state_digest
-from deeppatch.cli.annotate.encoding import encoding_of
-from deeppatch.cli.annotate.options import add_selection, affordable, selection_problems
-from deeppatch.cli.annotate.report import keep_filled_in, leave
-from deeppatch.cli.context import open_stage
-from deeppatch.cli.pool import pool_of
-from deeppatch.cli.predecessors import base_model
-from deeppatch.hybrid.oracle import Oracle
-from deeppatch.hybrid.selection_methods import METHODS, Evidence
-from deeppatch.progress import info
+from deeppatch.cli.options import ANNOTATE, StageOptions
+from deeppatch.hybrid.budget import budget_problem
+from deeppatch.hybrid.names import BIASES, BY_FEATURES, METHODS
+from deeppatch.zoo.names import ARCHITECTURE_NAMES
 
 STAGE = "annotate"
 DESCRIPTION = "Annotate: choose which images of a pool to label, within a budget, and which to learn from without."
 EXAMPLE = "-m mobilenet -d cifar10 --bias B --method hybrid --budget 1%"
 REPAIR = False
+FEATURES = ("penultimate", "ssl")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(StageOptions):
+    """The options of annotate."""
+
+    bias: str | None = None
+    method: str = "hybrid"
+    budget: str = "1%"
+    features: str = "penultimate"
+    encoder: str = "resnet18"
+    encoder_epochs: int = 100
+    views: int = 8
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this stage alone."""
-    add_selection(parser)
-    parser.set_defaults(problems=selection_problems)
+    """Add the options that are this stage's own."""
+    add_selection(parser, "--encoder_epochs", "--epochs")
+    parser.set_defaults(problems=problems)
 
 
-def run(options: argparse.Namespace) -> None:
+def add_bias(group: argparse._ArgumentGroup) -> None:
+    """Add --bias, which all stages of HybridRepair share."""
+    group.add_argument(
+        "--bias",
+        choices=list(BIASES),
+        help="cut the data set as HybridRepair does, into biased train and val, test and pool, with class bias A "
+        "(none), B or C (default: the data set's own parts)",
+    )
+
+
+def add_selection(parser: argparse.ArgumentParser, *epochs: str) -> None:
+    """Add the options that say what is chosen, and how; `epochs` are the names of the one for the encoder's epochs."""
+    group = parser.add_argument_group("annotate")
+    add_bias(group)
+    group.add_argument(
+        "--method",
+        choices=list(METHODS),
+        default=ANNOTATE["method"],
+        metavar="NAME",
+        help=f"how images are chosen: {', '.join(METHODS)} (default: {ANNOTATE['method']})",
+    )
+    group.add_argument(
+        "--budget",
+        default=ANNOTATE["budget"],
+        metavar="N",
+        help="labels to buy, as 350 or as a share of the pool, as 1%% (default: 1%%)",
+    )
+    group.add_argument(
+        "--features",
+        choices=list(FEATURES),
+        default=ANNOTATE["features"],
+        help="what coreset and hybrid compare images by: the model's last features, or those of an encoder that is "
+        "trained here on images without labels (default: penultimate)",
+    )
+    group.add_argument(
+        "--encoder",
+        choices=sorted(ARCHITECTURE_NAMES),
+        default=ANNOTATE["encoder"],
+        metavar="NAME",
+        help=f"network of the zoo to train for --features ssl (default: {ANNOTATE['encoder']})",
+    )
+    group.add_argument(
+        *epochs,
+        type=int,
+        default=ANNOTATE["encoder_epochs"],
+        metavar="N",
+        help=f"epochs of its training (default: {ANNOTATE['encoder_epochs']})",
+    )
+    group.add_argument(
+        "--views",
+        type=int,
+        default=ANNOTATE["views"],
+        metavar="N",
+        help="AugMix views of each image, beside itself (default: 8)",
+    )
+
+
+def problems(options: Options) -> list[str]:
+    """Return what is wrong with the options that say what is chosen."""
+    problem = budget_problem(options.budget)
+    found = [f"--budget {options.budget}: {problem}"] if problem else []
+    for name in ("views", "encoder_epochs"):
+        found += [f"--{name} {getattr(options, name)}: give at least 1"] * (getattr(options, name) < 1)
+    if options.features != "penultimate" and options.method not in BY_FEATURES:
+        found.append(f"--features {options.features} goes with --method {' or '.join(BY_FEATURES)}")
+    if not options.bias and not options.dataset.startswith("folder:"):
+        found.append(f"-d {options.dataset}: give --bias to simulate a pool, or folder:PATH with images in PATH/pool")
+    return found
+
+
+def run(options: Options) -> None:
     """Choose, ask the oracle for the labels of what is chosen, and leave the selection."""
+    from deeppatch.artifacts import state_digest
+    from deeppatch.cli.annotate import inputs, report
+    from deeppatch.cli.context import open_stage
+    from deeppatch.cli.predecessors import base_model
+    from deeppatch.hybrid.budget import affordable
+    from deeppatch.hybrid.oracle import Oracle
+    from deeppatch.hybrid.selection_methods import METHODS as CHOOSERS
+    from deeppatch.hybrid.selection_methods import Evidence
+    from deeppatch.progress import info
+
     context = open_stage(options, STAGE)
-    keep_filled_in(context)
+    report.keep_filled_in(context)
     model = base_model(context)
-    pool = pool_of(context)
-    budget = affordable(options.budget, len(pool))
+    pool = inputs.pool_of(context)
+    budget = affordable(options.budget, len(pool), "--budget")
     if context.already_finished():
         return
-    encoding = encoding_of(context, pool) if options.features == "ssl" else None
+    encoder = inputs.encoder_of(context, pool) if options.features == "ssl" else None
+    train = context.splits.train.pixels[:]
     evidence = Evidence(
-        model,
-        pool.pixels,
-        context.splits.train.pixels[:],
-        options.seed,
-        options.views,
-        encoding.encode if encoding else None,
-        options.batch_size,
-        options.amp,
+        model, pool.pixels, train, options.seed, options.views, encoder, options.batch_size, options.amp
     )
     oracle = Oracle(pool.truth, budget)
-    choice = METHODS[options.method](evidence, oracle, budget)
+    choice = CHOOSERS[options.method](evidence, oracle, budget)
     found = {
         "labels_bought": oracle.spent,
         "base": state_digest(model.state_dict()),
-        "encoder": encoding.facts if encoding else None,
+        "encoder": encoder.facts if encoder else None,
     }
-    leave(context, pool, evidence, choice, found)
+    report.leave(context, pool, evidence, choice, found)
     context.stage.finish()
     context.checkpoint().remove()
     spent = f"{oracle.spent} of {budget} labels {'bought' if options.bias else 'to be given'}"

@@ -9,12 +9,12 @@ import pandas as pd
 from PIL import Image
 
 from deeppatch.cli.context import Context
-from deeppatch.cli.pool import Pool
 from deeppatch.data.files import open_rgb
 from deeppatch.data.label_file import FILE, LABEL, labels_in
+from deeppatch.data.pool import Pool
 from deeppatch.errors import UserError
 from deeppatch.hybrid.consistency import uncertainty
-from deeppatch.hybrid.diagnostics import Evaluator
+from deeppatch.hybrid.diagnostics import PoolTruth
 from deeppatch.hybrid.selection_methods import Choice, Evidence
 from deeppatch.progress import info
 from deeppatch.report.contact_sheet import Tile, contact_sheet
@@ -69,10 +69,10 @@ def leave(context: Context, pool: Pool, evidence: Evidence, choice: Choice, foun
 
 def tabulated(pool: Pool, choice: Choice, uncertain: list[float], classes: tuple[str, ...]) -> pd.DataFrame:
     """Return one row for each image that was bought, in the order of the choice; labels are empty in the field."""
-    places, labels = choice.selection.bought.tolist(), choice.selection.labels.tolist()
+    indices, labels = choice.selection.bought.tolist(), choice.selection.labels.tolist()
     return pd.DataFrame(
         {
-            FILE if pool.folder else "index": [pool.names[place] for place in places],
+            FILE if pool.folder else "index": [pool.names[index] for index in indices],
             "reason": choice.reasons,
             "cluster": [str(each) if each >= 0 else "" for each in choice.clusters.tolist()],
             "uncertainty": uncertain,
@@ -84,13 +84,13 @@ def tabulated(pool: Pool, choice: Choice, uncertain: list[float], classes: tuple
 def tiles(pool: Pool, choice: Choice, table: pd.DataFrame) -> list[Tile]:
     """Return the images of the table's rows with what it says of them."""
     found = []
-    for place, (name, reason, cluster, entropy, label) in zip(
+    for index, (name, reason, cluster, entropy, label) in zip(
         choice.selection.bought.tolist(), table.itertuples(index=False), strict=True
     ):
         image = (
             open_rgb(pool.folder / name)
             if pool.folder
-            else Image.fromarray(pool.pixels[place].permute(1, 2, 0).cpu().numpy())
+            else Image.fromarray(pool.pixels[index].permute(1, 2, 0).cpu().numpy())
         )
         notes = [reason + (f" (cluster {cluster})" if cluster else ""), f"uncertainty {entropy:.2f}"]
         found.append(Tile(image, name, notes + [f"label {label}"] * bool(label)))
@@ -98,15 +98,17 @@ def tiles(pool: Pool, choice: Choice, table: pd.DataFrame) -> list[Tile]:
 
 
 def diagnosed(pool: Pool, evidence: Evidence, choice: Choice) -> dict[str, Any] | None:
-    """Return and print what the truth of a simulated pool says; None in the field."""
+    """Return and log what the truth of a simulated pool says; None in the field."""
     if pool.truth is None:
         return None
-    evaluator = Evaluator(pool.truth, evidence.embeddings.logits.argmax(1))
-    found = evaluator.diagnostics(choice.selection, choice.predictions.argmax(1))
+    truth = PoolTruth(pool.truth, evidence.embeddings.logits.argmax(1))
+    found = truth.diagnostics(choice.selection, choice.predictions.argmax(1))
     for name, value in found.items():
-        told = "of none" if value is None else f"{value} %"
-        info(f"diagnostic, unknown in the field: {name.replace('_', ' ').removesuffix(' percent')} {told}")
-    spread, own = (found[f"{name}_percent"] for name in ("propagated_labels_right", "own_predictions_right_on_members"))
-    if len(choice.selection.members) > len(choice.selection.bought) and spread is not None and spread < own:
-        info("the labels that were spread are wrong more often than the model's own predictions there")
+        shown = "of none" if value is None else f"{value} %"
+        info(f"diagnostic, unknown in the field: {name.replace('_', ' ').removesuffix(' percent')} {shown}")
+    propagated, own = (
+        found[f"{name}_percent"] for name in ("propagated_labels_correct", "own_predictions_correct_on_members")
+    )
+    if len(choice.selection.members) > len(choice.selection.bought) and propagated is not None and propagated < own:
+        info("the propagated labels are wrong more often than the model's own predictions there")
     return {"note": "from the truth of the simulated pool, not available in the field", **found}

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from deeppatch.artifacts import RECORD, sha256, state_digest, tensors_from_bytes
+from deeppatch.artifacts import state_digest, tensors_from_bytes
 from deeppatch.cli import main
 from deeppatch.cli import options as command_line
 from deeppatch.cli.context import Context
@@ -21,6 +21,7 @@ from deeppatch.errors import OtherBase, UserError
 from deeppatch.modular.modules import Modules
 from deeppatch.modular.weak_networks import FITS, mix_of, published_weak_network
 from deeppatch.progress import info
+from deeppatch.storage import RECORD, sha256
 from deeppatch.zoo.architectures import ARCHITECTURES
 from deeppatch.zoo.classifier import Classifier
 

@@ -1,31 +1,30 @@
-"""decompose: judge and fine-tune a head that reads k features a class."""
+"""decompose: judge and fine-tune a head that reads k features for each class."""
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from deeppatch.cli.context import open_stage
-from deeppatch.cli.decompose.examining import essential, mutual_information, validate
-from deeppatch.cli.decompose.sweeping import sweep
-from deeppatch.cli.decompose.tuning import finetune
-from deeppatch.cli.features import subject
-from deeppatch.cli.options import DEFAULT_K, USUAL_KS
+from deeppatch.cli.options import DEFAULT_K, USUAL_KS, StageOptions
+from deeppatch.decomposition.names import ACTIONS
+from deeppatch.errors import UserError
+
+if TYPE_CHECKING:
+    from deeppatch.cli.context import Context
+    from deeppatch.decomposition.features import LastLayer
 
 STAGE = "decompose"
 DESCRIPTION = """Decompose the last layer: each class reads only its k most influential features.
 
   validate      accuracy with the whole last layer and with the decomposed one; multiply-adds and time of both
-  essential     right answers of each class when its features, or all others, are replaced by noise
+  essential     correct images of each class when its features, or all others, are replaced by noise
   mutual-info   mean mutual information between the classes' sets of features
   finetune      train the decomposed network, or with --head_only its head on cached features
   sweep         accuracy against k, without and with head-only fine-tuning"""
 EXAMPLE = "validate -m resnet20a -d cifar10"
 REPAIR = False
-ACTIONS = {
-    "validate": validate, "essential": essential, "mutual-info": mutual_information, "finetune": finetune,
-    "sweep": sweep,
-}  # fmt: skip
 # the actions that heed an option
 HEEDED = {
     "csg": ("essential", "mutual-info"), "head_only": ("finetune",), "draws": ("essential",),
@@ -33,8 +32,23 @@ HEEDED = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True, kw_only=True)
+class Options(StageOptions):
+    """The options of decompose."""
+
+    action: str
+    indices: list[Path] | None = None
+    k: list[int] | None = None
+    csg: Path | None = None
+    draws: int = 5
+    lr: float = 2e-4
+    max_epoch: int = 5
+    head_only: bool = False
+    batch_size: int = 64
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this stage alone."""
+    """Add the options that are this stage's own."""
     parser.add_argument("action", choices=list(ACTIONS), metavar="ACTION", help=", ".join(ACTIONS))
     group = parser.add_argument_group("decompose")
     group.add_argument(
@@ -59,25 +73,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="checkpoint of class-specific-gate training to compare with (essential, mutual-info)",
     )
     group.add_argument(
-        "--draws", type=int, default=5, metavar="N", help="draws of the noise (essential; default: %(default)s)"
+        "--draws",
+        type=int,
+        default=5,
+        metavar="N",
+        help="times that the noise is drawn (essential; default: %(default)s)",
     )
     tuning = parser.add_argument_group("finetune, sweep")
     tuning.add_argument("--lr", type=float, default=2e-4, metavar="X", help="learning rate of Adam (default: 2e-4)")
-    tuning.add_argument("-e", "--max_epoch", type=int, default=5, metavar="N", help="epochs (default: %(default)s)")
+    tuning.add_argument(
+        "-e", "--max_epoch", "--epochs", type=int, default=5, metavar="N", help="epochs (default: %(default)s)"
+    )
     tuning.add_argument(
         "--head_only",
         action="store_true",
-        help="train the head alone, on cached features of images without crop and flip (finetune)",
+        help="train only the head, on cached features of images without crop and flip (finetune)",
     )
-    parser.set_defaults(problems=lambda options: problems(parser, options), batch_size=64)
+    parser.set_defaults(problems=problems, batch_size=64)
 
 
-def problems(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list[str]:
+def problems(options: Options) -> list[str]:
     """Return what is wrong with this stage's own options."""
     found = [
         f"--{name} goes with {' and '.join(actions)}, not with {options.action}"
         for name, actions in HEEDED.items()
-        if options.action not in actions and getattr(options, name) != parser.get_default(name)
+        if options.action not in actions and getattr(options, name) != getattr(Options, name)
     ]
     if options.draws < 1:
         found.append(f"--draws {options.draws}: give at least 1")
@@ -91,8 +111,85 @@ def problems(parser: argparse.ArgumentParser, options: argparse.Namespace) -> li
     return found
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: Options) -> None:
     """Do what the action names and leave its folder."""
-    usual = USUAL_KS.get(options.action, [DEFAULT_K])
-    context = open_stage(argparse.Namespace(**{**vars(options), "k": options.k or usual}), STAGE)
-    ACTIONS[options.action](context, subject(context))
+    from deeppatch.cli.context import open_stage
+    from deeppatch.cli.decompose import inputs
+
+    context = open_stage(options, STAGE)
+    RUN[options.action](context, inputs.last_layer(context))
+
+
+def ks(options: Options) -> list[int]:
+    """Return the numbers of features of -k, or those that are usual for the action."""
+    return options.k or USUAL_KS.get(options.action, [DEFAULT_K])
+
+
+def _validate(context: Context, last: LastLayer) -> None:
+    from deeppatch.cli.decompose import inputs, report
+    from deeppatch.decomposition import validation
+
+    compared = validation.heads(last.layer, inputs.named_sets(context, last, ks(context.options)))
+    test = last.features("test")
+    table = validation.validate(compared, test)
+    batch = test.values[:256]
+    report.leave_validation(context, table, len(test), validation.times(compared, batch), len(batch))
+
+
+def _essential(context: Context, last: LastLayer) -> None:
+    from deeppatch.cli.decompose import inputs, report
+    from deeppatch.decomposition.essential import essential
+
+    options = context.options
+    sets = inputs.owned_sets(context, last, ks(options))
+    counts = {
+        name: essential(owner.features("test"), owner.layer, indices, draws=options.draws, seed=options.seed)
+        for name, (owner, indices) in sets.items()
+    }
+    report.leave_essential(context, counts)
+
+
+def _mutual_information(context: Context, last: LastLayer) -> None:
+    from deeppatch.cli.decompose import inputs, report
+    from deeppatch.decomposition.mutual_information import mean_mutual_information
+
+    sets = {name: indices for name, (_, indices) in inputs.owned_sets(context, last, ks(context.options)).items()}
+    report.leave_mutual_information(context, mean_mutual_information(sets, last.layer.in_features))
+
+
+def _finetune(context: Context, last: LastLayer) -> None:
+    from deeppatch.artifacts import state_digest
+    from deeppatch.cli.decompose import inputs, report
+    from deeppatch.decomposition.tune import tune_head, tune_network
+
+    ((name, indices),) = inputs.named_sets(context, last, ks(context.options)).items()
+    if context.already_finished():
+        return
+    base, settings = state_digest(last.model.state_dict()), inputs.tune_settings(context.options)
+    checkpoint = context.checkpoint(indices=indices.tolist(), base=base)
+    if context.options.head_only:
+        tuned = tune_head(last, indices, settings, checkpoint=checkpoint)
+    else:
+        tuned = tune_network(last.model, indices, last.data, settings, layer=last.name, checkpoint=checkpoint)
+    report.leave_finetuned(context, tuned, name, base)
+    context.checkpoint().remove()
+
+
+def _sweep(context: Context, last: LastLayer) -> None:
+    from deeppatch.cli.decompose import inputs, report
+    from deeppatch.decomposition.tune import sweep
+
+    if context.already_finished():
+        return
+    options, width = context.options, last.layer.in_features
+    fitting = [k for k in ks(options) if k <= width]
+    if not fitting:
+        raise UserError(f"-k {min(options.k)}: {options.model} has {width} features; give at most {width}")
+    table, whole = sweep(last, fitting, inputs.tune_settings(options))
+    report.leave_sweep(context, table, whole, len(last.data.test))
+
+
+RUN = {
+    "validate": _validate, "essential": _essential, "mutual-info": _mutual_information, "finetune": _finetune,
+    "sweep": _sweep,
+}  # fmt: skip

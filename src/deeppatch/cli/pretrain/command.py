@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from deeppatch.cli.biased import add_bias, leave_partition
+from deeppatch.cli.annotate.command import add_bias
 from deeppatch.cli.options import RepairOptions
 from deeppatch.pretraining.recipes import RECIPES
 
@@ -110,6 +110,7 @@ def run(options: Options) -> None:
 
 def run_pretrained(options: Options, context: Context) -> None:
     """Load or train the network, measure it, and write its weights."""
+    from deeppatch.cli.annotate.inputs import leave_partition
     from deeppatch.cli.pretrain.inputs import classifier, read_weights
     from deeppatch.cli.pretrain.report import report, write_training, write_weights
     from deeppatch.pretraining.classifier import train_classifier

@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import copy
+from dataclasses import dataclass
 from pathlib import Path
 
-from deeppatch.artifacts import state_digest
-from deeppatch.cli.annotate.options import add_selection, selection_problems
-from deeppatch.cli.context import open_stage
-from deeppatch.cli.decompose.tuning import view_accuracy
-from deeppatch.cli.pool import pool_of
-from deeppatch.cli.predecessors import base_model
-from deeppatch.cli.relearn.comparing import compare
-from deeppatch.cli.relearn.inputs import load_selection, material_of
-from deeppatch.cli.relearn.report import report
-from deeppatch.cli.relearn.starting import finetuned, training_options
-from deeppatch.hybrid.semisupervised import repair
-from deeppatch.hybrid.training_data import USES, Recipe
+from deeppatch.cli.annotate import command as annotate
+from deeppatch.cli.options import DEFAULT_SEED
+from deeppatch.hybrid.names import USES
 
 STAGE = "relearn"
 DESCRIPTION = "Relearn: repair a network with the labels that annotate chose and, in HybridRepair, unlabelled images."
@@ -25,18 +16,32 @@ EXAMPLE = "-m mobilenet -d cifar10 --bias B --method hybrid --budget 1%"
 REPAIR = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class Options(annotate.Options):
+    """The options of relearn; those of annotate name the selection that it reads."""
+
+    labels: Path | None = None
+    use: str = "both"
+    epochs: int = 10
+    lr: float = 1e-3
+    steps: int | None = None
+    ramp: int = 0
+    compare: bool = False
+    batch_size: int = 64
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this stage alone, and those that name annotate's folder."""
-    add_selection(parser)
+    """Add the options that are this stage's own, and those that name annotate's folder."""
+    annotate.add_selection(parser, "--encoder_epochs")
     group = parser.add_argument_group("relearn")
     group.add_argument(
         "--labels", type=Path, metavar="FILE", help="the label file that annotate left, filled in (default: as bought)"
     )
     group.add_argument(
         "--use",
-        choices=USES,
+        choices=list(USES),
         default="both",
-        help="labels: the supervised phase alone; unlabelled: guesses alone, no label (default: both)",
+        help="labels: only the supervised phase; unlabelled: only pseudo-labels, no label (default: both)",
     )
     group.add_argument("-e", "--epochs", type=int, default=10, metavar="N", help="epochs (default: 10)")
     group.add_argument("--lr", type=float, default=1e-3, metavar="X", help="learning rate of SGD (default: 1e-3)")
@@ -46,7 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="epochs over which the weight of guesses grows to 100 (default: 0, as published: whole from the start)",
+        help="epochs over which the weight of pseudo-labels grows to 100 (default: 0, as published: whole from the "
+        "start)",
     )
     group.add_argument(
         "--compare", action="store_true", help="train nothing: compare all runs of this model, over methods and seeds"
@@ -57,9 +63,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(problems=problems, batch_size=64)
 
 
-def problems(options: argparse.Namespace) -> list[str]:
+def problems(options: Options) -> list[str]:
     """Return what is wrong with this stage's own options."""
-    found = selection_problems(options)
+    found = annotate.problems(options)
     found += [f"--epochs {options.epochs}: give at least 1"] * (options.epochs < 1)
     found += [f"--steps {options.steps}: give at least 1"] * (options.steps is not None and options.steps < 1)
     found += [f"--ramp {options.ramp}: give 0 or more"] * (options.ramp < 0)
@@ -69,41 +75,52 @@ def problems(options: argparse.Namespace) -> list[str]:
     return found
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: Options) -> None:
     """Fine-tune (or find what an earlier run fine-tuned), repair, and report; or compare what earlier runs left."""
+    from deeppatch.cli.context import open_stage
+    from deeppatch.cli.relearn import inputs, report
+
     if options.compare:
-        compare(options)
+        anywhere = type(options)(**{**vars(options), "seed": DEFAULT_SEED})  # the comparison is over all seeds
+        report.compare(open_stage(anywhere, STAGE), inputs.finished_runs)
         return
+    _repair(options)
+
+
+def _repair(options: Options) -> None:
+    import copy
+
+    from deeppatch.artifacts import state_digest
+    from deeppatch.cli.annotate.inputs import pool_of
+    from deeppatch.cli.context import open_stage
+    from deeppatch.cli.predecessors import base_model
+    from deeppatch.cli.relearn import inputs, report
+    from deeppatch.hybrid.relearning import semi_supervised_data
+    from deeppatch.hybrid.semisupervised import repair
+    from deeppatch.hybrid.training_data import Recipe, RepairSettings
+    from deeppatch.training import accuracy_on
+
     context = open_stage(options, STAGE)
     model = base_model(context)
     pool = pool_of(context)
-    selection = load_selection(context, model, pool)
+    selection = inputs.load_selection(context, model, pool)
     if context.already_finished():
         return
-    material = material_of(context, selection, pool)
     recipe = Recipe(batch=options.batch_size, ramp=options.ramp, steps=options.steps)
-    start = finetuned(context, model, material, recipe)
-    repaired = copy.deepcopy(start)
-    on_test = view_accuracy(context, context.splits.test)
-    history = repair(
-        repaired,
-        material,
-        recipe,
-        options.epochs,
-        view_accuracy(context, context.splits.val),
-        watch=lambda trained: {"test": on_test(trained)},
-        label="relearn",
-        checkpoint=context.checkpoint(
-            start=state_digest(start.state_dict()),
-            selection=state_digest(
-                {
-                    "known": material.known,
-                    "weights": material.weights,
-                }
-            ),
-        ),
-        **training_options(context),
+    settings = RepairSettings(options.epochs, options.lr, seed=options.seed, amp=options.amp)
+    data = semi_supervised_data(
+        context.data, pool.pixels, selection, use=options.use, views=options.views, settings=settings
     )
-    report(context, selection, [model, start, repaired], history)
+    start = inputs.warm_start_of(context, model, data, recipe, settings)
+    on_val, on_test = (accuracy_on(part, amp=options.amp) for part in (context.data.val, context.data.test))
+    repaired = copy.deepcopy(start)
+    checkpoint = context.checkpoint(
+        start=state_digest(start.state_dict()),
+        selection=state_digest({"known": data.known, "weights": data.weights}),
+    )
+    history = repair(
+        repaired, data, recipe, settings, on_val, watch=lambda m: {"test": on_test(m)}, checkpoint=checkpoint
+    )
+    report.report(context, selection, [model, start, repaired], history)
     context.stage.finish()
     context.checkpoint().remove()

@@ -1,23 +1,29 @@
-"""What relearn reads and trains on: annotate's selection, labels that a user has filled in, and the pool."""
+"""What relearn reads: annotate's selection, labels that a user has filled in, a warm start, and what runs left."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import contextlib
+import io
+import json
+from pathlib import Path
+from typing import Any
 
-import torch
-from torch import Tensor, nn
+import pandas as pd
+from torch import nn
 
-from deeppatch.artifacts import read_given, state_digest
+from deeppatch.artifacts import DAMAGE, state_digest
+from deeppatch.cache import ContentCache, content_key
 from deeppatch.cli.context import Context
-from deeppatch.cli.pool import Pool
-from deeppatch.data.augmix import views
+from deeppatch.cli.naming import model_folder
 from deeppatch.data.label_file import read_labels
+from deeppatch.data.pool import Pool
 from deeppatch.errors import OtherBase, StaleArtifact, UserError
-from deeppatch.hybrid.consistency import smoothness
+from deeppatch.hybrid.relearning import warm_start, warm_start_facts
 from deeppatch.hybrid.selection import UNKNOWN, Selection, selection_from_bytes
-from deeppatch.hybrid.training_data import SemiSupervisedData, known_and_weights
+from deeppatch.hybrid.training_data import Recipe, RepairSettings, SemiSupervisedData
 from deeppatch.progress import info
-from deeppatch.runtime import generator
+from deeppatch.storage import RECORD, read_given
+from deeppatch.training import accuracy_on
 from deeppatch.zoo.classifier import Classifier
 
 
@@ -34,9 +40,9 @@ def load_selection(context: Context, model: Classifier, pool: Pool) -> Selection
     if options.labels:
         content = read_given(options.labels)
         context.stage.inherit(options.labels, content)
-        files = [pool.names[place] for place in selection.bought.tolist()]
+        files = [pool.names[index] for index in selection.bought.tolist()]
         given = read_labels(content, options.labels, files, context.source.classes)
-        selection = replace(selection, labels=given)
+        selection = selection.with_labels(given)
     if options.use == "unlabelled" and not len(selection.unlabelled):
         raise UserError(f"--use unlabelled: --method {options.method} reads no unlabelled images; leave --use out")
     if options.use != "unlabelled" and bool((selection.labels == UNKNOWN).any()):
@@ -46,27 +52,47 @@ def load_selection(context: Context, model: Classifier, pool: Pool) -> Selection
     return selection
 
 
-def material_of(context: Context, selection: Selection, pool: Pool) -> SemiSupervisedData:
-    """Put together what the repair learns from: training images, the pool, and of the selection what --use names."""
-    options, source = context.options, context.source
-    known, weights = known_and_weights(selection, len(pool), options.use)
+def warm_start_of(
+    context: Context, model: Classifier, data: SemiSupervisedData, recipe: Recipe, settings: RepairSettings
+) -> nn.Module:
+    """Return the model fine-tuned on what it knows, where every repair starts; it is kept under relearn-start/."""
+    cache = ContentCache(model_folder(context.options) / "relearn-start")
+    facts = warm_start_facts(model, data, recipe, settings)
+    checkpoint = context.checkpoint("checkpoint-start.pt", start=content_key(facts))
+    on_val = accuracy_on(context.data.val, amp=settings.amp)
+    tuned = warm_start(model, data, recipe, settings, on_val, cache=cache, checkpoint=checkpoint)
+    checkpoint.remove()
+    path = cache.path(facts)
+    context.stage.inherit(path, path.read_bytes())
+    info(f"warm start: {path}")
+    return tuned
 
-    def unsmoothness(model: nn.Module, epochs: int) -> Tensor:
-        draw = generator(options.seed, "unsmoothness", epochs)
-        return smoothness(model, pool.pixels, options.views, draw, amp=options.amp).entropy
 
-    def shown(pixels: Tensor, draw: torch.Generator) -> Tensor:
-        return views(pixels, options.views, draw)
+def finished_runs(context: Context) -> pd.DataFrame:
+    """Return the rows of all finished runs with this bias and limit, each with the wall time of its record.
 
-    return SemiSupervisedData(
-        context.splits.train,
-        pool.pixels,
-        known.to(context.device),
-        weights.to(context.device),
-        len(source.classes),
-        shown,
-        unsmoothness if selection.facts["weighted"] else None,
-        crop=source.augment,
-        mirror=source.mirror,
-        supervised=options.use != "unlabelled",
-    )
+    UserError where there is none.
+    """
+    options = context.options
+    rows = []
+    for path in sorted(model_folder(options).glob("relearn-*/row.csv")):
+        record = recorded(path.parent / RECORD)
+        if record and all(record["settings"][name] == getattr(options, name) for name in ("bias", "limit")):
+            (row,) = pd.read_csv(io.BytesIO(context.stage.read(path, record["command"]))).to_dict("records")
+            rows.append({**row, "wall_seconds": record["wall_seconds"]})
+    if not rows:
+        command = context.command("relearn")
+        raise UserError(f"nothing to compare under {model_folder(options)}; make a run with: {command}")
+    return pd.DataFrame(rows)
+
+
+def recorded(path: Path) -> dict[str, Any] | None:
+    """Return a run's record, or None where there is none that can be read: the run has not finished."""
+    with contextlib.suppress(*DAMAGE):
+        record = json.loads(path.read_bytes())
+        return {
+            "settings": dict(record["settings"]),
+            "command": str(record["command"]),
+            "wall_seconds": float(record["wall_seconds"]),
+        }
+    return None

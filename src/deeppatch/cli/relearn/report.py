@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
 from torch import nn
 
 from deeppatch.artifacts import tensors_to_bytes
-from deeppatch.cli.biased import partition_digest
+from deeppatch.cli.annotate.inputs import partition_of
 from deeppatch.cli.context import Context
-from deeppatch.data import biased_split, views
+from deeppatch.data import views
 from deeppatch.hybrid.selection import UNKNOWN, Selection
 from deeppatch.hybrid.semisupervised import PREDICTING
 from deeppatch.progress import info
-from deeppatch.report import repairs
+from deeppatch.report import plots, repairs
 from deeppatch.training import History, predict
 
 NETWORKS = ("raw", "finetuned", "last")
@@ -23,13 +24,14 @@ DIAGNOSTIC = "diagnostic_"
 
 
 def report(context: Context, selection: Selection, networks: list[nn.Module], history: History) -> None:
-    """Write weights, history.csv, metrics.json, row.csv and classes.csv of the model, step 0 and the repaired network.
+    """Write weights, history.csv, metrics.json, row.csv and classes.csv of model, warm start and repaired network.
 
-    Accuracy before repair is that of step 0, the headline that of the last epoch; the test images choose nothing.
+    Accuracy before repair is that of the warm start, the headline that of the last epoch; test images
+    choose nothing.
     """
     test = views.clean(context.splits.test, PREDICTING)
-    found = [predict(network, test, amp=context.options.amp, label="testing") for network in networks]
-    predictions = dict(zip(NETWORKS, found, strict=True))
+    predicted = [predict(network, test, amp=context.options.amp, label="testing") for network in networks]
+    predictions = dict(zip(NETWORKS, predicted, strict=True))
     table = repairs.epochs(history)
     classes = repairs.by_class(predictions, test.labels, context.source.classes)
     outcome = repairs.outcome(predictions["finetuned"], predictions["last"], test.labels)
@@ -58,7 +60,7 @@ def report(context: Context, selection: Selection, networks: list[nn.Module], hi
         },
     )
     print(classes.to_string(index=False, float_format="%.2f"))
-    say(row, diagnosed)
+    summarize(row, diagnosed)
     info(f"written to {stage.folder}")
 
 
@@ -67,8 +69,8 @@ def identity(context: Context, selection: Selection) -> dict[str, Any]:
     options = context.options
     split: dict[str, Any] = {"split": "the data set's own", "split_digest": None}
     if options.bias:
-        parts = biased_split.partition(context.source, options.bias, options.seed, options.limit)
-        split = {"split": parts.order, "split_digest": partition_digest(parts)[:16]}
+        parts = partition_of(context)
+        split = {"split": parts.order, "split_digest": parts.digest[:16]}
     encoder = selection.facts.get("encoder") or {}
     named = ("bias", "seed", "limit", "method", "use", "budget", "views", "epochs", "lr", "batch_size", "steps", "ramp")
     return {
@@ -101,15 +103,16 @@ def diagnostics(context: Context) -> dict[str, Any]:
     return {name: value for name, value in found.items() if name.endswith("_percent")}
 
 
-def say(row: dict[str, Any], diagnosed: dict[str, Any]) -> None:
-    """Print the headline, and whether propagated labels were better than what the model said itself."""
+def summarize(row: dict[str, Any], diagnosed: dict[str, Any]) -> None:
+    """Log the headline, and whether propagated labels were better than the model's own predictions."""
     ours, own = (
-        diagnosed.get(name) for name in ("propagated_labels_right_percent", "own_predictions_right_on_members_percent")
+        diagnosed.get(name)
+        for name in ("propagated_labels_correct_percent", "own_predictions_correct_on_members_percent")
     )
     if ours is not None and own is not None and row["labelled_images"] > row["labels_bought"]:
-        verdict = "better" if ours > own else "NO BETTER"
+        judgement = "better" if ours > own else "NO BETTER"
         info(
-            f"propagated labels: {ours:.2f} % right, {verdict} than the model's own {own:.2f} % on the same images "
+            f"propagated labels: {ours:.2f} % correct, {judgement} than the model's own {own:.2f} % on the same images "
             "(diagnostic, not available in the field)"
         )
     info(
@@ -117,3 +120,19 @@ def say(row: dict[str, Any], diagnosed: dict[str, Any]) -> None:
         f"{row['last_percent']:.2f} % after the last epoch ({row['gained_points']:+.2f} points for "
         f"{row['labels_bought']} labels; {row['fixed']} fixed, {row['broken']} broken)"
     )
+
+
+def compare(context: Context, finished_runs: Callable[[Context], pd.DataFrame]) -> None:
+    """Write every finished run's row, one row for each kind of run, and what each gained against labels, as a plot."""
+    options, rows = context.options, finished_runs(context)
+    table = repairs.over_seeds(rows)
+    stage = context.stage
+    stage.write_table("runs.csv", rows)
+    stage.write_table("comparison.csv", table)
+    stage.write_json("comparison.json", json.loads(table.to_json(orient="records")))  # missing numbers as null
+    title = f"{options.model} on {rows['dataset'].iloc[0]}" + (f", bias {options.bias}" if options.bias else "")
+    title += "; mean and deviation over seeds"
+    stage.write("gained.png", plots.gained(repairs.curves(table), title))
+    stage.finish()
+    print(repairs.show(table))
+    info(f"{len(rows)} runs; written to {stage.folder}")

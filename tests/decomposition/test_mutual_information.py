@@ -8,8 +8,8 @@ import pytest
 import torch
 from sklearn.metrics import mutual_info_score
 
-from deeppatch.decompose.index_sets import membership
-from deeppatch.decompose.mutual_information import mutual_information
+from deeppatch.decomposition.index_sets import membership
+from deeppatch.decomposition.mutual_information import mutual_information
 
 
 def drawn(width: int, sizes: list[int]) -> torch.Tensor:

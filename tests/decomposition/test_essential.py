@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from deeppatch.decompose.essential import Essential, essential
-from deeppatch.decompose.features import Features
+from deeppatch.decomposition.essential import Essential, essential
+from deeppatch.decomposition.features import Features
 from deeppatch.runtime import generator
 
 CLASSES, WIDTH, SEED = 5, 12, 3

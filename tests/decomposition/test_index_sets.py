@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from deeppatch.decompose.index_sets import from_gates, membership, overlap, parse, to_json
+from deeppatch.decomposition.index_sets import from_gates, membership, overlap, parse, to_json
 from deeppatch.errors import UserError
 
 FILE = Path("some/where.json")

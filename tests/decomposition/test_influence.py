@@ -6,8 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from deeppatch.decompose.features import Features
-from deeppatch.decompose.influence import Influence, measure
+from deeppatch.data.dataset import Data
+from deeppatch.data.images import Images
+from deeppatch.decomposition.features import Features
+from deeppatch.decomposition.head import decompose
+from deeppatch.decomposition.influence import Influence, influence, measure
+from deeppatch.errors import UserError
 
 CLASSES, WIDTH = 4, 9
 KS = [1, 2, 5, 9]
@@ -54,14 +58,14 @@ def close(found: Tensor, want: object) -> None:
 def test_influence_is_that_of_a_loop_over_images(kind):
     features = made(kind)
     found = measure(features, CLASSES, KS)
-    assert [influence.k for influence in found] == KS
-    for influence in found:
+    assert [each.k for each in found] == KS
+    for each in found:
         for label in range(CLASSES):
-            frequency, share, mass = plain(features, label, influence.k)
-            close(influence.frequency[label], frequency)
-            close(influence.share[label], share)
-            close(influence.mass[label], mass)
-        assert influence.indices().shape == (CLASSES, influence.k)
+            frequency, share, mass = plain(features, label, each.k)
+            close(each.frequency[label], frequency)
+            close(each.share[label], share)
+            close(each.mass[label], mass)
+        assert each.indices().shape == (CLASSES, each.k)
 
 
 @pytest.mark.parametrize("k", KS)
@@ -149,12 +153,33 @@ def test_frequencies_add_up_to_k():
 
 @pytest.mark.parametrize("ks", [[0], [-1], [3, WIDTH + 1]])
 def test_a_number_of_features_that_is_not_there_is_refused(ks):
-    with pytest.raises(ValueError, match=f"k must be 1 to {WIDTH}"):
+    with pytest.raises(UserError, match=f"reads {WIDTH} features; give 1 to {WIDTH}"):
         measure(made("ties"), CLASSES, ks)
 
 
 def test_a_class_without_an_image_is_named():
     features = made("ties")
     features.labels[features.labels == 1] = 0
-    with pytest.raises(ValueError, match="class 1 has no image"):
+    with pytest.raises(UserError, match="class 1 has no training image"):
         measure(features, CLASSES, [2])
+
+
+def test_a_network_of_one_s_own_is_decomposed_in_two_calls():
+    """Images of 20x14 pixels, a network with a hidden linear layer, in train mode."""
+    torch.manual_seed(4)
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.AdaptiveMaxPool2d(2), torch.nn.Flatten(),
+        torch.nn.Linear(16, 9), torch.nn.ReLU(), torch.nn.Linear(9, 3),
+    )  # fmt: skip
+    pixels = torch.randint(0, 256, (30, 3, 20, 14), dtype=torch.uint8)
+    images = Images(pixels, torch.arange(30) % 3)
+    data = Data(images, images, images, ("a", "b", "c"))
+    with torch.no_grad():
+        features = network[:6](pixels.float() / 255)
+    found = influence(network.train(), data, k=4, batch_size=7)
+    want = measure(Features(features.repeat(2, 1), images.labels.repeat(2)), 3, [4])[0]
+    torch.testing.assert_close(found.share, want.share, rtol=1e-5, atol=1e-7)
+    sparse = decompose(network, found.indices())
+    assert sparse[6].weight.shape == (3, 4)
+    assert network.training
+    assert sparse(pixels.float() / 255).shape == (30, 3)

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from deeppatch.artifacts import Checkpoint, state_digest, tensors_to_bytes
 from deeppatch.data import views
-from deeppatch.decompose.features import Features, ShuffledFeatures
-from deeppatch.decompose.head import DecomposedHead, decomposed
-from deeppatch.decompose.tune import tune
+from deeppatch.decomposition.features import Features, ShuffledFeatures
+from deeppatch.decomposition.head import DecomposedHead, decompose
+from deeppatch.decomposition.tune import tune
 from deeppatch.training import History
 
 EPOCHS = 4
@@ -27,7 +27,7 @@ def module(request, tiny) -> nn.Module:
     """What is tuned, with random numbers drawn while it trains."""
     if request.param == "head":
         return nn.Sequential(nn.Dropout(0.3), DecomposedHead.from_linear(tiny.network.fc, INDICES)).eval()
-    network = decomposed(tiny, "network.fc", INDICES)
+    network = decompose(tiny, INDICES)
     network.network.bn2 = nn.Sequential(network.network.bn2, nn.Dropout(0.3))
     return network.eval()
 

@@ -10,11 +10,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from deeppatch.artifacts import state_digest, tensors_from_bytes, tensors_to_bytes
-from deeppatch.decompose.head import DecomposedHead, decomposed, final_layer, microseconds
-from deeppatch.decompose.index_sets import membership
+from deeppatch.decomposition.head import DecomposedHead, decompose, microseconds
+from deeppatch.decomposition.index_sets import membership
 from deeppatch.errors import UserError
-from deeppatch.zoo.architectures import ARCHITECTURES
-from deeppatch.zoo.classifier import Classifier
 
 SHAPES = [(5, 12, 3), (10, 64, 5), (10, 64, 64), (100, 64, 1), (7, 2048, 40)]
 
@@ -116,73 +114,12 @@ def test_a_pass_takes_some_time():
 
 # --- the layer that is replaced
 
-HEADS = {"mobilenetv2_x0_5": "network.classifier.1", "simcnn_weak": "network.5", "simcnn_svhn_weak": "network.3"}
-HEADS |= {name: "network.classifier.2" for name in ARCHITECTURES if name.startswith("rescnn")}
-SEVERAL = {name for name in ARCHITECTURES if name == "vgg13_bn" or (name.startswith("simcnn") and "weak" not in name)}
-
-
-@pytest.mark.parametrize("name", sorted(ARCHITECTURES.keys() - SEVERAL))
-def test_the_last_layer_of_every_network_is_found(name):
-    model = Classifier(ARCHITECTURES[name](7), [0.4] * 3, [0.2] * 3)
-    before = state_digest(model.state_dict())
-    found = final_layer(model, torch.rand(2, 3, 32, 32))
-    assert found == HEADS.get(name, "network.fc"), name
-    assert model.get_submodule(found).out_features == 7
-    assert state_digest(model.state_dict()) == before
-    assert not any(module._forward_hooks for module in model.modules())
-
-
-def refusal(model: nn.Module, example: torch.Tensor) -> str:
-    with pytest.raises(UserError) as error:
-        final_layer(model, example)
-    assert "\n" not in str(error.value)
-    assert not any(module._forward_hooks for module in model.modules())
-    return str(error.value)
-
-
-def test_a_network_of_several_linear_layers_is_refused():
-    message = refusal(ARCHITECTURES["vgg13_bn"](10), torch.rand(1, 3, 32, 32))
-    assert message.startswith("this network has 3 linear layers (classifier.0, classifier.3, classifier.6)")
-    assert "choose another -m" in message
-
-
-def test_a_network_without_a_linear_layer_is_refused():
-    message = refusal(nn.Sequential(nn.Conv2d(3, 5, 12), nn.Flatten()), torch.rand(1, 3, 12, 12))
-    assert message.startswith("this network has 0 linear layers")
-
-
-class Twice(nn.Module):
-    """Reads its linear layer twice."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.fc = nn.Linear(5, 5)
-
-    def forward(self, x):
-        return self.fc(self.fc(x))
-
-
-OTHERS = {
-    "a layer follows": nn.Sequential(nn.Linear(12, 5), nn.Softmax(1)),
-    "changed in place": nn.Sequential(nn.Linear(12, 5), nn.LeakyReLU(inplace=True)),
-    "not flat": nn.Linear(4, 5),
-    "twice": Twice(),
-}
-EXAMPLES = {"not flat": (2, 3, 4), "twice": (2, 5)}
-
-
-@pytest.mark.parametrize("name", OTHERS)
-def test_a_network_that_does_not_end_in_its_linear_layer_is_refused(name):
-    message = refusal(nn.Sequential(OTHERS[name]), torch.randn(EXAMPLES.get(name, (2, 12))))
-    assert message.startswith("this network does not end in its linear layer 0")
-    assert message.endswith("choose another -m")
-
 
 @pytest.mark.parametrize("k", [3, 12])
-def test_decomposing_makes_a_copy_that_differs_in_its_head_alone(tiny, images, k):
+def test_decomposing_makes_a_copy_that_differs_in_its_head_only(tiny, images, k):
     before, pixels = state_digest(tiny.state_dict()), images.pixels.float() / 255
     indices = parts(5, 12, k)[1]
-    other = decomposed(tiny, "network.fc", indices)
+    other = decompose(tiny, indices)
     assert isinstance(other.network.fc, DecomposedHead)
     with torch.no_grad():
         found, whole = other(pixels), tiny(pixels)
@@ -194,3 +131,14 @@ def test_decomposing_makes_a_copy_that_differs_in_its_head_alone(tiny, images, k
     with torch.no_grad():
         tiny.network.fc.weight.mul_(membership(indices, 12))
         torch.testing.assert_close(found, tiny(pixels))
+
+
+def test_the_layer_is_the_one_that_fits_or_the_one_that_is_named():
+    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 3))
+    indices = torch.tensor([[0, 1], [1, 2], [2, 0]])
+    with pytest.raises(UserError, match="0, 2 can each be a linear layer of 3 outputs and more than 2 inputs"):
+        decompose(model, indices)
+    assert isinstance(decompose(model, indices, layer="2")[2], DecomposedHead)
+    assert isinstance(decompose(model, torch.tensor([[3], [0], [1]]))[0], DecomposedHead)
+    with pytest.raises(UserError, match=r"its linear layers are 0 \(4 to 3\), 2 \(3 to 3\)"):
+        decompose(model, indices[:2])

@@ -1,0 +1,92 @@
+"""What annotate and relearn read: the pool, the split that pretrain left of a biased model, and a trained encoder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from deeppatch.cache import ContentCache
+from deeppatch.cli.context import Context
+from deeppatch.cli.naming import model_folder
+from deeppatch.data import biased_split
+from deeppatch.data.biased_split import Partition
+from deeppatch.data.pool import Pool, folder_pool, simulated_pool
+from deeppatch.data.sources import SIZE
+from deeppatch.errors import StaleArtifact
+from deeppatch.hybrid.encoder_training import EncoderSettings, TrainedEncoder, train_encoder
+from deeppatch.progress import info
+from deeppatch.zoo.architectures import ARCHITECTURES
+
+SPLIT = "split.safetensors"
+
+
+def pool_of(context: Context) -> Pool:
+    """Return the pool of --bias, or the images under PATH/pool of -d folder:PATH; --limit keeps a random subset."""
+    options = context.options
+    if options.bias:
+        parts = partition_of(context)
+        check_partition(context, parts)
+        pool = simulated_pool(context.source, parts, context.device)
+        info(f"pool: {len(pool)} images, bias {options.bias}, cut in {parts.order}; an oracle has their labels")
+        return pool
+    folder = Path(options.dataset.removeprefix("folder:")) / "pool"
+    pool = folder_pool(folder, SIZE, context.device, limit=options.limit, seed=options.seed)
+    info(f"pool: {len(pool)} images without labels in {folder}")
+    return pool
+
+
+def partition_of(context: Context) -> Partition:
+    """Return which image of the data set goes where under --bias."""
+    options = context.options
+    return biased_split.partition(context.source, options.bias, options.seed, options.limit)
+
+
+def check_partition(context: Context, parts: Partition) -> None:
+    """Raise StaleArtifact where the model was trained on another cut of the data set: it may have seen the pool."""
+    given = context.options.weights
+    path = (given.parent if given else context.folder("pretrain")) / SPLIT
+    command = context.command("pretrain")
+    if given and not path.exists():
+        info(f"no {SPLIT} beside {given}: nothing shows that it has not seen the pool")
+        return
+    content = path.read_bytes() if given else context.stage.read(path, command)
+    if given:
+        context.stage.inherit(path, content)
+    if biased_split.partition_from_bytes(content, path).digest != parts.digest:
+        raise StaleArtifact(f"{path} cuts {context.source.name} otherwise; make it again with: {command}")
+
+
+def leave_partition(context: Context) -> None:
+    """Write which image went where, for pretrain of a biased model; without bias nothing.
+
+    The file's metadata name the order, the bias, and a hash of the lists. How many images of each class the model has
+    been trained on is logged.
+    """
+    options, source = context.options, context.source
+    if not options.bias:
+        return
+    parts = partition_of(context)
+    context.stage.write(SPLIT, parts.to_bytes(dataset=source.name, bias=options.bias, digest=parts.digest))
+    counts = torch.bincount(context.splits.train.labels, minlength=len(source.classes)).tolist()
+    info(
+        f"bias {options.bias}, cut in {parts.order}: {' '.join(map(str, counts))} training images by class, "
+        f"{len(parts.pool)} in the pool (split {parts.digest[:12]})"
+    )
+
+
+def encoder_of(context: Context, pool: Pool) -> TrainedEncoder:
+    """Return the encoder of --features ssl, which is kept under encoder/, beside the folders of the stages."""
+    options = context.options
+    settings = EncoderSettings(options.encoder, options.encoder_epochs, options.batch_size, options.seed, options.amp)
+    found = train_encoder(
+        lambda: ARCHITECTURES[options.encoder](2),
+        context.data,
+        pool.pixels,
+        settings,
+        cache=ContentCache(model_folder(options) / "encoder"),
+        checkpoint=context.checkpoint(),
+    )
+    correct = found.facts["knn_accuracy_on_val_percent"]
+    info(f"encoder: most neighbours of {correct} % of val images are of their class")
+    return found

@@ -1,0 +1,100 @@
+"""The decomposed last layer: one that reads k features for each class, in place of a linear one."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from deeppatch import runtime
+from deeppatch.errors import UserError
+from deeppatch.graph.hooks import swap
+
+
+class DecomposedHead(nn.Module):
+    """A linear layer in which each class reads its own k features: logit_c = sum over i in I_c of W[c, i] f_i + b_c.
+
+    `indices` int64 (C, k), `weight` (C, k), `bias` (C,). Badola et al., 2023.
+    """
+
+    indices: Tensor
+
+    def __init__(self, indices: Tensor, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("indices", indices.clone())
+        self.weight = nn.Parameter(weight.detach().clone())
+        self.bias = nn.Parameter(bias.detach().clone())
+
+    @classmethod
+    def from_linear(cls, whole: nn.Linear, indices: Tensor) -> DecomposedHead:
+        """Keep of a whole layer the weights at `indices` (C, k), and the biases."""
+        indices = indices.to(whole.weight.device)
+        bias = torch.zeros(len(indices), device=indices.device) if whole.bias is None else whole.bias
+        return cls(indices, whole.weight.gather(1, indices), bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map features (N, D) to logits (N, C)."""
+        features = features.to(self.weight.dtype)
+        if len(features) == 1:  # nothing to be contiguous over
+            return (features[:, self.indices] * self.weight).sum(2) + self.bias
+        # one bag for each class: k rows of the transposed features, weighted and summed, contiguous over the batch
+        rows = features.T.contiguous()
+        bags = F.embedding_bag(self.indices, rows, mode="sum", per_sample_weights=self.weight)
+        return bags.T + self.bias
+
+    @property
+    def multiply_adds(self) -> int:
+        """Multiply-adds for one image: C k."""
+        return self.weight.numel()
+
+
+def decompose(model: nn.Module, indices: Tensor, *, layer: str | None = None) -> nn.Module:
+    """Return a copy of a classifier whose last layer reads k features for each class, and no others.
+
+    Args:
+        model: a classifier with a linear layer of C outputs, which it ends in.
+        indices: which features each class reads, int64 (C, k), as `influence(...).indices()` has them.
+        layer: the name of that layer within the model; needed only where several linear layers have C outputs.
+
+    Returns:
+        The copy; the weights that it keeps are those of the model.
+
+    Raises:
+        UserError: where no linear layer fits the indices, or several do and `layer` does not say which.
+
+    >>> network = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+    >>> sparse = decompose(network, torch.tensor([[0, 4], [2, 3], [11, 0]]))
+    >>> sparse(torch.rand(5, 3, 2, 2)).shape, sparse[1].weight.shape
+    (torch.Size([5, 3]), torch.Size([3, 2]))
+    """
+    name = _layer_for(model, indices) if layer is None else layer
+    other = copy.deepcopy(model)
+    whole = other.get_submodule(name)
+    assert isinstance(whole, nn.Linear)
+    swap(other, name, DecomposedHead.from_linear(whole, indices))
+    return other
+
+
+def _layer_for(model: nn.Module, indices: Tensor) -> str:
+    """Return the name of the one linear layer that these indices can be of."""
+    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    fitting = [
+        name
+        for name, module in linear.items()
+        if module.out_features == len(indices) and module.in_features > int(indices.max())
+    ]
+    if len(fitting) == 1:
+        return fitting[0]
+    wanted = f"a linear layer of {len(indices)} outputs and more than {int(indices.max())} inputs"
+    if fitting:
+        raise UserError(f"{', '.join(fitting)} can each be {wanted}; say which with layer=")
+    sizes = ", ".join(f"{name} ({m.in_features} to {m.out_features})" for name, m in linear.items()) or "none"
+    raise UserError(f"the network has no {wanted.removeprefix('a ')}: its linear layers are {sizes}")
+
+
+@torch.inference_mode()
+def microseconds(module: nn.Module, batch: Tensor) -> float:
+    """Return the median time of a forward pass without gradients, in microseconds."""
+    return 1e6 * runtime.median_seconds(lambda: module(batch), batch.device)

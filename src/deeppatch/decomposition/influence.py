@@ -1,0 +1,110 @@
+"""Which features carry a class's decision: how often each is among the strongest of the class's images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from deeppatch.cache import ContentCache
+from deeppatch.data.dataset import Data
+from deeppatch.decomposition.features import Features, LastLayer
+from deeppatch.errors import UserError
+
+
+@dataclass(frozen=True)
+class Influence:
+    """What the training images say about C classes and D features of the last layer, all float64 in [0, 1].
+
+    `frequency` (C, D): the share of a class's images that have the feature among their k strongest. `share` (C, D): the
+    feature's mean part of the sum of an image's responses. `mass` (C,): the mean part that an image's k strongest hold.
+
+    >>> frequency = torch.tensor([[0.9, 0.1, 0.5], [0.0, 1.0, 1.0]], dtype=torch.float64)
+    >>> share = torch.tensor([[0.6, 0.2, 0.2], [0.1, 0.3, 0.6]], dtype=torch.float64)
+    >>> Influence(2, frequency, share, torch.tensor([0.8, 0.9])).indices()
+    tensor([[0, 2],
+            [2, 1]])
+    """
+
+    k: int
+    frequency: Tensor
+    share: Tensor
+    mass: Tensor
+
+    def indices(self) -> Tensor:
+        """Return the k most frequent features of each class, int64 (C, k), the most frequent first.
+
+        Equally frequent ones go by their share, the larger first, and then by index.
+        """
+        by_share = self.share.sort(dim=1, descending=True, stable=True).indices
+        frequency = self.frequency.gather(1, by_share)
+        order = frequency.sort(dim=1, descending=True, stable=True).indices
+        return by_share.gather(1, order)[:, : self.k]
+
+
+def influence(
+    model: nn.Module,
+    data: Data,
+    k: int = 5,
+    *,
+    batch_size: int = 256,
+    amp: bool = False,
+    cache: ContentCache | None = None,
+) -> Influence:
+    """Find the features of the last layer that are most often among the k strongest in the images of each class.
+
+    Args:
+        model: a classifier that ends in a linear layer: float pixels (N, 3, H, W) in [0, 1] to logits (N, C).
+        data: its images; those of train and of val are read.
+        k: how many features each class gets, 1 to the width D of the last layer's input.
+        batch_size: how many images each pass through the model has.
+        amp: whether the passes run in bfloat16.
+        cache: where features are kept, so that they are computed once.
+
+    Returns:
+        How often each feature is among the strongest; `.indices()` are the k features of each class.
+
+    Raises:
+        UserError: where the network does not end in a linear layer, k is out of range, or a class has no image.
+
+    Badola et al., "Decomposing the Deep: Finding Class Specific Filters in Deep CNNs", 2023.
+
+    >>> from deeppatch.data.images import Images
+    >>> pixels = torch.randint(0, 256, (12, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    >>> images = Images(pixels, torch.arange(12) % 2)
+    >>> network = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 2))
+    >>> found = influence(network, Data(images, images, images, ("cat", "dog")), k=3)
+    >>> found.indices().shape
+    torch.Size([2, 3])
+    """
+    last = LastLayer(model, data, batch_size, amp, cache)
+    return measure(last.training_features(), len(data.classes), [k])[0]
+
+
+def measure(features: Features, classes: int, ks: Sequence[int]) -> list[Influence]:
+    """Measure influence for each number k of strongest features (Badola et al., 2023: class-influential features).
+
+    The responses of every image are scaled to sum 1 and ranked, equal ones by index. Every class must have an image,
+    and every k must be 1 to D; UserError otherwise.
+    """
+    width = features.values.shape[1]
+    for k in ks:
+        if not 1 <= k <= width:
+            raise UserError(f"k = {k}: the last layer reads {width} features; give 1 to {width}")
+    frequency = torch.zeros(len(ks), classes, width, dtype=torch.float64)
+    share = torch.zeros(classes, width, dtype=torch.float64)
+    mass = torch.zeros(len(ks), classes, dtype=torch.float64)
+    for label in range(classes):
+        responses = features.values[features.labels == label].double()
+        if not len(responses):
+            raise UserError(f"class {label} has no training image, so that no feature can be told for it")
+        parts = responses / responses.sum(1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+        share[label] = parts.mean(0)
+        ranked = parts.sort(dim=1, descending=True, stable=True)
+        for row, k in enumerate(ks):
+            counts = torch.bincount(ranked.indices[:, :k].flatten(), minlength=width)
+            frequency[row, label] = counts.double() / len(parts)
+            mass[row, label] = ranked.values[:, :k].sum(1).mean()
+    return [Influence(k, frequency[row], share, mass[row]) for row, k in enumerate(ks)]

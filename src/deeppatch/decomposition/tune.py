@@ -1,0 +1,164 @@
+"""Fine-tune what has been decomposed: the whole network, or only its head on features that are computed once."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from deeppatch.artifacts import Checkpoint
+from deeppatch.data.dataset import Data
+from deeppatch.data.views import Shuffled
+from deeppatch.decomposition.features import Features, LastLayer, ShuffledFeatures
+from deeppatch.decomposition.head import DecomposedHead, decompose
+from deeppatch.decomposition.influence import measure
+from deeppatch.graph.hooks import swap
+from deeppatch.metrics import accuracy
+from deeppatch.training import History, Stream, accuracy_on, adam, cross_entropy, fit
+
+
+@dataclass(frozen=True)
+class TuneSettings:
+    """How a decomposed network or head is trained, with Adam at a constant rate (Badola et al., 2023)."""
+
+    epochs: int = 5
+    lr: float = 2e-4
+    batch_size: int = 64
+    seed: int = 2021
+    amp: bool = False
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A network in the state of its best epoch on val.
+
+    `history.watched` has the accuracy on test after every epoch, and `before` is that without training, in [0, 1].
+    """
+
+    model: nn.Module
+    history: History
+    before: float
+
+
+def tune(
+    module: nn.Module,
+    epochs: Sequence[Stream],
+    validate: Callable[[nn.Module], float],
+    *,
+    lr: float,
+    watch: Callable[[nn.Module], float] | None = None,
+    checkpoint: Checkpoint | None = None,
+    amp: bool = False,
+    label: str = "finetune",
+) -> tuple[nn.Module, History]:
+    """Return a copy of a decomposed network, or of its head, trained with Adam and cross entropy (Badola et al., 2023).
+
+    Batches hold what `module` reads: pixels, or penultimate features. The copy is in the state of its best epoch, which
+    `validate` chooses; `watch` is noted in the history and chooses nothing.
+    """
+    tuned = copy.deepcopy(module)
+    for parameter in tuned.parameters():
+        parameter.requires_grad_(True)
+    optimizer, schedule = adam(tuned.parameters(), lr=lr)
+    history = fit(
+        tuned,
+        epochs,
+        validate,
+        loss=cross_entropy,
+        optimizer=optimizer,
+        schedule=schedule,
+        checkpoint=checkpoint,
+        watch=watch,
+        amp=amp,
+        label=label,
+    )
+    return tuned, history
+
+
+def tune_network(
+    model: nn.Module,
+    indices: Tensor,
+    data: Data,
+    settings: TuneSettings,
+    *,
+    layer: str | None = None,
+    checkpoint: Checkpoint | None = None,
+) -> Tuned:
+    """Decompose a classifier at `indices` (C, k) and train the whole of it, on images that are augmented as data allow.
+
+    `layer` names its last linear layer where that is not plain.
+    """
+    data = data.to(next(model.parameters()).device)
+    sparse = decompose(model, indices, layer=layer)
+    epochs = [
+        Shuffled(data.train, settings.batch_size, settings.seed, epoch, augment=data.crop, mirror=data.mirror)
+        for epoch in range(settings.epochs)
+    ]
+    on_val, on_test = (accuracy_on(part, amp=settings.amp) for part in (data.val, data.test))
+    before = on_test(sparse)
+    tuned, history = tune(
+        sparse, epochs, on_val, lr=settings.lr, watch=on_test, checkpoint=checkpoint, amp=settings.amp
+    )
+    return Tuned(tuned, history, before)
+
+
+def tune_head(
+    last: LastLayer, indices: Tensor, settings: TuneSettings, *, checkpoint: Checkpoint | None = None
+) -> Tuned:
+    """Decompose a classifier at `indices` (C, k) and train only its last layer, on the features of clean images."""
+    on_val, on_test = (head_accuracy(last.features(part)) for part in ("val", "test"))
+    head = DecomposedHead.from_linear(last.layer, indices)
+    before = on_test(head)
+    tuned, history = tune(
+        head,
+        feature_epochs(last.features("train"), settings),
+        on_val,
+        lr=settings.lr,
+        watch=on_test,
+        checkpoint=checkpoint,
+        label="finetune --head-only",
+    )
+    network = decompose(last.model, indices, layer=last.name)
+    swap(network, last.name, tuned)
+    return Tuned(network, history, before)
+
+
+def sweep(last: LastLayer, ks: Sequence[int], settings: TuneSettings) -> tuple[pd.DataFrame, float]:
+    """Return accuracy on test, in percent, for each number k of features, and that of the whole layer.
+
+    One row for each k: decomposed at the features that are extracted for it, and after its head has been fine-tuned.
+    """
+    epochs, test = feature_epochs(last.features("train"), settings), last.features("test")
+    on_val, on_test = head_accuracy(last.features("val")), head_accuracy(test)
+    rows = []
+    for influence in measure(last.training_features(), len(last.data.classes), ks):
+        head = DecomposedHead.from_linear(last.layer, influence.indices())
+        tuned, _ = tune(head, epochs, on_val, lr=settings.lr, label=f"k = {influence.k}")
+        rows.append(
+            {
+                "k": influence.k,
+                "multiply_adds": head.multiply_adds,
+                "decomposed_percent": 100 * on_test(head),
+                "finetuned_percent": 100 * on_test(tuned),
+            }
+        )
+    return pd.DataFrame(rows), 100 * on_test(last.layer)
+
+
+def feature_epochs(train: Features, settings: TuneSettings) -> list[ShuffledFeatures]:
+    """Return the training batches of a head: passes over the same features, each shuffled anew."""
+    return [ShuffledFeatures(train, settings.batch_size, settings.seed, epoch) for epoch in range(settings.epochs)]
+
+
+def head_accuracy(features: Features) -> Callable[[nn.Module], float]:
+    """Return the function that measures the accuracy of a head, in [0, 1], on features."""
+
+    @torch.no_grad()
+    def measured(head: nn.Module) -> float:
+        return accuracy(head(features.values).argmax(1), features.labels)
+
+    return measured

@@ -1,0 +1,122 @@
+"""Train the encoder by which images are compared on images without labels, or take one that was trained before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deeppatch.artifacts import Checkpoint
+from deeppatch.cache import ContentCache, Entry
+from deeppatch.data.dataset import Data
+from deeppatch.data.views import to_float
+from deeppatch.features import pixels_digest
+from deeppatch.hybrid.encoder import Encoder, Pairs, contrast, neighbours_accuracy
+from deeppatch.progress import info
+from deeppatch.training import fit, last, sgd
+from deeppatch.zoo.classifier import Classifier
+
+# of SimCLR on small images, for 128 of them in a batch
+RATE, MOMENTUM, DECAY = 0.06, 0.9, 5e-4
+
+
+@dataclass(frozen=True)
+class EncoderSettings:
+    """What an encoder is, and how it is trained; `encoder` names the network that `build` makes."""
+
+    encoder: str = "resnet18"
+    epochs: int = 100
+    batch_size: int = 256
+    seed: int = 2021
+    amp: bool = False
+
+
+@dataclass(frozen=True)
+class TrainedEncoder:
+    """An encoder, called with uint8 pixels (N, 3, H, W), and what is known of it.
+
+    `facts`: its name, its epochs, the number of images it was trained on, and of how many val images, in percent, the
+    nearest training images are mostly of their class.
+    """
+
+    encoder: Encoder
+    settings: EncoderSettings
+    facts: dict[str, Any]
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Return features, float32 (N, D)."""
+        return self.encoder.features(pixels, batch_size=self.settings.batch_size, amp=self.settings.amp)
+
+
+def train_encoder(
+    build: Callable[[], nn.Module],
+    data: Data,
+    pool_pixels: Tensor,
+    settings: EncoderSettings,
+    *,
+    cache: ContentCache | None = None,
+    checkpoint: Checkpoint | None = None,
+) -> TrainedEncoder:
+    """Return an encoder that has been trained on the images of train and pool; no label and no test image is read.
+
+    `build` returns an untrained network that ends in a linear layer; what it draws is drawn from the seed. The encoder
+    lies on the device of the data, where pool_pixels, uint8 (N, 3, H, W), must be too. A cache keeps it.
+    """
+    train = data.train.pixels[:]
+    images = torch.cat([train, pool_pixels])
+    mean, std = (tensor.tolist() for tensor in torch.std_mean(to_float(train), (0, 2, 3))[::-1])
+    torch.manual_seed(settings.seed)
+    encoder = Encoder(Classifier(build(), mean, std).to(images.device), data.example)
+    encoder.to(images.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    key = {**asdict(settings), "device": images.device.type, "mirror": data.mirror, "images": pixels_digest(images)}
+    kept = cache.read(key) if cache else None
+    if cache and kept:
+        info(f"inherited {cache.path(key)}")
+        encoder.load_state_dict(kept.tensors)
+        return TrainedEncoder(encoder, settings, kept.notes)
+    facts = learn(encoder, images, data, settings, checkpoint)
+    if cache:
+        cache.write(key, Entry(encoder.state_dict(), facts))
+    return TrainedEncoder(encoder, settings, facts)
+
+
+def learn(
+    encoder: Encoder, images: Tensor, data: Data, settings: EncoderSettings, checkpoint: Checkpoint | None = None
+) -> dict[str, Any]:
+    """Train an encoder in place on images (N, 3, H, W), and return what is known of it."""
+
+    def judged(_encoder: nn.Module) -> float:
+        features = [encoder.features(part.pixels[:], batch_size=settings.batch_size) for part in (data.train, data.val)]
+        return neighbours_accuracy(features[0], data.train.labels, features[1], data.val.labels)
+
+    epochs = [
+        Pairs(images, settings.batch_size, settings.seed, epoch, mirror=data.mirror) for epoch in range(settings.epochs)
+    ]
+    optimizer, schedule = sgd(
+        encoder.parameters(),
+        lr=RATE * settings.batch_size / 128,
+        momentum=MOMENTUM,
+        weight_decay=DECAY,
+        steps=sum(map(len, epochs)),
+    )
+    history = fit(
+        encoder,
+        epochs,
+        judged,
+        loss=contrast,
+        optimizer=optimizer,
+        schedule=schedule,
+        checkpoint=checkpoint,
+        choose=last,
+        amp=settings.amp,
+        label="encoder",
+    )
+    return {
+        "encoder": settings.encoder,
+        "epochs": settings.epochs,
+        "images": len(images),
+        "knn_accuracy_on_val_percent": round(100 * history.accuracy[-1], 2),
+    }

@@ -1,0 +1,172 @@
+"""Repair a network with a selection of a pool: a warm start on what it knows, then semi-supervised repair."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deeppatch import runtime
+from deeppatch.artifacts import Checkpoint, state_digest
+from deeppatch.cache import ContentCache, Entry
+from deeppatch.data.augmix import views as augmix_views
+from deeppatch.data.dataset import Data
+from deeppatch.errors import DataProblem, UserError
+from deeppatch.hybrid.consistency import consistency
+from deeppatch.hybrid.selection import UNKNOWN, Selection
+from deeppatch.hybrid.semisupervised import repair
+from deeppatch.hybrid.training_data import Recipe, RepairSettings, SemiSupervisedData, known_and_weights
+from deeppatch.training import accuracy_on
+
+
+def relearn(
+    model: nn.Module,
+    data: Data,
+    pool_pixels: Tensor,
+    selection: Selection,
+    *,
+    epochs: int = 10,
+    lr: float = 1e-3,
+    use: str = "both",
+    views: int = 8,
+    recipe: Recipe | None = None,
+    amp: bool = False,
+    seed: int = 2021,
+    cache: ContentCache | None = None,
+    checkpoint: Checkpoint | None = None,
+) -> nn.Module:
+    """Repair a network with the labels of a selection and with unlabelled images of the pool (HybridRepair).
+
+    Args:
+        model: the classifier to repair: float pixels (N, 3, H, W) in [0, 1] to logits (N, C). It stays as it is.
+        data: train is replayed, val and test are only measured.
+        pool_pixels: the images that the selection was made of, uint8 (N, 3, H, W).
+        selection: what `choose_labels` returned, with labels unless only unlabelled images are used.
+        epochs: of the warm start, and of the repair.
+        lr: learning rate of SGD, which is constant.
+        use: `both`; `labels`: only the supervised phase; `unlabelled`: only pseudo-labels, no label.
+        views: how many AugMix views each image of the pool is shown in, beside itself.
+        recipe: the constants of the training, such as the size of a batch; None: as published.
+        amp: whether passes through the model run in bfloat16.
+        seed: of all that is drawn.
+        cache: where the warm start is kept, so that several repairs share it.
+        checkpoint: where the repair is saved after each epoch, and resumed.
+
+    Returns:
+        The repaired copy, as its last epoch leaves it, in eval mode. Its attribute `history` is a
+        `deeppatch.training.History` of the repair; `history.watched` has the accuracy on test after each epoch.
+
+    Raises:
+        UserError: where a label is missing, nothing is unlabelled that should be used, or the model classifies no
+            training image correctly.
+
+    Li, Chen and Xu, "HybridRepair: towards annotation-efficient repair for deep learning models", ISSTA 2022.
+
+    >>> from deeppatch.data.images import Images
+    >>> from deeppatch.hybrid.selection import supervised
+    >>> pixels = torch.randint(0, 256, (60, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    >>> train = Images(pixels[:20], torch.arange(20) % 2)
+    >>> _ = torch.manual_seed(1)
+    >>> network = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
+    >>> selection = supervised(torch.tensor([3, 8]), torch.tensor([0, 1]))
+    >>> data = Data(train, train, train, ("cat", "dog"))
+    >>> repaired = relearn(network, data, pixels[20:], selection, epochs=2, recipe=Recipe(batch=8))
+    >>> len(repaired.history.loss)
+    2
+    """
+    if use != "unlabelled" and bool((selection.labels == UNKNOWN).any()):
+        raise UserError("labels of the selection are missing; give them with selection.with_labels(labels)")
+    if use == "unlabelled" and not len(selection.unlabelled):
+        raise UserError("use='unlabelled': the selection has no unlabelled images; choose another method")
+    device = next(model.parameters()).device
+    data, settings, recipe = data.to(device), RepairSettings(epochs, lr, seed=seed, amp=amp), recipe or Recipe()
+    learned = semi_supervised_data(data, pool_pixels.to(device), selection, use=use, views=views, settings=settings)
+    on_val, on_test = (accuracy_on(part, amp=amp) for part in (data.val, data.test))
+    repaired = warm_start(model, learned, recipe, settings, on_val, cache=cache)
+    history = repair(
+        repaired, learned, recipe, settings, on_val, watch=lambda m: {"test": on_test(m)}, checkpoint=checkpoint
+    )
+    repaired.history = history  # type: ignore[assignment]
+    return repaired
+
+
+def semi_supervised_data(
+    data: Data, pool_pixels: Tensor, selection: Selection, *, use: str, views: int, settings: RepairSettings
+) -> SemiSupervisedData:
+    """Put together what a repair learns from: training images, the pool, and of the selection what `use` names.
+
+    Everything lies on the device of `pool_pixels`, uint8 (N, 3, H, W).
+    """
+    if not isinstance(data.train.pixels, Tensor):
+        raise DataProblem(f"{data.name} does not fit in memory; choose other training images")
+    known, weights = known_and_weights(selection, len(pool_pixels), use)
+
+    def entropy(model: nn.Module, epochs: int) -> Tensor:
+        generator = runtime.generator(settings.seed, "unsmoothness", epochs)
+        return consistency(model, pool_pixels, views, generator, amp=settings.amp).entropy
+
+    def shown(pixels: Tensor, generator: torch.Generator) -> Tensor:
+        return augmix_views(pixels, views, generator)
+
+    return SemiSupervisedData(
+        data.train,
+        pool_pixels,
+        known.to(pool_pixels.device),
+        weights.to(pool_pixels.device),
+        len(data.classes),
+        shown,
+        entropy if selection.facts.get("weighted") else None,
+        crop=data.crop,
+        mirror=data.mirror,
+        supervised=use != "unlabelled",
+    )
+
+
+def warm_start_facts(
+    model: nn.Module, data: SemiSupervisedData, recipe: Recipe, settings: RepairSettings
+) -> dict[str, Any]:
+    """Return all that a warm start depends on."""
+    train = {"pixels": data.train.pixels, "labels": data.train.labels}
+    return {
+        "base": state_digest(model.state_dict()),
+        "train": state_digest(train),  # type: ignore[arg-type]
+        "device": data.train.labels.device.type,
+        "batch": recipe.batch,
+        "steps": recipe.steps,
+        "seed": settings.seed,
+        "epochs": settings.epochs,
+        "lr": settings.lr,
+        "amp": settings.amp,
+    }
+
+
+def warm_start(
+    model: nn.Module,
+    data: SemiSupervisedData,
+    recipe: Recipe,
+    settings: RepairSettings,
+    validate: Callable[[nn.Module], float],
+    *,
+    cache: ContentCache | None = None,
+    checkpoint: Checkpoint | None = None,
+) -> nn.Module:
+    """Return a copy of a model, fine-tuned with cross entropy on the training images that it classifies correctly.
+
+    Accuracy before repair is that of this copy (Li, Chen and Xu, ISSTA 2022). A cache keeps it under all that it
+    depends on.
+    """
+    tuned = copy.deepcopy(model)
+    facts = warm_start_facts(model, data, recipe, settings) if cache else {}
+    kept = cache.read(facts) if cache else None
+    if kept:
+        tuned.load_state_dict(kept.tensors)
+        return tuned
+    plain = replace(recipe, smoothing=0.0)
+    repair(tuned, data.training_images_only(), plain, settings, validate, checkpoint=checkpoint, label="finetune")
+    if cache:
+        cache.write(facts, Entry(tuned.state_dict()))
+    return tuned
