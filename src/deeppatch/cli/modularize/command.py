@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--sensitive",
         type=float,
         nargs=2,
-        default=[0.05, 0.5],
+        default=Options.sensitive,
         metavar=("DROP", "SHARE"),
         help="a layer is sensitive where composed accuracy falls by more than DROP when modules keep the SHARE of its "
         "kernels, a tenth to nine (default: 0.05 0.5)",
