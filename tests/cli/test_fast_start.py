@@ -34,7 +34,7 @@ STAGES = [stage for stage in SCRIPTS if stage not in NOT_YET]
 NEEDED = {"decompose": ["finetune"], "annotate": ["--bias", "B"], "relearn": ["--bias", "B"]}
 MISTAKES = {
     "--nonsense": "unrecognized arguments: --nonsense",
-    "--version=1": "ignored explicit argument",
+    "--version=1": "argument --version: ignored explicit argument '1'",
     "-m resnt32": "argument -m/--model: invalid choice: resnt32 (did you mean resnet32",
     "-d cifar100x": "-d cifar100x: unknown data set (did you mean cifar100?); choose from digits, ",
     "-d digits-mix": "-d digits-mix: name the class to correct, digits-mix:0 to digits-mix:4",
