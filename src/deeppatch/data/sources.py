@@ -77,7 +77,7 @@ def _cifar100(data_dir: Path, seed: int) -> Source:
 def _street(
     read: Callable[[Path, int], list[svhn_gtsrb.Part]], name: str, classes: int, data_dir: Path, files: str
 ) -> Source:
-    """Read signs or house numbers, which a mirror image would change: an image folder's, or their makers' files."""
+    """Read signs or house numbers, which a mirror image would change: from an image folder or the official files."""
     if (data_dir / name / "train").is_dir():
         return _numbered(data_dir / name, name, classes)
     try:

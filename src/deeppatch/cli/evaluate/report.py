@@ -63,7 +63,7 @@ def write_report(context: Context, answers: dict[str, Answers], routing: Routing
     stage.finish()
 
     print(scores.show(table))
-    print("\nrepaired (+, wrong to right) and broken (-, right to wrong) against pretrained, percent of all images")
+    print("\nrepaired (+, wrong to correct) and broken (-, correct to wrong) against pretrained, percent of all images")
     print(scores.show_changes(changed))
     print(f"\nrouter: {options.router}, one decision a {options.switch}")
     print(scores.show(router_table))
