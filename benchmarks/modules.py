@@ -4,11 +4,12 @@ python benchmarks/modules.py --weights FILE [-m simcnn] [-d cifar10] [--images 4
 
 Plain (modules_plain.py): each candidate is the whole network with its kernels silenced, one pass through a data loader
 with worker processes that decode image by image; dissimilarities are set operations on kernels, compositions are rated
-one by one in a pool of processes. A sample of it is timed, and is said. Ours: whole generations of the search as
-modularize runs it, on the same images, and on a quarter of them as modularize reads 2,500 of the 10,000 that the
-published search reads. After every fourth batch of our candidates one of the plain way has its turn, in one process.
-Which candidates need not see all images depends on what the network answers, so that --weights should be a trained
-one's, and on how many compositions reach the preset's thresholds: with --most every merge keeps as many as it may.
+one by one in a pool of processes. A sample of it is timed, and its size is printed. Ours: whole generations of the
+search as modularize runs it, on the same images, and on a quarter of them as modularize reads 2,500 of the 10,000 that
+the published search reads. After every fourth batch of our candidates one of the plain way has its turn, in one
+process. Which candidates need not see all images depends on the logits of the network, so that --weights should be a
+trained one's, and on how many compositions reach the preset's thresholds: with --most every merge keeps as many as it
+may.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from deeppatch.modular.genetic import Record, Search
 from deeppatch.modular.genome import Genome
 from deeppatch.modular.importance import importances, orders
 from deeppatch.modular.layers import Layer, find
-from deeppatch.modular.masking import by_slices, twins_of
+from deeppatch.modular.masking import by_slices, replicas_of
 from deeppatch.modular.presets import PRESETS, sizes, thresholds
 from deeppatch.modular.winograd import optimize_for_cpu
 from deeppatch.zoo import weights
@@ -83,16 +84,16 @@ class Timed:
     start: float = 0.0
 
     def run(self) -> Record:
-        """Search; return what generations were worth."""
+        """Search; return how generations did."""
         network, layers, device = self.subject.network, self.subject.layers, self.subject.x.device
         self.x, labels = self.subject.x[: self.images], self.subject.images.labels[: self.images].to(device)
         self.quick = optimize_for_cpu(network)
-        self.twins = twins_of(self.quick)
+        self.replicas = replicas_of(self.quick)
         with torch.inference_mode():
-            answers = torch.cat([network(part) for part in self.x.split(256)]).argmax(1)
-        self.strong = (answers == labels).double().mean().item()
+            predictions = torch.cat([network(part) for part in self.x.split(256)]).argmax(1)
+        self.strong = (predictions == labels).double().mean().item()
         preset = replace(PRESET, population=self.options.population)
-        sensitive = [place for place in preset.sensitive or () if place < len(layers)]
+        sensitive = [index for index in preset.sensitive or () if index < len(layers)]
         ones = torch.ones(sum(layer.kernels for layer in layers), device=device)
         marks = thresholds(preset, CLASSES, self.strong)
         if self.options.most:
@@ -108,13 +109,13 @@ class Timed:
         with patch.object(composition, "merge", counted):
             return search.run(self.options.generations - 1)[1]
 
-    def evaluate(self, number: int, kept: Sequence[Tensor], samples: Tensor) -> Tensor:
+    def evaluate(self, label: int, kept: Sequence[Tensor], samples: Tensor) -> Tensor:
         """Return the logits of candidates; now and then let the plain way have its turn."""
         found: list[Tensor] = []
 
         def ours() -> None:
-            logits = by_slices(self.quick, self.subject.layers, kept, self.x[samples], twins=self.twins)
-            found.append(logits[:, :, number])
+            logits = by_slices(self.quick, self.subject.layers, kept, self.x[samples], replicas=self.replicas)
+            found.append(logits[:, :, label])
 
         self.seconds[-1] += runtime.seconds(ours, samples.device)
         if len(self.kernels) % self.options.every == 0:
@@ -125,7 +126,7 @@ class Timed:
         return found[0]
 
     def done(self, _masks: Sequence[Tensor]) -> float:
-        """End a generation, in place of what its winners are worth on other images."""
+        """End a generation, in place of measuring its winners on other images."""
         self.whole.append(time.perf_counter() - self.start)
         self.seconds.append(0.0)
         self.compositions.append(Counter())
@@ -136,9 +137,9 @@ class Timed:
         """Return one row for each generation."""
         passes = CLASSES * self.options.population * self.images
         return [
-            row(side, place, self.images, record.passes[place] / passes, record.evaluated[place] / self.seconds[place],
-                whole - self.seconds[place], whole)
-            for place, whole in enumerate(self.whole)
+            row(side, index, self.images, record.passes[index] / passes, record.evaluated[index] / self.seconds[index],
+                whole - self.seconds[index], whole)
+            for index, whole in enumerate(self.whole)
         ]  # fmt: skip
 
 
@@ -169,7 +170,7 @@ def given(options: argparse.Namespace, device: torch.device) -> tuple[Subject, D
     inputs = inputs.to(device, memory_format=torch.channels_last)
     layers = find(network, x[:2])
     values = importances(network, layers, inputs, train.labels.to(device), CLASSES)
-    genomes = [Genome(orders(values, number)) for number in range(CLASSES)]
+    genomes = [Genome(orders(values, label)) for label in range(CLASSES)]
     return Subject(network, layers, genomes, images, x), loader
 
 
@@ -203,18 +204,18 @@ def main() -> None:
     labels = subject.images.labels
     one = plain.composition_seconds(logits, labels, sizes(CLASSES), options.compositions)
     pairs = plain.pair_seconds(kernels[:40]) * CLASSES * (CLASSES - 1) / 2 * options.population**2
-    for place, counts in enumerate(equal.compositions[:-1]):
+    for index, counts in enumerate(equal.compositions[:-1]):
         composing = pairs + sum(one[size] * count for size, count in counts.items())
         whole = CLASSES * options.population * each + composing
-        rows.insert(place, row("plain", place, options.images, 1, 1 / each, composing, whole))
-        print(f"generation {place}: {sum(counts.values())} compositions")
+        rows.insert(index, row("plain", index, options.images, 1, 1 / each, composing, whole))
+        print(f"generation {index}: {sum(counts.values())} compositions")
     table = pd.DataFrame(rows)
     plainly = table[table.side == "plain"].set_index("generation").loc[table.generation].reset_index()
     table["candidates_times_as_fast"] = table.candidates_a_second / plainly.candidates_a_second
     table["generation_times_as_fast"] = plainly.generation_seconds / table.generation_seconds
     print(table.to_string(index=False, float_format="%.3g"))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-    print(f"{options.model}, {100 * equal.strong:.1f} % of {options.images} images right; {CLASSES} x "
+    print(f"{options.model}, {100 * equal.strong:.1f} % of {options.images} images correct; {CLASSES} x "
           f"{options.population} candidates that keep {100 * kernels.float().mean():.1f} % of the kernels; "
           f"plain: median of {len(times)} candidates, {options.compositions} compositions; "
           f"peak memory {peak:.0f} MiB")  # fmt: skip

@@ -54,16 +54,16 @@ def rate(task: tuple) -> tuple[float, float]:
     """Rate one composition by its definition: accuracy over its classes' images, and mean dissimilarity."""
     classes, logits, labels, pairs = task
     own = np.isin(labels, classes)
-    answers = np.asarray(classes)[np.stack(logits)[:, own].argmax(0)]
-    return float((answers == labels[own]).mean()), sum(pairs) / len(pairs)
+    predictions = np.asarray(classes)[np.stack(logits)[:, own].argmax(0)]
+    return float((predictions == labels[own]).mean()), sum(pairs) / len(pairs)
 
 
 def composition_seconds(logits: Tensor, labels: Tensor, sizes: Sequence[int], count: int) -> dict[int, float]:
     """Return the seconds that one composition of each size takes in a pool, from logits (classes, P, S)."""
-    draw, found = np.random.default_rng(3), {}
+    generator, found = np.random.default_rng(3), {}
 
     def task(size: int) -> tuple:
-        chosen = [logits[number, draw.integers(logits.shape[1])].numpy() for number in range(size)]
+        chosen = [logits[label, generator.integers(logits.shape[1])].numpy() for label in range(size)]
         return list(range(size)), chosen, labels.numpy(), [0.5] * (size * (size - 1) // 2)
 
     with ProcessPoolExecutor() as pool:

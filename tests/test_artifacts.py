@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 import torch
 
-from deeppatch import artifacts
-from deeppatch.artifacts import Checkpoint, Stage, state_digest, tensors_from_bytes, tensors_to_bytes
+from deeppatch import artifacts, stage, storage
+from deeppatch.artifacts import Checkpoint, state_digest, tensors_from_bytes, tensors_to_bytes
 from deeppatch.errors import MissingArtifact, StaleArtifact
+from deeppatch.stage import Stage
 
 COMMAND = "python src/select.py -m resnet32 -d digits -f perfloss"
 
@@ -53,8 +54,8 @@ FAILURES = {
 
 def test_a_file_is_written_whole_in_a_folder_that_may_be_new(tmp_path):
     path = tmp_path / "a" / "b" / "file.bin"
-    artifacts.write_bytes(path, b"first")
-    artifacts.write_bytes(path, b"second")
+    storage.write_bytes(path, b"first")
+    storage.write_bytes(path, b"second")
     assert path.read_bytes() == b"second"
     assert [each.name for each in path.parent.iterdir()] == ["file.bin"]
 
@@ -62,10 +63,10 @@ def test_a_file_is_written_whole_in_a_folder_that_may_be_new(tmp_path):
 @pytest.mark.parametrize("failure", FAILURES)
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, failure):
     path = tmp_path / "file.bin"
-    artifacts.write_bytes(path, b"the old content")
+    storage.write_bytes(path, b"the old content")
     monkeypatch.setattr(*FAILURES[failure])
     with pytest.raises((OSError, KeyboardInterrupt)):
-        artifacts.write_bytes(path, b"the new content")
+        storage.write_bytes(path, b"the new content")
     monkeypatch.undo()
     assert path.read_bytes() == b"the old content"
     assert list(tmp_path.iterdir()) == [path]
@@ -73,28 +74,13 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, 
 
 def test_a_failed_rename_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     path = tmp_path / "file.bin"
-    artifacts.write_bytes(path, b"the old content")
+    storage.write_bytes(path, b"the old content")
     monkeypatch.setattr(Path, "replace", fail(PermissionError(errno.EACCES, "Permission denied")))
     with pytest.raises(PermissionError):
-        artifacts.write_bytes(path, b"the new content")
+        storage.write_bytes(path, b"the new content")
     monkeypatch.undo()
     assert path.read_bytes() == b"the old content"
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_content_reaches_the_disk_before_its_name_does(tmp_path, monkeypatch):
-    path = tmp_path / "file.bin"
-    seen = []
-    fsync = os.fsync
-
-    def watched(handle):
-        (temporary,) = tmp_path.iterdir()
-        seen.append((path.exists(), temporary.read_bytes()))
-        fsync(handle)
-
-    monkeypatch.setattr(artifacts.os, "fsync", watched)
-    artifacts.write_bytes(path, b"content")
-    assert seen == [(False, b"content")]
 
 
 # --- digests and tensors
@@ -315,7 +301,7 @@ def later(output):
 def test_a_stage_reads_what_an_earlier_one_left_and_records_its_hash(output, later):
     content = later.read(output / "assess" / "ranking.json", COMMAND)
     assert json.loads(content) == {"conv1": [1, 0]}
-    assert later.inputs == {"assess/ranking.json": artifacts.sha256(content)}
+    assert later.inputs == {"assess/ranking.json": storage.sha256(content)}
 
 
 @pytest.mark.parametrize("lost", ["ranking.json", "run.json"])
@@ -376,7 +362,7 @@ def test_a_user_s_file_outside_the_output_is_recorded_in_full_and_checked_too(ou
     stage.inherit(given, b"given")
     stage.write("weights.bin", b"tuned")
     stage.finish()
-    assert stage.inputs == {str(given.resolve()): artifacts.sha256(b"given")}
+    assert stage.inputs == {str(given.resolve()): storage.sha256(b"given")}
     later = Stage(output, output / "correct", facts())
     later.read(output / "tuned" / "weights.bin", COMMAND)
     given.write_bytes(b"another")
@@ -402,19 +388,21 @@ def test_the_record_holds_facts_time_inputs_and_outputs(output, later):
     assert record["wall_seconds"] >= 0
     assert record["inputs"] == later.inputs
     assert record["outputs"] == {
-        path.name: artifacts.sha256(path.read_bytes()) for path in (patch, table)
+        path.name: storage.sha256(path.read_bytes()) for path in (patch, table)
     }  # fmt: skip
     assert table.read_text() == "epoch,loss\n1,0.333333\n2,0.5\n"
     assert sorted(path.name for path in later.folder.iterdir()) == ["history.csv", "patch.bin", "run.json"]
 
 
-def test_a_stage_that_begins_anew_is_unfinished_until_its_end(output):
-    stage = Stage(output, output / "assess", facts())
-    assert stage.finished() is not None
+def test_a_stage_that_begins_anew_leaves_the_finished_run_alone_until_its_end(output):
+    stage, path = Stage(output, output / "assess", facts()), output / "assess" / "ranking.json"
+    before = path.read_bytes()
     stage.write("ranking.json", b"another")
-    assert stage.finished() is None
-    with pytest.raises(MissingArtifact):
-        Stage(output, output / "correct", facts()).read(output / "assess" / "ranking.json", COMMAND)
+    assert stage.finished() is not None
+    assert Stage(output, output / "correct", facts()).read(path, COMMAND) == before
+    stage.finish()
+    assert path.read_bytes() == b"another"
+    assert not stage.workplace.exists()
 
 
 def test_a_run_is_finished_for_its_own_settings_only(output):
@@ -428,13 +416,13 @@ def test_a_run_is_finished_for_its_own_settings_only(output):
 
 def test_the_revision_is_that_of_the_source_tree_or_none(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    revision = artifacts.git_revision()
+    revision = stage.git_revision()
     assert revision is None or len(revision.removesuffix("-dirty")) == 40
     monkeypatch.setattr(artifacts, "__file__", str(tmp_path / "artifacts.py"))
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert artifacts.git_revision() is None
+    assert stage.git_revision() is None
     monkeypatch.setenv("PATH", "")
-    assert artifacts.git_revision() is None, "without git there is no revision and no error"
+    assert stage.git_revision() is None, "without git there is no revision and no error"
 
 
 def test_one_that_does_not_write_leaves_everything_to_the_one_that_does(tmp_path):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import logging
 
 import pytest
 
@@ -19,11 +20,12 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch):
+    """A clock that a test advances, in a block where progress is shown, without a terminal."""
     clock = Clock()
     monkeypatch.setattr(progress.time, "monotonic", clock)
-    monkeypatch.setattr(progress._Last, "line", clock.now)
     monkeypatch.setattr(progress.sys, "stderr", io.StringIO())  # no terminal
-    return clock
+    with progress.shown():
+        yield clock
 
 
 class Terminal(io.StringIO):
@@ -31,9 +33,41 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_info_is_one_marked_line(capsys):
-    progress.info("three filters")
-    assert capsys.readouterr().out == "[info] three filters\n"
+def test_info_is_one_marked_line_where_it_is_shown(capsys):
+    with progress.shown():
+        progress.info("three filters, 100 %d")
+        with progress.shown():  # a command that runs commands
+            progress.info("once")
+        progress.info("still")
+    progress.info("not shown")
+    assert capsys.readouterr() == ("[info] three filters, 100 %d\n[info] once\n[info] still\n", "")
+
+
+def test_the_logger_is_left_as_it_was():
+    before = (list(progress.LOGGER.handlers), progress.LOGGER.level, progress.LOGGER.propagate)
+    with pytest.raises(ValueError, match="broken"), progress.shown():
+        raise ValueError("broken")
+    assert (list(progress.LOGGER.handlers), progress.LOGGER.level, progress.LOGGER.propagate) == before
+
+
+def test_a_library_user_hears_what_logging_is_configured_for(caplog, capsys):
+    with caplog.at_level(logging.INFO, logger="deeppatch"):
+        progress.info("three filters")
+    assert caplog.messages == ["three filters"]
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_library_user_sees_no_progress(monkeypatch, capsys, caplog):
+    clock = Clock()
+    monkeypatch.setattr(progress.time, "monotonic", clock)
+    terminal = Terminal()
+    monkeypatch.setattr(progress.sys, "stderr", terminal)
+    with caplog.at_level(logging.INFO, logger="deeppatch"), progress.counting(10, "ranking") as tick:
+        for _ in range(4):
+            clock.now += 20
+            tick()
+    assert list(progress.track("abc", 3, "letters")) == ["a", "b", "c"]
+    assert (terminal.getvalue(), capsys.readouterr().out, caplog.messages) == ("", "", [])
 
 
 def test_track_passes_every_item_through_in_order(clock):
@@ -83,7 +117,7 @@ def test_work_of_an_earlier_run_counts_as_done_but_not_as_fast(clock, capsys):
 def test_a_terminal_gets_a_bar_and_no_lines(monkeypatch, capsys):
     terminal = Terminal()
     monkeypatch.setattr(progress.sys, "stderr", terminal)
-    with progress.counting(10, "ranking", done=6) as tick:
+    with progress.shown(), progress.counting(10, "ranking", done=6) as tick:
         for _ in range(4):
             tick()
     assert "ranking" in terminal.getvalue()

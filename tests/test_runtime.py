@@ -48,6 +48,26 @@ def test_the_cpu_needs_no_cuda(monkeypatch):
     assert runtime.pick_device("cpu") == torch.device("cpu")
 
 
+def test_auto_is_cuda_where_there_is_one(monkeypatch):
+    pretend_cuda(monkeypatch, 0)
+    assert runtime.pick_device("auto") == torch.device("cpu")
+    with pytest.raises(UserError, match="^--gpu 1 goes with --device cuda only$"):
+        runtime.pick_device("auto", 1)
+    chosen = pretend_cuda(monkeypatch, 2)
+    assert runtime.pick_device("auto", 1) == torch.device("cuda", 1)
+    assert chosen == [1]
+
+
+def test_bfloat16_can_be_assumed_for_a_while(monkeypatch):
+    monkeypatch.setattr(runtime.platform, "machine", lambda: "x86_64")
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda: False, raising=False)
+    assert not runtime.has_bfloat16(torch.device("cpu"))
+    with runtime.assume_bfloat16():
+        assert runtime.has_bfloat16(torch.device("cpu"))
+    assert not runtime.has_bfloat16(torch.device("cpu"))
+
+
 def test_asking_for_absent_cuda_names_the_way_out(monkeypatch):
     pretend_cuda(monkeypatch, 0)
     with pytest.raises(UserError, match="--device cpu"):

@@ -425,11 +425,6 @@ def test_predict_with_amp_computes_in_bfloat16(spread, images, blur):
     assert kinds == [torch.bfloat16, torch.float32]
 
 
-def test_accuracy_is_a_share():
-    assert training.accuracy(torch.tensor([1, 2, 3, 4]), torch.tensor([1, 2, 0, 0])) == 0.5
-    assert training.accuracy(torch.tensor([1]), torch.tensor([1])) == 1.0
-
-
 def test_cross_entropy_is_the_mean_over_the_batch(spread, images):
     pixels = views.to_float(images.pixels[:7])
     plain = [-F.log_softmax(spread(pixels), 1)[row, label] for row, label in enumerate(images.labels[:7])]

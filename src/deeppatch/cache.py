@@ -12,9 +12,10 @@ from typing import Any
 
 from torch import Tensor
 
-from deeppatch.artifacts import state_digest, tensors_from_bytes, tensors_to_bytes, write_bytes
+from deeppatch.artifacts import state_digest, tensors_from_bytes, tensors_to_bytes
 from deeppatch.errors import StaleArtifact
 from deeppatch.progress import info
+from deeppatch.storage import write_bytes
 
 
 def content_key(facts: Mapping[str, object]) -> str:

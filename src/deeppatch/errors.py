@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,12 +14,24 @@ class UserError(Exception):
 class MissingArtifact(UserError):
     """An earlier stage has not left the file that this one reads."""
 
-    def __init__(self, path: Path, command: str) -> None:
-        super().__init__(f"{path} is missing; make it with: {command}")
+    def __init__(self, path: Path, command: str, others: str = "") -> None:
+        """Name the file, the command that makes it, and what finished runs there are that differ."""
+        there_are = f"; finished runs differ: {others}" if others else ""
+        super().__init__(f"{path} is missing{there_are}; make it with: {command}")
 
 
 class StaleArtifact(UserError):
     """A file under output/ is damaged, or was made from other inputs than the ones at hand."""
+
+
+class Busy(UserError):
+    """Another process writes the folder that this one would write."""
+
+    def __init__(self, folder: Path, process: int, host: str) -> None:
+        super().__init__(
+            f"{folder} is being written by process {process} on {host}; wait until it has ended, or choose another "
+            "--output_dir"
+        )
 
 
 class OtherBase(StaleArtifact):
@@ -49,3 +62,10 @@ class Contradictions(UserError):
 
     def __init__(self, problems: Iterable[str]) -> None:
         super().__init__("; ".join(problems))
+
+
+def closest(word: str, known: Iterable[str]) -> str:
+    """Return ` (did you mean X?)` for the one of `known` that a mistyped word clearly resembles, or nothing."""
+    names = {name.lstrip("-").lower(): name for name in known}
+    found = difflib.get_close_matches(word.lstrip("-").lower(), names, 1, 0.7)
+    return f" (did you mean {names[found[0]]}?)" if found else ""

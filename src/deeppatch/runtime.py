@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +24,7 @@ import torchvision
 from deeppatch.errors import UserError
 
 Value = TypeVar("Value")
+BFLOAT16_ASSUMED: ContextVar[bool] = ContextVar("BFLOAT16_ASSUMED", default=False)
 
 
 def default_device() -> str:
@@ -31,10 +33,16 @@ def default_device() -> str:
 
 
 def pick_device(kind: str, gpu: int = 0) -> torch.device:
-    """Return the device for `kind` (`cpu` or `cuda`) and GPU index `gpu`; UserError when it is not there.
+    """Return the device for `kind` (`cpu`, `cuda`, or `auto`: CUDA where there is one) and GPU index `gpu`.
 
     Where several ranks run, each takes the GPU of its number on its machine.
+
+    Raises:
+        UserError: The device is not there.
     """
+    kind = default_device() if kind == "auto" else kind
+    if kind == "cpu" and gpu:
+        raise UserError(f"--gpu {gpu} goes with --device cuda only")
     if kind == "cpu":
         return torch.device("cpu")
     if not torch.cuda.is_available():
@@ -95,12 +103,19 @@ def autocast(device: torch.device, amp: bool) -> AbstractContextManager[Any]:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=amp)
 
 
-def has_bfloat16(device: torch.device) -> bool:
-    """Tell whether a device computes in bfloat16; one that does not is faster in float32.
+@contextmanager
+def assume_bfloat16() -> Iterator[None]:
+    """Let `has_bfloat16` say yes of any device within a block, to see what bfloat16 changes."""
+    token = BFLOAT16_ASSUMED.set(True)
+    try:
+        yield
+    finally:
+        BFLOAT16_ASSUMED.reset(token)
 
-    The environment's DEEPPATCH_BFLOAT16=1 says that it does, to see what bfloat16 changes.
-    """
-    if os.environ.get("DEEPPATCH_BFLOAT16") == "1":
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Tell whether a device computes in bfloat16; one that does not is faster in float32."""
+    if BFLOAT16_ASSUMED.get():
         return True
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)

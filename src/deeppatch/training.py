@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -16,11 +17,13 @@ from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LambdaLR, LR
 
 from deeppatch import runtime
 from deeppatch.artifacts import Checkpoint
+from deeppatch.data import views
+from deeppatch.data.corruptions import Corruption
 from deeppatch.data.images import Images
-from deeppatch.data.views import clean
 from deeppatch.distributed import ranks
 from deeppatch.distributed.data_parallel import Batch, Stream, own_parts, replicated, whole_batches
 from deeppatch.errors import UserError
+from deeppatch.metrics import accuracy
 from deeppatch.progress import info, track
 
 Loss = Callable[[nn.Module, Batch], Tensor]
@@ -87,14 +90,18 @@ def mean_loss(model: nn.Module, batches: Stream, loss: Loss = cross_entropy, *, 
     return total / max(1, count)
 
 
-def accuracy(predictions: Tensor, labels: Tensor) -> float:
-    """Return the share, in [0, 1], of predictions (M,) that equal labels (M,)."""
-    return (predictions == labels).double().mean().item()
+@dataclass(frozen=True)
+class SGDSettings:
+    """The initial learning rate, momentum and L2 penalty of SGD with a cosine schedule."""
+
+    lr: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
 
 
 def accuracy_on(images: Images, *, amp: bool = False) -> Callable[[nn.Module], float]:
     """Return the function that measures the accuracy of a model, in [0, 1], on clean images of its device."""
-    view = clean(images, 256)
+    view = views.clean(images, 256)
     return lambda model: accuracy(predict(model, view, amp=amp), view.labels)
 
 
@@ -120,13 +127,13 @@ def sgd(
 def constant_sgd(
     parameters: Iterable[nn.Parameter], *, lr: float, momentum: float, weight_decay: float
 ) -> tuple[SGD, ConstantLR]:
-    """Return SGD and a schedule that leaves its learning rate alone."""
+    """Return SGD and a schedule that keeps its learning rate constant."""
     optimizer = SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay)
     return optimizer, _constant(optimizer)
 
 
 def adam(parameters: Iterable[nn.Parameter], *, lr: float) -> tuple[Adam, ConstantLR]:
-    """Return Adam and a schedule that leaves its learning rate alone."""
+    """Return Adam and a schedule that keeps its learning rate constant."""
     optimizer = Adam(parameters, lr=lr)
     return optimizer, _constant(optimizer)
 
@@ -162,6 +169,48 @@ class History:
         return self.accuracy.index(max(self.accuracy))
 
 
+@contextmanager
+def seeded(seed: int | None) -> Iterator[None]:
+    """Seed torch within the block, and restore all global random states behind it; None leaves them as they are."""
+    if seed is None:
+        yield
+        return
+    before = runtime.random_states()
+    torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        runtime.restore_random_states(before)
+
+
+def clean_epochs(
+    images: Images,
+    *,
+    epochs: int,
+    batch_size: int = 256,
+    seed: int = 2021,
+    augment: bool = False,
+    mirror: bool = True,
+) -> list[views.Shuffled]:
+    """Return `epochs` passes over images: shuffled, clean, with `augment` cropped and with `mirror` mirrored too."""
+    return [views.Shuffled(images, batch_size, seed, epoch, augment=augment, mirror=mirror) for epoch in range(epochs)]
+
+
+def degraded_epochs(
+    images: Images, corruption: Corruption, *, epochs: int, batch_size: int = 256, seed: int = 2021
+) -> list[views.Shuffled]:
+    """Return `epochs` passes over images: shuffled, each image clean with probability 1/2, else at a drawn level."""
+    return [views.Shuffled(images, batch_size, seed, epoch, corruption=corruption) for epoch in range(epochs)]
+
+
+def accuracy_over_levels(
+    images: Images, corruption: Corruption, *, batch_size: int = 256, amp: bool = False
+) -> Callable[[nn.Module], float]:
+    """Return a function that measures a model's accuracy, in [0, 1], on images that are clean and at each level."""
+    view = views.append(images, corruption, batch_size)
+    return lambda model: accuracy(predict(model, view, amp=amp, label="validating"), view.labels)
+
+
 def last(history: History) -> int:
     """Return the last epoch, whatever its accuracy."""
     return len(history.loss) - 1
@@ -186,7 +235,7 @@ def fit(
     """Train over `epochs`, one stream of batches each, and leave the model in the state of its best epoch.
 
     `validate` returns an accuracy in [0, 1] after each epoch, and `watch` further numbers, in lists or dicts if
-    several. `choose` tells from the history which epoch is the best so far (default: the earliest of highest
+    several. `choose` returns the best epoch so far from the history (default: the earliest of highest
     validation accuracy; `last`: the last). `after_epoch` may keep the state that an epoch has left, before the epoch
     is saved. With a checkpoint, every finished epoch is saved (model, optimizer, schedule, random states, position)
     and epochs that it holds are skipped: the result has the same bytes as that of a run without interruption. (Skipped

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -23,7 +24,7 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from deeppatch.artifacts import state_digest
+from deeppatch.artifacts import state_digest, tensors_from_bytes, tensors_to_bytes
 from deeppatch.cli import main
 from deeppatch.data import sources
 
@@ -149,7 +150,7 @@ class Bench:
         """Return a bench with copies of the named stages' folders, or of all of them."""
         other = Bench(self.data, output)
         for folder in sorted(self.root.iterdir()):
-            if not names or folder.name in names:
+            if not names or without_hash(folder.name) in names:
                 shutil.copytree(folder, other.root / folder.name)
         return other
 
@@ -161,20 +162,54 @@ class Bench:
         path.write_text(json.dumps({"base": state_digest(state), "method": "by hand", "layers": layers}))
         return path
 
+    def at(self, name: str) -> Path:
+        """Return the path of `STAGE` or `STAGE/FILE`; the hash that other settings than the default add is left out."""
+        stage, slash, file = name.partition("/")
+        found = [path for path in self.root.glob(f"{stage}*") if without_hash(path.name) == stage]
+        exact = [path for path in found if path.name == stage]
+        assert len(exact or found) <= 1, f"{name} is one of {found}"
+        folder = (exact or found or [self.root / stage])[0]
+        return folder / file if slash else folder
+
+    def unfinished(self, stage: str) -> Path:
+        """Return the folder in which a run of a stage works, and which an interrupted one leaves."""
+        found = [path for path in self.root.glob(f".{stage}*.unfinished") if without_hash(path.stem[1:]) == stage]
+        assert len(found) <= 1, found
+        return found[0] if found else self.root / f".{stage}.unfinished"
+
+    def overwrite_base(self) -> None:
+        """Let pretrain have left other weights, as if the same command had been run on another machine."""
+        path = self.at("pretrain/weights.safetensors")
+        state, meta = tensors_from_bytes(path.read_bytes(), path)
+        state["network.fc.bias"] += 0.5
+        path.write_bytes(tensors_to_bytes(state, meta))
+        record = json.loads((path.parent / "run.json").read_bytes())
+        record["outputs"][path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+        (path.parent / "run.json").write_text(json.dumps(record))
+
+    def names(self) -> set[str]:
+        """Return what stages' folders are called, without hashes."""
+        return {without_hash(path.name) for path in self.root.iterdir()}
+
     def files(self, stage: str | None = None) -> set[str]:
         """Return all files that there are, hidden ones too, relative to a stage's folder or to the model's."""
-        place = self.root / stage if stage else self.root
+        place = self.at(stage) if stage else self.root
         return {str(path.relative_to(place)) for path in place.rglob("*") if not path.is_dir()}
 
     def hashes(self, stage: str | None = None) -> dict[str, str]:
         """Return the SHA-256 of each of those files but the records, which carry the wall time."""
-        place = self.root / stage if stage else self.root
+        place = self.at(stage) if stage else self.root
         names = sorted(name for name in self.files(stage) if Path(name).name != "run.json")
         return {name: hashlib.sha256((place / name).read_bytes()).hexdigest() for name in names}
 
     def json(self, name: str) -> Any:
         """Return the content of a JSON file."""
-        return json.loads((self.root / name).read_bytes())
+        return json.loads(self.at(name).read_bytes())
+
+
+def without_hash(name: str) -> str:
+    """Return a folder's name without the hash that says that some setting is not the default."""
+    return re.sub(r"(?<!given)-[0-9a-f]{6}$", "", name)
 
 
 def one_line(result: Result) -> str:

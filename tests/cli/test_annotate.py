@@ -8,11 +8,11 @@ import shutil
 import pandas as pd
 import pytest
 import torch
+from deeppatch.cli.measure import plain_epochs
+from deeppatch.cli.pretrain.pretraining import normalisation
 from PIL import Image
 
 from deeppatch.cli.annotate import report
-from deeppatch.cli.measure import plain_epochs
-from deeppatch.cli.pretrain.pretraining import normalisation
 from deeppatch.data import biased_split, sources
 from deeppatch.data.label_file import read_labels
 from deeppatch.data.pool import Pool
@@ -237,8 +237,8 @@ def test_biased_models_take_the_normalisation_that_is_published_with_the_protoco
     }
     assert PROTOCOL_STATS.keys() == published.keys()
     for name, (mean, std) in published.items():
-        options = argparse.Namespace(mean=None, std=None, bias="B", dataset=name, weights=None)
-        found = normalisation(argparse.Namespace(options=options), None, {})
+        options = argparse.Namespace(mean=None, std=None, bias="B", dataset=name, model="any", weights=None)
+        found = normalisation(argparse.Namespace(options=options), {})
         assert found[0] == pytest.approx(mean, abs=1e-6)
         assert found[1] == pytest.approx(std, abs=1e-6)
 

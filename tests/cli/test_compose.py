@@ -17,14 +17,16 @@ import safetensors.torch
 import torch
 
 from deeppatch import training
-from deeppatch.artifacts import Stage, state_digest
-from deeppatch.cli.compose import command, joining
+from deeppatch.artifacts import state_digest
+from deeppatch.cli.compose import report
 from deeppatch.data import sources, views
 from deeppatch.data.splits import split
+from deeppatch.modular import joining
 from deeppatch.modular.heads import Heads
 from deeppatch.modular.layers import find
 from deeppatch.modular.modules import Modules
 from deeppatch.modular.weak_networks import published_weak_network
+from deeppatch.stage import Stage
 from deeppatch.zoo.architectures import ARCHITECTURES
 from deeppatch.zoo.classifier import Classifier
 
@@ -124,7 +126,7 @@ def test_a_weak_model_has_the_bytes_that_the_command_it_names_makes(done, tmp_pa
     other = Place(tmp_path / "output", launch)
     shutil.copytree(done.output / "digits_5", other.output / "digits_5")
     shutil.rmtree(other.folder())
-    said = other.ran("compose --method ga --weak_epoch 3 --target 3")
+    said = other.ran("compose --method ga --epochs 3 --target 3")
     command = said.split("there is no weak model yet; as by: ")[1].splitlines()[0]
     assert done.hashes(done.weak(3)) == other.hashes(other.weak(3))
     shutil.rmtree(other.weak(3))
@@ -187,14 +189,14 @@ def test_every_figure_is_that_of_the_plain_definition(done):
 
 def test_ranges_are_made_of_the_strong_model_s_own_val_images(fresh, monkeypatch):
     """The reference splits after choosing the class, so that most of these images trained the network (fault 1)."""
-    seen, outputs = [], joining.outputs
+    seen, outputs = [], joining._Pair.outputs
 
-    def noted(context, model, images, label):
+    def noted(pair, model, images, label):
         if label == "scores of val":
             seen.append(images)
-        return outputs(context, model, images, label)
+        return outputs(pair, model, images, label)
 
-    monkeypatch.setattr(joining, "outputs", noted)
+    monkeypatch.setattr(joining._Pair, "outputs", noted)
     fresh.ran("compose --method ga")
     parts = split(sources.load("digits_5", Path(), 2021), 2021, LIMIT)
     stored = [pixels.numpy().tobytes() for pixels in parts.val.pixels]
@@ -301,15 +303,15 @@ def test_the_published_weak_networks_are_chosen_by_family_data_and_fit():
 
 
 def test_interrupted_between_classes_it_goes_on_to_the_same_bytes(fresh, done, monkeypatch):
-    compared, compare, stop = [], command.compare, 2
+    compared, compare, stop = [], joining.compare_joins, 2
 
-    def counted(context, weak, model, member, target, asked):
+    def counted(weak, modules, strong, target, *given, **how):
         if len(compared) == stop:
             raise KeyboardInterrupt
         compared.append(target)
-        return compare(context, weak, model, member, target, asked)
+        return compare(weak, modules, strong, target, *given, **how)
 
-    monkeypatch.setattr(command, "compare", counted)
+    monkeypatch.setattr(joining, "compare_joins", counted)
     line = "compose --method ga --weak_epoch 3"  # the settings of the whole run
     assert fresh.run(line).status == 130
     assert {path.name for path in fresh.folder().iterdir()} == {"checkpoint.pt"}
@@ -322,10 +324,12 @@ def test_interrupted_between_classes_it_goes_on_to_the_same_bytes(fresh, done, m
 
 
 def test_a_weak_model_that_was_made_anew_is_compared_anew(fresh, monkeypatch):
-    monkeypatch.setattr(command, "report", lambda *_given: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(report, "report", lambda *_given: (_ for _ in ()).throw(KeyboardInterrupt))
     assert fresh.run("compose --method ga").status == 130
-    compared, compare = [], command.compare
-    monkeypatch.setattr(command, "compare", lambda *given: (compared.append(given[4]), compare(*given))[1])
+    compared, compare = [], joining.compare_joins
+    monkeypatch.setattr(
+        joining, "compare_joins", lambda *given, **how: (compared.append(given[3]), compare(*given, **how))[1]
+    )
     line = f"eval -m simcnn_svhn_weak -d digits-mix:3 --recipe weak -e 1 --limit {LIMIT} --seed 2021"
     fresh.ran(line)
     assert fresh.run("compose --method ga -r").status == 130
@@ -370,6 +374,7 @@ def test_what_cannot_be_done_is_one_line(fresh):
     assert "; --join percentile:9,1: give two percentiles" in said
     assert "needs modules with heads" in refused(fresh, "compose --method ga --join direct")
     assert "give each once" in refused(fresh, "compose --join norm norm")
+    assert refused(fresh, "compose --weak simcnn_week").startswith("--weak simcnn_week: choose from ")
     assert refused(fresh, "compose -d digits-mix:3") == (
         "-d digits-mix:3: there is no mix for weak models of it; use cifar10, svhn, svhn_5, digits, digits_5"
     )

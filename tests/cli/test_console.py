@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import deeppatch
 from deeppatch.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,6 +57,16 @@ def test_an_unknown_stage_is_one_line_with_the_choices(monkeypatch, capsys):
     later = "decompose, modularize, compose, annotate, relearn, demo"
     choices = f"pretrain, assess, correct, evaluate, export, influence, {later}"
     assert said.err == f"error: repair: no such stage; choose from {choices}\n"
+    assert console(monkeypatch, "pretrian") == 2
+    assert capsys.readouterr().err == (
+        f"error: pretrian: no such stage (did you mean pretrain?); choose from {choices}\n"
+    )
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["demo", "--version"]])
+def test_it_tells_its_version(monkeypatch, capsys, arguments):
+    assert console(monkeypatch, *arguments) == 0
+    assert capsys.readouterr().out == f"deeppatch {deeppatch.__version__}\n"
 
 
 @pytest.mark.parametrize(("script", "stage"), main.COMMANDS.items())

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import http.client
 import json
 import os
@@ -64,6 +65,8 @@ def test_unknown_data_is_named_whatever_the_stage(empty, script):
         "digits, cifar10, cifar100, svhn, gtsrb, svhn_5, digits_5, imagenet, cifar10-mix:T, svhn-mix:T, digits-mix:T"
     )
     assert line == f"-d mnist: unknown data set; choose from {known} or folder:PATH"
+    guess = empty.refused(f"{script} -d cifr10")
+    assert guess.startswith("-d cifr10: unknown data set (did you mean cifar10?); choose from digits, ")
 
 
 def test_an_unknown_model_is_one_line_with_the_choices(empty):
@@ -83,17 +86,17 @@ def test_a_missing_stage_is_named_with_the_command_that_mends_it(chain, tmp_path
     name, script = MISSING[line]
     keep = {WEIGHTS: ["assess-perfloss"], RANKING: ["pretrain"]}.get(name, ["pretrain", "assess-perfloss"])
     bench = chain.copy(tmp_path / "output", *keep, "assess-featswap")
-    path = bench.root / name
+    path = bench.at(name)
     said = bench.refused(line)
     assert stands_alone(said, path)
     start, command = said.split("; make it with: ")
-    assert start == f"{path} is missing"
+    assert start.split("; finished runs differ: ")[0] == f"{path} is missing"
     assert command.startswith(f"python src/{script}.py -m resnet8 ")
     if script == "select":  # minutes at full length; its file is what counts here
         return
     mended = bench.type_in(f"{command} {QUICKLY[script]} --device cpu -b 12")
     assert (mended.status, mended.err) == (0, "")
-    assert path.is_file()
+    assert bench.at(name).is_file()
     again = bench.run(f"{line} {QUICKLY.get(line.split()[0], '')}")
     assert again.status == 0 or str(path) not in again.err
 
@@ -119,7 +122,7 @@ def test_the_commands_of_the_messages_followed_one_by_one_reach_evaluate(empty):
 def test_the_command_of_a_message_can_be_typed_where_paths_have_spaces(empty, tmp_path):
     said = empty.refused(f"select --output_dir '{tmp_path}/my results'")
     assert empty.type_in(f"{said.split('; make it with: ')[1]} -e 1").status == 0
-    assert (tmp_path / "my results" / empty.slug / "resnet8" / WEIGHTS).is_file()
+    assert list((tmp_path / "my results" / empty.slug / "resnet8").glob("pretrain-*/weights.safetensors"))
 
 
 @pytest.mark.parametrize("line", ["eval", "select -f featswap", "correct", "correct -c finetune", "switch"])
@@ -217,9 +220,9 @@ def test_a_torch_checkpoint_is_no_damaged_file_to_the_later_stages(empty, tmp_pa
 @pytest.mark.parametrize("how", ["half", "flipped"])
 @pytest.mark.parametrize(("path", "line"), DAMAGED)
 def test_a_damaged_artifact_is_named_with_the_command_that_makes_it_again(bench, path, line, how):
-    damage(bench.root / path, how)
+    damage(bench.at(path), how)
     said = bench.refused(line)
-    assert said.startswith(f"{bench.root / path} is damaged or was changed by hand; make it again with: ")
+    assert said.startswith(f"{bench.at(path)} is damaged or was changed by hand; make it again with: ")
     assert f"python src/{MAKERS[path]}.py -m resnet8 -d folder:{bench.data} " in said
 
 
@@ -228,7 +231,7 @@ def test_a_damaged_artifact_is_named_with_the_command_that_makes_it_again(bench,
 )
 @pytest.mark.parametrize(("path", "line"), [(WEIGHTS, "select -f featswap"), (PATCH, "switch")])
 def test_a_damaged_record_is_named_too(bench, path, line, how):
-    record = (bench.root / path).with_name("run.json")
+    record = (bench.at(path)).with_name("run.json")
     if how in ("empty", "half"):
         damage(record, how)
     else:
@@ -239,24 +242,24 @@ def test_a_damaged_record_is_named_too(bench, path, line, how):
 
 
 def test_outputs_without_a_record_are_those_of_an_unfinished_run(bench):
-    (bench.root / "pretrain" / "run.json").unlink()
+    (bench.at("pretrain") / "run.json").unlink()
     said = bench.refused("select -f featswap")
     assert "make it with: python src/eval.py" in said
 
 
 def test_a_ranking_of_other_weights(bench, chain):
-    bench.ran("eval -e 1 --lr 0.1")
+    bench.overwrite_base()
     said = bench.refused("correct")
-    weights = bench.root / WEIGHTS
-    assert said.startswith(f"{bench.root / RANKING} was made from another {weights}; make it again with: python src/se")
-    said = bench.refused(f"correct --ranking {chain.root / RANKING}")
-    assert said.startswith(f"{chain.root / RANKING} ranks the filters of other weights; make it again with: ")
+    weights = bench.at(WEIGHTS)
+    assert said.startswith(f"{bench.at(RANKING)} was made from another {weights}; make it again with: python src/se")
+    said = bench.refused(f"correct --ranking {chain.at(RANKING)}")
+    assert said.startswith(f"{chain.at(RANKING)} ranks the filters of other weights; make it again with: ")
 
 
 @pytest.mark.parametrize("line", ["switch", "eval --state corrected"])
 def test_a_patch_of_another_base(bench, chain, tmp_path, line):
-    bench.ran("eval -e 1 --lr 0.1")
-    patch, weights = bench.root / PATCH, bench.root / WEIGHTS
+    bench.overwrite_base()
+    patch, weights = bench.at(PATCH), bench.at(WEIGHTS)
     said = bench.refused(line)
     assert said.startswith(f"{patch} was made from another {weights}; make it again with: python src/correct.py ")
     said = chain.copy(tmp_path / "other").refused(f"{line} --weights {weights}")
@@ -264,21 +267,21 @@ def test_a_patch_of_another_base(bench, chain, tmp_path, line):
 
 
 def test_a_patch_of_another_base_is_named_with_the_command_that_makes_it_for_this_one(bench, chain, tmp_path):
-    bench.ran("eval -e 1 --lr 0.1")
+    bench.overwrite_base()
     other = chain.copy(tmp_path / "other")
-    said = other.refused(f"switch --weights {bench.root / WEIGHTS}")
-    assert str(other.root / PATCH) in said
+    said = other.refused(f"switch --weights {bench.at(WEIGHTS)}")
+    assert str(other.at(PATCH)) in said
     assert f"with: python src/correct.py -m resnet8 -d folder:{bench.data} " in said
 
 
 @pytest.mark.parametrize("line", ["switch", "eval --state corrected -c finetune"])
 def test_a_network_finetuned_from_another_base_is_not_taken_for_one_from_this(bench, chain, tmp_path, line):
-    bench.ran("eval -e 1 --lr 0.1")
-    other, given = chain.copy(tmp_path / "other"), f"--weights {bench.root / WEIGHTS}"
-    ranking = other.rank_by_hand(tmp_path / "ranking.json", bench.root / WEIGHTS)
+    bench.overwrite_base()
+    other, given = chain.copy(tmp_path / "other"), f"--weights {bench.at(WEIGHTS)}"
+    ranking = other.rank_by_hand(tmp_path / "ranking.json", bench.at(WEIGHTS))
     other.ran(f"correct --crt_epoch 1 --ranking {ranking} {given}")
     result = other.run(f"{line} {given}")
-    assert f"inherited {other.root / TUNED}" not in result.out
+    assert f"inherited {other.at(TUNED)}" not in result.out
 
 
 def test_two_image_folders_of_one_name_do_not_mix(empty, waves, tmp_path):
@@ -298,7 +301,7 @@ def test_two_image_folders_of_one_name_do_not_mix(empty, waves, tmp_path):
     ],
 )  # fmt: skip
 def test_a_ranking_that_does_not_fit_the_network(bench, tmp_path, edit):
-    content = json.loads((bench.root / RANKING).read_bytes())
+    content = json.loads((bench.at(RANKING)).read_bytes())
     layers = content["layers"]
     order = layers["conv1"]["order"]
     if edit == "channel":
@@ -535,25 +538,24 @@ def test_a_data_set_that_is_not_there_and_cannot_be_downloaded(empty, monkeypatc
     assert f"unpack the archive in {tmp_path / 'data'}" in said
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-@pytest.mark.parametrize("writes", range(4))
-def test_a_full_disk_leaves_whole_files_or_none(bench, monkeypatch, number, writes):
-    line, stage = "correct -c finetune --crt_epoch 1", "correct-finetune"
-    bench.ran(line)
+@pytest.mark.parametrize("writes", [0, 3, 6, 9, 11])
+def test_a_full_disk_leaves_whole_files_or_none(bench, chain_lines, monkeypatch, writes):
+    line, stage = chain_lines["correct-finetune"], "correct-finetune"
     whole, before = bench.hashes(stage), bench.files()
-    shutil.rmtree(bench.root / stage)
+    shutil.rmtree(bench.at(stage))
     left, sync = [writes], os.fsync
 
     def fill_up(handle):
         if not left[0]:
-            raise OSError(number, os.strerror(number))
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         left[0] -= 1
         sync(handle)
 
     monkeypatch.setattr(os, "fsync", fill_up)
     assert bench.refused(line).startswith("no space is left for ")
     monkeypatch.undo()
-    remains = bench.hashes(stage)
+    found = bench.unfinished(stage).iterdir() if bench.unfinished(stage).exists() else []
+    remains = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
     remains.pop("checkpoint.pt", None)
     assert remains.items() <= whole.items(), "a file is whole or absent, and no other file is there"
     assert "run.json" not in bench.files(stage)
@@ -561,6 +563,14 @@ def test_a_full_disk_leaves_whole_files_or_none(bench, monkeypatch, number, writ
     bench.ran(f"{line} -r")
     assert bench.hashes(stage) == whole
     assert bench.files() == before
+
+
+def test_a_full_disk_is_also_one_of_quotas(pretrained, monkeypatch):
+    def fill_up(_handle):
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    monkeypatch.setattr(os, "fsync", fill_up)
+    assert pretrained.refused("correct -c finetune --crt_epoch 1").startswith("no space is left for ")
 
 
 @pytest.mark.parametrize("number", [errno.EFBIG, errno.EIO])
@@ -571,7 +581,7 @@ def test_a_disk_that_fails_otherwise_is_one_line_that_names_the_file(pretrained,
     monkeypatch.setattr(os, "fsync", fail)
     said = pretrained.refused("correct -c finetune --crt_epoch 1")
     assert os.strerror(number) in said
-    assert str(pretrained.root / "correct-finetune") in said
+    assert f"{pretrained.root}/.correct-finetune" in said
 
 
 def test_a_full_disk_leaves_what_was_there_before(bench, monkeypatch):
@@ -592,11 +602,9 @@ def test_an_output_folder_that_cannot_be_written(pretrained, monkeypatch, number
         raise OSError(number, os.strerror(number), str(self))
 
     monkeypatch.setattr(Path, "mkdir", refuse)
-    for line, stage in (("eval -e 1", "pretrain"), ("correct -c finetune --crt_epoch 1", "correct-finetune")):
+    for line in ("eval -e 1", "correct -c finetune --crt_epoch 1"):
         said = pretrained.refused(line)
-        assert said.startswith(
-            f"cannot write {pretrained.root / stage}: {os.strerror(number)}; choose another --output"
-        )
+        assert said.startswith(f"cannot write {pretrained.root}: {os.strerror(number)}; choose another --output")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write everywhere")
@@ -612,24 +620,15 @@ def test_a_file_where_the_output_folder_should_be(empty):
     assert empty.output.read_text() == "a file"
 
 
-@pytest.mark.parametrize(
-    ("name", "line"),
-    [
-        ("pretrain", "eval -e 1 -r"),
-        (WEIGHTS, "eval -e 1"),
-        ("pretrain/run.json", "eval -e 1"),
-        ("pretrain/checkpoint.pt", "eval -e 1"),
-        ("pretrain/checkpoint.pt", "eval -e 1 -r"),
-    ],
-)
-def test_a_folder_in_the_place_of_a_file_or_a_file_in_that_of_a_folder(empty, name, line):
-    path = empty.root / name
-    path.parent.mkdir(parents=True)
-    if name == "pretrain":
-        path.write_text("a file")
-    else:
-        path.mkdir()
-    assert path.name in empty.refused(line)
+@pytest.mark.parametrize("name", ["{}", ".{}.unfinished", ".{}.lock"])
+def test_a_folder_in_the_place_of_a_file_or_a_file_in_that_of_a_folder(empty, name):
+    empty.ran("eval -e 1")
+    folder = empty.at("pretrain")
+    shutil.rmtree(folder)
+    path = folder.with_name(name.format(folder.name))
+    path.mkdir() if name.endswith("lock") else path.write_text("a file")
+    assert path.name in empty.refused("eval -e 1")
+    assert path.exists()
 
 
 def test_an_output_folder_that_cannot_be_made(empty):

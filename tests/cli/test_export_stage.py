@@ -40,7 +40,7 @@ def test_it_leaves_exactly_these_files_and_records_them(exported):
     for name, digest in record["inputs"].items():
         assert hashlib.sha256((bench.output / name).read_bytes()).hexdigest() == digest
         assert f"[info] inherited {bench.output / name}" in said
-    assert f"[info] written to {bench.root / FOLDER}" in said
+    assert f"[info] written to {bench.at(FOLDER)}" in said
 
 
 def test_the_metrics_say_how_far_the_files_agree_on_all_test_images(exported):
@@ -65,12 +65,12 @@ def test_the_files_have_the_accuracy_that_evaluate_measured(exported):
     blur = Blur(SIGMAS, 32, 32, torch.device("cpu"))
     accuracy = bench.json("switch-patch-replace-perfloss-probe/metrics.json")["accuracy_percent"]
     names = {"original": "pretrained", "patched": "patched always on", "switched": "switched"}
-    program = torch.export.load(io.BytesIO((bench.root / FOLDER / "switched.pt2").read_bytes())).module()
+    program = torch.export.load(io.BytesIO((bench.at(FOLDER) / "switched.pt2").read_bytes())).module()
     for level, view in ((0, "clean"), (3, "s=1.5")):
         pixels = blur(views.to_float(images.pixels), level)
         logits = {"switched": program(pixels)[0].detach()}
         for name in ("original", "patched"):
-            session = onnxruntime.InferenceSession(bench.root / FOLDER / f"{name}.onnx")
+            session = onnxruntime.InferenceSession(bench.at(FOLDER) / f"{name}.onnx")
             logits[name] = torch.from_numpy(session.run(None, {"pixels": pixels.numpy()})[0])
         for name, network in names.items():
             right = (logits[name].argmax(1) == images.labels).double().mean().item()
@@ -80,7 +80,7 @@ def test_the_files_have_the_accuracy_that_evaluate_measured(exported):
 def test_resuming_what_has_finished_does_nothing(exported):
     bench, _said = exported
     before = bench.hashes()
-    assert f"finished already: {bench.root / FOLDER}" in bench.ran("export -r").out
+    assert f"finished already: {bench.at(FOLDER)}" in bench.ran("export -r").out
     assert bench.hashes() == before
 
 
@@ -93,14 +93,14 @@ def test_a_missing_stage_is_named_with_the_command_that_makes_it(bench, gone, sc
     line = bench.refused("export")
     assert f"{bench.root}/{gone}" in line
     assert f" is missing; make it with: python src/{script}.py -m resnet8 " in line
-    assert not (bench.root / FOLDER).exists()
+    assert not (bench.at(FOLDER)).exists()
 
 
 def test_the_command_for_a_missing_router_makes_the_one_that_was_asked_for(bench):
-    shutil.rmtree(bench.root / "switch-patch-replace-perfloss-flips")
+    shutil.rmtree(bench.at("switch-patch-replace-perfloss-flips"))
     line = bench.refused("export --router flips")
     assert bench.type_in(line.split("make it with: ")[1]).status == 0
-    assert (bench.root / "switch-patch-replace-perfloss-flips" / "router.safetensors").exists()
+    assert (bench.at("switch-patch-replace-perfloss-flips") / "router.safetensors").exists()
 
 
 def test_a_router_that_was_fitted_to_another_patch_is_refused(bench):
@@ -112,7 +112,7 @@ def test_a_router_that_was_fitted_to_another_patch_is_refused(bench):
 
 
 def test_a_damaged_router_is_refused(bench):
-    path = bench.root / ROUTER
+    path = bench.at(ROUTER)
     path.write_bytes(path.read_bytes()[:-1])
     assert "damaged" in bench.refused("export")
 
@@ -132,4 +132,4 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(bench, mon
 
     monkeypatch.setattr(importlib.metadata, "version", version)
     line = bench.refused("export")
-    assert line == "export needs onnxscript; install it with: pip install onnx onnxscript onnxruntime"
+    assert line == "export needs onnxscript; install it with: pip install 'deeppatch[export]'"

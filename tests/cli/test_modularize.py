@@ -14,14 +14,12 @@ import pytest
 import torch
 
 from deeppatch.artifacts import Checkpoint
-from deeppatch.cli.modularize import analysing, splitting
 from deeppatch.data.sources import load
 from deeppatch.data.splits import halves, split
-from deeppatch.graph.hooks import hooked_before
+from deeppatch.modular import analysis, genetic_search, gradient_search
 from deeppatch.modular.genetic import Search
-from deeppatch.modular.masking import by_masks
 from deeppatch.modular.modules import Modules
-from deeppatch.training import accuracy, fit, predict
+from deeppatch.training import fit, predict
 
 FIXED = "-m rescnn_svhn_weak -d digits_5 --limit 150 --device cpu"
 GRAD = "modularize --budget 8 --sensitivity_images 30"
@@ -70,7 +68,7 @@ def done(tmp_path_factory, launch) -> Place:
 
 @pytest.fixture
 def fresh(done, tmp_path) -> Place:
-    """A copy that has the strong network alone."""
+    """A copy that has only the strong network."""
     shutil.copytree(done.folder("pretrain"), (place := Place(tmp_path / "output", done.launch)).folder("pretrain"))
     return place
 
@@ -95,10 +93,8 @@ def test_a_search_leaves_exactly_these_files_and_what_they_say_agrees(done, name
     assert metrics["sensitive_layers"] == list(sensitivity.loc[sensitivity["sensitive"], "layer"])
 
 
-def test_candidates_read_2500_images_of_one_half_of_val_where_no_number_is_given(done, fresh, monkeypatch):
-    assert splitting.SEARCHED == 2500
-    monkeypatch.setattr(splitting, "SEARCHED", 40)
-    fresh.ran(GA.replace(" --search_images 40", ""))
+def test_epochs_is_another_name_of_budget(done, fresh):
+    fresh.ran(GA.replace("--budget", "--epochs"))
     assert fresh.left("modularize-ga") == done.left("modularize-ga")
 
 
@@ -162,8 +158,8 @@ def test_importance_and_holdout_read_val_alone(fresh, monkeypatch):
     source = load("digits_5", Path("data"), 2021)
     parts = split(source, 2021, 150)
     seen = []
-    real = analysing.importances
-    monkeypatch.setattr(analysing, "importances", lambda *a: seen.append((a[2], a[3])) or real(*a))
+    real = analysis.importances
+    monkeypatch.setattr(analysis, "importances", lambda *a: seen.append((a[2], a[3])) or real(*a))
     fresh.ran(f"{GRAD} --budget 1")
     ((x, labels),) = seen
     assert len(x) == len(parts.val)
@@ -176,9 +172,11 @@ def test_importance_and_holdout_read_val_alone(fresh, monkeypatch):
 
 def test_the_gradient_search_trains_on_train_and_chooses_by_val(fresh, monkeypatch):
     streams, views = [], []
-    monkeypatch.setattr(splitting, "fit", lambda model, epochs, *a, **k: (
+    monkeypatch.setattr(gradient_search, "fit", lambda model, epochs, *a, **k: (
         streams.extend(epochs) or fit(model, epochs, *a, **k)))  # fmt: skip
-    monkeypatch.setattr(splitting, "predict", lambda model, view, **k: views.append(view) or predict(model, view, **k))
+    monkeypatch.setattr(
+        gradient_search, "predict", lambda model, view, **k: views.append(view) or predict(model, view, **k)
+    )
     fresh.ran(GRAD)
     parts = split(load("digits_5", Path("data"), 2021), 2021, 150)
     assert (len(streams), len(views)) == (8, 9), "of the strong model too"
@@ -187,51 +185,14 @@ def test_the_gradient_search_trains_on_train_and_chooses_by_val(fresh, monkeypat
         assert all(torch.equal(each.images.labels, part.labels) for each in read)
 
 
-def test_the_genetic_search_reads_one_half_of_val_once_and_chooses_by_the_other(fresh, monkeypatch):
-    analyses, searches, prepared = [], [], []
-
-    def searching(analysis):
-        analyses.append(analysis)
-        with hooked_before(analysis.model.normalize, lambda _module, inputs: prepared.append(len(inputs[0]))):
-            return splitting.by_generations(analysis)
-
-    monkeypatch.setitem(splitting.SEARCHES, "ga", searching)
-    monkeypatch.setattr(splitting, "Search", lambda *a: searches.append(Search(*a)) or searches[-1])
-    fresh.ran("modularize --method ga --budget 2 --sensitivity_images 30")
-    (analysis,), (search,) = analyses, searches
-    searched, held_out = halves(split(load("digits_5", Path("data"), 2021), 2021, 150).val, 2021, "digits_5")
-    assert sum(prepared) == len(searched) + len(held_out)
-    assert torch.equal(search.labels, searched.labels)
-
-    torch.manual_seed(1)
-    found = {"search": [], "searched": [], "held out": []}
-    masks = [torch.ones(5, layer.kernels, dtype=torch.bool) for layer in analysis.layers]
-    for _ in range(5):  # winners of two classes stay as they are
-        masks = [torch.cat([mask[:2], torch.rand(3, mask.shape[1]) < 0.6]) for mask in masks]
-        for mask in masks:
-            mask[:, 0] = True
-        found["search"].append(search.validate(masks))
-        for name, images in (("searched", searched), ("held out", held_out)):
-            logits = by_masks(analysis.network, analysis.layers, masks, analysis.inputs(images))
-            found[name].append(accuracy(logits.diagonal(dim1=0, dim2=2).argmax(1), images.labels))
-            if name == "searched":
-                some = torch.rand(len(images)) < 0.4
-                assert torch.allclose(search.evaluate(2, masks, some), logits[:, some, 2], atol=1e-4)
-    assert found["search"] == found["held out"] != found["searched"]
-
-
-def test_a_published_preset_gives_the_same_modules_by_masks_and_by_smaller_networks(fresh):
-    line = "modularize --method ga --preset rescnn-svhn_5 --budget 1 --sensitivity_images 30 --search_images 40"
-    name, found = "modularize-ga-rescnn-svhn_5", []
-    for evaluator in ("mask", "slice"):
-        fresh.ran(f"{line} --evaluator {evaluator}")
-        found.append(fresh.left(name))
-        settings = json.loads((fresh.folder(name) / "run.json").read_text())["settings"]
-        assert (settings["preset"], settings["evaluator"]) == ("rescnn-svhn_5", evaluator)
-    assert found[0] == found[1]
-    history = pd.read_csv(fresh.folder(name) / "history.csv")
-    expected = 0.9 * history["holdout_accuracy"] + 0.1 * history["unlike"]
-    assert history["value"].tolist() == pytest.approx(expected.tolist(), abs=1e-5), "published presets weigh no size"
+def test_a_published_preset_weighs_no_size(fresh, monkeypatch):
+    searches = []
+    monkeypatch.setattr(genetic_search, "Search", lambda *a: searches.append(Search(*a)) or searches[-1])
+    fresh.ran("modularize --method ga --preset rescnn-svhn_5 --budget 1 --sensitivity_images 30 --search_images 40")
+    assert len(searches[0].labels) == 40
+    history = pd.read_csv(fresh.folder("modularize-ga-rescnn-svhn_5") / "history.csv")
+    expected = 0.9 * history["holdout_accuracy"] + 0.1 * history["dissimilarity"]
+    assert history["value"].tolist() == pytest.approx(expected.tolist(), abs=1e-5)
 
 
 def test_a_network_with_parameter_free_shortcuts_is_split(fresh):

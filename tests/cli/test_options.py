@@ -5,28 +5,23 @@ from pathlib import Path
 
 import pytest
 
-from deeppatch.cli import naming
+from deeppatch.cli import naming, parsing
 from deeppatch.cli import options as command_line
+from deeppatch.cli.arguments import add_shared
 from deeppatch.errors import Contradictions, UserError
 
 PREFIX = "python src/{script}.py"
-NOISES = {"gaussian-blur": "gaussion"}
-CHOICES = command_line.Choices(
-    models=["resnet32", "vgg13_bn"], datasets=["digits", "cifar10"], noises=NOISES,
-    rankings=["perfloss", "featswap", "ratioestim"], corrections=["patch", "finetune"], units=["replace", "crtunit"],
-    sides=["front", "rear", "random"], default_device="cpu",
-)  # fmt: skip
 
 
 def parse(arguments: list[str], stage: str = "evaluate") -> argparse.Namespace:
-    parser = command_line.parser_for(stage, PREFIX, "What it does.", "-m resnet32")
-    command_line.add_shared(parser, CHOICES)
-    return parser.parse_args(command_line.normalise(arguments), argparse.Namespace(prefix=PREFIX))
+    parser = parsing.parser_for(stage, PREFIX, "What it does.", "-m resnet32")
+    add_shared(parser)
+    return parser.parse_args(parsing.normalise(arguments), argparse.Namespace(prefix=PREFIX))
 
 
 def checked(arguments: list[str], stage: str = "evaluate") -> argparse.Namespace:
     options = parse(arguments, stage)
-    command_line.check(options)
+    parsing.check(options)
     return options
 
 
@@ -63,15 +58,17 @@ def test_the_published_command_lines_parse():
 )
 def test_dashes_in_names_become_underscores_and_values_stay(given, meant):
     before = list(given)
-    assert command_line.normalise(given) == meant
+    assert parsing.normalise(given) == meant
     assert given == before
 
 
 @pytest.mark.parametrize(
     ("line", "named"),
     [
-        ("--susp_r 0.5", "--susp_r"),
-        ("-m resnet33", "resnet33"),
+        ("--susp_r 0.5", "--susp_r 0.5 (did you mean --susp_ratio?)"),
+        ("--modle=resnet8", "--modle=resnet8 (did you mean --model?)"),
+        ("-m resnet33", "invalid choice: resnet33 (did you mean resnet32"),
+        ("-f perflos", "invalid choice: perflos (did you mean perfloss?); choose from activation, featswap"),
         ("-n fog", "fog"),
         ("--limit many", "many"),
         ("-d", "-d"),
@@ -108,7 +105,7 @@ WRONG = {
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in WRONG.items() for value in values])
 def test_a_value_out_of_range_is_named(name, value):
     with pytest.raises(Contradictions) as error:
-        checked([f"{name}={value}"])
+        checked(["--device", "cpu", f"{name}={value}"])
     assert str(error.value).startswith(name)
     assert ";" not in str(error.value)
 
@@ -117,12 +114,13 @@ def test_values_at_the_edge_of_the_range_pass():
     for line in (
         "--susp_ratio 1 --momentum 0 --weight_decay 0 --seed 0 --limit 1 -b 1 -e 1 --crt_epoch 1",
         "--seed 2147483647 --susp_ratio 1e-9 --device cuda --gpu 3",
+        "--gpu 3",
     ):
         checked(line.split())
 
 
 def test_all_contradictions_are_reported_at_once():
-    arguments = [f"{name}={values[0]}" for name, values in WRONG.items()]
+    arguments = ["--device", "cpu", *(f"{name}={values[0]}" for name, values in WRONG.items())]
     with pytest.raises(Contradictions) as error:
         checked(arguments)
     problems = str(error.value).split("; ")
@@ -133,9 +131,8 @@ def test_all_contradictions_are_reported_at_once():
 
 def test_a_stage_s_own_contradictions_join_the_shared_ones():
     options = parse(["--lr", "0"])
-    options.problems = lambda given: [f"--router: not with {given.crt_type}"]
     with pytest.raises(Contradictions, match=r"^--lr 0.0: .*; --router: not with replace$"):
-        command_line.check(options)
+        parsing.check(options, lambda given: [f"--router: not with {given.crt_type}"])
 
 
 def test_a_stage_is_called_by_its_script_or_by_its_name():
@@ -144,7 +141,7 @@ def test_a_stage_is_called_by_its_script_or_by_its_name():
 
 
 def test_the_help_shows_the_example_as_it_is_typed():
-    text = command_line.parser_for("assess", PREFIX, "Rank.", "-m resnet32 -d cifar10").format_help()
+    text = parsing.parser_for("assess", PREFIX, "Rank.", "-m resnet32 -d cifar10").format_help()
     assert "example:\n  python src/select.py -m resnet32 -d cifar10\n" in text
 
 

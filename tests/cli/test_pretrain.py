@@ -26,7 +26,7 @@ def trained(chain, tmp_path_factory):
     """The bare state dict of a network trained with mean and standard deviation 0.5, and the bench it comes from."""
     bench = chain.copy(tmp_path_factory.mktemp("trained") / "output", "none")
     bench.ran(f"eval --train -e 12 --lr 0.1 {HALF}")
-    whole = safetensors.torch.load_file(bench.root / "pretrain" / "weights.safetensors")
+    whole = safetensors.torch.load_file(bench.at("pretrain") / "weights.safetensors")
     assert torch.equal(whole["normalize.mean"].flatten(), torch.full((3,), 0.5))
     return {key.removeprefix("network."): value for key, value in whole.items() if key.startswith("network.")}, bench
 
@@ -39,7 +39,7 @@ def bare(trained, tmp_path) -> Path:
 
 
 def left(bench) -> dict[str, torch.Tensor]:
-    return safetensors.torch.load_file(bench.root / "pretrain" / "weights.safetensors")
+    return safetensors.torch.load_file(bench.at("pretrain") / "weights.safetensors")
 
 
 def constants(bench) -> list[list[float]]:
@@ -54,7 +54,7 @@ def test_a_weights_file_is_taken_as_it_is(trained, empty, tmp_path, kind):
     if kind == "safetensors":
         safetensors.torch.save_file(state, path)
     elif kind == "whole":
-        path = origin.root / "pretrain" / "weights.safetensors"
+        path = origin.at("pretrain") / "weights.safetensors"
     elif kind == "plain.pt":
         torch.save(state, path)
     else:  # as a data-parallel training of 2017 saved it: no batch counters, the head called linear
@@ -78,14 +78,14 @@ def test_a_weights_file_is_taken_as_it_is(trained, empty, tmp_path, kind):
 
 
 def test_constants_come_from_the_command_line_first(trained, empty):
-    whole = trained[1].root / "pretrain" / "weights.safetensors"
+    whole = trained[1].at("pretrain") / "weights.safetensors"
     said = empty.ran(f"eval --weights {whole} --mean 0.1 0.2 0.3 --std 0.4 0.5 0.6").out
     assert "[info] normalisation: mean 0.1 0.2 0.3, std 0.4 0.5 0.6 (as given)" in said
     assert constants(empty) == [pytest.approx([0.1, 0.2, 0.3]), pytest.approx([0.4, 0.5, 0.6])]
 
 
 def test_constants_come_from_the_weights_file_next(trained, empty):
-    whole = trained[1].root / "pretrain" / "weights.safetensors"
+    whole = trained[1].at("pretrain") / "weights.safetensors"
     said = empty.ran(f"eval --weights {whole}").out
     assert "[info] normalisation: mean 0.5 0.5 0.5, std 0.5 0.5 0.5 (from the weights file)" in said
 
@@ -140,7 +140,7 @@ def test_a_network_is_trained_where_nothing_is_published_and_that_is_said(empty)
     said = empty.ran("eval -e 2").out.splitlines()
     why = f"no weights are published for resnet8 on folder:{empty.data}"
     assert said[0] == f"[info] weights: training from scratch ({why})"
-    assert len(pd.read_csv(empty.root / "pretrain" / "history.csv")) == 2
+    assert len(pd.read_csv(empty.at("pretrain") / "history.csv")) == 2
     assert empty.json("pretrain/metrics.json")["weights"].startswith("trained here, 2 epochs, best ")
     assert any(line.startswith("[info] pretrain, epoch 2: loss ") for line in said)
 
@@ -169,7 +169,7 @@ def test_published_weights_are_taken_where_there_are_some(empty, monkeypatch, ba
 
 def test_training_chooses_the_first_best_epoch_by_clean_val_accuracy(empty):
     empty.ran("eval --train -e 8 --lr 0.1")
-    history = pd.read_csv(empty.root / "pretrain" / "history.csv")
+    history = pd.read_csv(empty.at("pretrain") / "history.csv")
     best = history.val_accuracy_percent.idxmax() + 1
     assert best < 8, "the last epoch is not the best one here"
     assert empty.json("pretrain/metrics.json")["weights"] == f"trained here, 8 epochs, best {best}"

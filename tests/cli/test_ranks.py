@@ -56,7 +56,7 @@ def killed_at(launcher: subprocess.Popen[str], checkpoint: Path) -> None:
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc to tell the ranks apart")
 def test_a_killed_rank_ends_the_run_and_it_goes_on_to_what_one_process_trains(pretrained, chain, tmp_path):
     launcher = torchrun(pretrained, LINE)
-    killed_at(launcher, pretrained.root / STAGE / "checkpoint.pt")
+    killed_at(launcher, pretrained.at(STAGE) / "checkpoint.pt")
     out, err = launcher.communicate(timeout=120)
     assert launcher.returncode != 0
     said = [line for line in err.splitlines() if line.startswith("error: ")]
@@ -69,7 +69,7 @@ def test_a_killed_rank_ends_the_run_and_it_goes_on_to_what_one_process_trains(pr
     assert out.count("inherited") == 1, "one rank speaks"
     assert pretrained.files(STAGE) == {"checkpoint.pt"}
     other = chain.copy(tmp_path / "other", "pretrain")
-    shutil.copytree(pretrained.root / STAGE, other.root / STAGE)
+    shutil.copytree(pretrained.at(STAGE), other.at(STAGE))
 
     launcher = torchrun(pretrained, f"{LINE} -r")
     out, err = launcher.communicate(timeout=300)
@@ -80,9 +80,9 @@ def test_a_killed_rank_ends_the_run_and_it_goes_on_to_what_one_process_trains(pr
     whole.ran(LINE)
     assert pretrained.files(STAGE) == other.files(STAGE) == whole.files(STAGE)
     assert pretrained.json(f"{STAGE}/run.json")["ranks"] == 2
-    want = safetensors.torch.load_file(whole.root / STAGE / "weights.safetensors")
+    want = safetensors.torch.load_file(whole.at(STAGE) / "weights.safetensors")
     for bench in (pretrained, other):
-        found = safetensors.torch.load_file(bench.root / STAGE / "weights.safetensors")
+        found = safetensors.torch.load_file(bench.at(STAGE) / "weights.safetensors")
         assert found.keys() == want.keys()
         for name, tensor in want.items():
             torch.testing.assert_close(
@@ -106,12 +106,12 @@ def test_two_ranks_rank_as_one_process(pretrained, chain, tmp_path, line):
 def test_a_ranking_whose_rank_is_killed_goes_on_to_the_same_bytes(pretrained, chain):
     stage, line = "assess-perfloss", "select -f perfloss -b 36"
     launcher = torchrun(pretrained, line)
-    killed_at(launcher, pretrained.root / stage / "checkpoint.pt")
+    killed_at(launcher, pretrained.at(stage) / "checkpoint.pt")
     _out, err = launcher.communicate(timeout=120)
     assert launcher.returncode != 0
     assert err.count("error: a process of this run has ended; finished work is kept, go on with: ") == 1
     assert pretrained.files(stage) == {"checkpoint.pt"}
-    content = (pretrained.root / stage / "checkpoint.pt").read_bytes()[32:]  # behind its digest
+    content = (pretrained.at(stage) / "checkpoint.pt").read_bytes()[32:]  # behind its digest
     state = torch.load(io.BytesIO(content), weights_only=True)["state"]
     assert any(state["right_now"].values()), "what was found in the middle of a batch is kept"
 

@@ -15,11 +15,11 @@ from torch import Tensor
 from deeppatch import training
 from deeppatch.artifacts import state_digest
 from deeppatch.cli import parsing
-from deeppatch.cli.pretrain import pretraining
-from deeppatch.cli.pretrain.halfway import Halfway
 from deeppatch.data import sources, views
 from deeppatch.data.splits import split
 from deeppatch.errors import UserError
+from deeppatch.pretraining import classifier
+from deeppatch.pretraining.halfway import Halfway
 from deeppatch.training import History
 from deeppatch.zoo.entries import IMAGENET_STATS
 
@@ -104,7 +104,7 @@ def test_the_learning_rate_falls_as_the_recipe_says(digits, monkeypatch, recipe,
         asked.update(options)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pretraining, "sgd", stop)
+    monkeypatch.setattr(classifier, "sgd", stop)
     digits(f"--recipe {recipe} -e {epochs} -b 16", status=130)
     batches = 3  # of 40 images
     assert asked["drops"] == (None if drops is None else [batches * epoch for epoch in drops])
@@ -116,7 +116,7 @@ def test_the_learning_rate_falls_as_the_recipe_says(digits, monkeypatch, recipe,
 )
 def test_training_images_are_augmented_by_the_recipe_and_val_images_never(digits, monkeypatch, recipe, cropped):
     """The reference's validation shares the training transform, and averages the batches' accuracies (faults 3, 4)."""
-    load, fit, seen = sources.load, pretraining.fit, []
+    load, fit, seen = sources.load, classifier.fit, []
     monkeypatch.setattr(
         sources, "load", lambda *given: sources.Source(**{**vars(load(*given)), "augment": True, "mirror": False})
     )
@@ -133,8 +133,8 @@ def test_training_images_are_augmented_by_the_recipe_and_val_images_never(digits
         wrong[32:] += 1  # the last of two batches, of 8
         return wrong
 
-    monkeypatch.setattr(pretraining, "fit", watched)
-    monkeypatch.setattr(pretraining, "predict", half_right)
+    monkeypatch.setattr(classifier, "fit", watched)
+    monkeypatch.setattr(classifier, "predict", half_right)
     folder, _said = digits(f"--recipe {recipe} -e 2 -b 32")
     assert [(epoch.augment, epoch.mirror) for epoch in seen] == [(cropped, False)] * 2
     assert pd.read_csv(folder / "history.csv").val_accuracy_percent.tolist() == [80, 80]

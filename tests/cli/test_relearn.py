@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from deeppatch import training
+from deeppatch import metrics, training
 from deeppatch.artifacts import Checkpoint
 from deeppatch.cli.relearn import report
 from deeppatch.data import sources, views
@@ -87,7 +87,7 @@ def test_raw_is_the_accuracy_that_pretrain_measured_and_before_that_of_the_kept_
     model.load_state_dict(safetensors.torch.load_file(kept))
     source = sources.load(f"folder:{repaired.data}", repaired.data, 2021)
     test = views.clean(split(source, 2021, bias="B").test, 9)
-    start = 100 * training.accuracy(training.predict(model.eval(), test), test.labels)
+    start = 100 * metrics.accuracy(training.predict(model.eval(), test), test.labels)
     raw = repaired.json("pretrain-biasB/metrics.json")["accuracy_percent"]["clean"]
     assert raw != start, "the two can be told apart"
     for name in LINES:

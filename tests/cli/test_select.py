@@ -1,4 +1,4 @@
-"""assess with estimates, refinement, races and a budget of memory: what it leaves and what it refuses."""
+"""assess with estimates, refinement, elimination and a budget of memory: what it leaves and what it refuses."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import math
 
 import pytest
 
-from deeppatch.graph.network_graph import Graph, Untraceable
+from deeppatch import runtime
+from deeppatch.graph.network_graph import Graph
+from deeppatch.graph.tracing import Untraceable
 from deeppatch.localization.successive_elimination import LayerElimination
 
 FILES = {"ranking.json", "ranking.csv", "suspicion.png", "run.json"}
@@ -15,7 +17,7 @@ EXACT = {"taylor": "perfloss", "activation": "featswap"}
 
 
 def ranking(bench, stage: str) -> dict:
-    return json.loads((bench.root / stage / "ranking.json").read_text())
+    return json.loads((bench.at(stage) / "ranking.json").read_text())
 
 
 @pytest.mark.parametrize("method", EXACT)
@@ -58,21 +60,20 @@ def test_refined_filters_are_those_nearest_the_cut_with_their_exact_scores(pretr
 def test_bfloat16_ranks_much_as_float32_and_is_left_alone_where_no_processor_has_it(
     pretrained, chain, monkeypatch, method
 ):
-    monkeypatch.setenv("DEEPPATCH_BFLOAT16", "1")
-    assert "no bfloat16 arithmetic" not in pretrained.ran(f"select -f {method} --amp").out
+    with runtime.assume_bfloat16():
+        assert "no bfloat16 arithmetic" not in pretrained.ran(f"select -f {method} --amp").out
     rough, exact = ranking(pretrained, f"assess-{method}"), ranking(chain, f"assess-{method}")
     for name, layer in exact["layers"].items():
         apart = [abs(a - b) for a, b in zip(rough["layers"][name]["scores"], layer["scores"], strict=True)]
         assert sum(apart) / len(apart) < 0.05
-    monkeypatch.delenv("DEEPPATCH_BFLOAT16")
     monkeypatch.setattr("deeppatch.runtime.has_bfloat16", lambda _device: False)
     assert "faster in float32" in pretrained.ran(f"select -f {method} --amp").out
     assert ranking(pretrained, f"assess-{method}")["layers"] == exact["layers"]
 
 
 @pytest.mark.parametrize("method", ["perfloss", "featswap"])
-def test_a_race_that_nobody_leaves_gives_the_exact_ranking(pretrained, chain, monkeypatch, method):
-    monkeypatch.setattr(LayerElimination, "leave", lambda lane, delta, unread: None)
+def test_elimination_gives_the_exact_ranking_while_all_filters_are_active(pretrained, chain, monkeypatch, method):
+    monkeypatch.setattr(LayerElimination, "decide", lambda layer, delta, unread: None)
     said = pretrained.ran(f"select -f {method} --race 1e-12").out
     assert "1.0 times fewer" in said
     assert pretrained.files(f"assess-{method}-race1e-12") == FILES
@@ -83,11 +84,11 @@ def test_a_race_that_nobody_leaves_gives_the_exact_ranking(pretrained, chain, mo
         assert raced["layers"][name]["scores"] == pytest.approx(layer["scores"], abs=1e-12)
 
 
-def test_a_race_saves_passes_and_says_so(pretrained):
+def test_elimination_saves_passes_and_says_so(pretrained):
     pretrained.ran("select -f perfloss --race 0.4 --susp_ratio 0.5 --susp_side rear -b 4")
     content = ranking(pretrained, "assess-perfloss-race0.4-ratio0.5-rear")
     assert 0 < content["image_passes"] < content["all_image_passes"]
-    assert (content["race"], content["ratio_raced_for"]) == (0.4, 0.5)
+    assert (content["eliminate"], content["eliminated_for_ratio"]) == (0.4, 0.5)
 
 
 def test_little_memory_means_smaller_batches_and_the_same_ranking(pretrained, chain):
@@ -103,7 +104,7 @@ def test_a_network_that_cannot_be_traced_is_ranked_the_plain_way(pretrained, cha
 
     monkeypatch.setattr(Graph, "__init__", refuse)
     said = pretrained.ran(f"select -f {method}").out
-    assert "cannot be run as a graph: its forward pass depends on values; every filter takes a whole pass" in said
+    assert "cannot be run as a graph: its forward pass depends on values; every filter takes a whole" in said
     assert ranking(pretrained, f"assess-{method}")["layers"] == ranking(chain, f"assess-{method}")["layers"]
 
 

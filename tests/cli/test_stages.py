@@ -62,7 +62,7 @@ READ = {
 }  # fmt: skip
 RECORD = {
     "command", "settings", "git", "device", "hardware", "threads", "python", "torch", "torchvision", "numpy", "ranks",
-    "wall_seconds", "inputs", "outputs",
+    "wall_seconds", "inputs", "outputs", "stage", "defaults", "consumed", "data",
 }  # fmt: skip
 LEVELS = ["s=0.5", "s=1", "s=1.5", "s=2", "s=2.5", "s=3"]
 VIEWS = ["clean", *LEVELS, "blurred", "append"]
@@ -71,7 +71,7 @@ SWITCHES = [name for name in LEFT if name.startswith("switch-")]
 
 
 def test_each_stage_leaves_exactly_these_files(chain):
-    assert {folder.name: chain.files(folder.name) for folder in chain.root.iterdir()} == LEFT
+    assert {name: chain.files(name) for name in chain.names()} == LEFT
 
 
 def test_nothing_lies_beside_the_stages_folders(chain):
@@ -89,8 +89,9 @@ def test_a_record_holds_what_was_run_and_on_what(chain, chain_lines, stage):
     batch = 36 if stage == "assess-perfloss" else 12
     assert record["settings"].items() >= {
         "model": "resnet8", "dataset": f"folder:{chain.data}", "batch_size": batch, "device": "cpu", "seed": 2021,
-        "noise_type": "gaussion", "momentum": 0.9, "weight_decay": 5e-4, "limit": None, "weights": None,
+        "noise_type": "gaussion", "limit": None,
     }.items()  # fmt: skip
+    assert not {"lr", "crt_epoch"} & record["settings"].keys() or stage.startswith(("pretrain", "correct")), "its own"
     assert not {"output_dir", "data_dir", "resume", "prefix", "command"} & record["settings"].keys()
     assert (record["device"], record["threads"], record["torch"]) == ("cpu", 1, torch.__version__)
     assert record["numpy"] == np.__version__
@@ -101,14 +102,22 @@ def test_a_record_holds_what_was_run_and_on_what(chain, chain_lines, stage):
 def test_a_record_holds_the_options_that_were_given(chain):
     settings = chain.json("correct-patch-crtunit-featswap-ratio0.5-rear/run.json")["settings"]
     given = {"fs_method": "featswap", "crt_method": "patch", "crt_type": "crtunit", "susp_ratio": 0.5}
-    assert settings.items() >= {**given, "susp_side": "rear", "crt_epoch": 3, "lr": 0.1, "max_epoch": 50}.items()
+    assert settings.items() >= {**given, "susp_side": "rear", "crt_epoch": 3, "lr": 0.1}.items()
+
+
+def test_a_record_carries_the_settings_of_what_the_stage_consumed(chain):
+    consumed = chain.json("switch-patch-replace-perfloss-probe/run.json")["consumed"]
+    assert consumed.keys() == {"base", "patch", "finetuned"}
+    assert consumed["patch"]["settings"].items() >= {"lr": 0.2, "crt_epoch": 4, "crt_type": "replace"}.items()
+    assert consumed["patch"]["consumed"]["ranking"]["settings"]["fs_method"] == "perfloss"
+    assert consumed["base"]["settings"].items() >= {"max_epoch": 6, "lr": 0.1}.items()
 
 
 @pytest.mark.parametrize("stage", READ)
 def test_a_record_names_every_input_with_its_hash(chain, stage):
     inputs = chain.json(f"{stage}/run.json")["inputs"]
     start = f"{chain.slug}/resnet8/"
-    assert {name.removeprefix(start) for name in inputs} == READ[stage]
+    assert {re.sub("-[0-9a-f]{6}/", "/", name.removeprefix(start)) for name in inputs} == READ[stage]
     for name, digest in inputs.items():
         assert hashlib.sha256((chain.output / name).read_bytes()).hexdigest() == digest
 
@@ -127,7 +136,7 @@ def test_measurements_are_consistent_and_the_table_says_the_same(chain, stage):
     assert all(is_share_of(accuracy[view], 24) for view in ["clean", *LEVELS])
     assert accuracy["blurred"] == pytest.approx(np.mean([accuracy[view] for view in LEVELS]))
     assert accuracy["append"] == pytest.approx(np.mean([accuracy[view] for view in ["clean", *LEVELS]]))
-    table = pd.read_csv(chain.root / stage / "metrics.csv").set_index("network")
+    table = pd.read_csv(chain.at(stage) / "metrics.csv").set_index("network")
     name = "pretrained" if stage == "pretrain" else stage.removeprefix("eval-")
     assert table.loc[name].to_dict() == pytest.approx(accuracy, rel=1e-5)
     assert len(table) == 1
@@ -135,7 +144,7 @@ def test_measurements_are_consistent_and_the_table_says_the_same(chain, stage):
 
 def test_pretrain_keeps_the_best_epoch_and_measures_that(chain):
     metrics = chain.json("pretrain/metrics.json")
-    history = pd.read_csv(chain.root / "pretrain" / "history.csv")
+    history = pd.read_csv(chain.at("pretrain") / "history.csv")
     assert list(history) == ["epoch", "loss", "val_accuracy_percent", "best"]
     assert list(history.epoch) == [1, 2, 3, 4, 5, 6]
     best = history.val_accuracy_percent.idxmax() + 1
@@ -161,7 +170,7 @@ def test_a_ranking_orders_every_filter_of_every_layer(chain, method, sign, degra
         assert layer["order"] == sorted(range(len(scores)), key=lambda c, scores=scores: (sign * scores[c], c))
         assert all(abs(score * degraded - round(score * degraded)) < 1e-9 for score in scores)
     assert len({score for layer in ranking["layers"].values() for score in layer["scores"]}) > 2
-    table = pd.read_csv(chain.root / f"assess-{method}" / "ranking.csv")
+    table = pd.read_csv(chain.at(f"assess-{method}") / "ranking.csv")
     for name, rows in table.groupby("layer"):
         assert list(rows.channel) == ranking["layers"][name]["order"]
         assert list(rows["rank"]) == list(range(1, widths[name] + 1))
@@ -171,7 +180,7 @@ def test_a_ranking_orders_every_filter_of_every_layer(chain, method, sign, degra
 
 
 def test_a_ranking_is_tied_to_the_base_weights(chain):
-    base = state_digest(safetensors.torch.load_file(chain.root / "pretrain" / "weights.safetensors"))
+    base = state_digest(safetensors.torch.load_file(chain.at("pretrain") / "weights.safetensors"))
     assert chain.json("assess-perfloss/ranking.json")["base"] == base
     assert read_patch(chain, "correct-patch-replace-perfloss").base == base
 
@@ -201,7 +210,7 @@ def test_a_patch_holds_the_chosen_side_of_the_ranking(chain, stage, kind, method
 @pytest.mark.parametrize("stage", [name for name in LEFT if name.startswith("correct-")])
 def test_a_correction_keeps_its_best_epoch(chain, stage):
     metrics = chain.json(f"{stage}/metrics.json")
-    history = pd.read_csv(chain.root / stage / "history.csv")
+    history = pd.read_csv(chain.at(stage) / "history.csv")
     assert metrics["epochs"] == len(history)
     assert metrics["best_epoch"] == history.val_accuracy_percent.idxmax() + 1
     assert list(history.epoch[history.best]) == [metrics["best_epoch"]]
@@ -210,8 +219,8 @@ def test_a_correction_keeps_its_best_epoch(chain, stage):
 
 
 def test_finetune_trains_everything_and_leaves_the_base_alone(chain):
-    before = safetensors.torch.load_file(chain.root / "pretrain" / "weights.safetensors")
-    after = safetensors.torch.load_file(chain.root / "correct-finetune" / "weights.safetensors")
+    before = safetensors.torch.load_file(chain.at("pretrain") / "weights.safetensors")
+    after = safetensors.torch.load_file(chain.at("correct-finetune") / "weights.safetensors")
     assert before.keys() == after.keys()
     trained = [key for key in before if key.endswith(("weight", "bias"))]
     assert all(not torch.equal(before[key], after[key]) for key in trained)
@@ -236,7 +245,7 @@ def test_accuracy_is_the_pretrained_one_plus_repair_minus_break(chain, stage):
 @pytest.mark.parametrize("stage", SWITCHES)
 def test_switched_tables_say_what_the_metrics_say(chain, stage):
     metrics = chain.json(f"{stage}/metrics.json")
-    table = pd.read_csv(chain.root / stage / "metrics.csv").set_index(["measure", "network"])
+    table = pd.read_csv(chain.at(stage) / "metrics.csv").set_index(["measure", "network"])
     expected = {("accuracy", name): row for name, row in metrics["accuracy_percent"].items()}
     for name, change in metrics["change_against_pretrained_percent"].items():
         expected |= {("repair", name): change["repair"], ("break", name): change["break"]}
@@ -246,7 +255,7 @@ def test_switched_tables_say_what_the_metrics_say(chain, stage):
     accuracy, repair, broken = table.loc["accuracy"], table.loc["repair"], table.loc["break"]
     recomputed = accuracy.loc["pretrained"] + repair.loc["switched"] - broken.loc["switched"]
     assert accuracy.loc["switched"].to_dict() == pytest.approx(recomputed.to_dict(), abs=1e-3)
-    routing = pd.read_csv(chain.root / stage / "router.csv").set_index("view")
+    routing = pd.read_csv(chain.at(stage) / "router.csv").set_index("view")
     card = metrics["routing"]
     assert list(routing.index) == ["clean", *LEVELS, "blurred"]
     assert routing.routed_wrongly_percent["clean"] == pytest.approx(card["false_switch_percent"], rel=1e-5)
@@ -284,7 +293,7 @@ def test_the_oracle_takes_the_patch_for_blurred_images_alone(chain):
 )
 def test_base_patch_and_router_as_they_lie_on_disk_give_the_reported_accuracies(chain, stage, patch):
     model, images, blur = base_and_test(chain)
-    path = chain.root / stage / "router.safetensors"
+    path = chain.at(stage) / "router.safetensors"
     router = Router.from_bytes(path.read_bytes(), path)
     switched = SwitchedModel(model, read_patch(chain, patch), views.to_float(images.pixels[:2]), router)
     metrics = chain.json(f"{stage}/metrics.json")
@@ -318,16 +327,16 @@ def test_the_calibrations_say_what_was_found_on_val(chain):
 def test_each_stage_says_what_it_inherited_and_where_it_wrote(bench):
     said = bench.ran("switch -f perfloss --router flips").out
     for name in READ[PROBE]:
-        assert f"[info] inherited {bench.root / name}" in said
+        assert f"[info] inherited {bench.at(name)}" in said
     assert f"[info] data: {bench.slug}, 3 classes, 24 train, 6 val, 24 test images" in said
-    assert f"written to {bench.root}/switch-patch-replace-perfloss-flips" in said
+    assert f"written to {bench.at('switch-patch-replace-perfloss-flips')}" in said
     for network in ("pretrained", "finetuned", "patched always on", "switched", "oracle router"):
         assert re.search(rf"^ *{network}( +\d+\.\d\d){{10}}$", said, re.MULTILINE)
     assert re.search(r"^ *switched( \+\d+\.\d +-\d+\.\d|  *\+\d+\.\d -\d+\.\d){10}$", said, re.MULTILINE)
 
 
 def test_evaluate_without_a_finetuned_network_says_how_to_make_one(bench):
-    shutil.rmtree(bench.root / "correct-finetune")
+    shutil.rmtree(bench.at("correct-finetune"))
     said = bench.ran("switch -f perfloss").out
     command = re.search(r"no fine-tuned network to compare with; make one with: (.+)", said)
     assert bench.type_in(f"{command.group(1)} --crt_epoch 1").status == 0
@@ -351,7 +360,7 @@ def test_a_stage_run_twice_in_one_place_leaves_the_same_bytes(bench):
 def test_another_seed_gives_other_draws_in_a_folder_of_its_own(empty):
     for seed in ("3", "4"):
         empty.ran(f"eval -e 1 --seed {seed} --limit 9")
-    assert {path.name for path in empty.root.iterdir()} == {"pretrain-seed3-limit9", "pretrain-seed4-limit9"}
+    assert empty.names() == {"pretrain-seed3-limit9", "pretrain-seed4-limit9"}
     first, second = (empty.hashes(f"pretrain-seed{seed}-limit9") for seed in "34")
     assert first["weights.safetensors"] != second["weights.safetensors"]
     assert empty.json("pretrain-seed3-limit9/metrics.json").items() >= {"test_images": 9, "limit": 9}.items()
@@ -370,11 +379,11 @@ def test_what_is_not_the_default_is_in_the_folder_s_name(empty, options, folder)
     empty.ran("eval -e 1 --seed 5 --lr 0.1")
     ranking = empty.rank_by_hand(empty.output / "mine.json")
     empty.ran(f"correct --seed 5 --crt_epoch 1 --ranking {ranking} {options}")
-    assert {path.name for path in empty.root.iterdir()} == {"pretrain-seed5", folder}
+    assert empty.names() == {"pretrain-seed5", folder}
 
 
 def test_a_ranking_of_one_s_own_is_used_and_recorded(pretrained):
-    ranking = pretrained.rank_by_hand(pretrained.root / "assess-mine" / "ranking.json")
+    ranking = pretrained.rank_by_hand(pretrained.at("assess-mine") / "ranking.json")
     pretrained.ran(f"correct --crt_epoch 1 --ranking {ranking}")
     assert read_patch(pretrained, "correct-patch-replace-perfloss").channels == {"conv1": [12, 13, 14, 15]}
     record = pretrained.json("correct-patch-replace-perfloss/run.json")
@@ -402,8 +411,8 @@ def test_ratio_estimation_leaves_the_curve_and_the_ratio(estimated):
     within = [float(r) for r, point in curve.items() if point["mean"] >= best["mean"] - best["standard_error"]]
     assert ranking["ratio"] == min(within)
     assert all(point["mean"] == pytest.approx(np.mean(point["levels"])) for point in curve.values())
-    assert f"[info] estimated ratio {ranking['ratio']:g}; written to {bench.root}/assess-ratioestim" in said
-    table = pd.read_csv(bench.root / "assess-ratioestim" / "curve.csv")
+    assert f"[info] estimated ratio {ranking['ratio']:g}; written to {bench.at('assess-ratioestim')}" in said
+    table = pd.read_csv(bench.at("assess-ratioestim") / "curve.csv")
     assert list(table) == ["ratio", *LEVELS, "mean", "standard_error"]
     for row, (ratio, point) in zip(table.itertuples(index=False), curve.items(), strict=True):
         expected = [float(ratio), *point["levels"], point["mean"], point["standard_error"]]
@@ -431,7 +440,7 @@ def test_the_ratio_estimated_for_correction_units_is_used_for_them(pretrained, m
     monkeypatch.setattr(ratio_estimation, "RATIOS", (0.5,))
     kind = "--crt_type crtunit --susp_side rear"
     pretrained.ran(f"select -f ratioestim --crt_epoch 1 {kind}")
-    assert "assess-ratioestim-crtunit-rear" in {path.name for path in pretrained.root.iterdir()}
+    assert "assess-ratioestim-crtunit-rear" in pretrained.names()
     pretrained.ran(f"correct -f ratioestim --crt_epoch 1 {kind}")
     assert pretrained.json("correct-patch-crtunit-ratioestim-rear/metrics.json")["ratio"] == 0.5
 
@@ -441,13 +450,13 @@ def is_share_of(percent: float, count: int) -> bool:
 
 
 def read_patch(bench, stage: str) -> Patch:
-    path = bench.root / stage / "patch.safetensors"
+    path = bench.at(stage) / "patch.safetensors"
     return Patch.from_bytes(path.read_bytes(), path)
 
 
 def base_and_test(bench) -> tuple[Classifier, sources.Images, Blur]:
     """Return the base model, built here from the weights file, the test images, and their blur."""
-    state = safetensors.torch.load_file(bench.root / "pretrain" / "weights.safetensors")
+    state = safetensors.torch.load_file(bench.at("pretrain") / "weights.safetensors")
     model = Classifier(ARCHITECTURES["resnet8"](3), [0.0] * 3, [1.0] * 3)
     model.load_state_dict(state)
     images = sources.load(f"folder:{bench.data}", Path("data"), 2021).test

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torchvision.datasets import CIFAR10, CIFAR100, SVHN
 
-from deeppatch.data import sources, views
+from deeppatch.data import names, sources, views
 from deeppatch.data.images import Images, Source, joined
 from deeppatch.data.splits import split
 from deeppatch.errors import DataProblem
@@ -237,5 +237,5 @@ def test_a_mix_without_a_class_to_correct_is_refused_with_those_there_are(tmp_pa
 
 
 def test_a_mix_s_artifacts_are_in_a_folder_without_a_colon():
-    assert sources.slug("cifar10-mix:3") == "cifar10-mix-3"
+    assert names.slug("cifar10-mix:3") == "cifar10-mix-3"
     assert "digits-mix:T" in problem("mix:digits:3", Path())

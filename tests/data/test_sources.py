@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import pickle
-import re
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -66,15 +65,6 @@ def test_an_unknown_data_set_is_refused_with_those_there_are(tmp_path, name):
     assert message.startswith(f"-d {name}: unknown data set")
     for known in ("digits", "cifar10", "cifar100", "folder:PATH"):
         assert known in message
-
-
-def test_artifacts_are_kept_under_the_name_of_the_data_set(monkeypatch):
-    monkeypatch.chdir(ROOT)
-    assert sources.slug("digits") == "digits"
-    assert re.fullmatch("folder-b-[0-9a-f]{6}", sources.slug("folder:a/b"))
-    assert sources.slug("folder:a/../a/b/") == sources.slug("folder:a/b")
-    assert sources.slug("folder:c/b") != sources.slug("folder:a/b")
-    assert sources.slug("folder:.").startswith(f"folder-{ROOT.name}-")
 
 
 def test_images_are_taken_in_the_order_asked_for(images):

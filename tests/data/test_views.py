@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from deeppatch.data import views
-from deeppatch.data.corruptions import SIGMAS
-from deeppatch.data.sources import Images
+from deeppatch.data.corruptions import SIGMAS, corruption
+from deeppatch.data.images import Images, to_float
 
 
 def read(stream) -> tuple[torch.Tensor, torch.Tensor]:
@@ -26,12 +26,16 @@ def plain(images: Images, blur, index: list[int], levels: list[int]) -> torch.Te
 class Recorder:
     """Stands in for a blur: keeps the levels and hands the pixels back."""
 
-    sigmas = SIGMAS
+    draws = False
+    level_names = tuple(map(str, SIGMAS))
 
     def __init__(self) -> None:
         self.levels = []
 
-    def __call__(self, pixels, levels):
+    def __len__(self) -> int:
+        return len(self.level_names)
+
+    def __call__(self, pixels, levels, generator=None):
         self.levels.append(levels)
         return pixels
 
@@ -92,7 +96,7 @@ def test_clean_pixels_are_exact(images, blur):
 
 
 def test_pixels_become_shares_of_255():
-    found = views.to_float(torch.tensor([0, 51, 255], dtype=torch.uint8))
+    found = to_float(torch.tensor([0, 51, 255], dtype=torch.uint8))
     assert found.dtype == torch.float32
     assert found.tolist() == pytest.approx([0, 0.2, 1])
 
@@ -330,6 +334,66 @@ def test_the_parts_of_a_batch_are_the_batch(images, blur, make, of):
         sizes = [len(part) for _, part in found]
         assert max(sizes) - min(sizes) <= 1
     assert len(whole.divided(0, of)) == len(whole)
+
+
+# --- corruptions that draw
+
+
+def noise(pixels, generator):
+    """Depends on the rest of its batch as well as on the generator."""
+    return pixels * 0.5 + pixels.mean() / 4 + 0.1 * torch.rand(pixels.shape, generator=generator)
+
+
+def dim(pixels, generator):
+    return pixels * torch.rand(len(pixels), 1, 1, 1, generator=generator)
+
+
+MAKERS = {
+    "append": views.append,
+    "degraded draw": lambda images, drawing, size: views.degraded_draw(images, drawing, size, 5),
+    "mixed stream": lambda images, drawing, size: views.mixed_stream(images, drawing, size, 5),
+    "epoch": lambda images, drawing, size: shuffled(images, 2, batch_size=size, corruption=drawing, augment=True),
+}
+
+
+@pytest.mark.parametrize("size", [1, 7, 64])
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+def test_what_a_callable_draws_repeats_and_does_not_depend_on_how_many_share_a_batch(images, make, size):
+    drawing = corruption({"noise": noise, "dim": dim}, seed=3)
+    before, whole = torch.get_rng_state(), make(images, drawing, size)
+    pixels, labels = read(whole)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(read(make(images, corruption({"noise": noise, "dim": dim}, seed=3), size))[0], pixels)
+    other = make(images, corruption({"noise": noise, "dim": dim}, seed=4), size)
+    assert torch.equal(read(other)[1], labels)
+    assert not torch.equal(read(other)[0], pixels)
+    parts = zip(*(list(whole.divided(which, 3)) for which in range(3)), strict=True)
+    assert torch.equal(torch.cat([part for batch in parts for part, _labels in batch]), pixels)
+
+
+def test_batches_levels_epochs_and_views_draw_apart(images):
+    same = Images(images.pixels[:1].expand(60, -1, -1, -1), torch.zeros(60, dtype=torch.long))
+    drawing = corruption({"one": dim, "two": dim})
+    pixels = [
+        *[batch for batch, _labels in views.expand(same, drawing, 20)],
+        next(iter(views.degraded_draw(same, corruption({"one": dim}), 20, 1)))[0],
+        *[next(iter(shuffled(same, epoch, batch_size=60, corruption=drawing)))[0] for epoch in range(2)],
+    ]
+    shades = [batch.mean((1, 2, 3)).unique() for batch in pixels]
+    assert [len(batch) for batch in shades[:-2]] == [20] * 7
+    assert len(torch.cat(shades[:-2]).unique()) == 7 * 20
+    assert not torch.isin(shades[-1][:-1], shades[-2]).any(), "only the clean shade is in both"
+
+
+def test_a_corruption_by_name_reads_as_the_blur_does(images, blur):
+    named = corruption("gaussian-blur")
+    assert torch.equal(read(views.append(images, named, 32))[0], read(views.append(images, blur, 32))[0])
+
+
+def test_float_pixels_are_read_as_they_are():
+    images = Images(torch.rand(5, 3, 20, 28), torch.arange(5))
+    assert torch.equal(read(views.clean(images, 2))[0], images.pixels)
+    assert read(shuffled(images, augment=True))[0].shape == (5, 3, 20, 28)
 
 
 def test_an_ordered_view_has_the_same_pairs_in_that_order(numbered, blur):

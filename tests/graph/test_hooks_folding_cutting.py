@@ -6,6 +6,7 @@ import torch.fx
 from torch import nn
 
 from deeppatch.graph import cutting, folding, hooks
+from deeppatch.graph.affine import Affine
 
 
 def count_hooks(model: nn.Module) -> int:
@@ -224,7 +225,7 @@ def test_folding_takes_norms_in_where_nothing_else_reads_the_convolution(x):
     found = folding.folded(network)
     torch.testing.assert_close(found(x), network.eval()(x), rtol=1e-5, atol=1e-5)
     assert not [name for name, module in found.named_modules() if isinstance(module, nn.BatchNorm2d)]
-    kept = {name for name, module in found.named_modules() if isinstance(module, folding.Affine)}
+    kept = {name for name, module in found.named_modules() if isinstance(module, Affine)}
     assert kept == {"read_norm", "sum_norm", "twice_norm"}
     assert found.plain.bias is not None
     assert not any(parameter.requires_grad for parameter in found.parameters())
@@ -245,13 +246,13 @@ def test_folding_leaves_modes_and_modules_of_a_network_in_training(network):
 def test_affine_is_a_normalisation_at_inference(x):
     norm = Shared().plain_norm.eval()
     y = torch.rand(2, 4, 5, 6)
-    affine = folding.Affine(norm, torch.empty(4, 1))
+    affine = Affine(norm, torch.empty(4, 1))
     torch.testing.assert_close(affine(y), norm(y))
     chosen = torch.tensor([3, 1])
-    some = folding.Affine(norm, torch.empty(4, 1), chosen)
+    some = Affine(norm, torch.empty(4, 1), chosen)
     torch.testing.assert_close(some(y[:, chosen]), norm(y)[:, chosen])
-    assert torch.equal(folding.Affine(None, torch.empty(4, 1))(y), y)
-    half = folding.Affine(norm, torch.empty(4, 1))(y.bfloat16())
+    assert torch.equal(Affine(None, torch.empty(4, 1))(y), y)
+    half = Affine(norm, torch.empty(4, 1))(y.bfloat16())
     assert half.dtype == torch.bfloat16
 
 

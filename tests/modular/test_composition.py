@@ -33,17 +33,23 @@ def plain_beam(logits, labels, kernels, order, weights, thresholds, winners, few
             for members in every:
                 scores = torch.stack([logits[number, i] for number, i in members])[:, own]
                 answer = torch.tensor(classes)[scores.max(0).indices]  # the first of equal ones
-                right = (answer == labels[own]).sum().item()
+                correct = (answer == labels[own]).sum().item()
                 pairs = list(itertools.combinations(members, 2))
-                unlike = sum(plain_dissimilarity(kernels[one], kernels[two]) for one, two in pairs) / len(pairs)
+                dissimilarities = sum(plain_dissimilarity(kernels[one], kernels[two]) for one, two in pairs) / len(
+                    pairs
+                )
                 dropped = 1 - sum(kernels[member].float().mean().item() for member in members) / len(members)
-                worth = weights.accuracy * right / own.sum().item() + weights.unlike * unlike + weights.size * dropped
-                rated.append((right, worth, members))
+                value = (
+                    weights.accuracy * correct / own.sum().item()
+                    + weights.dissimilarity * dissimilarities
+                    + weights.size * dropped
+                )
+                rated.append((correct, value, members))
             for side in (a, b):
                 if len(side[0]) == 1:
                     for (only,) in side:
-                        first[only] = max(worth for _, worth, members in rated if only in members)
-            good = sum(right >= thresholds[len(classes)] * own.sum().item() for right, _, _ in rated)
+                        first[only] = max(value for _, value, members in rated if only in members)
+            good = sum(correct >= thresholds[len(classes)] * own.sum().item() for correct, _, _ in rated)
             kept = sorted(rated, key=lambda each: -each[0])[: min(most, max(fewest, good))]
             kept.sort(key=lambda each: -round(each[1], 5))
             if winners is not None:
@@ -53,9 +59,9 @@ def plain_beam(logits, labels, kernels, order, weights, thresholds, winners, few
             last = kept
         lists = merged + lists[len(lists) - len(lists) % 2 :]
     fitness = torch.zeros(len(order), CANDIDATES)
-    for _, worth, members in last:
+    for _, value, members in last:
         for number, i in members:
-            fitness[number, i] = max(fitness[number, i], worth)
+            fitness[number, i] = max(fitness[number, i], value)
     return fitness, first, last
 
 
@@ -76,10 +82,10 @@ def test_the_beam_is_that_of_the_definition(monkeypatch, seed, classes, winners,
     order = torch.randperm(classes).tolist()
     named = torch.randint(CANDIDATES, (classes,)).tolist() if winners else None
     thresholds = dict.fromkeys(sizes(classes), 0.8)
-    unlike = dissimilarity(kernels.flatten(0, 1)).view(classes, CANDIDATES, classes, CANDIDATES)
+    dissimilarities = dissimilarity(kernels.flatten(0, 1)).view(classes, CANDIDATES, classes, CANDIDATES)
     shares = kernels.float().mean(2)
     weights = Weights(0.95, 0.1, size)
-    fitness, accuracy = beam(logits, labels, unlike, shares, order, weights, thresholds, named)
+    fitness, accuracy = beam(logits, labels, dissimilarities, shares, order, weights, thresholds, named)
     told, asked = torch.full_like(logits, torch.nan), []
 
     def ask(number, members, met):
@@ -87,20 +93,20 @@ def test_the_beam_is_that_of_the_definition(monkeypatch, seed, classes, winners,
         samples = torch.isin(labels, torch.tensor(met))
         told[number, members.unsqueeze(1), samples.nonzero().T] = logits[number][members][:, samples]
 
-    again = beam(told, labels, unlike, shares, order, weights, thresholds, named, ask)
+    again = beam(told, labels, dissimilarities, shares, order, weights, thresholds, named, ask)
     assert all(torch.equal(*both) for both in zip(astuple(again[0]), astuple(fitness), strict=True))
     assert again[1] == accuracy
     assert told.isnan().any(), "candidates that drop out are not asked for everything"
     assert {members for _, members, met in asked if met == 2} == {CANDIDATES}
     expected, first, last = plain_beam(logits, labels, kernels, order, weights, thresholds, named, fewest, most)
     assert torch.allclose(fitness.last, expected, atol=1e-5)
-    for (number, i), worth in first.items():
-        assert fitness.first[number, i].item() == pytest.approx(worth, abs=1e-5)
+    for (number, i), value in first.items():
+        assert fitness.first[number, i].item() == pytest.approx(value, abs=1e-5)
     assert accuracy == pytest.approx(last[0][0] / SAMPLES)
     ranked = fitness.ranked()
     for number in range(classes):
         keys = [
-            (fitness.last[number, i].item(), fitness.first[number, i].item(), fitness.alone[number, i].item(), -i)
+            (fitness.last[number, i].item(), fitness.first[number, i].item(), fitness.auroc[number, i].item(), -i)
             for i in range(CANDIDATES)
         ]
         assert ranked[number].tolist() == sorted(range(CANDIDATES), key=lambda i: keys[i], reverse=True)

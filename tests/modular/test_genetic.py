@@ -123,9 +123,9 @@ def test_the_first_population_has_the_shares_of_its_preset_and_differs_by_class(
         for number, genome in enumerate(search.genomes)
     ]
     for bits in populations:
-        sensitive, tough = np.split(bits, 2, axis=1)
+        sensitive, insensitive = np.split(bits, 2, axis=1)
         assert set(sensitive.sum(1)) <= {6, 8}
-        assert set(tough.sum(1)) <= {4, 6}
+        assert set(insensitive.sum(1)) <= {4, 6}
         assert sensitive[:, 0].mean() > sensitive[:, -1].mean(), "important groups are likelier"
     assert not np.array_equal(populations[0], populations[1])
 
@@ -158,7 +158,7 @@ def test_a_mutation_that_keeps_the_ratio_moves_bits_within_their_layer():
 def test_accuracy_held_out_chooses_and_not_the_one_that_was_searched():
     search = Problem().search()
     _, record = search.run(4)
-    values = [0.9 * h + 0.1 * u for h, u in zip(record.holdout, record.unlike, strict=True)]
+    values = [0.9 * h + 0.1 * u for h, u in zip(record.holdout, record.dissimilarity, strict=True)]
     assert record.value == pytest.approx(values)
     assert record.best == values.index(max(values))
 
@@ -213,7 +213,7 @@ def test_a_weight_on_size_makes_winners_smaller_and_counts_in_their_value():
     kept = []
     for size in (0.0, 3.0):
         _, record = Problem().search(replace(PRESET, size=size)).run(6)
-        columns = zip(record.holdout, record.unlike, record.kept, strict=True)
+        columns = zip(record.holdout, record.dissimilarity, record.kept, strict=True)
         assert record.value == pytest.approx([0.9 * h + 0.1 * u + size * (1 - k) for h, u, k in columns])
         kept.append(record.kept[-1])
     assert kept[1] < kept[0]

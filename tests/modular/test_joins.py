@@ -1,4 +1,4 @@
-"""Ranges, joins and what they are worth, by hand and against plain definitions."""
+"""Ranges, joins and the metrics of a class, by hand and against plain definitions."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from deeppatch.errors import UserError
+from deeppatch.metrics import accuracy
 from deeppatch.modular import joins
-from deeppatch.modular.joins import Frozen, Range
-from deeppatch.training import accuracy
+from deeppatch.modular.join_names import parse
+from deeppatch.modular.joins import JoinData, Range
 
 LOGITS = torch.tensor([[0.5, 0.3, 0.2]]).log()  # of a weak model; the target is the last class
 
@@ -74,7 +75,7 @@ def test_one_outlier_stretches_min_max_alone(scores):
                                   "percentile:nan,90"])  # fmt: skip
 def test_what_is_no_join_is_refused_in_one_line(join):
     with pytest.raises(UserError) as error:
-        joins.parse(join)
+        parse(join)
     assert str(error.value).startswith(f"--join {join}: ")
     assert "\n" not in str(error.value)
 
@@ -96,7 +97,7 @@ def test_the_weak_model_s_own_answer_for_the_target_is_dropped():
     assert joins.joined(sure, torch.tensor([0.01])).argmax(1).item() == 1
 
 
-# --- what it is worth
+# --- the metrics of a class
 
 
 def plain(predictions: list[int], labels: list[int], target: int) -> tuple[float, ...]:
@@ -112,30 +113,30 @@ def plain(predictions: list[int], labels: list[int], target: int) -> tuple[float
     return precision, recall, f1, sum(others) / len(others) if others else 0
 
 
-def test_worth_is_the_definition_for_all_answers_to_four_images():
+def test_class_metrics_is_the_definition_for_all_answers_to_four_images():
     for labels in ([0, 1, 2, 2], [2, 2, 2, 2], [0, 1, 1, 0]):
         for predictions in itertools.product(range(3), repeat=4):
-            found = joins.worth(torch.tensor(predictions), torch.tensor(labels), 2)
+            found = joins.class_metrics(torch.tensor(predictions), torch.tensor(labels), 2)
             assert tuple(found.values()) == pytest.approx(plain(list(predictions), labels, 2), abs=1e-12)
             assert all(math.isfinite(value) for value in found.values())
 
 
-def test_worth_counts_all_images_once_whatever_the_batches():
+def test_class_metrics_counts_all_images_once_whatever_the_batches():
     """Four of four and none of two are four of six (specification, 7.1, 4)."""
-    found = joins.worth(torch.tensor([0, 0, 0, 0, 1, 1]), torch.zeros(6, dtype=torch.long), 2)
+    found = joins.class_metrics(torch.tensor([0, 0, 0, 0, 1, 1]), torch.zeros(6, dtype=torch.long), 2)
     assert found["others_accuracy"] == pytest.approx(4 / 6)
 
 
 def test_empty_denominators_give_zero():
     labels, nobody = torch.tensor([0, 1, 1]), torch.tensor([0, 1, 0])
-    assert joins.worth(nobody, labels, 2) == {
+    assert joins.class_metrics(nobody, labels, 2) == {
         "precision": 0, "recall": 0, "f1": 0, "others_accuracy": pytest.approx(2 / 3)
     }  # fmt: skip
-    assert joins.worth(torch.tensor([2, 2]), torch.tensor([2, 2]), 2)["others_accuracy"] == 0
+    assert joins.class_metrics(torch.tensor([2, 2]), torch.tensor([2, 2]), 2)["others_accuracy"] == 0
 
 
 def test_a_prediction_of_the_target_is_an_error_of_the_others():
-    found = joins.worth(torch.tensor([2, 0, 2]), torch.tensor([0, 0, 2]), 2)
+    found = joins.class_metrics(torch.tensor([2, 0, 2]), torch.tensor([0, 0, 2]), 2)
     assert found["others_accuracy"] == 0.5
     assert found["precision"] == 0.5
 
@@ -149,13 +150,13 @@ def test_means_are_over_rows():
 # --- calibration
 
 
-def answers(count: int, seed: int) -> Frozen:
+def answers(count: int, seed: int) -> JoinData:
     """A weak model that tells two classes apart and never says the third; a module whose scores lie far from [0, 1]."""
     draw = torch.Generator().manual_seed(seed)
     labels = torch.arange(count) % 3
     logits = torch.randn(count, 3, generator=draw) + 4 * torch.eye(3)[labels] * torch.tensor([1.0, 1.0, 0.0])
     scores = 300 + 20 * (labels == 2) + 4 * torch.randn(count, generator=draw)
-    return Frozen(logits, scores, labels)
+    return JoinData(logits, scores, labels)
 
 
 def test_a_calibrated_join_learns_where_the_module_s_scores_lie():
@@ -170,7 +171,7 @@ def test_a_calibrated_join_learns_where_the_module_s_scores_lie():
 
 def test_a_calibrated_join_does_not_read_the_weak_model_s_answer_for_the_target():
     one = answers(50, 1)
-    other = Frozen(one.logits + torch.tensor([0.0, 0.0, 9.0]), one.scores, one.labels)
+    other = JoinData(one.logits + torch.tensor([0.0, 0.0, 9.0]), one.scores, one.labels)
     assert torch.equal(one.inputs, other.inputs)
     assert torch.equal(one.inputs[:, :2], one.logits[:, :2])
     assert torch.equal(one.inputs[:, 2], one.scores)

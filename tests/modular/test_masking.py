@@ -15,11 +15,17 @@ from deeppatch.graph.folding import folded
 from deeppatch.graph.hooks import convolutions
 from deeppatch.modular.extract import extract, multiply_adds, sliced
 from deeppatch.modular.layers import find
-from deeppatch.modular.masking import all_logits, by_masks, by_slices, masked, twins_of
+from deeppatch.modular.masking import all_logits, by_slices, masked, replicas_of
 from deeppatch.zoo.architectures import ARCHITECTURES
 
 LARGE = [pytest.param(name, marks=pytest.mark.slow) for name in ("vgg13_bn", "resnet20", "mobilenetv2_x0_5")]
 NETWORKS = ["simcnn_x0_125", "rescnn_x0_25", "resnet8", "resnet20a", *LARGE]
+
+
+def by_masks(network, layers, masks, x):
+    """The definition: the whole network with masks, (P, N, classes)."""
+    with torch.no_grad():
+        return all_logits(network, layers, masks, x)
 
 
 def case(name, lively):
@@ -148,20 +154,20 @@ def threads():
     torch.set_num_threads(before)
 
 
-def test_twins_share_their_parameters_and_answer_as_one_network_does(lively, threads):
+def test_replicas_share_their_parameters_and_answer_as_one_network_does(lively, threads):
     network, layers, masks, x = case("resnet8", lively)
     masks = [torch.cat([mask, mask.flip(0), mask[:1]]) for mask in masks]
-    others = twins_of(network)
+    others = replicas_of(network)
     assert len(others) == threads - 1
     assert len({value.data_ptr() for one in (network, *others) for value in one.state_dict().values()}) == len(
         network.state_dict()
     )
     alone = by_slices(network, layers, masks, x)
-    assert torch.allclose(by_slices(network, layers, masks, x, twins=others), alone, atol=1e-5)
+    assert torch.allclose(by_slices(network, layers, masks, x, replicas=others), alone, atol=1e-5)
     assert torch.get_num_threads() == threads
     masks[0][2] = False
     with pytest.raises(ValueError, match="keeps no kernel"):
-        by_slices(network, layers, masks, x, twins=others)
+        by_slices(network, layers, masks, x, replicas=others)
     assert torch.get_num_threads() == threads
     with torch.no_grad():
         assert all(torch.equal(one(x), network(x)) for one in others)

@@ -9,7 +9,7 @@ from deeppatch.artifacts import state_digest
 from deeppatch.errors import StaleArtifact
 from deeppatch.modular.heads import Heads
 from deeppatch.modular.layers import find
-from deeppatch.modular.masking import by_masks
+from deeppatch.modular.masking import all_logits
 from deeppatch.modular.modules import Modules
 
 EXAMPLE = torch.rand(4, 3, 12, 12)
@@ -33,7 +33,7 @@ def test_a_file_gives_the_same_composed_model(tiny, heads):
     x = tiny.normalize(EXAMPLE)
     masks = [modules.kept[layer.name] for layer in layers]
     with torch.no_grad():
-        logits = by_masks(tiny.network, layers, masks, x)
+        logits = all_logits(tiny.network, layers, masks, x)
         expected = logits.diagonal(dim1=0, dim2=2) if heads is None else heads(logits.transpose(0, 1))
         found = again.composed(tiny, EXAMPLE)(EXAMPLE)
     assert torch.allclose(found, expected, atol=1e-5)

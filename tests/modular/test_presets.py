@@ -33,7 +33,7 @@ def test_a_published_preset_is_the_table_s(name):
     with torch.device("meta"):  # shapes without values
         layers = find(ARCHITECTURES[name.partition("-")[0]](10).eval(), torch.empty(1, 3, 32, 32))
     found = (
-        [layers[place].name for place in preset.sensitive], preset.ratios, preset.tough_ratios, preset.population,
+        [layers[place].name for place in preset.sensitive], preset.ratios, preset.insensitive_ratios, preset.population,
         preset.generations, preset.mutation, preset.gamma, preset.thresholds,
     )  # fmt: skip
     assert found == PUBLISHED[name]

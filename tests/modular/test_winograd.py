@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from deeppatch.graph.folding import folded
 from deeppatch.modular.layers import find
-from deeppatch.modular.masking import by_masks, by_slices
+from deeppatch.modular.masking import all_logits, by_slices
 from deeppatch.modular.winograd import WIDE, WinogradConv2d, _runs, by_tiles, optimize_for_cpu
 from deeppatch.zoo.architectures import ARCHITECTURES
 
@@ -32,7 +32,7 @@ def test_modules_of_a_quickened_network_answer_as_with_masks(name, monkeypatch):
     quick = optimize_for_cpu(network)
     assert any(isinstance(module, WinogradConv2d) for module in quick.modules())
     assert not any(isinstance(module, WinogradConv2d) for module in network.modules())
-    found, expected = by_slices(quick, layers, masks, x), by_masks(network, layers, masks, x)
+    found, expected = by_slices(quick, layers, masks, x), all_logits(network, layers, masks, x)
     assert (found - expected).abs().max() < 0.02 * expected.std(1).mean(), "images differ by far more than rounding"
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scipy.stats import binomtest
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import make_pipeline
@@ -16,6 +15,7 @@ from sklearn.preprocessing import StandardScaler
 
 from deeppatch.artifacts import tensors_to_bytes
 from deeppatch.errors import StaleArtifact
+from deeppatch.metrics import upper_bound
 from deeppatch.patching.router import (
     FEATURES,
     ROUTERS,
@@ -27,7 +27,6 @@ from deeppatch.patching.router import (
     flipped_share,
     loosest_threshold,
     pooled_statistics,
-    upper_bound,
 )
 
 ORIGIN = Path("output/router.safetensors")
@@ -108,18 +107,6 @@ def test_features_of_a_sample_do_not_depend_on_its_neighbours():
 def test_flat_images_have_finite_features():
     flat = Maps(torch.full((2, 3, 8, 8), 0.5), torch.zeros(2, 2, 4, 4), torch.zeros(2, 2, 4, 4))
     assert pooled_statistics(flat).isfinite().all()
-
-
-@pytest.mark.parametrize(("losses", "images"), [(0, 10), (0, 1000), (1, 100), (5, 100), (99, 100), (3, 7), (250, 1000)])
-def test_upper_bound_is_the_exact_one_sided_interval(losses, images):
-    exact = binomtest(losses, images, alternative="less").proportion_ci(0.95, method="exact").high
-    assert upper_bound(losses, images) == pytest.approx(exact, rel=1e-9)
-    two_sided = binomtest(losses, images).proportion_ci(0.90, method="exact").high
-    assert upper_bound(losses, images) == pytest.approx(two_sided, rel=1e-9)
-
-
-def test_upper_bound_where_everything_was_lost():
-    assert upper_bound(10, 10) == 1.0
 
 
 # of 100 images: no loss bounds 2.95 %, one 4.66 %, two 6.16 %

@@ -9,7 +9,8 @@ import torch
 
 from deeppatch.cli.main import guarded
 from deeppatch.data import sources, views
-from deeppatch.training import accuracy, predict
+from deeppatch.metrics import accuracy
+from deeppatch.training import predict
 from deeppatch.zoo import weights
 from deeppatch.zoo.architectures import ARCHITECTURES
 from deeppatch.zoo.classifier import Classifier

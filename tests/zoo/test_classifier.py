@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
+from deeppatch.errors import UserError
 from deeppatch.zoo.classifier import Classifier, Normalize
 
 MEAN, STD = [0.1, 0.5, 0.9], [0.2, 0.25, 0.4]
@@ -44,3 +46,17 @@ def test_the_network_reads_normalised_pixels_and_keeps_its_keys(tiny):
         assert torch.equal(tiny(pixels), tiny.network((pixels - tiny.normalize.mean) / tiny.normalize.std))
     inner = {f"network.{key}" for key in tiny.network.state_dict()}
     assert tiny.state_dict().keys() == inner | {"normalize.mean", "normalize.std"}
+
+
+def test_without_constants_nothing_is_normalised():
+    pixels = torch.rand(2, 3, 4, 5)
+    model = Classifier(nn.Identity())
+    assert torch.equal(model(pixels), pixels)
+    assert model.classes is None
+    assert Classifier(nn.Identity(), classes=["a", "b"]).classes == ("a", "b")
+
+
+@pytest.mark.parametrize(("mean", "std"), [((0.5,) * 3, (0.2, 0, 0.2)), ((float("nan"),) * 3, (1.0,) * 3)])
+def test_constants_that_cannot_be_are_refused(mean, std):
+    with pytest.raises(UserError, match="give finite numbers, std above 0"):
+        Classifier(nn.Identity(), mean, std)

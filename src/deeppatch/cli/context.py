@@ -1,63 +1,73 @@
-"""What every stage sets up: parsed options, device, data on it, its folder, and the base model."""
+"""One run of a stage: its options, the device, the data on it, what it reads, and the folder that it leaves."""
 
 from __future__ import annotations
 
-import argparse
-import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 
 from deeppatch import runtime
-from deeppatch.artifacts import Checkpoint, Stage, git_revision
+from deeppatch.artifacts import Checkpoint
 from deeppatch.cli import options as command_line
-from deeppatch.cli.naming import stage_folder
-from deeppatch.data import sources, views
+from deeppatch.cli.locating import Found, Role, locate, locate_all, roles, run_folder
+from deeppatch.cli.naming import idle, own_settings
+from deeppatch.cli.options import StageOptions
+from deeppatch.data import digest, names, sources, views
 from deeppatch.data.corruptions import NOISES, Blur
 from deeppatch.data.dataset import Data
 from deeppatch.data.splits import Splits, split
 from deeppatch.distributed import ranks
+from deeppatch.errors import Busy, StaleArtifact, UserError
 from deeppatch.progress import info
+from deeppatch.stage import Stage, git_revision
 from deeppatch.zoo.architectures import ARCHITECTURES
 from deeppatch.zoo.classifier import Classifier
-
-# what changes neither the results nor what can be resumed
-INCIDENTAL = {"resume", "prefix", "data_dir", "output_dir", "problems", "command"}
 
 
 @dataclass
 class Context:
-    """One run of a stage: options, device, and what they imply."""
+    """One run of a stage: options, device, and what they imply. `found` is what it reads of earlier stages, by role."""
 
     options: Any
     device: torch.device
     stage: Stage
+    found: Mapping[str, Found] = field(default_factory=dict)
 
     @cached_property
     def source(self) -> sources.Source:
-        """The data set as its makers split it."""
+        """The data set in its official split."""
         return ranks.on_local_rank0_first(
             lambda: sources.load(self.options.dataset, self.options.data_dir, self.options.seed)
         )
 
     @cached_property
     def splits(self) -> Splits:
-        """Train, val and test on the device."""
-        chosen = (getattr(self.options, name, None) for name in ("seed", "limit", "val_share", "bias"))
-        parts = split(self.source, *chosen)  # type: ignore[arg-type]
+        """Train, val and test on the device; StaleArtifact where what the stage reads was made from other data."""
+        seed, limit, val_share = self.options.seed, self.options.limit, self.options.val_share
+        parts = split(self.source, seed, limit, val_share, getattr(self.options, "bias", None))
         sizes = f"{len(parts.train)} train, {len(parts.val)} val, {len(parts.test)} test images"
         sizes += f" (--limit {self.options.limit}: subsets)" if self.options.limit else ""
         info(f"data: {self.source.name}, {len(self.source.classes)} classes, {sizes}")
+        self._check_same_data(parts)
         return Splits(*(part.to(self.device) for part in (parts.train, parts.val, parts.test)))
 
     @cached_property
     def data(self) -> Data:
-        """Train, val and test on the device, with what is known of their classes."""
-        source, parts = self.source, self.splits
-        return Data(parts.train, parts.val, parts.test, source.classes, source.name, source.augment, source.mirror)
+        """The same as one value, with the names of the classes and how images may be augmented."""
+        parts, source = self.splits, self.source
+        return Data(
+            parts.train, parts.val, parts.test, source.classes, source.name, crop=source.augment, mirror=source.mirror
+        )
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What travels inside of weights and patches: the names of the classes, and the size of the images."""
+        return {"classes": list(self.source.classes), "image_size": list(self.source.test.pixels.shape[-2:])}
 
     @property
     def sigmas(self) -> tuple[float, ...]:
@@ -84,13 +94,20 @@ class Context:
         """Move a classifier to the device, in the memory layout that convolutions like best."""
         return model.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
-    def folder(self, stage: str, **changes: object) -> Path:
-        """Return the folder that `stage` leaves for these options; `changes` override values."""
-        return stage_folder(stage, argparse.Namespace(**{**vars(self.options), **changes}))
-
     def locate(self, stage: str, file: str, **changes: object) -> tuple[Path, str]:
-        """Return where an earlier stage leaves a file for these options, and the command that makes it."""
-        return self.folder(stage, **changes) / file, self.command(stage, **changes)
+        """Return where a file of an earlier stage is, and the command that makes it."""
+        for name, role in roles(self.stage.facts["stage"], self.options).items():
+            wanted = {**role.changes, **changes}
+            if role.stage == stage and wanted == dict(role.changes) and name in self.found:
+                return self.found[name].path.with_name(file), self.found[name].command
+        found = locate(Role(stage, file, "", changes), self.options, self.found.get("base"))
+        return found.path, found.command
+
+    def folder(self, stage: str, **changes: object) -> Path:
+        """Return the folder that this run's own stage leaves with some options changed, or that of an earlier stage."""
+        if stage == self.stage.facts["stage"]:
+            return run_folder(stage, SimpleNamespace(**{**vars(self.options), **changes}), self.found)
+        return self.locate(stage, "run.json", **changes)[0].parent
 
     def command(self, stage: str, **changes: object) -> str:
         """Spell the command that runs `stage` with these options; `changes` override values."""
@@ -98,28 +115,82 @@ class Context:
 
     def checkpoint(self, name: str = "checkpoint.pt", **facts: Any) -> Checkpoint:
         """Return the checkpoint of this stage's training; `facts` join the settings that must not change."""
+        self.begin()
         settings = {**self.stage.facts["settings"], **facts}
-        return Checkpoint(self.stage.folder / name, settings, self.options.resume, writes=self.stage.writes)
+        path = self.stage.workplace / name
+        return Checkpoint(path, settings, self.options.resume, writes=self.stage.writes)
 
     def training_options(self) -> dict[str, Any]:
         """Return the options that every training takes."""
         return {name: getattr(self.options, name) for name in ("lr", "momentum", "weight_decay", "amp")}
 
     def already_finished(self) -> bool:
-        """Tell whether -r was asked of a run that has finished, from the same inputs."""
+        """Tell whether -r was asked of a run that has finished, from the same inputs; if not, the run begins."""
         record = ranks.broadcast_from_rank0(self.stage.finished) if self.options.resume else None
-        if record is None or any(record["inputs"].get(name) != digest for name, digest in self.stage.inputs.items()):
+        inputs = self.stage.inputs.items()
+        if record is None or any(record["inputs"].get(name) != found for name, found in inputs):
+            self.begin()
             return False
         info(f"finished already: {self.stage.folder}; run without -r to do it again")
         return True
 
+    def begin(self) -> None:
+        """Take the folder for this run, or raise the same UserError on every rank."""
 
-def open_stage(options: Any, stage: str) -> Context:
-    """Prepare machine and folder for one run of a stage."""
+        def taken() -> str | None:
+            try:
+                self.stage.begin(resume=self.options.resume)
+            except Busy as error:
+                return str(error)
+            return None
+
+        if refusal := ranks.broadcast_from_rank0(taken):
+            raise UserError(refusal)
+
+    def _check_same_data(self, parts: Splits) -> None:
+        cache = Path(self.options.output_dir, names.slug(self.options.dataset), "contents")
+        named = {name: getattr(parts, name) for name in ("train", "val", "test")}
+        now = ranks.broadcast_from_rank0(lambda: digest.describe(named, self.source.classes, cache))
+        for found in self.found.values():
+            before = (found.record or {}).get("data")
+            if before and (changes := "; ".join(digest.differences(before, now))):
+                raise StaleArtifact(
+                    f"{found.path} was made from other data: {changes}; make it again with: {found.command}"
+                )
+        self.stage.facts.setdefault("data", now)  # a weak model's, in compose, are not the stage's own
+
+
+def open_stage(options: StageOptions, stage: str) -> Context:
+    """Prepare machine and folder for one run of a stage, and find what it reads."""
+    found = locate_all(stage, options)
     device = runtime.pick_device(options.device, options.gpu)
+    options = replace(options, device=device.type)  # which `auto` leaves open
+    for name in idle(stage, options):
+        info(f"--{name} {getattr(options, name)} changes nothing in {stage}")
     runtime.prepare(options.seed)
-    relevant = {name: value for name, value in sorted(vars(options).items()) if name not in INCIDENTAL}
-    settings = json.loads(json.dumps(relevant, default=str))  # paths as text
-    facts = {"command": options.command, "settings": settings, "git": git_revision(), **runtime.describe(device)}
-    folder = stage_folder(stage, options)
-    return Context(options, device, Stage(options.output_dir, folder, facts, writes=runtime.rank() == 0))
+    facts = {
+        "stage": stage,
+        "command": options.command,
+        "settings": own_settings(stage, options),
+        "defaults": own_settings(stage, _defaults(options)),
+        "consumed": {role: _provenance(each, options.output_dir) for role, each in found.items()},
+        "git": git_revision(),
+        **runtime.describe(device),
+    }
+    folder = run_folder(stage, options, found)
+    return Context(options, device, Stage(options.output_dir, folder, facts, writes=runtime.rank() == 0), found)
+
+
+def _defaults(options: StageOptions) -> SimpleNamespace:
+    return SimpleNamespace(**{**vars(options), **options.defaults, "device": options.device})
+
+
+def _provenance(found: Found, output: Path) -> dict[str, Any]:
+    """Return what a run's record says of something that the run has read: the settings that made it, above all."""
+    path, root = found.path.resolve(), Path(output).resolve()
+    record = found.record or {}
+    kept: dict[str, Any] = {
+        name: record[name] for name in ("stage", "command", "settings", "consumed") if name in record
+    }
+    name = str(path.relative_to(root) if path.is_relative_to(root) else path)
+    return {"file": name, "sha256": found.digest, "default": found.is_default, **kept}

@@ -1,4 +1,4 @@
-"""The entrance: which command a script or a stage's name stands for, and how a mistake ends it."""
+"""Entry points of the command line: which command a script or a stage's name runs, and how errors are reported."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from deeppatch.errors import UserError
+import deeppatch
+from deeppatch import progress
+from deeppatch.cli.options import SCRIPTS
+from deeppatch.errors import UserError, closest
+from deeppatch.lock import released_at_end
 
-COMMANDS = {
-    "eval": "pretrain", "select": "assess", "correct": "correct", "switch": "evaluate", "export": "export",
-    "influence": "influence", "decompose": "decompose", "modularize": "modularize", "compose": "compose",
-    "annotate": "annotate", "relearn": "relearn", "demo": "demo",
-}  # fmt: skip
+COMMANDS = {script: stage for stage, script in SCRIPTS.items()}
 SUMMARY = """usage: deeppatch STAGE [options]
 
 DeepPatch, in order:
@@ -38,7 +38,8 @@ HybridRepair, after pretrain:
 
   demo       all of it on the embedded digits, in minutes      (src/demo.py)
 
-deeppatch STAGE --help explains the options of a stage."""
+deeppatch STAGE --help explains the options of a stage.
+deeppatch --version tells the version; deeppatch --print-completion bash (or zsh) writes a completion script."""
 
 
 def main(script: str, arguments: Sequence[str] | None = None, prefix: str = "python src/{script}.py") -> None:
@@ -52,16 +53,23 @@ def console() -> None:
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
         print(SUMMARY)
         sys.exit(0 if len(sys.argv) > 1 else 2)
-    if sys.argv[1] not in stages:
-        print(f"error: {sys.argv[1]}: no such stage; choose from {', '.join(COMMANDS.values())}", file=sys.stderr)
-        sys.exit(2)
-    main(stages[sys.argv[1]], sys.argv[2:], "deeppatch {stage}")
+    word, *rest = sys.argv[1:]
+    if word == "--version":
+        print(f"deeppatch {deeppatch.__version__}")
+        sys.exit(0)
+    if word == "--print-completion":
+        sys.exit(_print_completion(rest))
+    if word not in stages:
+        choices = ", ".join(COMMANDS.values())
+        sys.exit(_fail(f"{word}: no such stage{closest(word, stages)}; choose from {choices}"))
+    main(stages[word], rest, "deeppatch {stage}")
 
 
 def guarded(script: str, arguments: Sequence[str], prefix: str) -> int:
     """Run a command and return its exit status; what a user can mend is one line on stderr."""
     try:
-        run(script, arguments, prefix)
+        with progress.shown():
+            run(script, arguments, prefix)
     except UserError as error:
         return _fail(str(error))
     except KeyboardInterrupt:
@@ -81,6 +89,8 @@ def guarded(script: str, arguments: Sequence[str], prefix: str) -> int:
 def run(script: str, arguments: Sequence[str], prefix: str) -> None:
     """Parse a command's arguments and run it; UserError passes through."""
     from deeppatch.cli import parsing
+    from deeppatch.cli.locating import locate_all
+    from deeppatch.cli.naming import IDENTITIES
     from deeppatch.distributed import launch
 
     module = importlib.import_module(f"deeppatch.cli.{COMMANDS[script]}.command")
@@ -88,7 +98,22 @@ def run(script: str, arguments: Sequence[str], prefix: str) -> None:
     with launch.together(command):
         if launch.asked_ranks() > 1 and not getattr(module, "RANKS", False):
             raise UserError(f"{COMMANDS[script]} runs as one process; start it without torchrun: {command}")
-        module.run(parsing.parse(module, arguments, prefix))
+        options = parsing.parse(module, arguments, prefix)
+        parsing.check_files(options)
+        if module.STAGE in IDENTITIES:
+            locate_all("eval" if getattr(options, "state", "") == "corrected" else module.STAGE, options)
+        with released_at_end():
+            module.run(options)
+
+
+def _print_completion(arguments: Sequence[str]) -> int:
+    from deeppatch.cli import completion
+
+    try:
+        print(completion.script(arguments))
+    except UserError as error:
+        return _fail(str(error))
+    return 0
 
 
 def _fail(message: str) -> int:

@@ -1,29 +1,96 @@
-"""What the folder of an artifact is called: OUTPUT/DATASET/MODEL/STEM-SUFFIX, readable, from a stage's options."""
+"""What an artifact is called: OUTPUT/DATASET/MODEL/STEM-SUFFIX[-HASH], and which options it depends on.
+
+The stem and the suffix say the options that users vary most, so that default commands have plain names. A short hash of
+every other option of the stage's own that changes the result follows as soon as one is off its default, or as soon as
+the stage has consumed something else than what default runs left.
+"""
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from deeppatch.artifacts import read_given
 from deeppatch.cli.options import ANNOTATE, DEFAULT_K, DEFAULT_RATIO, DEFAULT_SEED, USUAL_KS
-from deeppatch.data import sources
+from deeppatch.data.names import slug
 from deeppatch.modular.weak_networks import published_weak_network
+from deeppatch.storage import read_given, sha256
+
+# options of all stages that the suffix says
+IN_SUFFIX = ("noise_type", "bias", "seed", "val_share", "limit")
+# options that cannot change a result beyond rounding, or that say where things are
+INCIDENTAL = ("device", "gpu", "mem", "data_dir", "output_dir", "resume")
+# what says which artifact is meant, and bookkeeping
+NO_SETTINGS = (
+    "model", "dataset", "weights", "ranking", "patch", "finetuned", "switched", "modules", "selection", "state",
+    "prefix", "command", "defaults", "version", "help",
+)  # fmt: skip
+# how a correction is trained
+TRAINING = ("lr", "momentum", "weight_decay", "crt_epoch")
 
 
-def stage_folder(stage: str, options: argparse.Namespace) -> Path:
-    """Return the folder that a stage leaves for these options."""
-    return model_folder(options) / f"{STEMS[stage](options)}{suffix(options)}"
+@dataclass(frozen=True)
+class Identity:
+    """What a stage's artifacts depend on: `stem` says the options `told`; of `hashed` those off their default count."""
+
+    stem: Callable[[Any], str]
+    told: tuple[str, ...]
+    hashed: tuple[str, ...]
 
 
-def model_folder(options: argparse.Namespace) -> Path:
+def artifact_id(stage: str, options: Any, consumed: Mapping[str, str]) -> str:
+    """Return the name of the folder that a stage leaves.
+
+    `consumed` has the digest of everything that the stage reads and that is not of a default run, by its role.
+    """
+    different: dict[str, object] = {f"consumed {role}": digest for role, digest in consumed.items()}
+    for name in hashed(stage, options):
+        if (value := getattr(options, name, None)) != options.defaults.get(name):
+            different[name] = _content(value)
+    if not different:
+        return told(stage, options)
+    return f"{told(stage, options)}-{sha256(json.dumps(different, sort_keys=True).encode())[:6]}"
+
+
+def hashed(stage: str, options: Any) -> tuple[str, ...]:
+    """Return the options that the hash of a stage's name covers."""
+    names = IDENTITIES[stage].hashed
+    if stage == "assess" and options.fs_method == "ratioestim":
+        return names + TRAINING
+    if stage == "pretrain" and options.bias:  # which cannot do without
+        return tuple(name for name in names if name != "train")
+    return names
+
+
+def own_settings(stage: str, options: Any) -> dict[str, object]:
+    """Return all options that a run of a stage depends on, in the order of their names, as JSON holds them."""
+    names = {"model", "dataset", "device", "gpu", "mem", *IN_SUFFIX, *IDENTITIES[stage].told, *hashed(stage, options)}
+    found = {name: getattr(options, name) for name in sorted(names) if hasattr(options, name)}
+    return dict(json.loads(json.dumps(found, default=str)))
+
+
+def idle(stage: str, options: Any) -> list[str]:
+    """Return the options that a stage accepts for the common command line and does not read, and that were given."""
+    read = {*IN_SUFFIX, *INCIDENTAL, *IDENTITIES[stage].told, *hashed(stage, options), *NO_SETTINGS}
+    return [
+        name for name, usual in options.defaults.items() if name not in read and getattr(options, name, usual) != usual
+    ]
+
+
+def told(stage: str, options: Any) -> str:
+    """Return the readable part of a name."""
+    return IDENTITIES[stage].stem(options) + suffix(options)
+
+
+def model_folder(options: Any) -> Path:
     """Return OUTPUT/DATASET/MODEL."""
-    return Path(options.output_dir, sources.slug(options.dataset), options.model)
+    return Path(options.output_dir, slug(options.dataset), options.model)
 
 
-def suffix(options: argparse.Namespace) -> str:
+def suffix(options: Any) -> str:
     """Return the end of a folder's name: noise, bias, seed, val's share and limit where not the default."""
     noise, bias = getattr(options, "noise_type", "gaussion"), getattr(options, "bias", None)
     parts = [noise] if noise != "gaussion" else []
@@ -34,7 +101,16 @@ def suffix(options: argparse.Namespace) -> str:
     return "".join(f"-{part}" for part in parts)
 
 
-def correction(options: argparse.Namespace) -> str:
+def _content(value: object) -> object:
+    """Return what is hashed of an option's value: of a file its content."""
+    if isinstance(value, Path):
+        return sha256(read_given(value))
+    if isinstance(value, (list, tuple)):
+        return [_content(each) for each in value]
+    return value
+
+
+def correction(options: Any) -> str:
     """Return the part of a name that tells one correction from another."""
     if options.crt_method != "patch":
         return str(options.crt_method)
@@ -44,7 +120,7 @@ def correction(options: argparse.Namespace) -> str:
     return name + (f"-{options.susp_side}" if options.susp_side != "front" else "")
 
 
-def _assess(options: argparse.Namespace) -> str:
+def _assess(options: Any) -> str:
     """Ratio estimation depends on the kind of patch and the side too."""
     parts = ["assess", options.fs_method]
     if options.fs_method == "ratioestim":
@@ -59,18 +135,18 @@ def _assess(options: argparse.Namespace) -> str:
     return "-".join(parts)
 
 
-def _evaluate(options: argparse.Namespace) -> str:
+def _evaluate(options: Any) -> str:
     vote = "-batch" if getattr(options, "switch", "sample") == "batch" else ""
     return f"switch-{correction(options)}-{options.router}{vote}"
 
 
-def _influence(options: argparse.Namespace) -> str:
+def _influence(options: Any) -> str:
     k = options.k if isinstance(options.k, int) else options.k[0]
     name = "influence" if k == DEFAULT_K else f"influence-k{k}"
     return name + ("-augment" if getattr(options, "augment", False) else "")
 
 
-def _decompose(options: argparse.Namespace) -> str:
+def _decompose(options: Any) -> str:
     parts = ["decompose", options.action, *(["head"] if options.head_only else [])]
     usual = USUAL_KS.get(options.action, [DEFAULT_K])
     parts += ["k" + "-".join(map(str, options.k))] if options.k not in (None, usual) else []
@@ -86,14 +162,14 @@ def _given(paths: Sequence[Path]) -> str:
     return f"given-{digest.hexdigest()[:6]}"
 
 
-def _modularize(options: argparse.Namespace) -> str:
+def _modularize(options: Any) -> str:
     parts = ["modularize", options.method]
     parts += ["no-head"] if options.no_head else []
     parts += [options.preset] if options.preset != "auto" else []
     return "-".join(parts)
 
 
-def _compose(options: argparse.Namespace) -> str:
+def _compose(options: Any) -> str:
     parts = [_modularize(options).replace("modularize", "compose", 1), options.fit]
     usual = published_weak_network(options.model, options.dataset, options.fit)
     parts += [options.weak] if options.weak not in (None, usual) else []
@@ -102,7 +178,7 @@ def _compose(options: argparse.Namespace) -> str:
     return "-".join(parts)
 
 
-def _annotate(options: argparse.Namespace) -> str:
+def _annotate(options: Any) -> str:
     """A budget of 5% is called 5pc."""
     named = {
         "budget": options.budget,
@@ -116,24 +192,52 @@ def _annotate(options: argparse.Namespace) -> str:
     return "-".join(["annotate", options.method, *parts]).replace("%", "pc")
 
 
-def _relearn(options: argparse.Namespace) -> str:
+def _relearn(options: Any) -> str:
     if options.compare:
         return "relearn-compare"
     parts = [_annotate(options).replace("annotate", "relearn", 1)]
     return "-".join(parts + [options.use] * (options.use != "both"))
 
 
-STEMS: dict[str, Callable[[argparse.Namespace], str]] = {
-    "pretrain": lambda options: "pretrain",
-    "eval": lambda options: f"eval-{correction(options)}",  # pretrain --state corrected
-    "assess": _assess,
-    "correct": lambda options: f"correct-{correction(options)}",
-    "evaluate": _evaluate,
-    "export": lambda options: f"export-{correction(options)}-{options.router}",
-    "influence": _influence,
-    "decompose": _decompose,
-    "modularize": _modularize,
-    "compose": _compose,
-    "annotate": _annotate,
-    "relearn": _relearn,
+_CORRECTION = ("crt_method", "crt_type", "fs_method", "susp_ratio", "susp_side")
+_CHOICE = ("method", "budget", "features", "encoder", "encoder_epochs", "views")
+_MACHINE = ("batch_size", "amp")
+IDENTITIES: dict[str, Identity] = {
+    "pretrain": Identity(
+        lambda options: "pretrain",
+        (),
+        ("train", "recipe", "max_epoch", "lr", "momentum", "weight_decay", "mean", "std", "weights", *_MACHINE),
+    ),
+    # pretrain --state corrected
+    "eval": Identity(lambda options: f"eval-{correction(options)}", _CORRECTION, _MACHINE),
+    "assess": Identity(_assess, ("fs_method", "refine", "race", "crt_type", "susp_ratio", "susp_side"), _MACHINE),
+    "correct": Identity(lambda options: f"correct-{correction(options)}", _CORRECTION, (*TRAINING, *_MACHINE)),
+    "evaluate": Identity(_evaluate, (*_CORRECTION, "router", "switch"), ("max_clean_drop", *_MACHINE)),
+    "export": Identity(
+        lambda options: f"export-{correction(options)}-{options.router}", (*_CORRECTION, "router"), ("batch_size",)
+    ),
+    "influence": Identity(_influence, ("k", "augment"), ("compare", *_MACHINE)),
+    "decompose": Identity(
+        _decompose, ("action", "head_only", "k", "indices"), ("csg", "draws", "lr", "max_epoch", *_MACHINE)
+    ),
+    "modularize": Identity(
+        _modularize,
+        ("method", "no_head", "preset"),
+        (
+            "budget",
+            "search_images",
+            "sensitivity_images",
+            "sensitive",
+            "alpha",
+            "max_drop",
+            "lr",
+            "patience",
+            *_MACHINE,
+        ),
+    ),
+    "compose": Identity(
+        _compose, ("method", "no_head", "preset", "fit", "weak", "target", "join"), ("weak_epoch", *_MACHINE)
+    ),
+    "annotate": Identity(_annotate, _CHOICE, _MACHINE),
+    "relearn": Identity(_relearn, (*_CHOICE, "use", "compare"), ("labels", "epochs", "lr", "steps", "ramp", *_MACHINE)),
 }

@@ -1,39 +1,155 @@
-"""From arguments to checked options."""
+"""From arguments to checked options, without importing what computes."""
 
 from __future__ import annotations
 
 import argparse
+import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import ModuleType
+from typing import Any, NoReturn
 
-from deeppatch import runtime
-from deeppatch.cli import options as command_line
-from deeppatch.cli.methods import CORRECTIONS, RANKINGS
-from deeppatch.data import sources
-from deeppatch.data.corruptions import ALIASES
-from deeppatch.localization.ranking import SIDES
-from deeppatch.patching.units import UNITS
-from deeppatch.zoo.architectures import ARCHITECTURES
+import deeppatch
+from deeppatch.cli.arguments import add_shared
+from deeppatch.cli.options import StageOptions, call
+from deeppatch.data import names
+from deeppatch.errors import Contradictions, UserError, closest
+
+# the option of each stage that trains of which --epochs is another name
+EPOCHS = {
+    "pretrain": "max_epoch", "assess": "crt_epoch", "correct": "crt_epoch", "decompose": "max_epoch",
+    "compose": "weak_epoch", "modularize": "budget", "annotate": "encoder_epochs", "relearn": "epochs",
+}  # fmt: skip
+WRITTEN = {"data_dir", "output_dir"}  # every other path that an option names must be there
 
 
-def parse(module: ModuleType, arguments: Sequence[str], prefix: str) -> argparse.Namespace:
-    """Parse and check the arguments of a command module (STAGE, DESCRIPTION, EXAMPLE, add_arguments, run).
+class StageParser(argparse.ArgumentParser):
+    """Reports a mistake as every other one is reported: one line, without the usage, with what may have been meant."""
 
-    REPAIR = False leaves out the options that DeepPatch's stages alone share. `preset(options)`, where there is one,
-    returns the defaults that an option puts in place of the usual ones.
+    def error(self, message: str) -> NoReturn:
+        """Raise UserError with the message and where help is."""
+        raise UserError(f"{message}; see {self.prog} --help")
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """Return the options; UserError for what is none, with the option that resembles it."""
+        options, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            flag = next((word.partition("=")[0] for word in unknown if word.startswith("-")), "")
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{closest(flag, self._option_string_actions)}")
+        return options
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            known = [str(choice) for choice in action.choices]
+            raise argparse.ArgumentError(
+                action, f"invalid choice: {value}{closest(str(value), known)}; choose from {', '.join(known)}"
+            )
+
+
+def parse(module: ModuleType, arguments: Sequence[str], prefix: str) -> Any:
+    """Parse and check the arguments of a command module, and return its `Options`.
+
+    A command module has STAGE, DESCRIPTION, EXAMPLE, `Options`, `add_arguments(parser)`, `run(options)`, and where it
+    needs them `problems(options)`, which returns what contradicts, and `preset(options)`, which returns the defaults
+    that an option puts in place of the usual ones. REPAIR = False leaves out the options that only DeepPatch's stages
+    share.
     """
-    parser = command_line.parser_for(module.STAGE, prefix, module.DESCRIPTION, module.EXAMPLE)
-    choices = command_line.Choices(
-        ARCHITECTURES, sources.names(), ALIASES, RANKINGS, CORRECTIONS, UNITS, SIDES, runtime.default_device()
-    )
-    command_line.add_shared(parser, choices, repair=getattr(module, "REPAIR", True))
-    module.add_arguments(parser)
-    options = parser.parse_args(command_line.normalise(arguments), argparse.Namespace(prefix=prefix))
+    parser = parser_of(module, prefix)
+    words = normalise(arguments)
+    given = parser.parse_args(words)
     if hasattr(module, "preset"):
-        parser.set_defaults(**module.preset(options))
-        options = parser.parse_args(command_line.normalise(arguments), argparse.Namespace(prefix=prefix))
-    command_line.check(options)
-    sources.check_name(options.dataset)
-    options.command = f"{parser.prog} {shlex.join(arguments)}".strip()
+        parser.set_defaults(**module.preset(given))
+        given = parser.parse_args(words)
+    values = dict(vars(given))
+    own = values.pop("problems", None)  # of a stage that has no Options yet
+    values |= {
+        "prefix": prefix,
+        "command": f"{parser.prog} {shlex.join(arguments)}".strip(),
+        "defaults": {name: parser.get_default(name) for name in values},
+    }
+    if hasattr(module, "Options"):
+        options, own = module.Options(**values), getattr(module, "problems", None)
+    else:
+        options = argparse.Namespace(**values)
+    check(options, own)
+    names.check_name(options.dataset)
     return options
+
+
+def parser_of(module: ModuleType, prefix: str) -> argparse.ArgumentParser:
+    """Return the parser of a command module."""
+    parser = parser_for(module.STAGE, prefix, module.DESCRIPTION, module.EXAMPLE)
+    add_options(parser, module)
+    return parser
+
+
+def add_options(parser: argparse.ArgumentParser, module: ModuleType) -> None:
+    """Add all options of a command module to a parser."""
+    add_shared(parser, repair=getattr(module, "REPAIR", True))
+    module.add_arguments(parser)
+    if module.STAGE in EPOCHS and "--epochs" not in parser._option_string_actions:
+        action = next(action for action in parser._actions if action.dest == EPOCHS[module.STAGE])
+        action.option_strings = [*action.option_strings, "--epochs"]
+        parser._option_string_actions["--epochs"] = action
+
+
+def parser_for(stage: str, prefix: str, description: str, example: str) -> argparse.ArgumentParser:
+    """Return the parser of a stage, without its options."""
+    command = call(prefix, stage)
+    parser = StageParser(
+        prog=command,
+        description=description,
+        epilog=f"example:\n  {command} {example}",
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"deeppatch {deeppatch.__version__}", help="show the version and exit"
+    )
+    return parser
+
+
+def check_files(options: StageOptions) -> None:
+    """Raise UserError where a file or an image folder that an option names is not there."""
+    for name, value in vars(options).items():
+        for path in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(path, Path) and name not in WRITTEN and not path.exists():
+                raise UserError(f"{path}: No such file or directory; check the path")
+    if options.dataset.startswith("folder:"):
+        names.check_folder(Path(options.dataset.removeprefix("folder:")))
+
+
+def normalise(arguments: Sequence[str]) -> list[str]:
+    """Let long options be spelled with dashes as well as with underscores."""
+    spelled = []
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        spelled.append("--" + name[2:].replace("-", "_") + equals + value if name.startswith("--") else argument)
+    return spelled
+
+
+def check(options: StageOptions, own: Callable[[Any], list[str]] | None = None) -> None:
+    """Raise Contradictions, naming all of them, when values are out of range or do not go together.
+
+    `own` returns what is wrong with the stage's own options.
+    """
+    numbers = {name: getattr(options, name, 1) for name in ("batch_size", "max_epoch", "crt_epoch", "lr")}
+    problems = [f"--{k} {v}: give a number above 0" for k, v in numbers.items() if not 0 < v < math.inf]
+    if options.limit is not None and options.limit < 1:
+        problems.append(f"--limit {options.limit}: give at least 1 image, or leave it out for all")
+    if options.val_share is not None and not 0 < options.val_share < 1:
+        problems.append(f"--val_share {options.val_share}: give a share above 0, below 1")
+    if (ratio := getattr(options, "susp_ratio", None)) is not None and not 0 < ratio <= 1:
+        problems.append(f"--susp_ratio {ratio}: give a share above 0, at most 1")
+    if not 0 <= (momentum := getattr(options, "momentum", 0)) < 1:
+        problems.append(f"--momentum {momentum}: give a number from 0 to below 1")
+    if not 0 <= (decay := getattr(options, "weight_decay", 0)) < math.inf:
+        problems.append(f"--weight_decay {decay}: give 0 or more")
+    if options.seed < 0 or options.seed >= 2**31:
+        problems.append(f"--seed {options.seed}: give a whole number from 0 to 2147483647")
+    if options.device == "cpu" and options.gpu != 0:
+        problems.append(f"--gpu {options.gpu} goes with --device cuda only")
+    problems += own(options) if own else []
+    if problems:
+        raise Contradictions(problems)

@@ -4,30 +4,55 @@ from __future__ import annotations
 
 import copy
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from deeppatch.artifacts import state_digest, tensors_from_bytes
 from deeppatch.cli.context import Context
-from deeppatch.errors import OtherBase, WrongWeights
+from deeppatch.cli.locating import Found
+from deeppatch.errors import MissingArtifact, OtherBase, WrongWeights
 from deeppatch.patching.patch_file import Patch, apply
 from deeppatch.progress import info
+from deeppatch.storage import read_given
 from deeppatch.zoo import weights
 from deeppatch.zoo.classifier import Classifier
 
 
 def base_model(context: Context) -> Classifier:
-    """Load the model that pretrain left, or --weights; later stages start from it."""
-    path = context.options.weights or context.folder("pretrain") / "weights.safetensors"
-    if context.options.weights:
-        state = weights.read(path)
-        context.stage.inherit(path, path.read_bytes())
+    """Load the model that pretrain left, or --base; later stages start from it."""
+    found = context.found["base"]
+    if found.given:
+        state, meta = weights.read(found.path), metadata(found.path)
+        context.stage.inherit(found.path, found.path.read_bytes())
     else:
-        state, _ = tensors_from_bytes(context.stage.read(path, context.command("pretrain")), path)
-    model = restore(context, state, path)
-    info(f"inherited {path} (base {state_digest(model.state_dict())[:12]})")
+        state, meta = tensors_from_bytes(context.stage.read(found.path, found.command), found.path)
+    check_classes(context, meta, found.path)
+    model = restore(context, state, found.path)
+    info(f"inherited {found.path} (base {state_digest(model.state_dict())[:12]})")
     return model
+
+
+def metadata(path: Path) -> dict[str, Any]:
+    """Return what a given weights file says of its classes and images; nothing where it is no file of ours."""
+    if path.suffix != ".safetensors":
+        return {}
+    return tensors_from_bytes(path.read_bytes(), path)[1]
+
+
+def check_classes(context: Context, meta: Mapping[str, Any], path: Path) -> None:
+    """Raise WrongWeights where a file was made for other classes, or for images of another size; both are named."""
+    about = context.about
+    for name, told in (("classes", "other classes"), ("image_size", "images of another size")):
+        before, now = meta.get(name), about[name]
+        if before is not None and before != now:
+            then, today = (", ".join(map(str, each[:8])) + (", ..." if len(each) > 8 else "") for each in (before, now))
+            raise WrongWeights(
+                f"{path} was made for {told}: {then} there, {today} in {context.source.name}; give the data that it "
+                "was made for, or make it again"
+            )
 
 
 def restore(context: Context, state: dict[str, Tensor], origin: Path) -> Classifier:
@@ -44,8 +69,10 @@ def restore(context: Context, state: dict[str, Tensor], origin: Path) -> Classif
 
 def load_patch(context: Context, model: Classifier) -> Patch:
     """Read the patch that correct left for these options, trained on `model`."""
-    path, command = context.locate("correct", "patch.safetensors")
-    patch = Patch.from_bytes(context.stage.read(path, command), path)
+    found = context.found["patch"]
+    path, command = found.path, found.command
+    patch = Patch.from_bytes(given_or_read(context, found), path)
+    check_classes(context, patch.about, path)
     if patch.base != state_digest(model.state_dict()):
         raise OtherBase(path, command)
     count = sum(map(len, patch.channels.values()))
@@ -53,10 +80,23 @@ def load_patch(context: Context, model: Classifier) -> Patch:
     return patch
 
 
+def given_or_read(context: Context, found: Found) -> bytes:
+    """Return the content of a file that an option names, or of one that an earlier stage has left, which is checked."""
+    if not found.given:
+        return context.stage.read(found.path, found.command)
+    content = read_given(found.path)
+    context.stage.inherit(found.path, content)
+    return content
+
+
 def load_finetuned(context: Context, model: Classifier) -> Classifier:
     """Read the network that correct -c finetune left, made from `model`."""
-    path, command = context.locate("correct", "weights.safetensors", crt_method="finetune")
-    state, meta = tensors_from_bytes(context.stage.read(path, command), path)
+    found = context.found.get("finetuned")
+    if found is None:
+        raise MissingArtifact(*context.locate("correct", "weights.safetensors", crt_method="finetune"))
+    path, command = found.path, found.command
+    state, meta = tensors_from_bytes(given_or_read(context, found), path)
+    check_classes(context, meta, path)
     if meta.get("base") != state_digest(model.state_dict()):
         raise OtherBase(path, command)
     tuned = restore(context, state, path)

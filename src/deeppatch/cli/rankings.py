@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from deeppatch.artifacts import read_given, state_digest
+from deeppatch.artifacts import state_digest
 from deeppatch.cli.context import Context
+from deeppatch.cli.predecessors import given_or_read
 from deeppatch.errors import StaleArtifact
 from deeppatch.graph.hooks import convolutions
 from deeppatch.localization.ranking import Ranking
@@ -31,24 +32,18 @@ def leave_ranking(context: Context, model: Classifier, ranking: Ranking, facts: 
 
 def load_ranking(context: Context, model: Classifier) -> tuple[Ranking, float | None]:
     """Return the ranking to use, checked against the network, and the estimated ratio where -f ratioestim left one."""
-    given = context.options.ranking
-    path = given or context.folder("assess") / "ranking.json"
-    if given:
-        content = read_given(given)
-        context.stage.inherit(given, content)
-    else:
-        content = context.stage.read(path, context.command("assess"))
+    found = context.found["ranking"]
+    path, command = found.path, found.command
+    content = given_or_read(context, found)
     try:
         parsed = json.loads(content)
         ranking, estimated = Ranking.from_json(parsed), parsed.get("ratio")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StaleArtifact(f"{path} is no ranking; make one with: {context.command('assess')}") from error
+        raise StaleArtifact(f"{path} is no ranking; make one with: {command}") from error
     if parsed.get("base") != state_digest(model.state_dict()):
-        raise StaleArtifact(
-            f"{path} ranks the filters of other weights; make it again with: {context.command('assess')}"
-        )
+        raise StaleArtifact(f"{path} ranks the filters of other weights; make it again with: {command}")
     if estimated is not None and not (isinstance(estimated, float) and 0 < estimated <= 1):
-        raise StaleArtifact(f"{path}: {estimated!r} is no ratio; make it again with: {context.command('assess')}")
+        raise StaleArtifact(f"{path}: {estimated!r} is no ratio; make it again with: {command}")
     _check_fits(ranking, model, path)
     info(f"inherited {path} ({ranking.method}, {len(ranking.order)} layers)")
     return ranking, estimated

@@ -1,19 +1,27 @@
-"""Degradations of whole batches as tensor operations on the device."""
+"""Degradations of whole batches: Gaussian blur at several levels, and any callable that degrades pixels."""
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import math
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.transforms.v2.functional import gaussian_blur
 
+from deeppatch import runtime
+from deeppatch.data import names
+from deeppatch.data.images import Images, to_float
+from deeppatch.errors import UserError
+
 SIGMAS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
-# the published command line spells it `gaussion`
 NOISES: dict[str, tuple[float, ...]] = {"gaussion": SIGMAS}
-ALIASES = {"gaussian-blur": "gaussion"}
+IDENTIFYING_IMAGES = 64
+# float pixels (N, 3, H, W) in [0, 1] and a generator on their device -> pixels (N, 3, H, W) or (N, 1, H, W)
+Degrade = Callable[[Tensor, torch.Generator], Tensor]
 
 
 def kernel_size(sigma: float) -> int:
@@ -21,8 +29,15 @@ def kernel_size(sigma: float) -> int:
     return 2 * (math.ceil(4 * sigma) // 2) + 1
 
 
+@runtime_checkable
 class Corruption(Protocol):
-    """A degradation of images at several levels: 0 is clean, level i is called `level_names[i - 1]`."""
+    """A degradation of images at several levels: 0 is clean, level i is called `level_names[i - 1]`.
+
+    `draws` says whether an image's result depends on the generator or on the rest of its batch. Such a batch is
+    degraded whole wherever it is read, also by a process that needs only a part of it.
+    """
+
+    draws: bool
 
     @property
     def level_names(self) -> tuple[str, ...]:
@@ -43,8 +58,16 @@ class Blur:
     applied to the unit vectors, hence the result is torchvision's to rounding.
     """
 
+    draws = False
+
     def __init__(self, sigmas: Sequence[float], height: int, width: int, device: torch.device) -> None:
         self.sigmas = tuple(sigmas)
+        widest = max(map(kernel_size, self.sigmas))
+        if min(height, width) <= widest // 2:
+            raise UserError(
+                f"images of {height}x{width} pixels are too small for a blur whose kernel is {widest} pixels wide; "
+                f"use images of at least {widest // 2 + 1} pixels on either side"
+            )
         self._rows = self._matrices(height).to(device)
         self._columns = self._matrices(width).to(device)
 
@@ -71,3 +94,153 @@ class Blur:
         rows, columns = self._rows[levels].unsqueeze(1), self._columns[levels].unsqueeze(1)
         blurred = rows @ pixels @ columns.transpose(2, 3)
         return torch.where((levels == 0).view(-1, 1, 1, 1), pixels, blurred)
+
+
+class GaussianBlur:
+    """`Blur` of batches of any image size on any device; its matrices are made where a size is first met."""
+
+    draws = False
+
+    def __init__(self, sigmas: Sequence[float] = SIGMAS) -> None:
+        self.sigmas = tuple(sigmas)
+        self._made: dict[tuple[int, int, torch.device], Blur] = {}
+
+    def __len__(self) -> int:
+        return len(self.sigmas)
+
+    @property
+    def level_names(self) -> tuple[str, ...]:
+        """The standard deviations: s=0.5 and so on."""
+        return tuple(f"s={sigma:g}" for sigma in self.sigmas)
+
+    def __call__(self, pixels: Tensor, levels: Tensor | int, generator: torch.Generator | None = None) -> Tensor:
+        """Blur float pixels (N, C, H, W) in [0, 1] at `levels`, an int64 tensor (N,) or one level for all."""
+        size = (*pixels.shape[-2:], pixels.device)
+        if size not in self._made:
+            self._made[size] = Blur(self.sigmas, *size)
+        return self._made[size](pixels, levels)
+
+
+class CallableCorruption:
+    """Degradations given as callables, one for each level, in the order of `callables`.
+
+    A callable gets all images of a batch that are at its level, float (N, 3, H, W) in [0, 1], and a generator on their
+    device. Its draws depend on `seed`, on the level's name and on the batch, and on nothing else. Its result is
+    checked, a single channel is repeated to three, and values are clamped to [0, 1].
+    """
+
+    draws = True
+
+    def __init__(self, callables: Mapping[str, Degrade], seed: int = 2021) -> None:
+        self.callables = {
+            name: copy.deepcopy(each).eval() if isinstance(each, nn.Module) else each
+            for name, each in callables.items()
+        }
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.callables)
+
+    @property
+    def level_names(self) -> tuple[str, ...]:
+        """The names that the callables were given under."""
+        return tuple(self.callables)
+
+    @torch.no_grad()
+    def __call__(self, pixels: Tensor, levels: Tensor | int, generator: torch.Generator | None = None) -> Tensor:
+        """Degrade float pixels (N, 3, H, W) in [0, 1] at `levels`, an int64 tensor (N,) or one level for all.
+
+        `generator` stands for the batch: what is drawn depends on the seed that it was made with, not on its state.
+        """
+        batch = 0 if generator is None else generator.initial_seed()
+        if isinstance(levels, int):
+            return self._degrade(pixels.clone(), levels, batch) if levels else pixels
+        degraded = pixels.clone()
+        for level in range(1, len(self) + 1):
+            chosen = (levels == level).nonzero().squeeze(1)
+            if len(chosen):
+                degraded[chosen] = self._degrade(pixels[chosen], level, batch)
+        return degraded
+
+    def _degrade(self, pixels: Tensor, level: int, batch: int) -> Tensor:
+        name, degrade = list(self.callables.items())[level - 1]
+        own = runtime.generator(self.seed, "corrupt", name, batch, device=pixels.device)
+        return checked(degrade(pixels.clone(), own), pixels, name)
+
+
+def checked(found: object, given: Tensor, name: str) -> Tensor:
+    """Return what the callable `name` made of pixels `given` (N, 3, H, W), as float pixels of that shape in [0, 1].
+
+    Raises:
+        UserError: where it is no tensor, or has another shape, or holds values that are not finite.
+    """
+    wanted = f"the corruption {name} must return pixels {tuple(given.shape)} in [0, 1]"
+    if not isinstance(found, Tensor):
+        raise UserError(f"{wanted}; it returned {type(found).__name__}")
+    one_channel = (len(given), 1, *given.shape[2:])
+    if found.shape not in (given.shape, one_channel):
+        raise UserError(f"{wanted}; it returned {tuple(found.shape)}")
+    pixels = to_float(found).to(given.device, torch.float32)
+    if not pixels.isfinite().all():
+        raise UserError(f"{wanted}; it returned values that are not finite")
+    return pixels.clamp(0, 1).expand(given.shape)
+
+
+def corruption(what: str | Degrade | Mapping[str, Degrade] | Corruption, *, seed: int = 2021) -> Corruption:
+    """Return a corruption: a named one, one level for a callable, or one level for each callable of a mapping.
+
+    Args:
+        what: `gaussian-blur` (six levels); or a callable of pixels, float (N, 3, H, W) in [0, 1], and a
+            `torch.Generator` on their device, which returns pixels (N, 3, H, W) or (N, 1, H, W); or a mapping from
+            the names of levels to such callables. A corruption is returned as it is.
+        seed: what a callable's draws depend on. It should draw from its generator only, so that it repeats.
+
+    Returns:
+        A `Corruption`: `len` levels beside clean, called `level_names`.
+
+    Raises:
+        UserError: for an unknown name, and for what is no callable.
+
+    >>> import torch
+    >>> def noise(pixels, generator):
+    ...     return pixels + 0.1 * torch.randn(pixels.shape, generator=generator, device=pixels.device)
+    >>> corruption(noise).level_names
+    ('noise',)
+    >>> both = corruption({"noise": noise, "dark": lambda pixels, generator: pixels / 2})
+    >>> both(torch.ones(1, 3, 4, 4), 2).mean().item()
+    0.5
+    >>> corruption("gaussian-blur").level_names
+    ('s=0.5', 's=1', 's=1.5', 's=2', 's=2.5', 's=3')
+    """
+    if isinstance(what, str):
+        name = names.NOISES.get(what, what)
+        if name not in NOISES:
+            raise UserError(f"there is no corruption called {what}; choose from {', '.join((*NOISES, *names.NOISES))}")
+        return GaussianBlur(NOISES[name])
+    if isinstance(what, Corruption) and not isinstance(what, Mapping):
+        return what
+    given = what if isinstance(what, Mapping) else {_name(what): what}
+    if not given or not all(map(callable, given.values())):
+        raise UserError("a corruption is a name, a callable of (pixels, generator), or a mapping of names to callables")
+    return CallableCorruption(given, seed)
+
+
+def _name(degrade: object) -> str:
+    name = getattr(degrade, "__name__", type(degrade).__name__)
+    return "corrupted" if name in ("<lambda>", "partial") else name
+
+
+def identity(corruption: Corruption, images: Images) -> str:
+    """Return what tells one corruption from another: the names of its levels, or for callables a digest.
+
+    The digest is a SHA-256 over the names of the levels and over what each makes of the first 64 of `images`, rounded
+    to 8 bits.
+    """
+    if not isinstance(corruption, CallableCorruption):
+        return " ".join(corruption.level_names)
+    pixels = to_float(images.pixels[:IDENTIFYING_IMAGES])
+    digest = hashlib.sha256()
+    for level, name in enumerate(corruption.level_names, start=1):
+        digest.update(name.encode() + b"\n")
+        digest.update((corruption(pixels, level) * 255).round().to(torch.uint8).cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Labelled images, and data sets made of them: as their makers split them, or with some classes chosen and mixed."""
+"""Labelled images, and data sets made of them: with the official split, or with some classes chosen and mixed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from deeppatch.data.files import Files
 
 @dataclass(frozen=True)
 class Images:
-    """Labelled images: `pixels` uint8 (N, 3, H, W), in memory or read from files by index, `labels` int64 (N,)."""
+    """Labelled images: `pixels` (N, 3, H, W), in memory or read from files by index, `labels` int64 (N,).
+
+    Pixels are uint8; those that do not have 8 bits are float32 in [0, 1].
+    """
 
     pixels: Tensor | Files
     labels: Tensor
@@ -31,7 +34,7 @@ class Images:
         return Images(self.pixels.to(device), self.labels.to(device))
 
     def only(self, classes: Sequence[int]) -> Images:
-        """Return the images of some classes, in their order here; a label is its class's place in `classes`."""
+        """Return the images of some classes, in their order here; a label is its class's index in `classes`."""
         wanted = torch.tensor(classes, device=self.labels.device)
         image, label = (self.labels.unsqueeze(1) == wanted).nonzero().T
         return Images(self.take(image).pixels, label)
@@ -59,3 +62,8 @@ def joined(first: Images, second: Images, classes: int) -> Images:
     assert isinstance(first.pixels, Tensor)
     assert isinstance(second.pixels, Tensor)
     return Images(torch.cat([first.pixels, second.pixels]), torch.cat([first.labels, second.labels + classes]))
+
+
+def to_float(pixels: Tensor) -> Tensor:
+    """Map uint8 pixels to float32 in [0, 1]; pixels that are float already are returned as they are."""
+    return pixels if pixels.is_floating_point() else pixels.float().div_(255)

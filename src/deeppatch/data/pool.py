@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from deeppatch import runtime
-from deeppatch.artifacts import sha256, state_digest
+from deeppatch.artifacts import state_digest
 from deeppatch.data import biased_split
 from deeppatch.data.biased_split import Partition
 from deeppatch.data.images import Source
 from deeppatch.data.unlabelled import unlabelled
+from deeppatch.storage import sha256
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 import urllib.error
 from collections.abc import Callable
@@ -19,9 +18,11 @@ from torchvision.transforms.v2.functional import InterpolationMode, resize
 from deeppatch.data import svhn_gtsrb
 from deeppatch.data.files import Files, open_resized
 from deeppatch.data.images import Images, Source, joined
+from deeppatch.data.names import check_folder, check_name, slug
 from deeppatch.errors import DataProblem
 from deeppatch.runtime import generator
 
+# the width and height of CIFAR, SVHN and GTSRB as the field reads them, and of the digits here
 SIZE = 32
 # what torchvision raises for files that it can neither read nor download
 UNREACHABLE = (urllib.error.URLError, RuntimeError, TimeoutError, ConnectionError, pickle.UnpicklingError)
@@ -31,45 +32,23 @@ OTHER_DIGITS = (6, 7, 8, 9)
 MIX_TRAIN, MIX_TEST = 500, 100
 
 
-def load(name: str, data_dir: Path, seed: int) -> Source:
-    """Load a data set by its command-line name; DataProblem where it is unknown, absent or damaged."""
+def load(name: str, data_dir: Path, seed: int, *, folder_size: int = SIZE) -> Source:
+    """Load a data set by its command-line name; DataProblem where it is unknown, absent or damaged.
+
+    Images of a folder are resized to `folder_size` x `folder_size` pixels; every other data set has its own size.
+    """
     check_name(name)
     kind, _, detail = name.partition(":")
     if kind == "folder":
-        return _folder(Path(detail), slug(name))
+        return _folder(Path(detail), slug(name), folder_size)
     if kind in MIXES:
-        return MIXES[kind][0](slug(name), data_dir, seed, int(detail))
+        return MIXES[kind](slug(name), data_dir, seed, int(detail))
     return SOURCES[name](data_dir, seed)
-
-
-def names() -> list[str]:
-    """Return the names of all data sets but image folders; T stands for the class that a mix is made to correct."""
-    return [*SOURCES, *(f"{mix}:T" for mix in MIXES)]
-
-
-def check_name(name: str) -> None:
-    """Raise DataProblem unless `name` is that of a data set."""
-    kind, _, detail = name.partition(":")
-    if kind in MIXES and detail not in map(str, range(MIXES[kind][1])):
-        raise DataProblem(f"-d {name}: name the class to correct, {kind}:0 to {kind}:{MIXES[kind][1] - 1}")
-    if name not in SOURCES and kind not in MIXES and not name.startswith("folder:"):
-        raise DataProblem(f"-d {name}: unknown data set; choose from {', '.join(names())} or folder:PATH")
-
-
-def slug(name: str) -> str:
-    """Return the name under which a data set's artifacts are kept.
-
-    `folder:a/b` becomes folder-b-HASH, by its path, and `svhn-mix:3` svhn-mix-3.
-    """
-    if not name.startswith("folder:"):
-        return name.replace(":", "-")
-    path = Path(name.removeprefix("folder:")).resolve()
-    return f"folder-{path.name}-{hashlib.sha256(str(path).encode()).hexdigest()[:6]}"
 
 
 def _cifar(kind: type[CIFAR10], name: str, data_dir: Path) -> Source:
     if not (data_dir / kind.base_folder).exists() and (data_dir / name).is_dir():
-        return _folder(data_dir / name, name)
+        return _folder(data_dir / name, name, SIZE)
     make: Callable[..., CIFAR10] = kind
     parts = []
     try:
@@ -98,7 +77,7 @@ def _cifar100(data_dir: Path, seed: int) -> Source:
 def _street(
     read: Callable[[Path, int], list[svhn_gtsrb.Part]], name: str, classes: int, data_dir: Path, files: str
 ) -> Source:
-    """Read signs or house numbers, which a mirror image would change: an image folder's, or their makers' files."""
+    """Read signs or house numbers, which a mirror image would change: from an image folder or the official files."""
     if (data_dir / name / "train").is_dir():
         return _numbered(data_dir / name, name, classes)
     try:
@@ -159,16 +138,15 @@ def _digits(data_dir: Path, seed: int) -> Source:
     return Source("digits", train, test, classes=tuple("0123456789"), augment=False, mirror=False)
 
 
-def _folder(path: Path, name: str, *, mirror: bool = True) -> Source:
-    """Read PATH/{train,test}/CLASS/*; every image becomes RGB of 32x32 pixels."""
+def _folder(path: Path, name: str, size: int, *, mirror: bool = True) -> Source:
+    """Read PATH/{train,test}/CLASS/*; every image becomes RGB of `size` x `size` pixels."""
+    check_folder(path)
     parts, classes = [], []
     for part in ("train", "test"):
         folder = path / part
-        if not folder.is_dir():
-            raise DataProblem(f"{folder} is missing; an image folder is laid out as {path}/{{train,test}}/CLASS/IMAGE")
         try:
             listing = ImageFolder(str(folder))
-            pixels = torch.stack([open_resized(Path(file), SIZE) for file, _ in listing.samples])
+            pixels = torch.stack([open_resized(Path(file), size) for file, _ in listing.samples])
         except FileNotFoundError as error:
             raise DataProblem(f"{folder}: {str(error).splitlines()[0]}; add images or remove the class") from error
         parts.append(Images(pixels, torch.tensor(listing.targets)))
@@ -179,7 +157,7 @@ def _folder(path: Path, name: str, *, mirror: bool = True) -> Source:
 
 def _numbered(path: Path, name: str, count: int) -> Source:
     """Read an image folder whose classes are numbers, in the order of these; a mirror image is of another class."""
-    source = _folder(path, name, mirror=False)
+    source = _folder(path, name, SIZE, mirror=False)
     numbers = [int(each) if each.isdecimal() else -1 for each in source.classes]
     if sorted(numbers) != list(range(count)):
         raise DataProblem(f"{path}: {name} has {count} classes; call their folders 0 to {count - 1}, all in both parts")
@@ -217,8 +195,6 @@ SOURCES: dict[str, Callable[[Path, int], Source]] = {
     "svhn_5": partial(_first_digits, _svhn, "svhn_5"), "digits_5": partial(_first_digits, _digits, "digits_5"),
     "imagenet": _imagenet,
 }  # fmt: skip
-# a weak model's data: some classes of one data set and last the class to correct, so many of which there are
-MIXES: dict[str, tuple[Callable[[str, Path, int, int], Source], int]] = {
-    "cifar10-mix": (_cifar10_mix, 10), "svhn-mix": (partial(_digits_mix, _svhn), 5),
-    "digits-mix": (partial(_digits_mix, _digits), 5),
+MIXES: dict[str, Callable[[str, Path, int, int], Source]] = {
+    "cifar10-mix": _cifar10_mix, "svhn-mix": partial(_digits_mix, _svhn), "digits-mix": partial(_digits_mix, _digits),
 }  # fmt: skip

@@ -16,7 +16,7 @@ from deeppatch.runtime import generator
 
 @dataclass(frozen=True)
 class Splits:
-    """Train and val are parts of the source's training part; test is read by evaluations alone."""
+    """Train and val are parts of the source's training part; only evaluations read test."""
 
     train: Images
     val: Images
@@ -26,23 +26,29 @@ class Splits:
 def split(
     source: Source, seed: int, limit: int | None = None, val_share: float | None = None, bias: str | None = None
 ) -> Splits:
-    """Split a source by class-stratified sampling; `limit` keeps a stratified subset of so many images of every split.
+    """Split a source by class-stratified sampling; `limit` keeps a stratified subset of N images of every part.
 
-    val is the share `val_share` of the training part. Where none is given it is 1/50 (CIFAR: 1,000 images, as
-    published), or where that would be fewer than 1,000 images, 1,000 or a fifth, whichever is less: thresholds are
-    calibrated on val, and a few dozen images bound nothing. With a `bias` the parts are those of HybridRepair's
-    protocol.
+    val is held out of the training part by `hold_out`. With a `bias` the parts are those of HybridRepair's protocol.
     """
     if bias is not None:
-        places, images = biased_split.partition(source, bias, seed, limit), biased_split.mixed(source)
-        return Splits(*(images.take(part) for part in (places.train, places.val, places.test)))
-    total = len(source.train)
-    size = max(total // 50, min(1000, total // 5)) if val_share is None else round(val_share * total)
-    kept, held_out = _divide(source.train, size, seed, source.name)
-    parts = (source.train.take(kept), source.train.take(held_out), source.test)
+        indices, images = biased_split.partition(source, bias, seed, limit), biased_split.mixed(source)
+        return Splits(*(images.take(part) for part in (indices.train, indices.val, indices.test)))
+    parts = (*hold_out(source.train, val_share, seed, source.name), source.test)
     if limit is not None:
         parts = tuple(subset(part, limit, seed, source.name) for part in parts)  # type: ignore[assignment]
     return Splits(*parts)
+
+
+def hold_out(images: Images, val_share: float | None, seed: int, name: str) -> tuple[Images, Images]:
+    """Return a training part and, class-stratified, the share `val_share` of its images, which becomes val.
+
+    Where no share is given it is 1/50 (CIFAR: 1,000 images, as published), or where that would be fewer than 1,000
+    images, 1,000 or a fifth, whichever is less: thresholds are calibrated on val, and a few dozen images bound nothing.
+    """
+    total = len(images)
+    size = max(total // 50, min(1000, total // 5)) if val_share is None else round(val_share * total)
+    kept, held_out = _divide(images, size, seed, name)
+    return images.take(kept), images.take(held_out)
 
 
 def halves(images: Images, seed: int, name: str) -> tuple[Images, Images]:

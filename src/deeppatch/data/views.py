@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from deeppatch import runtime
 from deeppatch.data.corruptions import Corruption
-from deeppatch.data.sources import Images
+from deeppatch.data.images import Images, to_float
 from deeppatch.distributed.ranks import part_of
-from deeppatch.runtime import generator
 
 Batch = tuple[Tensor, Tensor]
 
@@ -22,7 +22,8 @@ class View:
     """A fixed sequence of (image, level) pairs of one split, read in order as (pixels in [0, 1], labels) batches.
 
     `index` and `levels` are int64 tensors (M,): which image, and at which level (0 is clean; without a corruption
-    all are). `part` (which, of how many) says which part of every batch is read.
+    all are). `part` (which, of how many) says which part of every batch is read. What a corruption draws depends on
+    `purpose` and on the index of the batch.
     """
 
     images: Images
@@ -31,6 +32,7 @@ class View:
     levels: Tensor
     batch_size: int
     part: tuple[int, int] = (0, 1)
+    purpose: str = "levels"
 
     def __len__(self) -> int:
         return -(-len(self.index) // self.batch_size)
@@ -41,10 +43,12 @@ class View:
         return batch_sizes(len(self.index), self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        for index, levels in zip(self.index.split(self.batch_size), self.levels.split(self.batch_size), strict=True):
-            own = part_of(len(index), *self.part)
-            pixels, labels = to_float(self.images.pixels[index[own]]), self.images.labels[index[own]]
-            yield pixels if self.corruption is None else self.corruption(pixels, levels[own]), labels
+        batches = zip(self.index.split(self.batch_size), self.levels.split(self.batch_size), strict=True)
+        for batch, (index, levels) in enumerate(batches):
+            read, kept = read_and_kept(len(index), self.part, self.corruption)
+            pixels = to_float(self.images.pixels[index[read]])
+            pixels = degraded(pixels, self.corruption, levels[read], 0, self.purpose, batch)
+            yield pixels[kept], self.images.labels[index[read]][kept]
 
     def divided(self, which: int, of: int) -> View:
         """Return the same view, of every batch part `which` (from 0) of `of`."""
@@ -56,9 +60,24 @@ class View:
         return self.images.labels[self.index]
 
 
-def to_float(pixels: Tensor) -> Tensor:
-    """Map uint8 pixels to float32 in [0, 1]."""
-    return pixels.float().div_(255)
+def read_and_kept(size: int, part: tuple[int, int], corruption: Corruption | None) -> tuple[slice, slice]:
+    """Return which images of a batch of `size` are read for a part of it, and which of those it keeps.
+
+    A corruption that draws degrades the batch whole, so that its draws do not depend on how many processes share it.
+    """
+    own = part_of(size, *part)
+    if corruption is not None and corruption.draws:
+        return slice(0, size), own
+    return own, slice(None)
+
+
+def degraded(pixels: Tensor, corruption: Corruption | None, levels: Tensor, seed: int, *purpose: str | int) -> Tensor:
+    """Degrade float pixels (N, 3, H, W) at `levels` (N,); what a corruption draws depends on seed and purpose."""
+    if corruption is None:
+        return pixels
+    if corruption.draws:
+        return corruption(pixels, levels, runtime.generator(seed, "corrupt", *purpose))
+    return corruption(pixels, levels)
 
 
 def levels_view(images: Images, corruption: Corruption | None, levels: list[int], batch_size: int) -> View:
@@ -86,33 +105,41 @@ def clean(images: Images, batch_size: int) -> View:
 
 def degraded_draw(images: Images, corruption: Corruption, batch_size: int, seed: int) -> View:
     """Return every image once, each at one level drawn uniformly: one fixed draw by seed."""
-    levels = torch.randint(1, len(corruption) + 1, (len(images),), generator=generator(seed, "degraded-draw"))
+    levels = torch.randint(1, len(corruption) + 1, (len(images),), generator=runtime.generator(seed, "degraded-draw"))
     return View(
         images,
         corruption,
         torch.arange(len(images), device=images.labels.device),
         levels.to(images.labels.device),
         batch_size,
+        purpose="degraded draw",
     )
 
 
 def ordered(view: View, order: Tensor) -> View:
-    """Return the same images at the same levels, in the order of their places (M,) in `view`."""
+    """Return the same images at the same levels, in the order of their indices (M,) in `view`."""
     return replace(view, index=view.index[order], levels=view.levels[order])
 
 
 def mixed_stream(images: Images, corruption: Corruption, batch_size: int, seed: int) -> View:
     """Return every image once, shuffled, with probability 1/2 degraded at a level drawn uniformly."""
-    draw = generator(seed, "mixed-stream")
-    order = torch.randperm(len(images), generator=draw)
-    levels = random_levels(len(images), len(corruption), draw)
-    return View(images, corruption, order.to(images.labels.device), levels.to(images.labels.device), batch_size)
+    generator = runtime.generator(seed, "mixed-stream")
+    order = torch.randperm(len(images), generator=generator)
+    levels = random_levels(len(images), len(corruption), generator)
+    return View(
+        images,
+        corruption,
+        order.to(images.labels.device),
+        levels.to(images.labels.device),
+        batch_size,
+        purpose="mixed stream",
+    )
 
 
-def random_levels(count: int, kinds: int, draw: torch.Generator) -> Tensor:
+def random_levels(count: int, kinds: int, generator: torch.Generator) -> Tensor:
     """Draw levels (count,): 0 with probability 1/2, else uniform over 1..kinds."""
-    degraded = torch.rand(count, generator=draw) < 0.5
-    return torch.where(degraded, torch.randint(1, kinds + 1, (count,), generator=draw), 0)
+    degraded = torch.rand(count, generator=generator) < 0.5
+    return torch.where(degraded, torch.randint(1, kinds + 1, (count,), generator=generator), 0)
 
 
 def batch_sizes(count: int, batch_size: int) -> list[int]:
@@ -124,7 +151,7 @@ def batch_sizes(count: int, batch_size: int) -> list[int]:
 class Shuffled:
     """One epoch of training batches: shuffled, optionally cropped (and flipped), then degraded at drawn levels.
 
-    The draws depend on `seed` and `epoch` alone, so an epoch can be read again after an interruption. Without `mirror`
+    The draws depend on `seed` and `epoch` only, so an epoch can be read again after an interruption. Without `mirror`
     no cropped image is flipped. `part` (which, of how many) says which part of every batch is read; what is drawn does
     not depend on it.
     """
@@ -151,14 +178,13 @@ class Shuffled:
         order, levels, crops = (drawn.to(self.images.labels.device) for drawn in self._draw())
         start = 0
         for size in self.sizes:
-            own = part_of(size, *self.part)
-            own = slice(start + own.start, start + own.stop)
-            pixels = to_float(self.images.pixels[order[own]])
+            read, kept = read_and_kept(size, self.part, self.corruption)
+            read = slice(start + read.start, start + read.stop)
+            pixels = to_float(self.images.pixels[order[read]])
             if self.augment:
-                pixels = crop_and_flip(pixels, crops[:, own])
-            if self.corruption is not None:
-                pixels = self.corruption(pixels, levels[own])
-            yield pixels, self.images.labels[order[own]]
+                pixels = crop_and_flip(pixels, crops[:, read])
+            pixels = degraded(pixels, self.corruption, levels[read], self.seed, "epoch", self.epoch, start)
+            yield pixels[kept], self.images.labels[order[read]][kept]
             start += size
 
     def divided(self, which: int, of: int) -> Shuffled:
@@ -167,35 +193,35 @@ class Shuffled:
 
     def _draw(self) -> tuple[Tensor, Tensor, Tensor]:
         """Draw the whole epoch: order (n,), levels (n,) and crops (3, n)."""
-        draw = generator(self.seed, "epoch", self.epoch)
-        order = torch.randperm(len(self.images), generator=draw)
+        generator = runtime.generator(self.seed, "epoch", self.epoch)
+        order = torch.randperm(len(self.images), generator=generator)
         kinds = 0 if self.corruption is None else len(self.corruption)
         levels, crops = [], []
         for size in self.sizes:
             if self.augment:
-                crops.append(random_crops(size, self.images.pixels.shape[-2], draw, mirror=self.mirror))
-            levels.append(random_levels(size, kinds, draw) if kinds else torch.zeros(size, dtype=torch.long))
+                crops.append(random_crops(size, self.images.pixels.shape[-2], generator, mirror=self.mirror))
+            levels.append(random_levels(size, kinds, generator) if kinds else torch.zeros(size, dtype=torch.long))
         return order, torch.cat(levels), torch.cat(crops, 1) if crops else torch.zeros(3, 0, dtype=torch.long)
 
 
 def augmented(images: Images, seed: int, *, mirror: bool = True) -> Images:
     """Return every image cropped and perhaps mirrored once, as training draws it: one fixed draw by seed."""
-    draw = generator(seed, "augmented")
+    generator = runtime.generator(seed, "augmented")
     pixels = [
-        crop_and_flip(images.pixels[part], random_crops(len(part), images.pixels.shape[-2], draw, mirror=mirror))
+        crop_and_flip(images.pixels[part], random_crops(len(part), images.pixels.shape[-2], generator, mirror=mirror))
         for part in torch.arange(len(images)).split(4096)
     ]
     return Images(torch.cat(pixels), images.labels)
 
 
-def random_crops(count: int, height: int, draw: torch.Generator, *, mirror: bool = True) -> Tensor:
+def random_crops(count: int, height: int, generator: torch.Generator, *, mirror: bool = True) -> Tensor:
     """Draw where `count` images are cropped, int64 (3, count): rows from the top, columns from the left, mirrored.
 
-    Without `mirror` no image is mirrored; the places are the same.
+    Without `mirror` no image is mirrored; the crops are the same.
     """
     places = 2 * (height // 8) + 1
-    top, left = (torch.randint(0, places, (count, 1), generator=draw) for _ in range(2))
-    mirrored = torch.rand(count, 1, generator=draw) < 0.5
+    top, left = (torch.randint(0, places, (count, 1), generator=generator) for _ in range(2))
+    mirrored = torch.rand(count, 1, generator=generator) < 0.5
     return torch.cat([top, left, (mirrored & mirror).long()], 1).T
 
 

@@ -17,7 +17,8 @@ from deeppatch.decomposition.features import Features, LastLayer, ShuffledFeatur
 from deeppatch.decomposition.head import DecomposedHead, decompose
 from deeppatch.decomposition.influence import measure
 from deeppatch.graph.hooks import swap
-from deeppatch.training import History, Stream, accuracy, accuracy_on, adam, cross_entropy, fit
+from deeppatch.metrics import accuracy
+from deeppatch.training import History, Stream, accuracy_on, adam, cross_entropy, fit
 
 
 @dataclass(frozen=True)

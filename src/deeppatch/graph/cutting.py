@@ -12,8 +12,8 @@ def cut(network: fx.GraphModule, name: str) -> tuple[fx.GraphModule, fx.GraphMod
     `after(y, *else)` goes on from the module's output. Both share their modules with `network`.
     """
     nodes = list(network.graph.nodes)
-    place = next(i for i, node in enumerate(nodes) if node.op == "call_module" and node.target == name)
-    early, gate, late = nodes[:place], nodes[place], nodes[place + 1 :]
+    index = next(i for i, node in enumerate(nodes) if node.op == "call_module" and node.target == name)
+    early, gate, late = nodes[:index], nodes[index], nodes[index + 1 :]
     constants = [node for node in early if node.op == "get_attr"]  # read anew rather than handed over
     crossing = [node for node in early if node not in constants and not node.users.keys().isdisjoint(late)]
 

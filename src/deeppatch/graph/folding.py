@@ -2,42 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 
-import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from deeppatch.graph.affine import Affine
 from deeppatch.graph.hooks import swap
-
-
-class Affine(nn.Module):
-    """What a batch normalisation does at inference: a scale and a shift of each channel; the identity for None.
-
-    `weight` (C, ...) says how many channels there are, where they lie and in which precision; of these, `channels` (K,)
-    are normalised where they are given.
-    """
-
-    scale: Tensor
-    shift: Tensor
-
-    def __init__(self, norm: nn.Module | None, weight: Tensor, channels: Tensor | None = None) -> None:
-        super().__init__()
-        scale, shift = weight.new_ones(len(weight)), weight.new_zeros(len(weight))
-        if isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and norm.running_var is not None:
-            exact = (norm.running_var.double() + norm.eps).rsqrt()
-            exact = exact * norm.weight.detach() if norm.affine else exact
-            centre = norm.bias.detach() if norm.affine else 0
-            scale, shift = exact.to(weight), (centre - norm.running_mean * exact).to(weight)
-        if channels is not None:
-            scale, shift = scale[channels], shift[channels]
-        self.register_buffer("scale", scale.view(-1, 1, 1))
-        self.register_buffer("shift", shift.view(-1, 1, 1))
-
-    def forward(self, y: Tensor) -> Tensor:
-        """Normalise maps (N, C, H, W), or (N, K, H, W)."""
-        return torch.addcmul(self.shift, y, self.scale).to(y.dtype)
+from deeppatch.graph.tracing import trace
 
 
 def fold(graph: fx.GraphModule) -> dict[str, nn.BatchNorm2d]:
@@ -66,11 +38,11 @@ def fold(graph: fx.GraphModule) -> dict[str, nn.BatchNorm2d]:
 
 
 def folded(network: nn.Module) -> fx.GraphModule:
-    """Return a copy for inference alone, as a graph: normalisations folded (see `fold`), any other one an Affine.
+    """Return a copy for inference only, as a graph: normalisations folded (see `fold`), any other one an Affine.
 
-    Nothing asks for gradients.
+    Nothing asks for gradients. Untraceable where the network cannot be traced.
     """
-    folding = fx.symbolic_trace(copy.deepcopy(network).eval())
+    folding = trace(network)
     fold(folding)
     for name in {str(node.target) for node in folding.graph.nodes if node.op == "call_module"}:
         norm = folding.get_submodule(name)

@@ -18,7 +18,7 @@ def convolutions(network: nn.Module) -> dict[str, nn.Conv2d]:
 
 
 def swap(network: nn.Module, name: str, module: nn.Module) -> nn.Module:
-    """Put `module` in the place called `name` and return what was there."""
+    """Replace the module called `name` by `module` and return what it was."""
     parent_name, _, leaf = name.rpartition(".")
     parent = network.get_submodule(parent_name)
     before = network.get_submodule(name)
@@ -89,7 +89,7 @@ def execution_order(network: nn.Module, example: Tensor) -> tuple[list[str], dic
 
 
 class _Reached(Exception):
-    """Ends a forward pass at the place where it is cut."""
+    """Ends a forward pass where it is cut."""
 
 
 def input_of(network: nn.Module, name: str, x: Tensor) -> Tensor:

@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-import copy
 import operator
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional as F
 
 from deeppatch.graph.folding import fold
+from deeppatch.graph.operations import OUT_OF_PLACE
+from deeppatch.graph.tracing import Untraceable, trace
 
 Values = dict[fx.Node, Any]
 IN_FLIGHT = 5  # largest maps that one edit holds at a time, copies and workspaces of convolutions among them
 
 
-class Untraceable(Exception):
-    """The network cannot be run as a graph; the message says why."""
-
-
 class Graph:
     """A copy of a network, in eval mode, that runs step by step and keeps what each step gave.
 
-    `convs` has the node of each convolution by its name in the network; `silent` has, for each, what its channels are
-    worth behind the folded normalisation when they are silenced before it, (C,).
+    `convs` has the node of each convolution by its name in the network; `silent` has, for each, what its channels give
+    behind the folded normalisation when they are silenced before it, (C,).
     """
 
     def __init__(self, network: nn.Module, example: Tensor) -> None:
-        """Trace and fold `network`; Untraceable unless the graph answers for `example` (N, C, H, W) as it does."""
-        self.module = _traced(network)
+        """Trace and fold `network`; Untraceable unless the graph gives for `example` (N, C, H, W) what it gives."""
+        self.module = trace(network)
         self._separate()
         norms = fold(self.module)
         self.convs = {str(node.target): node for node in self.module.graph.nodes if self._is(node, nn.Conv2d)}
@@ -102,24 +98,11 @@ class Graph:
                 if getattr(self.layer(node), "inplace", False):
                     self.layer(node).inplace = False  # type: ignore[assignment]
             elif node.op == "call_function":
-                node.target = SEPARATE.get(node.target, node.target)
+                node.target = OUT_OF_PLACE.get(node.target, node.target)
                 if node.kwargs.get("inplace"):
                     node.kwargs = {**node.kwargs, "inplace": False}
             elif node.op == "call_method" and str(node.target).endswith("_"):
                 node.target = str(node.target).rstrip("_")
-
-
-# operations that write into what they read, and their counterparts that do not
-SEPARATE: dict[Any, Any] = {
-    operator.iadd: operator.add, operator.imul: operator.mul, F.relu_: F.relu, torch.relu_: torch.relu
-}  # fmt: skip
-
-
-def _traced(network: nn.Module) -> fx.GraphModule:
-    try:
-        return fx.symbolic_trace(copy.deepcopy(network).eval())
-    except Exception as error:  # whatever a network's own code raises when it meets a stand-in for a tensor
-        raise Untraceable(f"its forward pass depends on values ({str(error).splitlines()[0]})") from error
 
 
 @torch.no_grad()

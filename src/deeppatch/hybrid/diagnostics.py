@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from deeppatch.hybrid.selection import Selection
-from deeppatch.training import accuracy
+from deeppatch.metrics import accuracy
 
 
 class PoolTruth:

@@ -1,4 +1,4 @@
-"""Score every filter exactly: what the network still gets right on degraded images when one channel is edited."""
+"""Count the degraded images that a network classifies correctly when one of its channels is edited."""
 
 from __future__ import annotations
 
@@ -18,12 +18,16 @@ from deeppatch.graph.network_graph import Graph
 from deeppatch.localization.channel_delta import ChannelDelta, Downstream
 
 Value = TypeVar("Value")
-ROUND = 8  # filters that each of several ranks asks of before they put together what they found
+# filters of each rank between two exchanges of what the ranks have found
+FILTERS_PER_EXCHANGE = 8
 
 
 @dataclass(frozen=True)
-class Sample:
-    """A batch as the network reads it: normalised degraded images, their clean versions (featswap), labels."""
+class DegradedBatch:
+    """A batch as the network reads it: normalised degraded images (N, C, H, W), labels (N,), and the clean images.
+
+    `clean` holds the same images without degradation, normalised (N, C, H, W); only some methods need it.
+    """
 
     degraded: Tensor
     labels: Tensor
@@ -31,118 +35,132 @@ class Sample:
 
 
 @dataclass
-class Counts:
-    """How far a ranking has come: `samples` are done, and of the next one the filters of `right_now`.
+class CorrectCounts:
+    """The numbers of correct answers so far: `batches` are finished, with `images` images.
 
-    `base` and `right` count right answers over finished samples: without an edit, and by layer in its filters' order.
+    `unedited` counts correct answers of the network as it is, `correct` those under the edit of each filter, by layer.
+    `current` holds the filters of the unfinished batch that are done.
     """
 
-    samples: int = 0
+    batches: int = 0
     images: int = 0
-    base: int = 0
-    right: dict[str, list[int]] = field(default_factory=dict)
-    right_now: dict[str, list[int]] = field(default_factory=dict)
+    unedited: int = 0
+    correct: dict[str, list[int]] = field(default_factory=dict)
+    current: dict[str, list[int]] = field(default_factory=dict)
 
     def scores(self, sign: int) -> Scores:
         """Return the change of accuracy by an edit of each filter, in [-1, 1], times `sign`."""
-        return {name: [sign * (count - self.base) / self.images for count in row] for name, row in self.right.items()}
+        return {
+            name: [sign * (count - self.unedited) / self.images for count in row] for name, row in self.correct.items()
+        }
 
 
 Scores = dict[str, list[float]]
 # the channels of each layer that are ablated; counts and scores follow their order
 Filters = Mapping[str, Sequence[int]]
-# what an edit of one channel of each layer takes
+# the relative cost of an edit of one channel of each layer
 Costs = Mapping[str, int]
-# the logits of one sample when a channel of a layer is edited; None for no edit
-Edited = Callable[[str | None, int], Tensor]
-# prepares a sample: what all its edits share is computed once
-Ablation = Callable[[Sample], Edited]
+# the logits (N, classes) of a batch when a channel of a layer is edited; None for no edit
+EditedLogits = Callable[[str | None, int], Tensor]
+# computes once what all edits of a batch share
+Ablation = Callable[[DegradedBatch], EditedLogits]
 
 
 @torch.inference_mode()
-def count(
-    samples: Iterable[Sample],
+def count_correct(
+    batches: Iterable[DegradedBatch],
     filters: Filters,
     ablation: Ablation,
-    counts: Counts,
-    keep: Callable[[Counts], object],
+    counts: CorrectCounts,
+    keep: Callable[[CorrectCounts], object],
     tick: Callable[[str], object],
     costs: Costs | None = None,
-) -> Counts:
-    """Count right answers under the edit of each of `filters`, sample by sample.
+) -> CorrectCounts:
+    """Count correct answers under the edit of each of `filters`, batch by batch.
 
-    `counts` holds what an earlier run has counted; those samples are drawn and passed over. `keep` receives the counts
-    after each filter, `tick` its layer. Perfloss and featswap are differences of these counts (TOSEM 2023). Several
-    ranks share the filters of a sample out by `costs`, and keep the counts together.
+    Perfloss and featswap are differences of these counts (TOSEM 2023). Several ranks share the filters of a batch by
+    `costs` and hold the same counts.
+
+    Args:
+        batches: The degraded images, in a fixed order.
+        filters: The channels of each layer to edit.
+        ablation: How a channel is edited.
+        counts: What an earlier run has counted; its batches are read again but not evaluated.
+        keep: Receives the counts after each filter.
+        tick: Receives the layer's name after each filter.
+        costs: The relative cost of a filter in each layer; equal for all where it is not given.
+
+    Returns:
+        `counts`, updated in place.
     """
-    for number, sample in enumerate(samples):
-        if number < counts.samples:
+    for index, batch in enumerate(batches):
+        if index < counts.batches:
             continue
-        edited = ablation(sample)
-        ask = partial(_number_right, edited, sample)
-        answer(counts.right_now, filters, ask, lambda: keep(counts), tick, costs)
-        for name, row in counts.right_now.items():
-            before = counts.right.get(name, [0] * len(row))
-            counts.right[name] = [old + new for old, new in zip(before, row, strict=True)]
-        counts.base += ask(None, 0)
-        del edited, ask  # its maps make room for those of the next sample
-        counts.images += len(sample.labels)
-        counts.samples, counts.right_now = number + 1, {}
+        edited = ablation(batch)
+        evaluate = partial(_number_correct, edited, batch)
+        evaluate_filters(counts.current, filters, evaluate, lambda: keep(counts), tick, costs)
+        for name, row in counts.current.items():
+            before = counts.correct.get(name, [0] * len(row))
+            counts.correct[name] = [old + new for old, new in zip(before, row, strict=True)]
+        counts.unedited += evaluate(None, 0)
+        del edited, evaluate  # frees the maps before those of the next batch are computed
+        counts.images += len(batch.labels)
+        counts.batches, counts.current = index + 1, {}
     return counts
 
 
-def right(edited: Edited, sample: Sample, name: str | None, channel: int) -> Tensor:
-    """Return which images (N,) of a sample are right under an edit, on the CPU; None for no edit."""
-    return (edited(name, channel).argmax(1) == sample.labels).cpu()
+def correct_images(edited: EditedLogits, batch: DegradedBatch, name: str | None, channel: int) -> Tensor:
+    """Return which images of a batch are classified correctly under an edit, bool (N,) on the CPU; None for no edit."""
+    return (edited(name, channel).argmax(1) == batch.labels).cpu()
 
 
-def _number_right(edited: Edited, sample: Sample, name: str | None, channel: int) -> int:
-    return int(right(edited, sample, name, channel).sum())
+def _number_correct(edited: EditedLogits, batch: DegradedBatch, name: str | None, channel: int) -> int:
+    return int(correct_images(edited, batch, name, channel).sum())
 
 
-def answer(
+def evaluate_filters(
     found: dict[str, list[Value]],
     filters: Filters,
-    ask: Callable[[str, int], Value],
+    evaluate: Callable[[str, int], Value],
     keep: Callable[[], object],
     tick: Callable[[str], object],
     costs: Costs | None = None,
 ) -> None:
-    """Complete the rows `found` of each layer with what `ask` finds of its filters, which must be on the CPU.
+    """Complete the rows `found` of each layer with what `evaluate` returns for its filters, on the CPU.
 
-    `keep` is called after each filter, `tick` with its layer. Several ranks share the filters out by `costs` (of one in
-    each layer; default: all the same), a few at a time, and keep what they found together.
+    `keep` is called after each filter, `tick` with its layer. Several ranks share the filters by `costs` (of one filter
+    in each layer; equal for all where not given), a few at a time, and exchange what they found.
     """
     for name in filters:
         found.setdefault(name, [])
-    left = [(name, channel) for name, channels in filters.items() for channel in channels[len(found[name]) :]]
-    size = 1 if runtime.ranks() == 1 else ROUND * runtime.ranks()
-    for part in (left[start : start + size] for start in range(0, len(left), size)):
+    missing = [(name, channel) for name, channels in filters.items() for channel in channels[len(found[name]) :]]
+    size = 1 if runtime.ranks() == 1 else FILTERS_PER_EXCHANGE * runtime.ranks()
+    for part in (missing[start : start + size] for start in range(0, len(missing), size)):
         shared = {name: [channel for layer, channel in part if layer == name] for name, _ in part}
-        mine = ranks.share_out(shared, costs or dict.fromkeys(shared, 1), runtime.ranks())[runtime.rank()]
-        asked = {}
-        for name, channels in mine.items():
+        own = ranks.share_out(shared, costs or dict.fromkeys(shared, 1), runtime.ranks())[runtime.rank()]
+        values = {}
+        for name, channels in own.items():
             for channel in channels:
-                asked[name, channel] = ask(name, channel)
+                values[name, channel] = evaluate(name, channel)
                 tick(name)
-        answers = {place: value for each in ranks.all_gather(asked) for place, value in each.items()}
+        gathered = {key: value for each in ranks.all_gather(values) for key, value in each.items()}
         for name, channel in part:
-            found[name].append(answers[name, channel])
+            found[name].append(gathered[name, channel])
         keep()
 
 
 def in_graph(graph: Graph, *, swap: bool, dtype: torch.dtype = torch.float32) -> Ablation:
-    """Return the fast form: one pass of the graph, and for each filter only what its edit changes.
+    """Return the fast ablation: one pass of the graph, and for each filter only the steps that its edit changes.
 
-    An edit silences a channel before the normalisation that follows its convolution, or with `swap` puts in what the
-    clean version of the same images gives there.
+    An edit sets a channel to zero before the normalisation that follows its convolution, or with `swap` to the values
+    that the clean version of the same images has there.
     """
-    tails = cache(lambda name: Downstream(graph, graph.convs[name]))
+    downstream = cache(lambda name: Downstream(graph, graph.convs[name]))
     graph.module.to(dtype)
 
-    def prepare(sample: Sample) -> Edited:
-        base = graph.run(sample.degraded.to(dtype))
-        source = _convolved(graph, _clean(sample).to(dtype)) if swap else {}
+    def prepare(batch: DegradedBatch) -> EditedLogits:
+        base = graph.run(batch.degraded.to(dtype))
+        source = _convolved(graph, _clean(batch).to(dtype)) if swap else {}
 
         def edited(name: str | None, channel: int) -> Tensor:
             if name is None:
@@ -150,7 +168,7 @@ def in_graph(graph: Graph, *, swap: bool, dtype: torch.dtype = torch.float32) ->
             node = graph.convs[name]
             silent = graph.silent[name][channel].to(dtype).expand_as(base[node][:, :1])
             values = source[node][:, channel : channel + 1] if swap else silent
-            return tails(name).run(ChannelDelta(channel, values), base)
+            return downstream(name).run(ChannelDelta(channel, values), base)
 
         return edited
 
@@ -173,7 +191,7 @@ def bytes_an_image(network: nn.Module, example: Tensor) -> int:
 
 
 def by_hooks(network: nn.Module, *, swap: bool, amp: bool = False) -> Ablation:
-    """Return the plain form, for networks that cannot be traced: a whole pass for each filter."""
+    """Return the plain ablation, for networks that cannot be traced: a whole forward pass for each filter."""
     layers = convolutions(network)
     network.eval()
 
@@ -187,27 +205,27 @@ def by_hooks(network: nn.Module, *, swap: bool, amp: bool = False) -> Ablation:
             logits(images)
         return outputs[0]
 
-    def prepare(sample: Sample) -> Edited:
+    def prepare(batch: DegradedBatch) -> EditedLogits:
         clean_maps.cache_clear()
 
         def edited(name: str | None, channel: int) -> Tensor:
             if name is None:
-                return logits(sample.degraded)
-            source = clean_maps(name, _clean(sample))[:, channel] if swap else 0
+                return logits(batch.degraded)
+            source = clean_maps(name, _clean(batch))[:, channel] if swap else 0
 
             def edit(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
                 output[:, channel] = source
                 return output
 
             with hooked(layers[name], edit):
-                return logits(sample.degraded)
+                return logits(batch.degraded)
 
         return edited
 
     return prepare
 
 
-def _clean(sample: Sample) -> Tensor:
-    if sample.clean is None:
-        raise ValueError("featswap needs the clean version of every sample")
-    return sample.clean
+def _clean(batch: DegradedBatch) -> Tensor:
+    if batch.clean is None:
+        raise ValueError("featswap needs the clean version of every batch")
+    return batch.clean

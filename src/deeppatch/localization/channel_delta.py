@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from deeppatch.graph.affine import Affine
 from deeppatch.graph.network_graph import Graph, Values
+from deeppatch.graph.operations import Operation, is_crop, is_spatial_mean, operation, padding
 
 
 @dataclass(frozen=True)
@@ -22,14 +24,14 @@ class ChannelDelta:
     values: Tensor
 
     @property
-    def place(self) -> slice:
+    def index(self) -> slice:
         """The channel, as an index that keeps the dimension."""
         return slice(self.channel, self.channel + 1)
 
     def within(self, whole: Tensor) -> Tensor:
         """Return a copy of the unedited value (N, C, ...) with the edit in it."""
         edited = whole.clone()
-        edited[:, self.place] = self.values
+        edited[:, self.index] = self.values
         return edited
 
 
@@ -48,6 +50,7 @@ class Downstream:
         self.graph = graph
         self.start = start
         self.nodes = graph.after(start)
+        self.operations = {node: operation(graph.module, node) for node in (start, *self.nodes)}
         last: dict[fx.Node, fx.Node] = {}
         for node in self.nodes:
             last |= dict.fromkeys(node.all_input_nodes, node)
@@ -73,8 +76,8 @@ class Downstream:
         if not reached:
             return Same()
         if any(isinstance(states[source], (ChannelDelta, tuple)) for source in reached):
-            rule = self._rule(node)
-            narrow = rule(self, node, states, base) if rule else None
+            kind = self.operations[node]
+            narrow = RULES[kind](self, node, states, base) if kind else None
             if narrow is not None:
                 return narrow
         for source in reached:
@@ -88,13 +91,10 @@ class Downstream:
 
     def _reusable(self, node: fx.Node) -> fx.Node | None:
         """Return the input whose memory a rectifier or a sum may take over: made by a step that keeps it for nobody."""
-        if not (self._rectifies(node) or node.target in SUMS):
+        if not (self._rectifies(node) or self.operations[node] is Operation.SUM):
             return None
-        made = [
-            source
-            for source in self.spent[node]
-            if source.target in SUMS or (source.op == "call_module" and isinstance(self.graph.layer(source), nn.Conv2d))
-        ]
+        makers = (Operation.SUM, Operation.CONVOLUTION)
+        made = [source for source in self.spent[node] if self.operations.get(source) in makers]
         two = self._rectifies(node) or (len(node.all_input_nodes) == 2 and not node.kwargs)
         return made[0] if made and two else None
 
@@ -108,34 +108,31 @@ class Downstream:
         (other,) = [values[source] for source in node.all_input_nodes if source is not self.reused[node]]
         return mine.add_(other) if mine.shape == other.shape else mine + other
 
-    def _rule(self, node: fx.Node) -> Rule | None:
-        if node.op == "call_module":
-            layer = self.graph.layer(node)
-            return next((rule for kinds, rule in LAYERS if isinstance(layer, kinds)), None)
-        if node.op == "call_function":
-            return FUNCTIONS.get(node.target)
-        return METHODS.get(str(node.target)) if node.op == "call_method" else None
-
 
 Rule = Callable[[Downstream, fx.Node, States, Values], State | None]
 
 
 def _each_channel(tail: Downstream, node: fx.Node, states: States, base: Values) -> State | None:
     """An operation that treats every channel alike and apart from the others."""
-    (source,) = node.all_input_nodes
-    edit = states[source]
-    if not isinstance(edit, ChannelDelta):
+    source = node.all_input_nodes[0]
+    edit = states.get(source)
+    if not isinstance(edit, ChannelDelta) or len(node.all_input_nodes) > 1:
         return None
     return ChannelDelta(edit.channel, tail.graph.call(node, {source: edit.values}))
 
 
 def _norm(tail: Downstream, node: fx.Node, states: States, base: Values) -> State | None:
     edit, norm = states[node.all_input_nodes[0]], tail.graph.layer(node)
-    assert isinstance(norm, nn.BatchNorm2d)
-    if not isinstance(edit, ChannelDelta) or norm.running_mean is None or norm.running_var is None:
+    if not isinstance(edit, ChannelDelta):
         return None
-    weight, bias = (None if value is None else value[edit.place] for value in (norm.weight, norm.bias))
-    mean, var = norm.running_mean[edit.place], norm.running_var[edit.place]
+    if isinstance(norm, Affine):
+        values = torch.addcmul(norm.shift[edit.index], edit.values, norm.scale[edit.index])
+        return ChannelDelta(edit.channel, values.to(edit.values.dtype))
+    assert isinstance(norm, nn.BatchNorm2d)
+    if norm.running_mean is None or norm.running_var is None:
+        return None
+    weight, bias = (None if value is None else value[edit.index] for value in (norm.weight, norm.bias))
+    mean, var = norm.running_mean[edit.index], norm.running_var[edit.index]
     return ChannelDelta(edit.channel, F.batch_norm(edit.values, mean, var, weight, bias, eps=norm.eps))
 
 
@@ -148,11 +145,11 @@ def _convolve(tail: Downstream, node: fx.Node, states: States, base: Values) -> 
         return None
     settings: Any = (conv.stride, conv.padding, conv.dilation)
     if conv.groups == 1:
-        change = edit.values - base[source][:, edit.place]
-        return F.conv2d(change, conv.weight[:, edit.place], None, *settings).add_(base[node])
+        change = edit.values - base[source][:, edit.index]
+        return F.conv2d(change, conv.weight[:, edit.index], None, *settings).add_(base[node])
     if conv.groups == conv.in_channels == conv.out_channels:
-        bias = None if conv.bias is None else conv.bias[edit.place]
-        return ChannelDelta(edit.channel, F.conv2d(edit.values, conv.weight[edit.place], bias, *settings))
+        bias = None if conv.bias is None else conv.bias[edit.index]
+        return ChannelDelta(edit.channel, F.conv2d(edit.values, conv.weight[edit.index], bias, *settings))
     return None
 
 
@@ -162,7 +159,7 @@ def _linear(tail: Downstream, node: fx.Node, states: States, base: Values) -> St
     if not isinstance(edit, ChannelDelta) or edit.values.ndim != 2:
         return None
     assert isinstance(layer, nn.Linear)
-    return base[node] + (edit.values - base[source][:, edit.place]) * layer.weight[:, edit.channel]
+    return base[node] + (edit.values - base[source][:, edit.index]) * layer.weight[:, edit.channel]
 
 
 def _add(tail: Downstream, node: fx.Node, states: States, base: Values) -> State | None:
@@ -175,17 +172,17 @@ def _add(tail: Downstream, node: fx.Node, states: States, base: Values) -> State
     edits = [state for state in (a, b) if isinstance(state, ChannelDelta)]
     if any(isinstance(state, tuple) for state in (a, b)) or len({edit.channel for edit in edits}) != 1:
         return None
-    place = edits[0].place
+    index = edits[0].index
     if isinstance(a, Tensor) or isinstance(b, Tensor):  # whole plus narrow: add the unedited, mend one channel
         whole, edited = (a, other) if isinstance(a, Tensor) else (b, one)
         assert isinstance(whole, Tensor)
-        mended = whole[:, place] + edits[0].values
+        mended = whole[:, index] + edits[0].values
         source = one if isinstance(a, Tensor) else other
         total = whole.add_(base[edited]) if tail.reused[node] is source else whole + base[edited]
-        total[:, place] = mended
+        total[:, index] = mended
         return total
     parts = [
-        state.values if isinstance(state, ChannelDelta) else base[source][:, place]
+        state.values if isinstance(state, ChannelDelta) else base[source][:, index]
         for state, source in ((a, one), (b, other))
     ]
     return ChannelDelta(edits[0].channel, parts[0] + parts[1])
@@ -200,11 +197,8 @@ def _flatten(tail: Downstream, node: fx.Node, states: States, base: Values) -> S
 
 
 def _mean(tail: Downstream, node: fx.Node, states: States, base: Values) -> State | None:
-    edit = states[node.all_input_nodes[0]]
-    dims: Any = node.args[1] if len(node.args) == 2 else node.kwargs.get("dim")
-    if not isinstance(edit, ChannelDelta) or list(dims or ()) not in ([2, 3], [-2, -1]):
-        return None
-    return ChannelDelta(edit.channel, edit.values.mean((2, 3), keepdim=bool(node.kwargs.get("keepdim"))))
+    of_maps = is_spatial_mean(node) and base[node.all_input_nodes[0]].ndim == 4
+    return _each_channel(tail, node, states, base) if of_maps else None
 
 
 def _concatenate(tail: Downstream, node: fx.Node, states: States, base: Values) -> State | None:
@@ -212,7 +206,7 @@ def _concatenate(tail: Downstream, node: fx.Node, states: States, base: Values) 
     parts: Any = node.args[0]
     if dim != 1 or not isinstance(parts, (list, tuple)):
         return None
-    reached = [place for place, part in enumerate(parts) if not isinstance(states.get(part, Same()), Same)]
+    reached = [position for position, part in enumerate(parts) if not isinstance(states.get(part, Same()), Same)]
     edit = states[parts[reached[0]]]
     if len(reached) != 1 or not isinstance(edit, ChannelDelta):
         return None
@@ -223,7 +217,8 @@ def _concatenate(tail: Downstream, node: fx.Node, states: States, base: Values) 
 def _chunk(tail: Downstream, node: fx.Node, states: States, base: Values) -> State | None:
     edit = states[node.all_input_nodes[0]]
     dim = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)
-    if not isinstance(edit, ChannelDelta) or dim != 1:
+    picked = all(user.target is operator.getitem for user in node.users)
+    if not isinstance(edit, ChannelDelta) or dim != 1 or not picked:
         return None
     parts: list[State] = []
     start = 0
@@ -238,36 +233,23 @@ def _item(tail: Downstream, node: fx.Node, states: States, base: Values) -> Stat
     state, index = states[node.all_input_nodes[0]], cast(Any, node.args[1])
     if isinstance(state, tuple) and isinstance(index, int):
         return state[index]
-    every = slice(None)
-    if isinstance(state, ChannelDelta) and isinstance(index, tuple) and index[:2] == (every, every):
+    if isinstance(state, ChannelDelta) and is_crop(node):
         return ChannelDelta(state.channel, state.values[index])
     return None
 
 
 def _pad(tail: Downstream, node: fx.Node, states: States, base: Values) -> State | None:
-    edit = states[node.all_input_nodes[0]]
-    widths: Any = node.args[1] if len(node.args) == 2 else None
-    if not isinstance(edit, ChannelDelta) or not isinstance(widths, (list, tuple)) or len(widths) != 6 or node.kwargs:
+    edit, widths = states[node.all_input_nodes[0]], padding(node)
+    if len(widths) <= 4 and base[node].ndim == 4:
+        return _each_channel(tail, node, states, base)
+    plain = len(node.args) <= 2 and node.kwargs.keys() <= {"pad"}  # with zeros
+    if not isinstance(edit, ChannelDelta) or len(widths) != 6 or not plain:
         return None
     return ChannelDelta(edit.channel + int(widths[4]), F.pad(edit.values, list(widths[:4])))
 
 
-SUMS = (operator.add, torch.add)
-LAYERS: list[tuple[tuple[type[nn.Module], ...], Rule]] = [
-    ((nn.ReLU, nn.ReLU6, nn.Hardswish, nn.Hardtanh, nn.SiLU, nn.GELU, nn.ELU, nn.LeakyReLU, nn.Sigmoid, nn.Tanh,
-      nn.Dropout, nn.Dropout2d, nn.Identity, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d),
-     _each_channel),
-    ((nn.BatchNorm2d,), _norm),
-    ((nn.Conv2d,), _convolve),
-    ((nn.Linear,), _linear),
-]  # fmt: skip
-FUNCTIONS: dict[Any, Rule] = {
-    **dict.fromkeys((F.relu, torch.relu, F.relu6, F.silu, F.gelu, F.hardswish, F.leaky_relu, torch.sigmoid, torch.tanh,
-                     F.dropout, F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d), _each_channel),
-    operator.add: _add, torch.add: _add, torch.flatten: _flatten, torch.mean: _mean, torch.cat: _concatenate,
-    operator.getitem: _item, torch.chunk: _chunk, F.pad: _pad,
-}  # fmt: skip
-METHODS: dict[str, Rule] = {
-    "relu": _each_channel, "sigmoid": _each_channel, "contiguous": _each_channel, "add": _add, "flatten": _flatten,
-    "mean": _mean, "chunk": _chunk,
+RULES: dict[Operation, Rule] = {
+    Operation.EACH_CHANNEL: _each_channel, Operation.NORMALISATION: _norm, Operation.CONVOLUTION: _convolve,
+    Operation.LINEAR: _linear, Operation.SUM: _add, Operation.FLATTEN: _flatten, Operation.MEAN: _mean,
+    Operation.CONCATENATION: _concatenate, Operation.CHUNKS: _chunk, Operation.ITEM: _item, Operation.PADDING: _pad,
 }  # fmt: skip

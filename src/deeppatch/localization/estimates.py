@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deeppatch.graph.hooks import convolutions, execution_order, hooked
-from deeppatch.localization.ablation import Sample, Scores
+from deeppatch.localization.ablation import DegradedBatch, Scores
 
 Tick = Callable[[], object]
 
 
-def taylor(network: nn.Module, samples: Iterable[Sample], tick: Tick) -> Scores:
+def taylor(network: nn.Module, batches: Iterable[DegradedBatch], tick: Tick) -> Scores:
     """Estimate how much silencing each filter raises the mean loss on degraded images; the lowest are suspicious.
 
     First-order Taylor expansion of the cross entropy in the filter's output a (Molchanov et al., ICLR 2017, eq. 8,
@@ -25,41 +25,41 @@ def taylor(network: nn.Module, samples: Iterable[Sample], tick: Tick) -> Scores:
     layers = convolutions(network)
     totals = {name: torch.zeros(conv.out_channels, dtype=torch.float64) for name, conv in layers.items()}
     images = 0
-    for sample in samples:
+    for batch in batches:
         with torch.enable_grad(), _outputs(network, list(layers), keep_graph=True) as outputs:
-            loss = F.cross_entropy(network(sample.degraded), sample.labels, reduction="sum")
+            loss = F.cross_entropy(network(batch.degraded), batch.labels, reduction="sum")
             gradients = torch.autograd.grad(loss, [outputs[name] for name in layers])
         for name, gradient in zip(layers, gradients, strict=True):
             totals[name] -= (outputs[name].detach() * gradient).sum((0, 2, 3)).double().cpu()
-        images += len(sample.labels)
+        images += len(batch.labels)
         tick()
     return {name: (total / images).tolist() for name, total in totals.items()}
 
 
 @torch.no_grad()
-def activation(network: nn.Module, samples: Iterable[Sample], tick: Tick) -> Scores:
+def activation(network: nn.Module, batches: Iterable[DegradedBatch], tick: Tick) -> Scores:
     """Measure how far degradation moves each filter's map: the mean absolute difference; the highest are suspicious.
 
     Maps are taken behind the normalisation that follows the convolution, where there is one, so that channels compare.
-    Every sample has its clean version.
+    Every batch must hold its clean version.
     """
     network.eval()
     layers = convolutions(network)
     totals = {name: torch.zeros(conv.out_channels, dtype=torch.float64) for name, conv in layers.items()}
     images = 0
-    place: dict[str, str] = {}
-    for sample in samples:
-        if sample.clean is None:
-            raise ValueError("activation needs the clean version of every sample")
-        place = place or execution_order(network, sample.degraded[:1])[1]
-        with _outputs(network, [place.get(name, name) for name in layers]) as outputs:
-            network(sample.clean)
+    norm_after: dict[str, str] = {}
+    for batch in batches:
+        if batch.clean is None:
+            raise ValueError("activation needs the clean version of every batch")
+        norm_after = norm_after or execution_order(network, batch.degraded[:1])[1]
+        with _outputs(network, [norm_after.get(name, name) for name in layers]) as outputs:
+            network(batch.clean)
             clean = dict(outputs)
-            network(sample.degraded)
+            network(batch.degraded)
         for name in layers:
-            at = place.get(name, name)
+            at = norm_after.get(name, name)
             totals[name] += (outputs[at] - clean[at]).abs().mean((2, 3)).sum(0).double().cpu()
-        images += len(sample.labels)
+        images += len(batch.labels)
         tick()
     return {name: (total / images).tolist() for name, total in totals.items()}
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,17 +14,51 @@ from deeppatch.runtime import generator
 
 @dataclass(frozen=True)
 class Ranking:
-    """Filters of each layer, most suspicious first (`order`), and the scores in channel order.
+    """The filters of each layer, most suspicious first, and their scores.
 
-    A score is a difference of accuracies in [-1, 1].
+    Args:
+        method: The name of the method that scored the filters.
+        scores: For each layer, the score of every output channel in channel order; the unit depends on the method.
+        order: For each layer, all output channels, most suspicious first.
+        facts: What the method reports beside the ranking, as plain values; not part of a comparison.
+
+    Example:
+        >>> ranking = Ranking("perfloss", {"conv": [0.1, -0.2, 0.0, 0.3]}, {"conv": [1, 2, 0, 3]})
+        >>> ranking.choose(ratio=0.5)
+        {'conv': [1, 2]}
+        >>> ranking.choose(ratio=0.25, side="rear")
+        {'conv': [3]}
     """
 
     method: str
     scores: dict[str, list[float]]
     order: dict[str, list[int]]
+    facts: dict[str, Any] = field(default_factory=dict, compare=False)
+
+    def choose(self, ratio: float = 0.25, side: str = "front", seed: int = 2021) -> dict[str, list[int]]:
+        """Return floor(ratio * channels) channels of each layer, in ascending order.
+
+        Args:
+            ratio: The share of each layer's filters, above 0, at most 1.
+            side: `front` for the most suspicious filters, `rear` for the least, `random` for any.
+            seed: The seed of the choice at random.
+
+        Returns:
+            The chosen channels by layer; a layer without any is left out.
+
+        Raises:
+            KeyError: When `side` is no such name.
+        """
+        draws = generator(seed, "susp-side")
+        chosen = {}
+        for name, order in self.order.items():
+            count = _number(ratio, len(order))
+            if count:
+                chosen[name] = sorted(SIDES[side](order, count, draws))
+        return chosen
 
     def to_json(self) -> dict[str, Any]:
-        """Return the form that is kept under output/."""
+        """Return the ranking as values for JSON; `facts` are left out."""
         layers = {name: {"order": self.order[name], "scores": self.scores[name]} for name in self.order}
         return {"method": self.method, "layers": layers}
 
@@ -50,9 +84,9 @@ def rank(method: str, scores: dict[str, list[float]], *, descending: bool) -> Ra
 
 
 def refine(
-    ranking: Ranking, windows: dict[str, list[int]], exact: dict[str, list[float]], *, descending: bool
+    ranking: Ranking, windows: Mapping[str, list[int]], exact: Mapping[str, list[float]], *, descending: bool
 ) -> Ranking:
-    """Sort the channels of each layer's window by exact scores; the others keep their place.
+    """Sort the channels of each layer's window by exact scores; the others keep their rank.
 
     `windows` are neighbours in the ranking, as `nearest_cut` returns them; `exact` has their scores in the same order.
     """
@@ -67,7 +101,7 @@ def refine(
 
 
 def nearest_cut(ranking: Ranking, ratio: float, side: str, count: int) -> dict[str, list[int]]:
-    """Return the `count` channels of each layer that lie nearest to where `choose` cuts its ranking, in its order."""
+    """Return the `count` channels of each layer whose ranks are nearest to the cut that `choose` makes, in order."""
     windows = {}
     for name, order in ranking.order.items():
         start = max(0, min(cut(len(order), ratio, side) - count // 2, len(order) - count))
@@ -76,39 +110,25 @@ def nearest_cut(ranking: Ranking, ratio: float, side: str, count: int) -> dict[s
 
 
 def cut(width: int, ratio: float, side: str) -> int:
-    """Return how many of `width` ranked channels lie before the place where `choose` parts them."""
+    """Return the index, among `width` ranked channels, at which `choose` divides them into chosen and others."""
     chosen = _number(ratio, width)
     return width - chosen if side == "rear" else chosen
 
 
-def random_ranking(widths: dict[str, int], seed: int) -> Ranking:
+def random_ranking(widths: Mapping[str, int], seed: int) -> Ranking:
     """Rank every layer's channels (`widths` gives their number) in a random order by seed."""
-    draw = generator(seed, "random-ranking")
-    order = {name: torch.randperm(width, generator=draw).tolist() for name, width in widths.items()}
+    draws = generator(seed, "random-ranking")
+    order = {name: torch.randperm(width, generator=draws).tolist() for name, width in widths.items()}
     return Ranking("random", {name: [0.0] * width for name, width in widths.items()}, order)
 
 
 SIDES: dict[str, Callable[[list[int], int, torch.Generator], list[int]]] = {
-    "front": lambda order, count, draw: order[:count],
-    "rear": lambda order, count, draw: order[len(order) - count :],
-    "random": lambda order, count, draw: [
-        order[i] for i in torch.randperm(len(order), generator=draw)[:count].tolist()
+    "front": lambda order, count, draws: order[:count],
+    "rear": lambda order, count, draws: order[len(order) - count :],
+    "random": lambda order, count, draws: [
+        order[i] for i in torch.randperm(len(order), generator=draws)[:count].tolist()
     ],
 }
-
-
-def choose(ranking: Ranking, ratio: float, side: str, seed: int) -> dict[str, list[int]]:
-    """Return floor(ratio * channels) channels of each layer, sorted, from one side of its ranking (or at random).
-
-    Layers of which nothing is chosen are left out.
-    """
-    draw = generator(seed, "susp-side")
-    chosen = {}
-    for name, order in ranking.order.items():
-        count = _number(ratio, len(order))
-        if count:
-            chosen[name] = sorted(SIDES[side](order, count, draw))
-    return chosen
 
 
 def _number(ratio: float, width: int) -> int:

@@ -1,4 +1,9 @@
-"""Race filters: score them on the images nearest the decision boundary first; each leaves when its side is known."""
+"""Choose the top filters of each layer by successive elimination (accepts and rejects).
+
+Filters are evaluated on the images nearest the decision boundary first; a filter is no longer evaluated once it is
+known whether it is among its layer's top k. Filters are accepted and rejected as in top-k identification by multi-armed
+bandits (Bubeck, Wang and Viswanathan, ICML 2013), with a bound of our own for images in the order of their margin.
+"""
 
 from __future__ import annotations
 
@@ -11,109 +16,116 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deeppatch.localization.ablation import Ablation, Costs, Sample, answer, right
+from deeppatch.localization.ablation import Ablation, Costs, DegradedBatch, correct_images, evaluate_filters
 from deeppatch.localization.ranking import Ranking
 
 
 class LayerElimination:
-    """The race of a layer's C channels for the `places` that count as suspicious.
+    """The search for the top `k` of a layer's C channels: those under whose edit most images are correct.
 
-    `side` (C,) is 1 for channels inside the chosen part, -1 outside, 0 while they race; `right` (C,) counts images that
-    are right under a channel's edit, `apart` (C, C) those that are right under i's and not under j's, `latest` (C, C)
-    the same in the last part alone; `images` and `base` (C,) are how many were read for the channel, and how many of
-    them are right unedited. `turned` counts the answers that edits turned, in the last two parts.
+    `decision` (C,) is 1 for accepted channels, -1 for rejected ones, 0 for active ones, which are still evaluated;
+    `correct` (C,) counts images that are correct under a channel's edit, `wins` (C, C) those that are correct under i's
+    and not under j's, `latest_wins` (C, C) the same in the last part only; `images` and `unedited` (C,) are the numbers
+    of images that were read for the channel, and of those that are correct without an edit. `changed` has the numbers
+    of answers that edits changed in the last two parts.
     """
 
-    def __init__(self, channels: int, places: int) -> None:
-        self.places = places
-        self.side, self.right, self.images, self.base = torch.zeros(4, channels, dtype=torch.int64)
-        self.apart, self.latest = torch.zeros(2, channels, channels, dtype=torch.int64)
-        self.turned: list[int] = []
+    def __init__(self, channels: int, k: int) -> None:
+        self.k = k
+        self.decision, self.correct, self.images, self.unedited = torch.zeros(4, channels, dtype=torch.int64)
+        self.wins, self.latest_wins = torch.zeros(2, channels, channels, dtype=torch.int64)
+        self.changed: list[int] = []
 
     @property
-    def racing(self) -> Tensor:
-        """Return the channels that have not left, in their order."""
-        return (self.side == 0).nonzero().squeeze(1)
+    def active(self) -> Tensor:
+        """Return the channels that are neither accepted nor rejected, in ascending order."""
+        return (self.decision == 0).nonzero().squeeze(1)
 
-    def enter(self, answers: Tensor, base: Tensor) -> None:
-        """Count a part: which of its N images are right, (R, N) for the channels that race and (N,) unedited."""
-        here = self.racing
+    def record(self, answers: Tensor, unedited: Tensor) -> None:
+        """Count a part: which of its N images are correct, bool (A, N) for the active channels and (N,) unedited."""
+        active = self.active
         values = answers.double()
-        self.latest[here[:, None], here] = (values @ (1 - values).T).round().long()
-        self.apart[here[:, None], here] += self.latest[here[:, None], here]
-        self.right[here] += answers.sum(1)
-        self.images[here] += answers.shape[1]
-        self.base[here] += int(base.sum())
-        self.turned = [*self.turned[-1:], int((answers != base).sum())]
+        self.latest_wins[active[:, None], active] = (values @ (1 - values).T).round().long()
+        self.wins[active[:, None], active] += self.latest_wins[active[:, None], active]
+        self.correct[active] += answers.sum(1)
+        self.images[active] += answers.shape[1]
+        self.unedited[active] += int(unedited.sum())
+        self.changed = [*self.changed[-1:], int((answers != unedited).sum())]
 
-    def leave(self, delta: float, unread: float) -> None:
-        """Let channels leave whose side is known with an error probability of `delta`; `unread` is in parts.
+    def decide(self, delta: float, unread: float) -> None:
+        """Accept and reject the channels that are known with an error probability of `delta`.
 
-        Images are read by rising margin, so edits turn fewer and fewer answers. On what is unread, i and j will differ
-        on about as many images as in the last part, and one, falling from part to part as the layer's turned answers
-        fell between the last two parts. If these D images favour either alike, j makes up for i's lead with probability
-        Phi(-(lead - 1/2) / sqrt(D)). A channel is inside when it stays ahead of all but the places' number of others,
-        outside when so many stay ahead of it: the probabilities of these comparisons are added up (Bonferroni).
+        Images are read by rising margin, so edits change fewer and fewer answers. On the images that are not yet read
+        (`unread` parts), channels i and j are expected to differ on as many images as in the last part, plus one,
+        decreasing from part to part as the layer's changed answers did between the last two parts. If these D images
+        favour either channel equally, j makes up for i's lead with probability Phi(-(lead - 1/2) / sqrt(D)). A channel
+        is accepted when it stays ahead of all but k - 1 others, rejected when k others stay ahead of it: the
+        probabilities of these comparisons are added up (Bonferroni).
         """
-        here = self.racing
-        left = self.places - int((self.side == 1).sum())
-        if len(self.turned) < 2 and 0 < left < len(here):
+        active = self.active
+        left = self.k - int((self.decision == 1).sum())
+        if len(self.changed) < 2 and 0 < left < len(active):
             return
-        before, now = self.turned[0], self.turned[-1]
-        fall = min(1.0, (now + 1) / (before + 1))
-        parts = sum(fall**part for part in range(1, math.ceil(unread) + 1))
-        wins, latest = (counts[here[:, None], here].double() for counts in (self.apart, self.latest))
+        before, now = self.changed[0], self.changed[-1]
+        decrease = min(1.0, (now + 1) / (before + 1))
+        parts = sum(decrease**part for part in range(1, math.ceil(unread) + 1))
+        wins, latest = (counts[active[:, None], active].double() for counts in (self.wins, self.latest_wins))
         differ = (latest + latest.T + 1) * parts
         error = torch.special.ndtr(-(wins - wins.T - 0.5) / differ.sqrt().clamp(min=1e-12))
         error.fill_diagonal_(torch.inf)
-        inside = error.sort(1).values[:, : len(here) - left].sum(1) <= delta
-        outside = error.sort(0).values[:left].sum(0) <= delta
-        self.side[here[inside]] = 1
-        self.side[here[outside & ~inside]] = -1
+        accepted = error.sort(1).values[:, : len(active) - left].sum(1) <= delta
+        rejected = error.sort(0).values[:left].sum(0) <= delta
+        self.decision[active[accepted]] = 1
+        self.decision[active[rejected & ~accepted]] = -1
 
 
 @dataclass
 class Elimination:
-    """How far a race has come: `samples` are done, and of the next one the answers `now` (True: right) by layer."""
+    """The elimination in every layer: `batches` are finished; `current` has the answers (True: correct) of the next."""
 
-    lanes: dict[str, LayerElimination]
-    samples: int = 0
+    layers: dict[str, LayerElimination]
+    batches: int = 0
     images: int = 0
-    now: dict[str, list[Tensor]] = field(default_factory=dict)
+    current: dict[str, list[Tensor]] = field(default_factory=dict)
+
+    @staticmethod
+    def start(widths: Mapping[str, int], k: Mapping[str, int]) -> Elimination:
+        """Return the state in which all channels of each layer (`widths`) are active; `k` of each are searched for."""
+        return Elimination({name: LayerElimination(width, k[name]) for name, width in widths.items()})
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""
-        lanes = {name: vars(lane) for name, lane in self.lanes.items()}
-        return {"samples": self.samples, "images": self.images, "now": self.now, "lanes": lanes}
+        layers = {name: vars(layer) for name, layer in self.layers.items()}
+        return {"batches": self.batches, "images": self.images, "current": self.current, "layers": layers}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` returned."""
-        self.samples, self.images, self.now = state["samples"], state["images"], state["now"]
-        for name, lane in self.lanes.items():
-            vars(lane).update(state["lanes"][name])
+        """Continue from what `state` returned."""
+        self.batches, self.images, self.current = state["batches"], state["images"], state["current"]
+        for name, layer in self.layers.items():
+            vars(layer).update(state["layers"][name])
 
-    def passes(self) -> int:
-        """Return how many images have been read for all filters together."""
-        return sum(int(lane.images.sum()) for lane in self.lanes.values())
+    def image_passes(self) -> int:
+        """Return the number of images that were evaluated, summed over all filters."""
+        return sum(int(layer.images.sum()) for layer in self.layers.values())
 
     def ranking(self, method: str, sign: int, images: int) -> Ranking:
-        """Rank by side first, then by the change of accuracy over all `images`; `sign` as for exact scores.
+        """Rank accepted channels before active before rejected ones, then by the change of accuracy over `images`.
 
-        What a channel has not read, far from the decision boundary, counts as unchanged.
+        `sign` is that of the exact scores. An image that was not evaluated for a channel counts as unchanged.
         """
         scores, order = {}, {}
-        for name, lane in self.lanes.items():
-            change = (lane.right - lane.base).double() / images
+        for name, layer in self.layers.items():
+            change = (layer.correct - layer.unedited).double() / images
             scores[name] = (sign * change).tolist()
-            keys = list(zip((-lane.side).tolist(), (-change).tolist(), range(len(change)), strict=True))
+            keys = list(zip((-layer.decision).tolist(), (-change).tolist(), range(len(change)), strict=True))
             order[name] = [channel for _, _, channel in sorted(keys)]
         return Ranking(method, scores, order)
 
 
 @torch.inference_mode()
-def run(
-    race: Elimination,
-    samples: Iterable[Sample],
+def eliminate(
+    elimination: Elimination,
+    batches: Iterable[DegradedBatch],
     images: int,
     ablation: Ablation,
     delta: float,
@@ -121,33 +133,35 @@ def run(
     tick: Callable[[str], object],
     costs: Costs | None = None,
 ) -> None:
-    """Race over `samples`, by rising margin and of `images` in all, until every filter has left or all are read.
+    """Read `batches` until no filter is active, and accept or reject filters after each.
 
-    Most suspicious are those under whose edit most images are right. `keep` receives the race after each filter, `tick`
-    its layer. Of filters that race to the end, the scores are exact. Several ranks share the filters of a sample out by
-    `costs`.
+    Scores of filters that stay active to the end are exact. Several ranks share the filters of a batch by `costs`.
+
+    Args:
+        elimination: The state to begin with, updated in place.
+        batches: The degraded images by rising margin.
+        images: The number of images in all batches.
+        ablation: How a channel is edited.
+        delta: The error probability of a decision.
+        keep: Receives the state after each filter.
+        tick: Receives the layer's name after each filter.
+        costs: The relative cost of a filter in each layer; equal for all where it is not given.
     """
-    number = 0
-    for number, sample in enumerate(samples, 1):
-        if number <= race.samples:
+    for index, batch in enumerate(batches):
+        if index < elimination.batches:
             continue
-        if not any(len(lane.racing) for lane in race.lanes.values()):
+        if not any(len(layer.active) for layer in elimination.layers.values()):
             return
-        edited = ablation(sample)
-        ask = partial(right, edited, sample)
-        filters = {name: lane.racing.tolist() for name, lane in race.lanes.items()}
-        answer(race.now, filters, ask, lambda: keep(race), tick, costs)
-        base = ask(None, 0)
-        for name, lane in race.lanes.items():
-            if answers := race.now[name]:
-                lane.enter(torch.stack(answers), base)
-        del edited, ask  # its maps make room for those of the next sample
-        race.images += len(sample.labels)
-        race.samples, race.now = number, {}
-        for lane in race.lanes.values():
-            lane.leave(delta, (images - race.images) / len(sample.labels))
-
-
-def begin(widths: Mapping[str, int], places: Mapping[str, int]) -> Elimination:
-    """Return the start of a race of all channels of each layer (`widths`) for its `places`."""
-    return Elimination({name: LayerElimination(width, places[name]) for name, width in widths.items()})
+        edited = ablation(batch)
+        evaluate = partial(correct_images, edited, batch)
+        filters = {name: layer.active.tolist() for name, layer in elimination.layers.items()}
+        evaluate_filters(elimination.current, filters, evaluate, lambda: keep(elimination), tick, costs)
+        unedited = evaluate(None, 0)
+        for name, layer in elimination.layers.items():
+            if answers := elimination.current[name]:
+                layer.record(torch.stack(answers), unedited)
+        del edited, evaluate  # frees the maps before those of the next batch are computed
+        elimination.images += len(batch.labels)
+        elimination.batches, elimination.current = index + 1, {}
+        for layer in elimination.layers.values():
+            layer.decide(delta, (images - elimination.images) / len(batch.labels))

@@ -1,4 +1,4 @@
-"""What candidate modules answer, run no sooner than a composition with them is to be rated."""
+"""The logits of candidate modules, computed no sooner than a composition with them is to be rated."""
 
 from __future__ import annotations
 
@@ -32,27 +32,27 @@ class CandidateLogits:
     def renew(self, keys: list[list[bytes]], masks: list[list[Tensor]]) -> int:
         """Take a new population, by class: chromosomes, and masks (P, kernels) by layer; return how many are new.
 
-        What chromosomes that live on have answered stays, and the others' answers go.
+        The logits of chromosomes that live on stay, and those of others go.
         """
         classes, candidates, device = len(keys), len(keys[0]), self.labels.device
         logits = torch.full((classes, candidates, len(self.labels)), torch.nan, device=device)
         seen = torch.zeros(classes, candidates, classes, dtype=torch.bool, device=device)
         fresh = 0
         self.masks, self.firsts = masks, []
-        for number, (before, now) in enumerate(zip(self.keys, keys, strict=True)):
+        for label, (before, now) in enumerate(zip(self.keys, keys, strict=True)):
             known = {key: row for row, key in enumerate(before)}
             lives = [row for row, key in enumerate(now) if key in known]
-            places = [known[now[row]] for row in lives]
-            logits[number, lives], seen[number, lives] = self.logits[number, places], self.seen[number, places]
+            earlier = [known[now[row]] for row in lives]
+            logits[label, lives], seen[label, lives] = self.logits[label, earlier], self.seen[label, earlier]
             first = {key: row for row, key in reversed(list(enumerate(now)))}
             self.firsts.append(torch.tensor([first[key] for key in now], device=device))
             fresh += len(first.keys() - known.keys())
         self.keys, self.logits, self.seen = keys, logits, seen
         return fresh
 
-    def ask(self, number: int, members: Tensor, classes: Sequence[int]) -> None:
-        """Run candidates `members` (M,) of class `number` on those samples of `classes` that they have not seen."""
-        first, seen, logits = self.firsts[number], self.seen[number], self.logits[number]
+    def ask(self, label: int, members: Tensor, classes: Sequence[int]) -> None:
+        """Run candidates `members` (M,) of class `label` on those samples of `classes` that they have not seen."""
+        first, seen, logits = self.firsts[label], self.seen[label], self.logits[label]
         members = first[members].unique()
         wanted = torch.isin(torch.arange(len(self.keys), device=seen.device), torch.tensor(classes, device=seen.device))
         missing = wanted & ~seen[members]
@@ -60,7 +60,7 @@ class CandidateLogits:
             samples = classes_missing[self.labels]
             if samples.any():
                 rows = members[(missing == classes_missing).all(1)]
-                found = self.evaluate(number, [mask[rows] for mask in self.masks[number]], samples)
+                found = self.evaluate(label, [mask[rows] for mask in self.masks[label]], samples)
                 logits[rows.unsqueeze(1), samples.nonzero().T] = found
                 self.passes += found.numel()
         seen[members] |= wanted
@@ -72,6 +72,6 @@ class CandidateLogits:
         return {"keys": self.keys, "logits": self.logits, "seen": self.seen}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Take up the answers of a population that `renew` was given, as if no time had passed."""
+        """Take up the logits of a population that `renew` was given, as if no time had passed."""
         self.keys = state["keys"]
         self.logits, self.seen = state["logits"].to(self.labels.device), state["seen"].to(self.labels.device)

@@ -1,4 +1,4 @@
-"""Compose candidate modules of different classes: how unlike they are, how accurate together, and which to keep."""
+"""Compose candidate modules of different classes: how dissimilar they are, how accurate together, and which to keep."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ def dissimilarity(kernels: Tensor, weights: Tensor | None = None) -> Tensor:
 class Compositions:
     """U compositions, each of one candidate for every class of `classes`, as the beam search carries them.
 
-    `members` (U, classes) are the candidates' indices; `right` (U, S) on samples of these classes the highest logit of
-    a member where that member is the one of the sample's label, else minus infinity; `unlike` (U,) the sum of the
-    dissimilarities of all pairs of members, `size` (U,) the sum of the members' shares of kernels.
+    `members` (U, classes) are the candidates' indices; `correct` (U, S) on samples of these classes the highest
+    logit of a member where that member is the one of the sample's label, else minus infinity; `dissimilarity` (U,) the
+    sum of the dissimilarities of all pairs of members, `size` (U,) the sum of the members' shares of kernels.
     """
 
     classes: tuple[int, ...]
     members: Tensor
-    right: Tensor
-    unlike: Tensor
+    correct: Tensor
+    dissimilarity: Tensor
     size: Tensor
 
     def of(self, labels: Tensor) -> Tensor:
@@ -47,23 +47,23 @@ class Compositions:
 
     def best(self, logits: Tensor, samples: Tensor) -> Tensor:
         """Return the highest logit of a member, (U, n), on n samples (S,), from logits (all classes, P, S)."""
-        each = (logits[number][:, samples][self.members[:, i]] for i, number in enumerate(self.classes))
+        each = (logits[label][:, samples][self.members[:, i]] for i, label in enumerate(self.classes))
         return reduce(torch.maximum, each)
 
 
 @dataclass(frozen=True)
 class Weights:
-    """What a composition is worth: `accuracy` times its accuracy, and so on with 1 minus its size."""
+    """How the fitness of a composition is made: `accuracy` times its accuracy, and so on with 1 minus its size."""
 
     accuracy: float
-    unlike: float
+    dissimilarity: float
     size: float = 0.0
 
 
-def single(number: int, logits: Tensor, shares: Tensor) -> Compositions:
+def single(label: int, logits: Tensor, shares: Tensor) -> Compositions:
     """Return the candidates of one class, from their logits (P, S), which it shares, and shares of kernels (P,)."""
     index = torch.arange(len(logits), device=logits.device).unsqueeze(1)
-    return Compositions((number,), index, logits, torch.zeros_like(shares), shares)
+    return Compositions((label,), index, logits, torch.zeros_like(shares), shares)
 
 
 def _not_less(a: Tensor, b: Tensor) -> Tensor:
@@ -77,9 +77,9 @@ def _not_less(a: Tensor, b: Tensor) -> Tensor:
     # sample by sample the tile stays in the cache, and bytes add up fastest
     tile, few = torch.empty(found.shape, dtype=torch.bool), torch.zeros(found.shape, dtype=torch.uint8)
     columns, rows = a.T.contiguous().unsqueeze(2), b.T.contiguous().unsqueeze(1)
-    for place, (x, y) in enumerate(zip(columns, rows, strict=True), start=1):
+    for count, (x, y) in enumerate(zip(columns, rows, strict=True), start=1):
         few += torch.ge(x, y, out=tile).view(torch.uint8)
-        if place % 255 == 0:
+        if count % 255 == 0:
             found += few
             few.zero_()
     return found + few
@@ -90,53 +90,53 @@ def merge(
     b: Compositions,
     logits: Tensor,
     labels: Tensor,
-    unlike: Tensor,
+    dissimilarities: Tensor,
     weights: Weights,
     threshold: float,
     winners: Sequence[int] | None = None,
 ) -> tuple[Compositions, Tensor, Tensor]:
-    """Merge every composition of `a` with every one of `b`; return those kept, their worth (K,) and all worths (U, V).
+    """Merge every composition of `a` with every one of `b`; return those kept, their fitness (K,), and all (U, V).
 
     Kept are the most accurate, as many as reach `threshold` but at least 50 and at most 500; they are ordered by
-    worth. The composition of `winners` (a candidate for each class) joins them where it is not among them. `unlike` is
-    (classes, P, classes, P). On a tie of logits the class that comes first wins, so those of `a`. Of `logits` (classes,
-    P, S) only those of members on samples of the classes of `a` and `b` are read. Qi et al., ASE 2022, with
-    compositions from cached logits.
+    fitness. The composition of `winners` (a candidate for each class) joins them where it is not among them.
+    `dissimilarities` is (classes, P, classes, P). On a tie of logits the class that comes first wins, so those of `a`.
+    Of `logits` (classes, P, S) only those of members on samples of the classes of `a` and `b` are read. Qi et al., ASE
+    2022, with compositions from cached logits.
     """
     classes = a.classes + b.classes
     ours, theirs = a.of(labels), b.of(labels)
-    right_a, right_b = a.right[:, ours], b.right[:, theirs]
+    correct_a, correct_b = a.correct[:, ours], b.correct[:, theirs]
     best_a, best_b = a.best(logits, theirs), b.best(logits, ours)
-    count = right_a.shape[1] + right_b.shape[1]
+    count = correct_a.shape[1] + correct_b.shape[1]
     # where b is wrong already it loses, whatever it meets
-    right = _not_less(right_a, best_b) + right_b.shape[1] - _not_less(best_a, right_b)
+    correct = _not_less(correct_a, best_b) + correct_b.shape[1] - _not_less(best_a, correct_b)
     pairs = len(classes) * (len(classes) - 1) // 2
-    apart = a.unlike.unsqueeze(1) + b.unlike
+    apart = a.dissimilarity.unsqueeze(1) + b.dissimilarity
     for i, one in enumerate(a.classes):
         for j, two in enumerate(b.classes):
-            apart = apart + unlike[one, :, two][a.members[:, i]][:, b.members[:, j]]
+            apart = apart + dissimilarities[one, :, two][a.members[:, i]][:, b.members[:, j]]
     size = a.size.unsqueeze(1) + b.size
-    worth = weights.accuracy * (right / max(1, count)) + weights.unlike * apart / pairs
-    worth = worth + weights.size * (1 - size / len(classes))
+    fitness = weights.accuracy * (correct / max(1, count)) + weights.dissimilarity * apart / pairs
+    fitness = fitness + weights.size * (1 - size / len(classes))
 
-    flat = right.flatten()
+    flat = correct.flatten()
     kept = flat.sort(descending=True, stable=True).indices
     kept = kept[: min(MOST, max(FEWEST, int((flat >= threshold * count).sum())))]
-    kept = kept[worth.flatten()[kept].sort(descending=True, stable=True).indices]
+    kept = kept[fitness.flatten()[kept].sort(descending=True, stable=True).indices]
     if winners is not None:
         kept = _with_winners(kept, a, b, winners)
     u, v = kept // len(b.members), kept % len(b.members)
     still = torch.full((len(kept), len(labels)), -torch.inf, device=labels.device)
-    still[:, ours] = right_a[u].where(right_a[u] >= best_b[v], -torch.inf)
-    still[:, theirs] = right_b[v].where(right_b[v] > best_a[u], -torch.inf)
+    still[:, ours] = correct_a[u].where(correct_a[u] >= best_b[v], -torch.inf)
+    still[:, theirs] = correct_b[v].where(correct_b[v] > best_a[u], -torch.inf)
     members = torch.cat([a.members[u], b.members[v]], 1)
-    return Compositions(classes, members, still, apart[u, v], size[u, v]), worth[u, v], worth
+    return Compositions(classes, members, still, apart[u, v], size[u, v]), fitness[u, v], fitness
 
 
 def _with_winners(kept: Tensor, a: Compositions, b: Compositions, winners: Sequence[int]) -> Tensor:
     rows = []
     for each in (a, b):
-        wanted = torch.tensor([winners[number] for number in each.classes], device=kept.device)
+        wanted = torch.tensor([winners[label] for label in each.classes], device=kept.device)
         rows.append((each.members == wanted).all(1).nonzero().flatten())
     if not len(rows[0]) or not len(rows[1]):
         return kept
@@ -148,18 +148,18 @@ def _with_winners(kept: Tensor, a: Compositions, b: Compositions, winners: Seque
 class Fitness:
     """How fit the candidates are, each (classes, P).
 
-    `last` is the worth of the best composition that survives with the candidate in it, 0 where none does; `first` the
-    best worth in the class's first merge; `alone` how well its logit tells its class from the others there (AUROC).
+    `last` is the fitness of the best composition that survives with the candidate in it, 0 where none does; `first` the
+    best fitness in the class's first merge; `auroc` how well its logit tells its class from the others there (AUROC).
     """
 
     last: Tensor
     first: Tensor
-    alone: Tensor
+    auroc: Tensor
 
     def ranked(self) -> Tensor:
-        """Return the candidates of each class, fittest first, int64 (classes, P): by last, first, alone, index."""
+        """Return the candidates of each class, fittest first, int64 (classes, P): by last, first, auroc, index."""
         order = torch.arange(self.last.shape[1], device=self.last.device).expand_as(self.last)
-        for key in (self.alone, self.first, self.last):
+        for key in (self.auroc, self.first, self.last):
             order = order.gather(1, key.gather(1, order).sort(dim=1, descending=True, stable=True).indices)
         return order
 
@@ -167,7 +167,7 @@ class Fitness:
 def beam(
     logits: Tensor,
     labels: Tensor,
-    unlike: Tensor,
+    dissimilarities: Tensor,
     shares: Tensor,
     order: Sequence[int],
     weights: Weights,
@@ -182,31 +182,32 @@ def beam(
     logits of the candidates that are left, on samples of its classes: `ask`, if given, is told so before it does.
     """
     classes, candidates, _ = logits.shape
-    first, alone = torch.zeros(2, classes, candidates, device=logits.device)
-    lists = [single(number, logits[number], shares[number]) for number in order]
-    worth = torch.zeros(0)
+    first, auroc = torch.zeros(2, classes, candidates, device=logits.device)
+    lists = [single(label, logits[label], shares[label]) for label in order]
+    fitness = torch.zeros(0)
     while len(lists) > 1:
         merged = []
         for a, b in zip(lists[::2], lists[1::2], strict=False):
             met = a.classes + b.classes
             if ask:
-                for number, members in zip(met, (*a.members.T, *b.members.T), strict=True):
-                    ask(number, members.unique(), met)
-            joined, worth, every = merge(a, b, logits, labels, unlike, weights, thresholds[len(met)], winners)
+                for label, members in zip(met, (*a.members.T, *b.members.T), strict=True):
+                    ask(label, members.unique(), met)
+            threshold = thresholds[len(met)]
+            joined, fitness, every = merge(a, b, logits, labels, dissimilarities, weights, threshold, winners)
             own = joined.of(labels)
             for side, best in ((a, every.amax(1)), (b, every.amax(0))):
                 if len(side.classes) == 1:
-                    (number,) = side.classes
-                    first[number] = best
-                    alone[number] = _auroc(logits[number][:, own], labels[own] == number)
+                    (label,) = side.classes
+                    first[label] = best
+                    auroc[label] = _auroc(logits[label][:, own], labels[own] == label)
             merged.append(joined)
         lists = merged + lists[len(lists) - len(lists) % 2 :]
     (final,) = lists
     last = torch.zeros(classes, candidates, device=logits.device)
-    for column, number in enumerate(final.classes):
-        last[number].scatter_reduce_(0, final.members[:, column], worth.to(last.dtype), "amax")
-    accuracy = (final.right[0] > -torch.inf).double().mean().item()
-    return Fitness(last, first, alone), accuracy
+    for column, label in enumerate(final.classes):
+        last[label].scatter_reduce_(0, final.members[:, column], fitness.to(last.dtype), "amax")
+    accuracy = (final.correct[0] > -torch.inf).double().mean().item()
+    return Fitness(last, first, auroc), accuracy
 
 
 def _auroc(scores: Tensor, positive: Tensor) -> Tensor:

@@ -14,9 +14,9 @@ from deeppatch.modular.layers import Layer
 
 
 def extract(network: nn.Module, layers: Sequence[Layer], kept: Sequence[Tensor]) -> nn.Module:
-    """Return a smaller copy of a network, in eval mode, that holds the `kept` kernels alone: bool (kernels,) by layer.
+    """Return a smaller copy of a network, in eval mode, that holds only the `kept` kernels: bool (kernels,) by layer.
 
-    It answers as the network does with the outputs of all other kernels, behind their normalisations, at zero
+    It gives what the network gives with the outputs of all other kernels, behind their normalisations, at zero
     (Qi et al., ASE 2022).
     """
     small = copy.deepcopy(network).eval()

@@ -21,16 +21,16 @@ from deeppatch.runtime import entropy
 
 @dataclass
 class Record:
-    """What each generation's winners were worth, and which were the best; everything that a resumption needs.
+    """How each generation's winners did, and which were the best; everything that a resumption needs.
 
-    Accuracies are in [0, 1]: `search` on the images that fitness reads, `holdout` on others, which choose; `unlike` is
-    the winners' mean dissimilarity, `kept` their mean share of kernels, `evaluated` how many candidates were new, and
-    `passes` how many images candidates ran on, in all.
+    Accuracies are in [0, 1]: `search` on the images that fitness reads, `holdout` on others, which choose;
+    `dissimilarity` is the winners' mean one, `kept` their mean share of kernels, `evaluated` how many candidates were
+    new, and `passes` how many images candidates ran on, in all.
     """
 
     search: list[float] = field(default_factory=list)
     holdout: list[float] = field(default_factory=list)
-    unlike: list[float] = field(default_factory=list)
+    dissimilarity: list[float] = field(default_factory=list)
     kept: list[float] = field(default_factory=list)
     evaluated: list[int] = field(default_factory=list)
     passes: list[int] = field(default_factory=list)
@@ -70,24 +70,24 @@ class Search:
         """
         record, weight = Record(), self.preset.alpha
         population = [
-            first(genome, self.preset, self.sensitive, entropy(self.seed, "first", number))
-            for number, genome in enumerate(self.genomes)
+            first(genome, self.preset, self.sensitive, entropy(self.seed, "first", label))
+            for label, genome in enumerate(self.genomes)
         ]
         winners: list[int] | None = None
         best = population
-        answers = CandidateLogits(self.evaluate, self.labels, len(self.genomes))
+        candidates = CandidateLogits(self.evaluate, self.labels, len(self.genomes))
         saved = checkpoint.load() if checkpoint else None
         if saved:
             record, weight, winners = Record(**saved["record"]), saved["weight"], saved["winners"]
             population = [part.numpy() for part in saved["population"]]
             best = [part.numpy() for part in saved["best"]]
-            answers.load(saved["answers"])
+            candidates.load(saved["candidates"])
             info(f"search: resumed after generation {len(record.value) - 1}")
         for generation in track(range(len(record.value), generations + 1), generations + 1, "generations"):
             if patience and record.value and generation - 1 - record.best >= patience:
                 info(f"search: nothing better for {patience} generations")
                 break
-            ranked, found = self._rate(population, answers, generation, weight, winners, record)
+            ranked, found = self._rate(population, candidates, generation, weight, winners, record)
             weight = self.preset.alpha + max(0.0, self.preset.gamma - found)
             if record.best == generation:
                 best = [bits[ranks[:1]] for bits, ranks in zip(population, ranked, strict=True)]
@@ -96,9 +96,7 @@ class Search:
                 f"generation {generation}: composed accuracy {search:.2f} % searched, {held_out:.2f} % held out, "
                 f"{100 * record.kept[-1]:.1f} % of kernels kept"
             )
-            population = [
-                self._bred(number, bits[ranked[number]], generation) for number, bits in enumerate(population)
-            ]
+            population = [self._bred(label, bits[ranked[label]], generation) for label, bits in enumerate(population)]
             winners = [0] * len(population)
             if checkpoint:
                 checkpoint.save(
@@ -106,7 +104,7 @@ class Search:
                         "record": asdict(record),
                         "weight": weight,
                         "winners": winners,
-                        "answers": answers.state(),
+                        "candidates": candidates.state(),
                         "population": [torch.from_numpy(bits) for bits in population],
                         "best": [torch.from_numpy(bits) for bits in best],
                     }
@@ -117,87 +115,90 @@ class Search:
     def _rate(
         self,
         population: list[Bits],
-        answers: CandidateLogits,
+        candidates: CandidateLogits,
         generation: int,
         weight: float,
         winners: list[int] | None,
         record: Record,
     ) -> tuple[list[NDArray[np.int64]], float]:
-        """Rank every class's candidates, fittest first, note what the winners are worth, and return the accuracy."""
+        """Rank every class's candidates, fittest first, note how the winners do, and return the accuracy."""
         masks = [
             [torch.from_numpy(mask).to(self.labels.device) for mask in genome.decode(bits)]
             for genome, bits in zip(self.genomes, population, strict=True)
         ]
         keys = [[row.tobytes() for row in np.packbits(bits, axis=1)] for bits in population]
-        before = answers.passes
-        record.evaluated.append(answers.renew(keys, masks))
-        logits, kernels = answers.logits, torch.stack([torch.cat(rows, 1) for rows in masks])
-        classes, candidates = kernels.shape[:2]
+        before = candidates.passes
+        record.evaluated.append(candidates.renew(keys, masks))
+        logits, kernels = candidates.logits, torch.stack([torch.cat(rows, 1) for rows in masks])
+        classes, count = kernels.shape[:2]
         flat = kernels.flatten(0, 1)
-        unlike = dissimilarity(flat, self.weights).view(classes, candidates, classes, candidates)
-        shares = (flat.float() @ self.weights / self.weights.sum()).view(classes, candidates)
+        dissimilarities = dissimilarity(flat, self.weights).view(classes, count, classes, count)
+        shares = (flat.float() @ self.weights / self.weights.sum()).view(classes, count)
         order = entropy(self.seed, "order", generation).permutation(classes).tolist()
-        worth = Weights(weight, 1 - self.preset.alpha, self.preset.size)
+        weights = Weights(weight, 1 - self.preset.alpha, self.preset.size)
         fitness, accuracy = beam(
-            logits, self.labels, unlike, shares, order, worth, self.thresholds, winners, answers.ask
+            logits, self.labels, dissimilarities, shares, order, weights, self.thresholds, winners, candidates.ask
         )
         ranked = fitness.ranked()
         tops = ranked[:, 0]
         rows = torch.arange(classes, device=tops.device)
-        for number in range(classes):
-            answers.ask(number, tops[number : number + 1], range(classes))
-        record.passes.append(answers.passes - before)
+        for label in range(classes):
+            candidates.ask(label, tops[label : label + 1], range(classes))
+        record.passes.append(candidates.passes - before)
         record.search.append((logits[rows, tops].argmax(0) == self.labels).double().mean().item())
         record.holdout.append(self.validate(_split(kernels[rows, tops], self.genomes[0])))
-        apart = unlike[rows, tops][:, rows, tops]
-        record.unlike.append((apart.sum() / (classes * (classes - 1))).item())
+        apart = dissimilarities[rows, tops][:, rows, tops]
+        record.dissimilarity.append((apart.sum() / (classes * (classes - 1))).item())
         record.kept.append(shares[rows, tops].mean().item())
         alpha, size = self.preset.alpha, self.preset.size
-        record.value.append(alpha * record.holdout[-1] + (1 - alpha) * record.unlike[-1] + size * (1 - record.kept[-1]))
+        value = alpha * record.holdout[-1] + (1 - alpha) * record.dissimilarity[-1]
+        record.value.append(value + size * (1 - record.kept[-1]))
         return list(ranked.cpu().numpy()), accuracy
 
-    def _bred(self, number: int, ranked: Bits, generation: int) -> Bits:
+    def _bred(self, label: int, ranked: Bits, generation: int) -> Bits:
         """Return the next population: the fittest as they are, best first, then mutated children of the parents."""
-        preset, draw = self.preset, entropy(self.seed, "bred", number, generation)
+        preset, generator = self.preset, entropy(self.seed, "bred", label, generation)
         children = preset.population - preset.kept
         one = np.arange(children) % preset.parents
         two = (one + 1) % preset.parents
         length = ranked.shape[1]
-        cuts = draw.integers(0, length, (children, 1))
+        cuts = generator.integers(0, length, (children, 1))
         bits = np.where(np.arange(length) < cuts, ranked[one], ranked[two])
         changes = int(length * preset.mutation)
         for row in bits:
-            places = draw.choice(length, changes, replace=False)
-            drawn = draw.random(changes) < 0.5
+            positions = generator.choice(length, changes, replace=False)
+            drawn = generator.random(changes) < 0.5
             if preset.keep_ratio:
-                _move(row, places[drawn], self.genomes[number].lengths, draw)
+                _move(row, positions[drawn], self.genomes[label].lengths, generator)
             else:
-                row[places] = drawn
+                row[positions] = drawn
         return np.concatenate([ranked[: preset.kept], bits])
 
 
-def first(genome: Genome, preset: Preset, sensitive: Sequence[int], draw: np.random.Generator) -> Bits:
+def first(genome: Genome, preset: Preset, sensitive: Sequence[int], generator: np.random.Generator) -> Bits:
     """Draw a first population: in every layer a share of the bits, those of important groups more often."""
     parts = []
     for layer, length in enumerate(genome.lengths):
-        ratios = preset.ratios if layer in sensitive else preset.tough_ratios
+        ratios = preset.ratios if layer in sensitive else preset.insensitive_ratios
         likely = np.exp((length - 1 - np.arange(length)) / 10)
         part = np.zeros((preset.population, length), bool)
         for row in part:
-            count = int(length * draw.choice(ratios))
-            row[draw.choice(length, count, replace=False, p=likely / likely.sum())] = True
+            count = int(length * generator.choice(ratios))
+            row[generator.choice(length, count, replace=False, p=likely / likely.sum())] = True
         parts.append(part)
     return np.concatenate(parts, 1)
 
 
-def _move(row: NDArray[np.bool_], places: NDArray[np.int64], lengths: list[int], draw: np.random.Generator) -> None:
+def _move(
+    row: NDArray[np.bool_], positions: NDArray[np.int64], lengths: list[int], generator: np.random.Generator
+) -> None:
     """Flip bits, and for each one another of the same layer, so that a layer keeps about as many as it has."""
     layer = np.repeat(np.arange(len(lengths)), lengths)
-    for place in places:
-        others = np.flatnonzero((layer == layer[place]) & (row != row[place]))
+    for position in positions:
+        others = np.flatnonzero((layer == layer[position]) & (row != row[position]))
         if len(others):
-            other = draw.choice(others)
-            row[place], row[other] = row[other], row[place]
+            other = generator.choice(others)
+            row[position], row[other] = row[other], row[position]
 
 
 def _split(kernels: Tensor, genome: Genome) -> list[Tensor]:

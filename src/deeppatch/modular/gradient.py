@@ -22,8 +22,8 @@ from deeppatch.training import History, Loss
 
 BATCH = 64  # images a step
 EPOCHS = 145  # as published
-WARM_UP = 5  # epochs that train heads alone before the first mask moves
-ROUND = (5, 2)  # epochs with masks, then with heads alone
+WARM_UP = 5  # epochs that train only heads before the first mask moves
+ROUND = (5, 2)  # epochs with masks, then with heads only
 
 
 class Step(Function):
@@ -113,7 +113,7 @@ def loss(alpha: float) -> Loss:
 
 @dataclass(frozen=True)
 class HeadEpoch:
-    """One epoch that trains heads alone: masks stand still, so that the modules' logits are computed once.
+    """One epoch that trains only heads: masks stand still, so that the modules' logits are computed once.
 
     Batches are (logits (N, modules, classes), labels (N,)), in an order that depends on `seed` and `epoch`.
     """
@@ -155,7 +155,7 @@ def module_logits(model: Splitter, images: Images, batch_size: int = 64) -> Tens
 
 
 def epochs(model: Splitter, images: Images, batch_size: int, seed: int, count: int) -> list[Stream]:
-    """Return `count` epochs: five for the heads, then by turns five for masks and heads, and two for heads alone.
+    """Return `count` epochs: five for the heads, then by turns five for masks and heads, and two for heads only.
 
     Without heads all of them are for masks (Qi et al., TOSEM 2023).
     """

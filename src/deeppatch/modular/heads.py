@@ -28,14 +28,14 @@ class Heads(nn.Module):
         hidden = torch.einsum("nmc,mhc->nmh", logits.relu(), self.weight1) + self.bias1
         return (torch.einsum("nmh,mh->nm", hidden.relu(), self.weight2) + self.bias2).sigmoid()
 
-    def only(self, number: int) -> Heads:
+    def only(self, label: int) -> Heads:
         """Return the head of one module, as a set of one."""
         classes = self.weight1.shape[2]
         one = Heads(1, classes, self.weight1.shape[1])
-        one.load_state_dict({name: value[number : number + 1] for name, value in self.state_dict().items()})
+        one.load_state_dict({name: value[label : label + 1] for name, value in self.state_dict().items()})
         return one.to(self.bias2.device)
 
 
 def _uniform(inputs: int, *shape: int) -> Tensor:
-    """Draw as torch's linear layers do, within one over the root of the number of inputs."""
+    """Initialise as PyTorch's linear layers do, uniformly within one over the root of the number of inputs."""
     return torch.empty(shape).uniform_(-1 / math.sqrt(inputs), 1 / math.sqrt(inputs))

@@ -1,4 +1,4 @@
-"""How important each kernel is to each class: how strongly it answers to images that are surely of the class."""
+"""How important each kernel is to each class: how strongly it responds to images that are surely of the class."""
 
 from __future__ import annotations
 
@@ -23,42 +23,42 @@ def importances(network: nn.Module, layers: Sequence[Layer], x: Tensor, labels: 
     """Return for each layer the mean L1 norm (classes, kernels) of each kernel's map, over sure images of each class.
 
     An image (N, C, H, W) of class c counts where the network gives c a probability of at least 0.9 (Qi et al., ASE
-    2022); where none does, the 50 likeliest of the class count, and that is said. The map is what the layer's last
+    2022); where none does, the 50 likeliest of the class count, and that is logged. The map is what the layer's last
     reader reads: behind activation, pooling and the residual sums.
     """
     maps: dict[int, Tensor] = {}
     norms: list[list[Tensor]] = [[] for _ in layers]
     probabilities = []
     with ExitStack() as stack:
-        for place, layer in enumerate(layers):
+        for index, layer in enumerate(layers):
             for name, inputs in layer.readers.items():
 
                 def note(
-                    _module: nn.Module, read: tuple[Tensor, ...], place: int = place, inputs: int = inputs
+                    _module: nn.Module, read: tuple[Tensor, ...], index: int = index, inputs: int = inputs
                 ) -> None:
                     wide = read[0].abs().flatten(2).sum(2) if read[0].ndim > 2 else read[0].abs()
-                    maps[place] = wide.unflatten(1, (-1, inputs)).sum(2)  # the last reader's stays
+                    maps[index] = wide.unflatten(1, (-1, inputs)).sum(2)  # the last reader's stays
 
                 stack.enter_context(hooked_before(network.get_submodule(name), note))
         batches = x.split(256)
         for batch in track(batches, len(batches), "importance"):
             probabilities.append(network(batch).softmax(1))
-            for place, values in maps.items():
-                norms[place].append(values)
+            for index, values in maps.items():
+                norms[index].append(values)
     own = torch.cat(probabilities).gather(1, labels.unsqueeze(1)).squeeze(1)
-    chosen = [_sure(own, labels == number, number) for number in range(classes)]
+    chosen = [_sure(own, labels == label, label) for label in range(classes)]
     return [torch.stack([torch.cat(parts)[rows].mean(0) for rows in chosen]) for parts in norms]
 
 
-def _sure(probability: Tensor, of_class: Tensor, number: int) -> Tensor:
+def _sure(probability: Tensor, of_class: Tensor, label: int) -> Tensor:
     found = (of_class & (probability >= SURE)).nonzero().squeeze(1)
     if len(found):
         return found
-    info(f"class {number}: no image has a probability of {SURE} or more; the {FALLBACK} likeliest are taken")
+    info(f"class {label}: no image has a probability of {SURE} or more; the {FALLBACK} likeliest are taken")
     rows = of_class.nonzero().squeeze(1)
     return rows[probability[rows].argsort(descending=True)[:FALLBACK]]
 
 
-def orders(importance: Sequence[Tensor], number: int) -> list[NDArray[np.int64]]:
-    """Return for each layer its kernels by importance to class `number`, most important first, ties by index."""
-    return [values[number].argsort(descending=True, stable=True).cpu().numpy() for values in importance]
+def orders(importance: Sequence[Tensor], label: int) -> list[NDArray[np.int64]]:
+    """Return for each layer its kernels by importance to class `label`, most important first, ties by index."""
+    return [values[label].argsort(descending=True, stable=True).cpu().numpy() for values in importance]

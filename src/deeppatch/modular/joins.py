@@ -1,8 +1,7 @@
-"""Join a module to a weak model: ranges of its scores, the joined answer, a trained join, and what it is worth."""
+"""Joins of a module and a weak model: ranges of its scores, joined logits, a trained join, and how a class fares."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -11,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deeppatch.distributed.data_parallel import Batch
-from deeppatch.errors import UserError
+from deeppatch.metrics import accuracy
+from deeppatch.modular.join_names import parse
 from deeppatch.runtime import generator
-from deeppatch.training import accuracy, cross_entropy, fit, predict, sgd
+from deeppatch.training import cross_entropy, fit, predict, sgd
 
 EPOCHS, RATE, BATCH = 20, 0.05, 128  # of calibration
 SPREAD = 1.5  # interquartile ranges beyond the quartiles
@@ -72,22 +72,8 @@ def span(join: str, scores: Tensor) -> Range:
     return RANGES[name](scores.double(), *numbers)
 
 
-def parse(join: str) -> tuple[str, tuple[float, ...]]:
-    """Return a join's name, and the two percentiles if it has them; UserError where it is none."""
-    name, colon, rest = join.partition(":")
-    try:
-        numbers = tuple(float(number) for number in rest.split(",")) if colon else ()
-    except ValueError:
-        numbers = (math.nan, math.nan)
-    if name not in JOINS or (colon and name != "percentile"):
-        raise UserError(f"--join {join}: choose from {', '.join(JOINS)}, or percentile:M,N")
-    if colon and not (len(numbers) == 2 and 0 <= numbers[0] < numbers[1] <= 100):
-        raise UserError(f"--join {join}: give two percentiles from 0 to 100, the lower first, as percentile:10,90")
-    return name, numbers
-
-
 def joined(logits: Tensor, confidence: Tensor) -> Tensor:
-    """Return a weak model's answer (N, K) with a module's for the last class (Qi et al., ASE 2022).
+    """Return a weak model's scores (N, K) with a module's for the last class (Qi et al., ASE 2022).
 
     `logits` (N, K) are the weak model's: its probabilities of the other classes stay as they are, that of the last is
     dropped for the module's `confidence` (N,). The class is the argmax.
@@ -96,8 +82,8 @@ def joined(logits: Tensor, confidence: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Frozen:
-    """What a weak model and a module answer to labelled images: logits (N, K), scores (N,), labels (N,)."""
+class JoinData:
+    """What a weak model and a module give for labelled images: logits (N, K), scores (N,), labels (N,)."""
 
     logits: Tensor
     scores: Tensor
@@ -129,8 +115,8 @@ class Calibrated(nn.Module):
         return logits
 
 
-def calibrate(train: Frozen, val: Frozen, seed: int) -> Calibrated:
-    """Return a join trained on the answers to a weak model's training images; val chooses the epoch.
+def calibrate(train: JoinData, val: JoinData, seed: int) -> Calibrated:
+    """Return a join trained on outputs for a weak model's training images; val chooses the epoch.
 
     Both networks are frozen; SGD, 20 epochs, as the comparison with MODA has it.
     """
@@ -157,14 +143,14 @@ def calibrate(train: Frozen, val: Frozen, seed: int) -> Calibrated:
     return join
 
 
-def worth(predictions: Tensor, labels: Tensor, target: int) -> dict[str, float]:
+def class_metrics(predictions: Tensor, labels: Tensor, target: int) -> dict[str, float]:
     """Return precision, recall and F1 of a class, and the accuracy of all others, in [0, 1]; 0 where nothing counts.
 
-    In `others_accuracy`, images of other classes alone count, and a prediction of the target is an error.
+    In `others_accuracy`, only images of other classes count, and a prediction of the target is an error.
     """
     found, wanted = predictions == target, labels == target
-    right = (found & wanted).sum().item()
-    precision, recall = _share(right, found.sum().item()), _share(right, wanted.sum().item())
+    correct = (found & wanted).sum().item()
+    precision, recall = _share(correct, found.sum().item()), _share(correct, wanted.sum().item())
     others = (predictions == labels) & ~wanted
     return {
         "precision": precision,

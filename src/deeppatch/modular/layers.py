@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-import copy
-import operator
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
-from torch.nn import functional as F
 
 from deeppatch.errors import UserError
-from deeppatch.graph.folding import Affine
-
-APART = (
-    nn.ReLU, nn.ReLU6, nn.Dropout, nn.Identity, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Hardtanh, nn.SiLU,
-    nn.GELU, nn.LeakyReLU, nn.Sigmoid, nn.Tanh, nn.Dropout2d, nn.Hardswish,
-)  # fmt: skip
-APART_FUNCTIONS = {
-    F.relu, torch.relu, F.relu6, F.max_pool2d, torch.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, F.dropout,
-    "relu", "contiguous", "relu_",
-}  # fmt: skip
-SUMS = {operator.add, operator.iadd, torch.add, "add", "add_"}
-FLATTENINGS = {torch.flatten, "flatten"}
+from deeppatch.graph.operations import Operation, is_crop, is_spatial_mean, name_of, operation, padding
+from deeppatch.graph.tracing import Untraceable, trace
 
 
 @dataclass
@@ -63,7 +49,7 @@ class _Space:
         return self if self.into is None else self.into.found()
 
     def join(self, other: _Space) -> None:
-        """Make one space of two; one that holds no convolution's output alone has nothing to keep or drop."""
+        """Make one space of two; one that holds more than outputs of convolutions has nothing to keep or drop."""
         one, two = self.found(), other.found()
         if one is two:
             return
@@ -88,9 +74,9 @@ def find(network: nn.Module, example: Tensor) -> list[Layer]:
     neither sequential nor residual.
     """
     try:
-        graph = fx.symbolic_trace(copy.deepcopy(network).eval())
-    except Exception as error:  # whatever a network's own code raises when it meets a stand-in for a tensor
-        raise UserError(f"this network cannot be split: {str(error).splitlines()[0]}; use one of the zoo") from error
+        graph = trace(network)
+    except Untraceable as error:
+        raise UserError(f"this network cannot be split: {error}; use one of the zoo") from error
     with torch.no_grad():
         ShapeProp(graph).propagate(example)
     return _Walk(graph).layers()
@@ -111,36 +97,48 @@ class _Walk:
             elif node.op.startswith("call"):
                 self.spaces[node] = self._called(node)
         layers = {id(space.found()): space.found().layer for space in self.made}.values()
-        place = {str(node.target): number for number, node in enumerate(self.graph.graph.nodes)}
+        order = {str(node.target): index for index, node in enumerate(self.graph.graph.nodes)}
         for layer in (found := [layer for layer in layers if layer is not None]):
-            layer.convs.sort(key=place.__getitem__)
-            layer.followers.sort(key=place.__getitem__)
-            layer.readers = dict(sorted(layer.readers.items(), key=lambda reader: place[reader[0]]))
-        return sorted(found, key=lambda layer: place[layer.convs[0]])
+            layer.convs.sort(key=order.__getitem__)
+            layer.followers.sort(key=order.__getitem__)
+            layer.readers = dict(sorted(layer.readers.items(), key=lambda reader: order[reader[0]]))
+        return sorted(found, key=lambda layer: order[layer.convs[0]])
 
     def _called(self, node: fx.Node) -> tuple[_Space, int]:
-        sources = [self.spaces[source] for source in node.all_input_nodes if source in self.spaces]
-        module = self.graph.get_submodule(str(node.target)) if node.op == "call_module" else None
-        if module is not None and not isinstance(module, nn.Flatten):
-            return self._module(str(node.target), module, *sources[0])
-        if (node.target in APART_FUNCTIONS and len(sources) == 1) or _cropped_or_padded(node):
-            return sources[0]
-        if node.target is F.pad:  # a parameter-free shortcut: kernels would leave, and the new channels stay
-            sources[0][0].pin()
+        """Return the space of what a step gives, and how many inputs of a reader a channel of it makes."""
+        sources = [source for source in node.all_input_nodes if source in self.spaces]
+        space, inputs = self.spaces[sources[0]] if sources else (_Space(None), 1)
+        kind = operation(self.graph, node)
+        if kind in (Operation.CONVOLUTION, Operation.LINEAR, Operation.NORMALISATION):
+            return self._layer(node, space, inputs)
+        if kind is Operation.SUM and len(sources) == 2:
+            other, others = self.spaces[sources[1]]
+            if inputs == others and _shape(sources[0])[1] == _shape(sources[1])[1]:
+                space.join(other)
+                return space, inputs
+        elif len(sources) == 1 and self._apart(node, kind):
+            return space, inputs
+        elif kind is Operation.PADDING:  # a parameter-free shortcut: kernels would leave, and the new channels stay
+            space.pin()
             return _Space(None), 1
-        if node.target in SUMS and len(sources) == 2 and sources[0][1] == sources[1][1]:
-            sources[0][0].join(sources[1][0])
-            return sources[0]
-        if module is not None or node.target in FLATTENINGS:
-            space, inputs = sources[0]
-            return space, inputs * _shape(node.all_input_nodes[0])[2:].numel()
-        if node.target in (torch.mean, "mean") and _axes(node) in ([2, 3], [-2, -1], [-1, -2]):
-            return sources[0]
-        name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+        elif kind is Operation.FLATTEN and len(_shape(node)) == 2:
+            return space, inputs * _shape(sources[0])[2:].numel()
+        name = name_of(self.graph, node)
         raise UserError(f"this network cannot be split: {name} mixes channels; use a sequential or residual one")
 
-    def _module(self, name: str, module: nn.Module, space: _Space, inputs: int) -> tuple[_Space, int]:
-        layer = space.found().layer
+    def _apart(self, node: fx.Node, kind: Operation | None) -> bool:
+        """Tell whether channels stay apart and in their order."""
+        if kind is Operation.ITEM:
+            return is_crop(node)
+        if kind is Operation.MEAN:
+            return is_spatial_mean(node) and len(_shape(node.all_input_nodes[0])) == 4
+        if kind is Operation.PADDING:
+            return len(padding(node)) <= 2 * (len(_shape(node)) - 2)
+        return kind is Operation.EACH_CHANNEL
+
+    def _layer(self, node: fx.Node, space: _Space, inputs: int) -> tuple[_Space, int]:
+        name, layer = str(node.target), space.found().layer
+        module = self.graph.get_submodule(name)
         if isinstance(module, nn.Conv2d) and module.groups == 1:
             if layer:
                 layer.readers[name] = inputs
@@ -151,32 +149,15 @@ class _Walk:
             if layer:
                 layer.readers[name] = inputs
             return _Space(None), 1
-        depthwise = isinstance(module, nn.Conv2d) and module.groups == module.in_channels == module.out_channels
-        if isinstance(module, (nn.BatchNorm2d, Affine)) or depthwise:
-            if layer:
-                layer.followers.append(name)
-            return space, inputs
-        if isinstance(module, APART):
-            return space, inputs
-        kind = type(module).__name__
-        raise UserError(f"this network cannot be split at {name} ({kind}); use a sequential or residual one")
+        if isinstance(module, nn.Conv2d) and not module.groups == module.in_channels == module.out_channels:
+            raise UserError(
+                f"this network cannot be split at {name} (Conv2d in groups); use a sequential or residual one"
+            )
+        if layer:
+            layer.followers.append(name)
+        return space, inputs
 
 
 def _shape(node: fx.Node) -> torch.Size:
     found: torch.Size = node.meta["tensor_meta"].shape
     return found
-
-
-def _cropped_or_padded(node: fx.Node) -> bool:
-    """Tell whether a value is cropped, strided or padded along height and width alone."""
-    if node.target is operator.getitem:
-        index = node.args[1]
-        return isinstance(index, tuple) and index[:2] == (slice(None), slice(None))
-    if node.target is F.pad:
-        pad: Any = node.args[1] if len(node.args) > 1 else node.kwargs["pad"]
-        return len(pad) <= 2 * (len(_shape(node.all_input_nodes[0])) - 2)
-    return False
-
-
-def _axes(node: fx.Node) -> Any:
-    return list(node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", ()))  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What modules answer: the whole network with masks on its channels, or the smaller networks themselves."""
+"""The logits of modules: from the whole network with masks on its channels, or from the smaller networks themselves."""
 
 from __future__ import annotations
 
@@ -50,31 +50,21 @@ def all_logits(network: nn.Module, layers: Sequence[Layer], masks: Sequence[Tens
     return logits.unflatten(0, (-1, len(x)))
 
 
-@torch.inference_mode()
-def by_masks(
-    network: nn.Module, layers: Sequence[Layer], masks: Sequence[Tensor], x: Tensor, batch_size: int = 256
-) -> Tensor:
-    """Return the logits (P, N, classes) of P modules, each of which costs as much as the whole network."""
-    parts = x.split(max(1, batch_size // len(masks[0])))
-    tracked = track(parts, len(parts), "candidates, in batches")
-    return torch.cat([all_logits(network, layers, masks, part) for part in tracked], 1)
-
-
 def by_slices(
     network: nn.Module,
     layers: Sequence[Layer],
     masks: Sequence[Tensor],
     x: Tensor,
     batch_size: int = 256,
-    twins: Sequence[nn.Module] = (),
+    replicas: Sequence[nn.Module] = (),
 ) -> Tensor:
     """Return the logits (P, N, classes) of P modules, each run as the smaller network that it is.
 
-    With `twins` of the network, modules run side by side on a CPU, on one thread each.
+    With `replicas` of the network, modules run side by side on a CPU, on one thread each.
     """
-    batch_size = min(batch_size, max(64, AT_ONCE // (1 + len(twins))))
+    batch_size = min(batch_size, max(64, AT_ONCE // (1 + len(replicas))))
 
-    def answer(kept: Sequence[Tensor]) -> Tensor:
+    def run(kept: Sequence[Tensor]) -> Tensor:
         one = idle.get()
         try:
             with torch.inference_mode(), sliced(one, layers, kept):
@@ -84,21 +74,17 @@ def by_slices(
 
     modules = list(zip(*masks, strict=True))
     idle: SimpleQueue[nn.Module] = SimpleQueue()
-    for one in (network, *twins):
+    for one in (network, *replicas):
         idle.put(one)
-    if not twins or len(modules) == 1:
-        return torch.stack([answer(kept) for kept in track(modules, len(modules), "candidates")])
-    with runtime.one_thread_each(1 + len(twins)) as pool:
-        return torch.stack(list(track(pool.map(answer, modules), len(modules), "candidates")))
+    if not replicas or len(modules) == 1:
+        return torch.stack([run(kept) for kept in track(modules, len(modules), "candidates")])
+    with runtime.one_thread_each(1 + len(replicas)) as pool:
+        return torch.stack(list(track(pool.map(run, modules), len(modules), "candidates")))
 
 
-def twins_of(network: nn.Module) -> list[nn.Module]:
+def replicas_of(network: nn.Module) -> list[nn.Module]:
     """Return copies of a network that share its parameters, one less than a CPU has threads; none for other devices."""
     shared = [*network.parameters(), *network.buffers()]
     if any(each.device.type != "cpu" for each in shared):
         return []
     return [copy.deepcopy(network, {id(each): each for each in shared}) for _ in range(torch.get_num_threads() - 1)]
-
-
-# the network, its layers, masks (P, kernels) by layer and inputs (N, C, H, W) to logits (P, N, classes)
-EVALUATORS: dict[str, Callable[..., Tensor]] = {"mask": by_masks, "slice": by_slices}

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from deeppatch.artifacts import state_digest, tensors_from_bytes, tensors_to_bytes
 from deeppatch.errors import StaleArtifact
+from deeppatch.modular.composition import dissimilarity
 from deeppatch.modular.extract import extract
 from deeppatch.modular.heads import Heads
 from deeppatch.modular.layers import find
 from deeppatch.zoo.classifier import Classifier
+
+
+class Found(NamedTuple):
+    """What a search found: masks (classes, kernels) by layer, heads if there are any, and a row for each step."""
+
+    masks: Sequence[Tensor]
+    heads: Heads | None
+    history: pd.DataFrame
 
 
 @dataclass(frozen=True)
@@ -21,12 +34,22 @@ class Modules:
     """One module for each class of a classifier, whose digest is `base` (Qi et al., ASE 2022; TOSEM 2023).
 
     `kept` has for each layer of kernels, by its convolutions' names joined by +, which the modules keep: bool
-    (classes, kernels).
+    (classes, kernels). `history` has a row for each epoch or generation of the search, and is in no file.
+
+    Example:
+        >>> import torch
+        >>> from pathlib import Path
+        >>> modules = Modules("", {"conv1": torch.tensor([[True, False], [True, True]])})
+        >>> modules.shares()
+        tensor([0.5000, 1.0000])
+        >>> Modules.from_bytes(modules.to_bytes(), Path("modules.safetensors")).classes
+        2
     """
 
     base: str
     kept: dict[str, Tensor]
     heads: Heads | None = None
+    history: pd.DataFrame | None = field(default=None, compare=False, repr=False)
 
     @property
     def classes(self) -> int:
@@ -61,23 +84,36 @@ class Modules:
                 raise StaleArtifact(f"{origin} is damaged: its heads fit nothing; run modularize again") from error
         return Modules(meta["base"], kept, heads)
 
-    def member(self, model: Classifier, example: Tensor, number: int) -> Member:
-        """Return the module of class `number`, a smaller network; `example` is a batch of pixels (N, 3, H, W).
+    def member(self, model: nn.Module, example: Tensor, label: int) -> Member:
+        """Return the module of class `label`, a smaller network that shares nothing with the classifier.
 
-        StaleArtifact when the classifier is not the one that was split.
+        Args:
+            model: the classifier that was split.
+            example: a batch of pixels (N, 3, H, W) in [0, 1], to trace the network with.
+            label: index of the class.
+
+        Raises:
+            StaleArtifact: the classifier is not the one that was split.
         """
+        model = as_classifier(model)
         if state_digest(model.state_dict()) != self.base:
             raise StaleArtifact("the modules were made of other base weights; run modularize for these")
-        layers = find(model.network, model.normalize(example))
+        device = device_of(model)
+        layers = find(model.network, model.normalize(example.to(device)))
         if {layer.name: layer.kernels for layer in layers} != {name: mask.shape[1] for name, mask in self.kept.items()}:
             raise StaleArtifact("the modules do not fit the network's layers; run modularize again")
-        kept = [self.kept[layer.name][number].to(example.device) for layer in layers]
-        small = extract(model.network, layers, kept)
-        return Member(model.normalize, small, number, self.heads.only(number) if self.heads else None)
+        small = extract(model.network, layers, [self.kept[layer.name][label].to(device) for layer in layers])
+        head = self.heads.only(label) if self.heads else None
+        return Member(copy.deepcopy(model.normalize), small, label, head).to(device)
 
-    def composed(self, model: Classifier, example: Tensor) -> Composed:
-        """Return all modules as one classifier."""
-        return Composed([self.member(model, example, number) for number in range(self.classes)])
+    def composed(self, model: nn.Module, example: Tensor) -> Composed:
+        """Return all modules as one classifier, whose highest score wins; arguments are those of `member`."""
+        return Composed([self.member(model, example, label) for label in range(self.classes)])
+
+    def dissimilarity(self) -> Tensor:
+        """Return one minus the Jaccard index of the kernels of every two modules, (classes, classes)."""
+        tied = [torch.full((mask.shape[1],), float(len(name.split("+")))) for name, mask in self.kept.items()]
+        return dissimilarity(torch.cat(list(self.kept.values()), 1), torch.cat(tied))
 
     def shares(self) -> Tensor:
         """Return the share of kernels that each module keeps, in [0, 1], (classes,); tied convolutions count each."""
@@ -88,13 +124,13 @@ class Modules:
 
 
 class Member(nn.Module):
-    """A module: normalisation, the smaller network, and the logit of its class or its head's answer."""
+    """A module: normalisation, the smaller network, and the logit of its class or the score of its head."""
 
-    def __init__(self, normalize: nn.Module, network: nn.Module, number: int, head: Heads | None) -> None:
+    def __init__(self, normalize: nn.Module, network: nn.Module, label: int, head: Heads | None) -> None:
         super().__init__()
         self.normalize = normalize
         self.network = network
-        self.number = number
+        self.label = label
         self.head = head
         self.eval().requires_grad_(False)
 
@@ -102,13 +138,13 @@ class Member(nn.Module):
         """Map pixels (N, 3, H, W) in [0, 1] to scores (N,)."""
         logits: Tensor = self.network(self.normalize(pixels))
         if self.head is None:
-            return logits[:, self.number]
+            return logits[:, self.label]
         scores: Tensor = self.head(logits.unsqueeze(1))
         return scores.squeeze(1)
 
 
 class Composed(nn.Module):
-    """All modules as one classifier: the class whose module answers highest."""
+    """All modules as one classifier: the class whose module gives the highest score."""
 
     def __init__(self, members: list[Member]) -> None:
         super().__init__()
@@ -121,3 +157,15 @@ class Composed(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """Map pixels (N, 3, H, W) in [0, 1] to scores (N, classes)."""
         return torch.stack([member(pixels) for member in self.members], 1)
+
+
+def as_classifier(model: nn.Module) -> Classifier:
+    """Return a model as normalisation and network: itself, or with pixels that reach it as they are."""
+    if isinstance(model, Classifier):
+        return model
+    return Classifier(model, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)).to(device_of(model))
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return where the parameters of a model lie."""
+    return next(model.parameters()).device

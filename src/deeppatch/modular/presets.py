@@ -12,8 +12,8 @@ SLACK = 0.05  # below the strong model's accuracy on the same classes a composit
 class Preset:
     """Settings of the genetic search (Qi et al., ASE 2022).
 
-    `sensitive` are the sensitive layers, by place among the layers of kernels, None for the automatic rule. `ratios`
-    and `tough_ratios` are the shares of bits that a first candidate has set in a sensitive and in any other layer.
+    `sensitive` are the sensitive layers, by index among the layers of kernels, None for the automatic rule. `ratios`
+    and `insensitive_ratios` are the shares of bits that a first candidate has set in a sensitive and in another layer.
     `mutation` is the share of a child's bits that are drawn anew, and `gamma` the accuracy below which accuracy weighs
     more. `thresholds` has for a number of composed classes the accuracy from which compositions are kept, None for the
     strong model's less five points. `alpha` weighs accuracy against dissimilarity, and `size` the share of kernels
@@ -22,7 +22,7 @@ class Preset:
 
     sensitive: tuple[int, ...] | None
     ratios: tuple[float, ...]
-    tough_ratios: tuple[float, ...]
+    insensitive_ratios: tuple[float, ...]
     population: int = 100
     generations: int = 200
     mutation: float = 0.05

@@ -1,4 +1,4 @@
-"""Which layers are sensitive: how accuracy falls when every module keeps a part of one layer alone."""
+"""Which layers are sensitive: how accuracy falls when every module keeps only a part of one layer."""
 
 from __future__ import annotations
 
@@ -36,21 +36,21 @@ def measure(
     rows = [] if table is None else list(table)
     parts = list(zip(x.split(batch_size), labels.split(batch_size), strict=True))
     whole = sum(int((network(part).argmax(1) == truth).sum()) for part, truth in parts) / len(labels)
-    for place in track(range(len(rows), len(layers)), len(layers) - len(rows), "sensitivity"):
-        layer = layers[place]
-        ranks = importance[place].argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    for index in track(range(len(rows), len(layers)), len(layers) - len(rows), "sensitivity"):
+        layer = layers[index]
+        ranks = importance[index].argsort(dim=1, descending=True, stable=True).argsort(dim=1)
         masks = torch.cat([ranks < max(1, int(ratio * layer.kernels)) for ratio in RATIOS[:-1]])
-        right = torch.zeros(len(RATIOS) - 1, dtype=torch.int64, device=x.device)
+        correct = torch.zeros(len(RATIOS) - 1, dtype=torch.int64, device=x.device)
         reader = next(iter(layer.readers))
         before, after = cut(network, reader)
         with masked(network, [layer], [masks]):
             for part, truth in parts:
                 read, *crossing = (_copies(each, len(masks)) for each in before(part))
                 logits = after(network.get_submodule(reader)(read), *crossing)
-                scores = logits.view(len(right), len(ranks), len(part), -1).diagonal(dim1=1, dim2=3)
-                right += (scores.argmax(2) == truth).sum(1)
+                scores = logits.view(len(correct), len(ranks), len(part), -1).diagonal(dim1=1, dim2=3)
+                correct += (scores.argmax(2) == truth).sum(1)
         # with all kernels every module is the whole network
-        rows.append(torch.tensor([*(right / len(labels)).tolist(), whole], dtype=torch.float64))
+        rows.append(torch.tensor([*(correct / len(labels)).tolist(), whole], dtype=torch.float64))
         save(torch.stack(rows))
     return torch.stack(rows)
 
@@ -61,5 +61,5 @@ def _copies(x: Tensor, count: int) -> Tensor:
 
 def sensitive(table: Tensor, drop: float, share: float) -> list[int]:
     """Return the layers whose accuracy falls by more than `drop` when modules keep a `share` of their kernels."""
-    column = min(range(len(RATIOS)), key=lambda place: abs(RATIOS[place] - share))
-    return [place for place, row in enumerate(table.tolist()) if row[-1] - row[column] > drop]
+    column = min(range(len(RATIOS)), key=lambda index: abs(RATIOS[index] - share))
+    return [index for index, row in enumerate(table.tolist()) if row[-1] - row[column] > drop]

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from deeppatch.graph import hooks
 
-WIDE = 128  # input channels from which the products saved are worth more than the transforms
+WIDE = 128  # input channels from which the products saved outweigh the transforms
 
 
 class Transforms(NamedTuple):
@@ -79,10 +79,10 @@ def by_tiles(x: Tensor, weight: Tensor, bias: Tensor | None, size: int | None = 
 
 
 def optimize_for_cpu(network: nn.Module) -> nn.Module:
-    """Return a copy that answers faster on a CPU; off the CPU, the network itself.
+    """Return a copy that is faster on a CPU; off the CPU, the network itself.
 
     Its 3 by 3 convolutions run by tiles where they are wide. In a traced network a ReLU before a pooling comes behind
-    it, which changes no answer.
+    it, which changes no logit.
     """
     if any(each.device.type != "cpu" for each in network.parameters()):
         return network

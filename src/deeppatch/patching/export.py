@@ -6,7 +6,7 @@ import copy
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,9 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from deeppatch.distributed.data_parallel import Stream
 from deeppatch.graph import folding
 from deeppatch.patching.patch_file import Patch, apply
 from deeppatch.patching.switched import SwitchedModel
+from deeppatch.progress import track
 
 # what an exported form answers for pixels (N, 3, H, W): logits (N, classes), and which samples were switched (N,)
 Answer = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -39,7 +41,7 @@ class SwitchedGraph(nn.Module):
     """Pixels to logits, scores and decisions; each sample runs through one path, picked by indices.
 
     The samples of either path are gathered and their logits scattered, also where a path gets none: a graph has no
-    branch on how many there are. So a batch that takes one path alone costs what a mixed one does.
+    branch on how many there are. So a batch that takes only one path costs what a mixed one does.
     """
 
     def __init__(self, switched: SwitchedModel) -> None:
@@ -91,6 +93,12 @@ def program_bytes(program: ExportedProgram) -> bytes:
     with _quiet():
         torch.export.save(program, buffer)
     return buffer.getvalue()
+
+
+def loaded(files: dict[str, bytes]) -> dict[str, Answer]:
+    """Return what each exported form answers, by name, of the files that `export` yields."""
+    parts = (files[f"{name}.onnx"] for name in ("original", "patched", "router"))
+    return {"onnx": loaded_onnx(*parts), "switched.pt2": loaded_program(files["switched.pt2"])}
 
 
 def loaded_onnx(original: bytes, patched: bytes, router: bytes) -> Answer:
@@ -160,11 +168,11 @@ class Agreement:
 
 @torch.inference_mode()
 def compare(
-    switched: SwitchedModel, forms: dict[str, Answer], batches: Iterable[tuple[Tensor, Tensor]]
+    switched: SwitchedModel, forms: dict[str, Answer], batches: Stream, *, label: str = "comparing"
 ) -> dict[str, Agreement]:
     """Return how far each exported form agrees with the switched model on batches of pixels, wherever they lie."""
     found = {name: Agreement() for name in forms}
-    for pixels, _labels in batches:
+    for pixels, _labels in track(batches, len(batches), label):
         logits, _score, decisions = switched.route(pixels)
         for name, form in forms.items():
             found[name].add((logits.cpu(), decisions.cpu()), form(pixels.cpu()))

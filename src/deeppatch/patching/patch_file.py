@@ -1,9 +1,11 @@
-"""The patch: a small file with the new filters, their places, the patch's normalisation statistics, the base's hash."""
+"""The patch: new filters, the channels they replace, normalisation statistics, and the digest of the patched model."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,60 +15,105 @@ from deeppatch.errors import StaleArtifact
 from deeppatch.graph.hooks import convolutions
 from deeppatch.patching.attachment import Attachment, attach
 from deeppatch.patching.units import UNITS
+from deeppatch.training import History
+from deeppatch.zoo.classifier import device_of, network_of, normalize_of
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 @dataclass(frozen=True)
 class Patch:
-    """A trained patch.
+    """A trained patch of one model.
 
-    `kind` is replace or crtunit; `base` the digest of the model it was trained on; `channels` the chosen output
-    channels by convolution; `tensors` the new parameters (`units/LAYER/...`) and statistics (`norms/LAYER/...`).
+    Args:
+        kind: `replace` (new filters) or `crtunit` (correction units behind the old filters).
+        base: The digest of the model that the patch was trained on (`artifacts.state_digest`).
+        channels: The patched output channels by convolution.
+        tensors: The new parameters (`units/LAYER/...`) and the running statistics (`norms/LAYER/...`).
+        about: What the patch file says beside that, as values of JSON: `classes`, `image_size` [H, W], `mean`, `std`.
+        history: How the patch was trained, where that is known; it is not part of the file.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from deeppatch.artifacts import state_digest
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)).eval()
+        >>> new_filters = {"units/0/rows": torch.ones(1, 3, 3, 3)}
+        >>> patch = Patch("replace", state_digest(model.state_dict()), {"0": [2]}, new_filters)
+        >>> patched = patch.apply(model)
+        >>> bool((patched[0].weight[2] == 1).all()), bool((model[0].weight[2] == 1).all())
+        (True, False)
+        >>> Patch.from_bytes(patch.to_bytes()).channels
+        {'0': [2]}
     """
 
     kind: str
     base: str
     channels: dict[str, list[int]]
     tensors: dict[str, Tensor]
+    about: dict[str, Any] = field(default_factory=dict)
+    history: History | None = field(default=None, compare=False)
 
     def to_bytes(self) -> bytes:
         """Serialise as safetensors."""
-        places = {f"channels/{name}": torch.tensor(chosen) for name, chosen in self.channels.items()}
-        return tensors_to_bytes({**places, **self.tensors}, {"kind": self.kind, "base": self.base})
+        channels = {f"channels/{name}": torch.tensor(chosen) for name, chosen in self.channels.items()}
+        meta = {"kind": self.kind, "base": self.base} | ({"about": self.about} if self.about else {})
+        return tensors_to_bytes({**channels, **self.tensors}, meta)
 
     @staticmethod
-    def from_bytes(content: bytes, origin: Path) -> Patch:
-        """Read what `to_bytes` made; StaleArtifact when the file is damaged or no patch."""
+    def from_bytes(content: bytes, origin: Path = Path("the patch")) -> Patch:
+        """Read what `to_bytes` made; StaleArtifact, naming `origin`, when it is damaged or no patch."""
         tensors, meta = tensors_from_bytes(content, origin)
-        if not {"kind", "base"} <= meta.keys() or meta["kind"] not in UNITS:
+        about = meta.get("about", {})
+        if not {"kind", "base"} <= meta.keys() or meta["kind"] not in UNITS or not isinstance(about, dict):
             raise StaleArtifact(f"{origin} is no patch; give a patch.safetensors that correct left")
-        places = {k.removeprefix("channels/"): v.tolist() for k, v in tensors.items() if k.startswith("channels/")}
+        channels = {k.removeprefix("channels/"): v.tolist() for k, v in tensors.items() if k.startswith("channels/")}
         rest = {key: value for key, value in tensors.items() if not key.startswith("channels/")}
-        return Patch(meta["kind"], meta["base"], places, rest)
+        return Patch(meta["kind"], meta["base"], channels, rest, about)
+
+    def apply(self, model: nn.Module, example: Tensor | None = None) -> nn.Module:
+        """Return a copy of a model with the patch applied, in eval mode.
+
+        Args:
+            model: The model that the patch was trained on; it is not changed.
+            example: Pixels (N, 3, H, W) in [0, 1] to run the model on once (default: black images of the size that the
+                patch was trained on, 32x32 where it does not say).
+
+        Raises:
+            StaleArtifact: When the model is another one.
+        """
+        patched = copy.deepcopy(model).eval()
+        if example is None:
+            height, width = self.about.get("image_size", (32, 32))
+            example = torch.zeros(2, 3, height, width, device=device_of(model))
+        apply(patched, self, example)
+        return patched
 
 
-def extract(attachment: Attachment, base: str) -> Patch:
-    """Return the trained patch that stands in a network; `base` is the digest of the model without it."""
+def extract(
+    attachment: Attachment, base: str, *, history: History | None = None, about: dict[str, Any] | None = None
+) -> Patch:
+    """Return the trained patch that is attached to a network; `base` is the digest of the model without it."""
     tensors: dict[str, Tensor] = {}
     for name, unit in attachment.units.items():
         tensors |= {f"units/{name}/{key}": value.detach().clone() for key, value in unit.new_parameters().items()}
     for name, norm in attachment.norms.items():
         tensors |= {f"norms/{name}/{key}": getattr(norm, key).clone() for key in STATISTICS}
     kind = next(iter(attachment.units.values())).kind
-    return Patch(kind, base, {name: unit.channels.tolist() for name, unit in attachment.units.items()}, tensors)
+    channels = {name: unit.channels.tolist() for name, unit in attachment.units.items()}
+    return Patch(kind, base, channels, tensors, about or {}, history)
 
 
 def apply(model: nn.Module, patch: Patch, example: Tensor) -> Attachment:
-    """Apply a patch to a classifier in place, in its inference form; the result's `remove` undoes it bit for bit.
+    """Apply a patch to a model in place, in its inference form; the result's `remove` undoes it bit for bit.
 
     `example` is a batch of pixels (N, 3, H, W). StaleArtifact when the model is not the one that was patched.
     """
     if state_digest(model.state_dict()) != patch.base:
         raise StaleArtifact("the patch was trained on other base weights; apply it to those, or run correct for these")
-    network = model.get_submodule("network")
+    network = network_of(model)
     _check_layers(network, patch)
-    attachment = attach(network, patch.channels, patch.kind, model.get_submodule("normalize")(example))
+    attachment = attach(network, patch.channels, patch.kind, normalize_of(model, example))
     expected = {key: value.shape for key, value in extract(attachment, patch.base).tensors.items()}
     if expected != {key: value.shape for key, value in patch.tensors.items()}:
         attachment.remove()

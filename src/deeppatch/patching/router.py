@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import beta
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
@@ -19,8 +18,8 @@ from torch import Tensor, nn
 
 from deeppatch.artifacts import tensors_from_bytes, tensors_to_bytes
 from deeppatch.errors import DataProblem, StaleArtifact, WrongWeights
+from deeppatch.metrics import upper_bound
 
-CONFIDENCE = 0.95
 FOLDS = 5
 
 
@@ -101,7 +100,7 @@ class Router(nn.Module):
 class Evidence:
     """What val tells: features (rows) with their image's index, whether degraded, and clean losses.
 
-    `lost` has one entry for each clean row, in their order: right on the original path, wrong on the patched one.
+    `lost` has one entry for each clean row, in their order: correct on the original path, wrong on the patched one.
     """
 
     features: np.ndarray
@@ -162,16 +161,11 @@ ROUTERS: dict[str, Callable[[Evidence, float], tuple[Router, dict[str, Any]]]] =
 }
 
 
-def upper_bound(losses: int, images: int) -> float:
-    """Return the one-sided 95 % upper bound (Clopper and Pearson) on a share, `losses` of `images` having been seen."""
-    return 1.0 if losses >= images else float(beta.ppf(CONFIDENCE, losses + 1, images - losses))
-
-
 def loosest_threshold(scores: np.ndarray, lost: np.ndarray, max_drop: float) -> tuple[float, int, float]:
     """Return the lowest threshold whose bound on the clean loss is at most `max_drop`, its losses and its bound.
 
     `scores` (N,) belong to clean images, `lost` (N,) says which of them the patched path gets wrong although the
-    original gets them right. Lowering the threshold only adds losses, so thresholds are tested from the strictest
+    original gets them correct. Lowering the threshold only adds losses, so thresholds are tested from the strictest
     on, until the first that fails. Where the images are too few to show `max_drop` even without a loss, the lowest
     threshold without a loss is taken, and its bound says what was shown. Gains on clean images are not counted, and
     a sample that looks more clean than degraded (score below 0) never switches.

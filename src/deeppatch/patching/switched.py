@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from deeppatch.graph import cutting, folding, hooks
+from deeppatch.graph.affine import Affine
 from deeppatch.patching.attachment import Attachment
 from deeppatch.patching.patch_file import Patch, apply
 from deeppatch.patching.router import Maps, Router
 from deeppatch.patching.units import CorrectedConv2d
+from deeppatch.zoo.classifier import Classifier, network_of
 
 
 class RouterStem(nn.Module):
@@ -25,8 +28,8 @@ class RouterStem(nn.Module):
         super().__init__()
         name, unit = next(iter(attachment.units.items()))
         conv, channels, norm = unit.original, unit.channels, attachment.norm_after.get(name)
-        self.original_norm = folding.Affine(attachment.own[norm] if norm else None, conv.weight, channels)
-        self.patched_norm = folding.Affine(attachment.norms[norm] if norm else None, conv.weight, channels)
+        self.original_norm = Affine(attachment.own[norm] if norm else None, conv.weight, channels)
+        self.patched_norm = Affine(attachment.norms[norm] if norm else None, conv.weight, channels)
         self.correction: fx.GraphModule | None = None
         rows = conv.weight[channels]
         bias = rows.new_zeros(len(rows)) if conv.bias is None else conv.bias[channels]
@@ -51,24 +54,25 @@ class SwitchedModel(nn.Module):
 
     Both networks are folded, and cut before the first patched layer: what leads to it runs once for all samples, what
     follows once for each. `vote` keeps the published behaviour instead of a decision for each sample: one for the
-    batch, by majority.
+    batch, by majority. `calibration` has what `fit_switch` found on val.
     """
 
     def __init__(self, model: nn.Module, patch: Patch, example: Tensor, router: Router | None = None) -> None:
         super().__init__()
-        self.normalize = copy.deepcopy(model.get_submodule("normalize"))
+        self.normalize = copy.deepcopy(model.normalize) if isinstance(model, Classifier) else nn.Identity()
         patched = copy.deepcopy(model)
         attachment = apply(patched, patch, example)
         name = next(iter(attachment.units))
         graphs = []
         for each in (model, patched):
-            network = copy.deepcopy(each.get_submodule("network"))
+            network = copy.deepcopy(network_of(each))
             hooks.swap(network, name, nn.Sequential(nn.Identity(), network.get_submodule(name)))
             graphs.append(folding.folded(network))
-        self.glance = RouterStem(attachment)
+        self.stem = RouterStem(attachment)
         (self.before, self.original), (_, self.patched) = (cutting.cut(graph, f"{name}.0") for graph in graphs)
         self.router = router
         self.vote = False
+        self.calibration: dict[str, Any] = {}
         self.requires_grad_(False).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         with torch.no_grad():
             crossing = self.before(self.normalize(example))
@@ -81,7 +85,7 @@ class SwitchedModel(nn.Module):
         Returns what the networks go on with, first of all what that layer reads, and what the router looks at.
         """
         crossing = list(self.before(self.normalize(pixels)))
-        return crossing, self.glance(pixels, crossing[0])
+        return crossing, self.stem(pixels, crossing[0])
 
     def decide(self, maps: Maps) -> tuple[Tensor, Tensor]:
         """Return the scores (N,) and which samples (N,) take the patched path."""
@@ -110,17 +114,17 @@ class SwitchedModel(nn.Module):
 
     def finish_each(self, switched: Tensor, crossing: list[Tensor]) -> Tensor:
         """Run each sample on through the network that `switched` (N,) says, and return logits (N, classes)."""
-        places = [(switched == patched).nonzero().squeeze(1) for patched in (False, True)]
-        paths = zip((self.original, self.patched), places, strict=True)
-        logits = torch.cat([network(*(_rows(value, at) for value in crossing)) for network, at in paths])
-        return torch.empty_like(logits).index_copy_(0, torch.cat(places), logits)
+        indices = [(switched == patched).nonzero().squeeze(1) for patched in (False, True)]
+        paths = zip((self.original, self.patched), indices, strict=True)
+        logits = torch.cat([network(*(_rows(value, index) for value in crossing)) for network, index in paths])
+        return torch.empty_like(logits).index_copy_(0, torch.cat(indices), logits)
 
 
-def _rows(values: Tensor, at: Tensor) -> Tensor:
+def _rows(values: Tensor, index: Tensor) -> Tensor:
     """Pick samples; of maps that lie channels last, in the order of memory, so that they are copied whole."""
     if values.ndim != 4 or values.is_contiguous():
-        return values.index_select(0, at)
-    return values.permute(0, 2, 3, 1).index_select(0, at).permute(0, 3, 1, 2)
+        return values.index_select(0, index)
+    return values.permute(0, 2, 3, 1).index_select(0, index).permute(0, 3, 1, 2)
 
 
 def _with_filters(conv: nn.Conv2d, rows: Tensor, bias: Tensor) -> nn.Conv2d:

@@ -4,16 +4,108 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
 from deeppatch.artifacts import Checkpoint, state_digest
+from deeppatch.data.corruptions import Corruption
+from deeppatch.data.dataset import Data
 from deeppatch.patching.attachment import attach
 from deeppatch.patching.patch_file import Patch, extract
-from deeppatch.training import History, Stream, cross_entropy, fit, sgd
+from deeppatch.training import (
+    SGDSettings,
+    Stream,
+    accuracy_over_levels,
+    cross_entropy,
+    degraded_epochs,
+    fit,
+    seeded,
+    sgd,
+)
+from deeppatch.zoo.classifier import Classifier, device_of, network_of, normalize_of
 
 
 def train_patch(
+    model: nn.Module,
+    data: Data,
+    corruption: Corruption,
+    channels: dict[str, list[int]],
+    *,
+    kind: str = "replace",
+    epochs: int = 20,
+    lr: float = 0.01,
+    momentum: float = 0.9,
+    weight_decay: float = 5e-4,
+    batch_size: int = 256,
+    amp: bool = False,
+    seed: int = 2021,
+    reseed: bool = True,
+    checkpoint: Checkpoint | None = None,
+) -> Patch:
+    """Train a patch for the given channels on clean and degraded images, and keep its best epoch (TOSEM 2023).
+
+    In every epoch each image of `train` is clean with probability 1/2, otherwise at a level drawn uniformly. The best
+    epoch has the highest accuracy on `val`, clean and at every level. All parameters of the model stay frozen; batch
+    normalisations behind the first patched convolution get running statistics of the patch's own.
+
+    Args:
+        model: A classifier of pixels (N, 3, H, W) in [0, 1]; it is not changed.
+        data: The data; the parts `train` and `val` are read.
+        corruption: The degradation.
+        channels: The output channels to patch, by the name of their convolution, as `Ranking.choose` returns them.
+        kind: `replace` for new filters, `crtunit` for correction units behind the old ones (DeepCorrect, TIP 2019).
+        epochs: The number of passes over `train`.
+        lr: The initial learning rate of SGD, which falls to zero along a cosine.
+        momentum: The momentum of SGD.
+        weight_decay: The L2 penalty.
+        batch_size: The number of images at a time.
+        amp: Whether forward passes run in bfloat16.
+        seed: The seed of the order of images, of their levels, and of new parameters.
+        reseed: Whether torch's global generator is seeded for the training and restored behind it; otherwise new
+            parameters are drawn from it as it is.
+        checkpoint: Where an interrupted training is continued from.
+
+    Returns:
+        The patch; its `history` has the loss and the validation accuracy of each epoch.
+
+    Raises:
+        ValueError: When no channel is given, or a convolution runs more than once in a forward pass.
+        UserError: When the loss is no longer finite.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from deeppatch.data.corruptions import Blur
+        >>> from deeppatch.data.images import Images
+        >>> images = Images(torch.randint(0, 256, (8, 3, 12, 16), dtype=torch.uint8), torch.arange(8) % 2)
+        >>> data = Data(train=images, val=images, test=images, classes=("cat", "dog"))
+        >>> blur = Blur((1.0, 2.0), 12, 16, torch.device("cpu"))
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+        >>> patch = train_patch(model, data, blur, {"0": [1, 3]}, epochs=2)
+        >>> len(patch.history.loss)
+        2
+        >>> patched = patch.apply(model)
+        >>> patched(torch.rand(5, 3, 12, 16)).shape
+        torch.Size([5, 2])
+    """
+    data = data.to(device_of(model))
+    with seeded(seed if reseed else None):
+        return fit_patch(
+            model,
+            channels,
+            kind,
+            degraded_epochs(data.train, corruption, epochs=epochs, batch_size=batch_size, seed=seed),
+            accuracy_over_levels(data.val, corruption, batch_size=batch_size, amp=amp),
+            data.example,
+            settings=SGDSettings(lr, momentum, weight_decay),
+            amp=amp,
+            checkpoint=checkpoint,
+            about=describe(model, data),
+        )
+
+
+def fit_patch(
     model: nn.Module,
     channels: dict[str, list[int]],
     kind: str,
@@ -21,25 +113,24 @@ def train_patch(
     validate: Callable[[nn.Module], float],
     example: Tensor,
     *,
-    lr: float,
-    momentum: float,
-    weight_decay: float,
+    settings: SGDSettings | None = None,
     amp: bool = False,
     checkpoint: Checkpoint | None = None,
-    label: str = "patch",
-) -> tuple[Patch, History]:
-    """Train units of `kind` at `channels` of a classifier and return the best epoch's patch (TOSEM 2023).
+    about: dict[str, Any] | None = None,
+) -> Patch:
+    """Train units of `kind` at `channels` of a model on given batches and return the best epoch's patch.
 
-    The model is left as it was. `validate` returns the accuracy in [0, 1] that chooses the epoch.
+    The model is not changed. `validate` returns the accuracy in [0, 1] that chooses the epoch; `example` is a batch of
+    pixels (N, 3, H, W) in [0, 1]; `about` becomes the patch's description.
     """
     patched = copy.deepcopy(model)
-    normalized = patched.get_submodule("normalize")(example)
-    attachment = attach(patched.get_submodule("network"), channels, kind, normalized)
+    attachment = attach(network_of(patched), channels, kind, normalize_of(patched, example))
+    settings = settings or SGDSettings()
     optimizer, schedule = sgd(
         attachment.parameters(),
-        lr=lr,
-        momentum=momentum,
-        weight_decay=weight_decay,
+        lr=settings.lr,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
         steps=sum(len(batches) for batches in epochs),
     )
     history = fit(
@@ -52,6 +143,15 @@ def train_patch(
         checkpoint=checkpoint,
         enter_training=lambda _model: attachment.enter_training(),
         amp=amp,
-        label=label,
+        label="patch",
     )
-    return extract(attachment, state_digest(model.state_dict())), history
+    return extract(attachment, state_digest(model.state_dict()), history=history, about=about)
+
+
+def describe(model: nn.Module, data: Data) -> dict[str, Any]:
+    """Return what a patch file says about its model and data: classes, image size, and normalisation where known."""
+    about: dict[str, Any] = {"classes": list(data.classes), "image_size": list(data.example.shape[-2:])}
+    if isinstance(model, Classifier):
+        constants = {name: getattr(model.normalize, name, None) for name in ("mean", "std")}
+        about |= {name: value.flatten().tolist() for name, value in constants.items() if value is not None}
+    return about

@@ -17,12 +17,12 @@ def corrected(
 ) -> bytes:
     """Plot each measure in percent by class, before and after; `measures` names them, one panel each."""
     figure = Figure(figsize=(max(7.0, 1.1 * len(before) + 2), 9), layout="constrained")
-    places = range(len(before))
-    for number, (measure, shown) in enumerate(measures.items()):
-        axes = figure.add_subplot(len(measures), 1, number + 1)
+    positions = range(len(before))
+    for panel, (measure, shown) in enumerate(measures.items()):
+        axes = figure.add_subplot(len(measures), 1, panel + 1)
         for shift, color, label, rows in ((-0.2, "lightgrey", "before", before), (0.2, "tab:blue", "after", after)):
             bars = axes.bar(
-                [place + shift for place in places],
+                [position + shift for position in positions],
                 [row[measure] for row in rows.values()],
                 0.4,
                 color=color,
@@ -33,9 +33,9 @@ def corrected(
             axes.bar_label(bars, fmt="%.0f", fontsize=7, padding=1)
         axes.set(ylabel=f"{shown} (%)", ylim=(0, 112))
         axes.set_yticks([0, 50, 100])
-        axes.set_xticks(places, list(before), fontsize=8)
+        axes.set_xticks(positions, list(before), fontsize=8)
         axes.axvline(len(before) - 1.5, color="grey", linewidth=0.6, linestyle=":")
-        if number == 0:
+        if panel == 0:
             axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=8)
     figure.suptitle(title, fontsize=10)
     return png(figure)

@@ -17,7 +17,7 @@ def kept(shares: Sequence[Sequence[float]], layers: Sequence[str], classes: Sequ
     axes = figure.add_subplot()
     percent = [[100 * share for share in row] for row in shares]
     image = axes.imshow(percent, aspect="auto", cmap="viridis", vmin=0, vmax=100, interpolation="nearest")
-    _numbers(figure, percent, "{:.0f}", 55)
+    _annotate(figure, percent, "{:.0f}", 55)
     _names(figure, layers, classes)
     axes.set(xlabel="layer of kernels", title=title)
     figure.colorbar(image, label="kernels kept (%)")
@@ -30,7 +30,7 @@ def overlap(jaccard: Sequence[Sequence[float]], classes: Sequence[str], title: s
     figure = Figure(figsize=(size + 1, size), layout="constrained")
     axes = figure.add_subplot()
     image = axes.imshow(jaccard, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
-    _numbers(figure, jaccard, "{:.2f}", 0.6, dark=True)
+    _annotate(figure, jaccard, "{:.2f}", 0.6, dark=True)
     _names(figure, classes, classes)
     axes.set_title(title, fontsize=9, wrap=True)
     figure.colorbar(image, label="kernels in common over kernels of either", shrink=0.8)
@@ -40,7 +40,7 @@ def overlap(jaccard: Sequence[Sequence[float]], classes: Sequence[str], title: s
 def search(frame: pd.DataFrame, strong: float, title: str) -> bytes:
     """Plot held-out accuracy against the kernels kept, both in percent, over a search; `strong` is the whole network's.
 
-    Columns of `frame`: first the number of the generation or epoch, under that name; then holdout_accuracy and kept in
+    Columns of `frame`: first the generation or epoch, under that name; then holdout_accuracy and kept in
     [0, 1], and best.
     """
     figure = Figure(figsize=(7, 4.5), layout="constrained")
@@ -58,7 +58,7 @@ def search(frame: pd.DataFrame, strong: float, title: str) -> bytes:
     return png(figure)
 
 
-def _numbers(figure: Figure, values: Sequence[Sequence[float]], form: str, half: float, *, dark: bool = False) -> None:
+def _annotate(figure: Figure, values: Sequence[Sequence[float]], form: str, half: float, *, dark: bool = False) -> None:
     if len(values) > MOST_NAMED or len(values[0]) > 2 * MOST_NAMED:
         return
     for row, line in enumerate(values):

@@ -8,33 +8,112 @@ from collections.abc import Callable, Sequence
 from torch import nn
 
 from deeppatch.artifacts import Checkpoint
-from deeppatch.training import History, Stream, cross_entropy, fit, sgd
+from deeppatch.data.corruptions import Corruption
+from deeppatch.data.dataset import Data
+from deeppatch.training import (
+    History,
+    SGDSettings,
+    Stream,
+    accuracy_over_levels,
+    cross_entropy,
+    degraded_epochs,
+    fit,
+    seeded,
+    sgd,
+)
+from deeppatch.zoo.classifier import device_of
 
 
 def finetune(
     model: nn.Module,
+    data: Data,
+    corruption: Corruption,
+    *,
+    epochs: int = 20,
+    lr: float = 0.01,
+    momentum: float = 0.9,
+    weight_decay: float = 5e-4,
+    batch_size: int = 256,
+    amp: bool = False,
+    seed: int = 2021,
+    reseed: bool = True,
+    checkpoint: Checkpoint | None = None,
+) -> nn.Module:
+    """Fine-tune all parameters of a classifier on clean and degraded images, and return that of the best epoch.
+
+    In every epoch each image of `train` is clean with probability 1/2, otherwise at a level drawn uniformly. The best
+    epoch has the highest accuracy on `val`, clean and at every level.
+
+    Args:
+        model: A classifier of pixels (N, 3, H, W) in [0, 1]; it is not changed.
+        data: The data; the parts `train` and `val` are read.
+        corruption: The degradation.
+        epochs: The number of passes over `train`.
+        lr: The initial learning rate of SGD, which falls to zero along a cosine.
+        momentum: The momentum of SGD.
+        weight_decay: The L2 penalty.
+        batch_size: The number of images at a time.
+        amp: Whether forward passes run in bfloat16.
+        seed: The seed of the order of images, of their levels, and of what the model draws itself (dropout).
+        reseed: Whether torch's global generator is seeded for the training and restored behind it; otherwise the model
+            draws from it as it is.
+        checkpoint: Where an interrupted training is continued from.
+
+    Returns:
+        The fine-tuned copy, in eval mode; its attribute `history` has loss and validation accuracy of each epoch.
+
+    Raises:
+        UserError: When the loss is no longer finite.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from deeppatch.data.corruptions import Blur
+        >>> from deeppatch.data.images import Images
+        >>> images = Images(torch.randint(0, 256, (8, 3, 12, 16), dtype=torch.uint8), torch.arange(8) % 2)
+        >>> data = Data(train=images, val=images, test=images, classes=("cat", "dog"))
+        >>> blur = Blur((1.0, 2.0), 12, 16, torch.device("cpu"))
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+        >>> tuned = finetune(model, data, blur, epochs=2)
+        >>> len(tuned.history.accuracy)
+        2
+    """
+    data = data.to(device_of(model))
+    with seeded(seed if reseed else None):
+        tuned, history = fit_all(
+            model,
+            degraded_epochs(data.train, corruption, epochs=epochs, batch_size=batch_size, seed=seed),
+            accuracy_over_levels(data.val, corruption, batch_size=batch_size, amp=amp),
+            settings=SGDSettings(lr, momentum, weight_decay),
+            amp=amp,
+            checkpoint=checkpoint,
+        )
+    tuned.history = history  # type: ignore[assignment]
+    return tuned
+
+
+def fit_all(
+    model: nn.Module,
     epochs: Sequence[Stream],
     validate: Callable[[nn.Module], float],
     *,
-    lr: float,
-    momentum: float,
-    weight_decay: float,
+    settings: SGDSettings | None = None,
     amp: bool = False,
     checkpoint: Checkpoint | None = None,
-    label: str = "finetune",
 ) -> tuple[nn.Module, History]:
-    """Return a copy of a classifier, all parameters trained with cross entropy, in the state of its best epoch.
+    """Return a copy of a model, all parameters trained with cross entropy, in the state of its best epoch.
 
     `validate` returns the accuracy in [0, 1] that chooses the epoch.
     """
     tuned = copy.deepcopy(model)
     for parameter in tuned.parameters():
         parameter.requires_grad_(True)
+    settings = settings or SGDSettings()
     optimizer, schedule = sgd(
         tuned.parameters(),
-        lr=lr,
-        momentum=momentum,
-        weight_decay=weight_decay,
+        lr=settings.lr,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
         steps=sum(len(batches) for batches in epochs),
     )
     history = fit(
@@ -46,6 +125,6 @@ def finetune(
         schedule=schedule,
         checkpoint=checkpoint,
         amp=amp,
-        label=label,
+        label="finetune",
     )
     return tuned, history

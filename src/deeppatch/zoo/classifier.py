@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+
+from deeppatch.errors import UserError
 
 
 class Normalize(nn.Module):
@@ -25,13 +28,55 @@ class Normalize(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Normalisation followed by a network; `network` keeps the published state-dict keys."""
+    """Normalisation followed by a network: what every method takes, and maps pixels in [0, 1] to logits.
 
-    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+    Args:
+        network: maps normalised pixels (N, 3, H, W) to logits (N, classes). Its state-dict keys stay as they are,
+            under `network.`.
+        mean: mean of each channel, in the unit of pixels in [0, 1].
+        std: standard deviation of each channel, above 0.
+        classes: names of the classes in the order of the logits, where they are known.
+
+    Raises:
+        UserError: where mean or std is not finite or std is not above 0.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2))
+    >>> model = Classifier(network, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), classes=["cat", "dog"])
+    >>> tuple(model(torch.rand(4, 3, 8, 8)).shape), model.classes
+    ((4, 2), ('cat', 'dog'))
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        mean: Sequence[float] = (0.0, 0.0, 0.0),
+        std: Sequence[float] = (1.0, 1.0, 1.0),
+        classes: Sequence[str] | None = None,
+    ) -> None:
         super().__init__()
+        if not all(map(math.isfinite, [*mean, *std])) or min(std) <= 0:
+            raise UserError(f"mean {tuple(mean)}, std {tuple(std)}: give finite numbers, std above 0")
         self.normalize = Normalize(mean, std)
         self.network = network
+        self.classes = None if classes is None else tuple(classes)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Map pixels (N, 3, H, W) in [0, 1] to logits (N, classes)."""
         return self.network(self.normalize(pixels))
+
+
+def network_of(model: nn.Module) -> nn.Module:
+    """Return the network within a Classifier, or any other model itself."""
+    return model.network if isinstance(model, Classifier) else model
+
+
+def normalize_of(model: nn.Module, pixels: Tensor) -> Tensor:
+    """Return pixels (N, 3, H, W) in [0, 1] as the network within a model reads them."""
+    return model.normalize(pixels) if isinstance(model, Classifier) else pixels
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return the device of a model's first parameter."""
+    return next(model.parameters()).device

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torchvision.models import ResNet50_Weights
-
 CIFAR_MODELS = "https://github.com/chenyaofo/pytorch-cifar-models/releases/download"
+TORCHVISION = "https://download.pytorch.org/models"
 OPTION_A = "https://github.com/akamaster/pytorch_resnet_cifar10/raw/master/pretrained_models"
 
 Triple = tuple[float, float, float]
@@ -14,6 +13,11 @@ CIFAR10_STATS: tuple[Triple, Triple] = ((0.4914, 0.4822, 0.4465), (0.2023, 0.199
 CIFAR100_STATS: tuple[Triple, Triple] = ((0.5070, 0.4865, 0.4409), (0.2673, 0.2564, 0.2761))
 CIFAR10_PIXEL_STATS: tuple[Triple, Triple] = ((0.491, 0.482, 0.447), (0.247, 0.243, 0.261))
 IMAGENET_STATS: tuple[Triple, Triple] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+# how many classes the data sets have that networks are published or trained for
+CLASSES = {
+    "digits": 10, "cifar10": 10, "cifar100": 100, "svhn": 10, "gtsrb": 43, "svhn_5": 5, "digits_5": 5, "imagenet": 1000,
+}  # fmt: skip
 
 # what HybridRepair's models are trained with, by data set
 PROTOCOL_STATS: dict[str, tuple[Triple, Triple]] = {
@@ -55,7 +59,7 @@ ENTRIES: dict[tuple[str, str], Entry] = {
     ),
     ("cifar10", "resnet20a"): Entry(f"{OPTION_A}/resnet20-12fca82f.th", 91.73, *CIFAR10_PIXEL_STATS),
     ("cifar10", "resnet32a"): Entry(f"{OPTION_A}/resnet32-d509ac18.th", 92.63, *IMAGENET_STATS),
-    ("imagenet", "resnet50"): Entry(ResNet50_Weights.IMAGENET1K_V1.url, 76.13, *IMAGENET_STATS),
+    ("imagenet", "resnet50"): Entry(f"{TORCHVISION}/resnet50-0676ba61.pth", 76.13, *IMAGENET_STATS),
     ("cifar100", "resnet20"): Entry(f"{CIFAR_MODELS}/resnet/cifar100_resnet20-23dac2f1.pt", 68.83, *CIFAR100_STATS),
     ("cifar100", "resnet32"): Entry(f"{CIFAR_MODELS}/resnet/cifar100_resnet32-84213ce6.pt", 70.16, *CIFAR100_STATS),
     ("cifar100", "vgg13_bn"): Entry(f"{CIFAR_MODELS}/vgg/cifar100_vgg13_bn-5ebe5778.pt", 74.63, *CIFAR100_STATS),

@@ -118,3 +118,14 @@ def load_network(network: nn.Module, state: dict[str, Tensor], origin: Path | st
             "choose the -m that it was made for"
         )
     network.load_state_dict(renamed)
+
+
+def saved_normalisation(state: dict[str, Tensor]) -> tuple[list[float], list[float]] | None:
+    """Return mean and standard deviation that a classifier's state dict holds, or None."""
+    mean, std = (state.get(f"normalize.{key}") for key in ("mean", "std"))
+    return None if mean is None or std is None else (mean.flatten().tolist(), std.flatten().tolist())
+
+
+def network_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the network's part of a state dict, of a classifier or of a bare network."""
+    return {key.removeprefix("network."): value for key, value in state.items() if not key.startswith("normalize.")}

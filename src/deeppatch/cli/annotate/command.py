@@ -12,7 +12,7 @@ from deeppatch.zoo.names import ARCHITECTURE_NAMES
 
 STAGE = "annotate"
 DESCRIPTION = "Annotate: choose which images of a pool to label, within a budget, and which to learn from without."
-EXAMPLE = "-m mobilenet -d cifar10 --bias B --method hybrid --budget 1%%"
+EXAMPLE = "-m mobilenet -d cifar10 --bias B --method hybrid --budget 1%"
 REPAIR = False
 FEATURES = ("penultimate", "ssl")
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from deeppatch.cli.compose.joining import BEFORE
 from deeppatch.cli.context import Context
+from deeppatch.modular.joining import BEFORE
 from deeppatch.modular.joins import mean
 from deeppatch.modular.weak_networks import published_weak_network
 from deeppatch.progress import info
@@ -19,27 +19,27 @@ MEASURES = {
 }  # fmt: skip
 MEAN = "mean"
 
-# what each join is worth, in percent, by class (and their mean), by join
-Worth = dict[str, dict[str, dict[str, float]]]
+# metrics in percent, by class (and their mean), by join
+Percent = dict[str, dict[str, dict[str, float]]]
 
 
 def report(context: Context, done: Mapping[str, Mapping[str, Any]], asked: Sequence[str]) -> None:
-    """Write table, metrics, ranges and plot of what `joining.compare` found by class; print before and after."""
+    """Write table, metrics, ranges and plot of what `compare_joins` found by class; print before and after."""
     options, stage, headline = context.options, context.stage, asked[0]
     weak = options.weak or published_weak_network(options.model, options.dataset, options.fit)
-    worth: Worth = {
-        name: {join: {k: 100 * v for k, v in row.items()} for join, row in found["worth"].items()}
+    percent: Percent = {
+        name: {join: {k: 100 * v for k, v in row.items()} for join, row in found["metrics"].items()}
         for name, found in done.items()
     }
-    worth[MEAN] = {join: mean([worth[name][join] for name in done]) for join in (BEFORE, *asked)}
-    rows = [{"class": name, "join": join, **row} for name, by in worth.items() for join, row in by.items()]
+    percent[MEAN] = {join: mean([percent[name][join] for name in done]) for join in (BEFORE, *asked)}
+    rows = [{"class": name, "join": join, **row} for name, by in percent.items() for join, row in by.items()]
     stage.write_table("table.csv", pd.DataFrame(rows))
     stage.write_json(
         "ranges.json",
         {name: {"images": found["range_images"], "ranges": found["ranges"]} for name, found in done.items()},
     )
     title = f"{weak} ({options.fit}), corrected by modules of {options.model} on {context.source.name}"
-    before, after = ({name: by[join] for name, by in worth.items()} for join in (BEFORE, headline))
+    before, after = ({name: by[join] for name, by in percent.items()} for join in (BEFORE, headline))
     stage.write("corrected.png", join_plots.corrected(before, after, MEASURES, f"{title}, join: {headline}"))
     stage.write_json(
         "metrics.json",
@@ -51,12 +51,12 @@ def report(context: Context, done: Mapping[str, Mapping[str, Any]], asked: Seque
             "limit": options.limit,
             "join": headline,
             "test_images": {n: found["test_images"] for n, found in done.items()},
-            "percent": worth,
+            "percent": percent,
         },
     )
     stage.finish()
     print(changes(before, after).to_string(index=False))
-    means = pd.DataFrame(worth[MEAN]).T.rename(columns=MEASURES).rename_axis("join").reset_index()
+    means = pd.DataFrame(percent[MEAN]).T.rename(columns=MEASURES).rename_axis("join").reset_index()
     print(f"\nmean over {len(done)} classes, by join\n{means.to_string(index=False, float_format='%.2f')}")
     info(f"{title}; join: {headline}; percent on test, before -> after; written to {stage.folder}")
 

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deeppatch.artifacts import read_given
 from deeppatch.cli.context import Context
 from deeppatch.cli.influence.inputs import last_layer
 from deeppatch.decomposition import index_sets
@@ -17,6 +16,7 @@ from deeppatch.decomposition.features import LastLayer
 from deeppatch.decomposition.tune import TuneSettings
 from deeppatch.errors import WrongWeights
 from deeppatch.progress import info
+from deeppatch.storage import read_given
 from deeppatch.zoo import weights
 from deeppatch.zoo.classifier import Classifier
 

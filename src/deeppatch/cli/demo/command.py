@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import time
-from functools import partial
+from dataclasses import dataclass
 
 from deeppatch.cli import main
-from deeppatch.cli.options import call
+from deeppatch.cli.options import SCRIPTS, RepairOptions, call
 from deeppatch.progress import info
 
 STAGE = "demo"
@@ -43,31 +43,36 @@ STEPS = [
 ]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Options(RepairOptions):
+    """What the demo is told: the shared options, of which only those in FREE may differ from their defaults."""
+
+    model: str = "resnet8"
+    batch_size: int = 64
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Set the demo's own network and data; only options that change neither pass to the stages."""
+    """Set the demo's own network and data, and show only the options that change neither."""
     for action in parser._actions:
-        action.help = action.help if action.dest in FREE | {"help"} else argparse.SUPPRESS
-    parser.set_defaults(model="resnet8", dataset="digits", batch_size=64, problems=partial(problems, parser))
+        action.help = action.help if action.dest in FREE | {"help", "version"} else argparse.SUPPRESS
+    parser.set_defaults(model=Options.model, dataset=Options.dataset, batch_size=Options.batch_size)
 
 
-def problems(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list[str]:
-    """Return which options the demo would not heed."""
-    fixed = [name for name in vars(options) if name not in FREE | {"prefix", "problems"}]
-    given = [name for name in fixed if getattr(options, name) != parser.get_default(name)]
+def problems(options: Options) -> list[str]:
+    """Return which options the demo would ignore."""
+    given = [
+        name for name, default in options.defaults.items() if name not in FREE and getattr(options, name) != default
+    ]
     return [f"--{name} is fixed in the demo; run the stages one by one to choose it" for name in given]
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: Options) -> None:
     """Run the stages one after the other, each as it is spelled on the command line."""
     start = time.monotonic()
     passed = ["--device", options.device, "--gpu", str(options.gpu), *(["-r"] if options.resume else [])]
     shown = ["--seed", str(options.seed), "--output_dir", str(options.output_dir)]
     for stage, arguments in STEPS:
         print(f"\n$ {' '.join([call(options.prefix, stage), *MODEL, *arguments, *shown])}", flush=True)
-        main.run(_script(stage), [*MODEL, *arguments, *shown, *passed], options.prefix)
+        main.run(SCRIPTS[stage], [*MODEL, *arguments, *shown, *passed], options.prefix)
     seconds = time.monotonic() - start
     info(f"demo: {seconds:.0f} s in all; next: {call(options.prefix, 'pretrain')} -m resnet32 -d cifar10")
-
-
-def _script(stage: str) -> str:
-    return next(script for script, name in main.COMMANDS.items() if name == stage)

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
+from dataclasses import dataclass
+from typing import Any
 
-from deeppatch.cli.context import Context, open_stage
-from deeppatch.cli.evaluate.answers import answer, answer_switched, oracle
-from deeppatch.cli.evaluate.calibrate import calibrate
-from deeppatch.cli.evaluate.report import write_report
-from deeppatch.cli.predecessors import base_model, load_finetuned, load_patch, patched_copy
-from deeppatch.errors import MissingArtifact, OtherBase
-from deeppatch.patching.router import ROUTERS
-from deeppatch.patching.switched import SwitchedModel
-from deeppatch.progress import info
-from deeppatch.zoo.classifier import Classifier
+from deeppatch.cli.options import RepairOptions
+from deeppatch.patching.names import ROUTERS
 
 STAGE = "evaluate"
 DESCRIPTION = "Evaluate: route each sample to the original or the patched maps, and compare with the other networks."
 EXAMPLE = "-m resnet32 -d cifar10 -f perfloss -c patch --crt_type replace"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Options(RepairOptions):
+    """What evaluate is told: the router, who is routed together, and the bound on the loss of clean accuracy."""
+
+    router: str = "probe"
+    switch: str = "sample"
+    max_clean_drop: float = 0.1
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this stage alone."""
+    """Add the options of this stage only."""
     group = parser.add_argument_group("evaluate")
     group.add_argument(
         "--router",
@@ -43,10 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="P",
         help="probe: bound on the loss of clean accuracy, in points, shown on val with 95 %% confidence (default: 0.1)",
     )
-    parser.set_defaults(problems=problems)
 
 
-def problems(options: argparse.Namespace) -> list[str]:
+def problems(options: Options) -> list[str]:
     """Return what is wrong with this stage's own options."""
     found = []
     if options.crt_method != "patch":
@@ -56,32 +57,44 @@ def problems(options: argparse.Namespace) -> list[str]:
     return found
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: Options) -> None:
     """Calibrate the router, evaluate everything on test, and leave router, metrics, table and plot."""
+    from deeppatch.cli.context import open_stage
+    from deeppatch.cli.evaluate.inputs import finetuned_if_there
+    from deeppatch.cli.evaluate.report import show_calibration, write_report
+    from deeppatch.cli.predecessors import base_model, load_patch, patched_copy
+    from deeppatch.data import views
+    from deeppatch.evaluation import answers, oracle
+    from deeppatch.patching.calibration import fit_switch
+    from deeppatch.patching.routing import route_by_level
+
     context = open_stage(options, STAGE)
     model = base_model(context)
     patch = load_patch(context, model)
     tuned = finetuned_if_there(context, model)
     if context.already_finished():
         return
-    switched = SwitchedModel(model, patch, context.example)
-    switched.vote = options.switch == "batch"
-    patched = patched_copy(context, model, patch)
-    switched.router, calibration = calibrate(context, model, patched, switched)
+    batches: dict[str, Any] = {"batch_size": options.batch_size, "amp": options.amp}
+    switched = fit_switch(
+        model,
+        patch,
+        context.data,
+        context.blur,
+        router=options.router,
+        max_clean_drop=options.max_clean_drop,
+        vote=options.switch == "batch",
+        **batches,
+    )
+    show_calibration(switched.calibration)
 
-    networks = {"pretrained": model, "finetuned": tuned, "patched always on": patched}
-    answers = {name: answer(context, network, name) for name, network in networks.items() if network is not None}
-    answers["switched"], routing = answer_switched(context, switched)
-    answers["oracle router"] = oracle(context, answers["pretrained"], answers["patched always on"])
-    write_report(context, answers, routing, calibration)
-    context.stage.write("router.safetensors", switched.router.to_bytes())
-    context.stage.finish()
-    info(f"accuracy in percent on {len(context.splits.test)} test images; written to {context.stage.folder}")
-
-
-def finetuned_if_there(context: Context, model: Classifier) -> Classifier | None:
-    """Return the fine-tuned network where correct has left one for this model, else None."""
-    with contextlib.suppress(MissingArtifact, OtherBase):
-        return load_finetuned(context, model)
-    info(f"no fine-tuned network to compare with; make one with: {context.command('correct', crt_method='finetune')}")
-    return None
+    test, settings = context.data.test, {**batches, "seed": options.seed}
+    networks = {"pretrained": model, "finetuned": tuned, "patched always on": patched_copy(context, model, patch)}
+    found = {
+        name: answers(network, test, context.blur, label=name, **settings)
+        for name, network in networks.items()
+        if network is not None
+    }
+    found["switched"], routing = route_by_level(switched, test, context.blur, **settings)
+    stream = views.mixed_stream(test, context.blur, options.batch_size, options.seed)
+    found["oracle router"] = oracle(found["pretrained"], found["patched always on"], stream)
+    write_report(context, found, routing, switched)

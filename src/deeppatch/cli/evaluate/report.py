@@ -4,31 +4,50 @@ from __future__ import annotations
 
 from typing import Any
 
+from deeppatch import metrics
 from deeppatch.cli.context import Context
-from deeppatch.cli.evaluate.answers import Answers, Routing
+from deeppatch.evaluation import Answers
+from deeppatch.patching.routing import Routing
+from deeppatch.patching.switched import SwitchedModel
+from deeppatch.progress import info
 from deeppatch.report import plots, scores
 
+MEAN = "blurred"
 
-def write_report(context: Context, answers: dict[str, Answers], routing: Routing, calibration: dict[str, Any]) -> None:
-    """Write metrics.json, metrics.csv, router.csv and accuracy.png, and print the tables."""
-    options, sigmas, stage = context.options, context.sigmas, context.stage
-    accuracy = {name: _accuracies(each, context) for name, each in answers.items()}
+
+def show_calibration(facts: dict[str, Any]) -> None:
+    """Tell what the calibration bounds."""
+    if "clean_drop_bound" not in facts:
+        return
+    bound, wanted = 100 * facts["clean_drop_bound"], 100 * facts["max_clean_drop"]
+    seen = f"{facts['clean_losses']} of {facts['clean_images']} clean val images lost"
+    info(f"router: {seen}; clean drop at most {bound:.2f} points (95 %), wanted {wanted:g}")
+    if not facts["bound_attained"]:
+        least = 100 * facts["smallest_bound"]
+        info(f"router: so few images cannot show less than {least:.2f} points, so no loss on val was allowed")
+
+
+def write_report(context: Context, answers: dict[str, Answers], routing: Routing, switched: SwitchedModel) -> None:
+    """Write the router, metrics.json, metrics.csv, router.csv, accuracy.png and the record; print the tables."""
+    options, stage, levels = context.options, context.stage, context.blur.level_names
+    accuracy = {name: _accuracies(each, levels) for name, each in answers.items()}
     before = answers["pretrained"]
-    changed = {name: _changes(each, before, context) for name, each in answers.items() if name != "pretrained"}
-    card = scores.scorecard(routing.scores, routing.switched, sigmas)
+    changed = {name: _changes(each, before, levels) for name, each in answers.items() if name != "pretrained"}
+    card = metrics.scorecard(routing.scores, routing.switched, levels, MEAN)
+    images = len(context.data.test)
     stage.write_json(
         "metrics.json",
         {
             "dataset": context.source.name,
             "model": options.model,
-            "test_images": len(context.splits.test),
+            "test_images": images,
             "limit": options.limit,
             "switch": options.switch,
             "router": options.router,
             "accuracy_percent": accuracy,
             "change_against_pretrained_percent": changed,
             "routing": card,
-            "calibration": calibration,
+            "calibration": switched.calibration,
         },
     )
 
@@ -36,23 +55,28 @@ def write_report(context: Context, answers: dict[str, Answers], routing: Routing
     stage.write_table("metrics.csv", scores.with_changes(table, changed))
     router_table = scores.routing_table(card)
     stage.write_table("router.csv", router_table)
-    curves = {name: [row[view] for view in scores.view_names(sigmas)] for name, row in accuracy.items()}
-    title = f"{options.model} on {context.source.name}, {len(context.splits.test)} test images"
-    stage.write("accuracy.png", plots.accuracy_against_blur(curves, sigmas, title))
+    curves = {name: [row[view] for view in metrics.view_names(levels)] for name, row in accuracy.items()}
+    title = f"{options.model} on {context.source.name}, {images} test images"
+    stage.write("accuracy.png", plots.accuracy_against_blur(curves, context.sigmas, title))
+    assert switched.router is not None
+    stage.write("router.safetensors", switched.router.to_bytes())
+    stage.finish()
 
     print(scores.show(table))
-    print("\nrepaired (+, wrong to right) and broken (-, right to wrong) against pretrained, percent of all images")
+    print("\nrepaired (+, wrong to correct) and broken (-, correct to wrong) against pretrained, percent of all images")
     print(scores.show_changes(changed))
     print(f"\nrouter: {options.router}, one decision a {options.switch}")
     print(scores.show(router_table))
+    info(f"accuracy in percent on {images} test images; written to {stage.folder}")
 
 
-def _accuracies(each: Answers, context: Context) -> dict[str, float]:
-    return {**scores.accuracies(each.by_level, context.sigmas), "mixed": 100 * each.in_stream.double().mean().item()}
+def _accuracies(each: Answers, levels: tuple[str, ...]) -> dict[str, float]:
+    in_stream = 100 * each.in_stream.double().mean().item()
+    return {**metrics.accuracies(each.by_level, levels, MEAN), "mixed": in_stream}
 
 
-def _changes(each: Answers, before: Answers, context: Context) -> dict[str, dict[str, float]]:
-    changed = scores.changes(each.by_level, before.by_level, context.sigmas)
+def _changes(each: Answers, before: Answers, levels: tuple[str, ...]) -> dict[str, dict[str, float]]:
+    changed = metrics.changes(each.by_level, before.by_level, levels, MEAN)
     changed["repair"]["mixed"] = 100 * (each.in_stream & ~before.in_stream).double().mean().item()
     changed["break"]["mixed"] = 100 * (before.in_stream & ~each.in_stream).double().mean().item()
     return changed

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
+from dataclasses import dataclass
+from pathlib import Path
 
-from deeppatch.cli.context import Context, open_stage
-from deeppatch.cli.evaluate.answers import mixed_stream
-from deeppatch.cli.predecessors import base_model, load_patch
-from deeppatch.data import views
-from deeppatch.errors import StaleArtifact, UserError
-from deeppatch.patching import export
-from deeppatch.patching.router import ROUTERS, Router
-from deeppatch.patching.switched import SwitchedModel
-from deeppatch.progress import info, track
+from deeppatch.cli.options import RepairOptions
+from deeppatch.patching.names import ROUTERS
 
 STAGE = "export"
 DESCRIPTION = "Export: the original and the patched network and the router, to run without this package."
 EXAMPLE = "-m resnet32 -d cifar10 -f perfloss -c patch --crt_type replace"
-NEEDED = ("onnx", "onnxscript", "onnxruntime")
-PARTS = ("original.onnx", "patched.onnx", "router.onnx")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(RepairOptions):
+    """What export is told: which router decides."""
+
+    router: str = "probe"
+    switched: Path | None = None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this stage alone."""
+    """Add the options of this stage only."""
     group = parser.add_argument_group("export")
     group.add_argument(
         "--router",
@@ -31,10 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="probe",
         help="which of the routers that evaluate left decides for each sample (default: probe)",
     )
-    parser.set_defaults(problems=problems)
+    group.add_argument(
+        "--switched", type=Path, metavar="FILE", help="a router.safetensors to use instead of the one evaluate left"
+    )
 
 
-def problems(options: argparse.Namespace) -> list[str]:
+def problems(options: Options) -> list[str]:
     """Return what is wrong with this stage's own options."""
     found = []
     if options.crt_method != "patch":
@@ -44,8 +46,17 @@ def problems(options: argparse.Namespace) -> list[str]:
     return found
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: Options) -> None:
     """Export everything, run it on the test images against the switched model, and leave what that found."""
+    from deeppatch.cli.context import open_stage
+    from deeppatch.cli.export.inputs import installed, load_router
+    from deeppatch.cli.export.report import write_report
+    from deeppatch.cli.predecessors import base_model, load_patch
+    from deeppatch.data import views
+    from deeppatch.patching import export
+    from deeppatch.patching.switched import SwitchedModel
+    from deeppatch.progress import info
+
     versions = installed()
     context = open_stage(options, STAGE)
     model = base_model(context)
@@ -58,53 +69,15 @@ def run(options: argparse.Namespace) -> None:
     for name, content in export.export(model, patch, switched, context.example):
         files[name] = content
         info(f"{context.stage.write(name, content)}: {len(content) / 1e6:.2f} MB")
-    forms = {
-        "onnx": export.loaded_onnx(*(files[name] for name in PARTS)),
-        "switched.pt2": export.loaded_program(files["switched.pt2"]),
+    forms = export.loaded(files)
+    test = context.data.test
+    found = {
+        "clean": export.compare(switched, forms, views.clean(test, options.batch_size), label="comparing, clean"),
+        "mixed": export.compare(
+            switched,
+            forms,
+            views.mixed_stream(test, context.blur, options.batch_size, options.seed),
+            label="comparing, mixed",
+        ),
     }
-    test = context.splits.test
-    found = {}
-    for view, batches in {"clean": views.clean(test, options.batch_size), "mixed": mixed_stream(context)}.items():
-        agreements = export.compare(switched, forms, track(batches, len(batches), f"comparing, {view}"))
-        found[view] = {name: agreement.facts() for name, agreement in agreements.items()}
-    report(found)
-    context.stage.write_json(
-        "metrics.json",
-        {
-            "router": options.router,
-            "test_images": len(test),
-            "limit": options.limit,
-            "against_switched_model": found,
-            "versions": versions,
-        },
-    )
-    context.stage.finish()
-    info(f"written to {context.stage.folder}")
-
-
-def installed() -> dict[str, str]:
-    """Return the versions of the packages that only this stage needs; UserError where one is missing."""
-    try:
-        return {name: importlib.metadata.version(name) for name in NEEDED}
-    except importlib.metadata.PackageNotFoundError as error:
-        raise UserError(f"export needs {error.name}; install it with: pip install {' '.join(NEEDED)}") from error
-
-
-def load_router(context: Context) -> Router:
-    """Read the router that evaluate left for these options."""
-    path, command = context.locate("evaluate", "router.safetensors")
-    router = Router.from_bytes(context.stage.read(path, command), path)
-    if router.kind != context.options.router:
-        raise StaleArtifact(f"{path} holds a router of kind {router.kind}; make it again with: {command}")
-    info(f"inherited {path} ({router.kind})")
-    return router.to(context.device)
-
-
-def report(found: dict[str, dict[str, dict[str, float]]]) -> None:
-    """Print how far each form agrees with the switched model."""
-    for view, forms in found.items():
-        for name, facts in forms.items():
-            same = f"same class {facts['argmax_agreement_percent']:.2f} %"
-            logits = f"logits differ by at most {facts['max_logit_difference']:.1e} (largest {facts['max_logit']:.1f})"
-            routed = f"{facts['images_routed_differently']} of {facts['images']} images routed differently"
-            info(f"{view}: {name}: {same}, {logits}, {routed}, {facts['images_switched']} switched")
+    write_report(context, found, versions)

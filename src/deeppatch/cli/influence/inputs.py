@@ -6,7 +6,6 @@ from pathlib import Path
 
 from torch import Tensor
 
-from deeppatch.artifacts import read_given
 from deeppatch.cache import ContentCache
 from deeppatch.cli.context import Context
 from deeppatch.cli.naming import model_folder
@@ -14,6 +13,7 @@ from deeppatch.cli.predecessors import base_model
 from deeppatch.decomposition import index_sets
 from deeppatch.decomposition.features import LastLayer
 from deeppatch.errors import UserError
+from deeppatch.storage import read_given
 
 
 def last_layer(context: Context) -> LastLayer:

@@ -9,12 +9,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from deeppatch.artifacts import Stage
 from deeppatch.cli.context import Context
 from deeppatch.decomposition import index_sets
 from deeppatch.decomposition.influence import Influence
 from deeppatch.progress import info
 from deeppatch.report import plots
+from deeppatch.stage import Stage
 
 
 def leave(context: Context, influence: Influence, images: int, given: list[tuple[Path, Tensor]]) -> None:

@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
-from deeppatch.artifacts import state_digest
-from deeppatch.cli.context import open_stage
-from deeppatch.cli.modularize.analysing import Analysis, analysed
-from deeppatch.cli.modularize.report import report
-from deeppatch.cli.modularize.splitting import SEARCHES
-from deeppatch.cli.predecessors import base_model
-from deeppatch.modular.masking import EVALUATORS
-from deeppatch.modular.modules import Modules
-from deeppatch.modular.presets import PRESETS
-from deeppatch.progress import info
+from deeppatch.cli.options import StageOptions
+from deeppatch.modular.names import METHODS, PRESETS
 
 STAGE = "modularize"
 DESCRIPTION = "Modularize: find for each class the kernels that it needs; leave them as modules, and compose these."
@@ -24,17 +17,35 @@ EXAMPLE = "-m simcnn -d cifar10 --val_share 0.2"
 REPAIR = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class Options(StageOptions):
+    """The options of this stage; `budget` None is the method's own number of epochs or generations."""
+
+    method: str = "grad"
+    budget: int | None = None
+    search_images: int | None = None
+    sensitivity_images: int = 1000
+    sensitive: Sequence[float] = (0.05, 0.5)
+    alpha: float = 0.5
+    max_drop: float = 1.0
+    lr: float = 0.001
+    no_head: bool = False
+    preset: str = "auto"
+    patience: int | None = None
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this stage alone."""
+    """Add the options of this stage only."""
     group = parser.add_argument_group("modularize")
     group.add_argument(
         "--method",
-        choices=list(SEARCHES),
+        choices=METHODS,
         default="grad",
         help="how kernels are chosen: by gradient (GradSplitter) or by a genetic search (CNNSplitter) (default: grad)",
     )
     group.add_argument(
         "--budget",
+        "--epochs",
         type=int,
         metavar="N",
         help="epochs of grad (default: 145, as published), generations of ga (default: the preset's)",
@@ -56,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--sensitive",
         type=float,
         nargs=2,
-        default=[0.05, 0.5],
+        default=Options.sensitive,
         metavar=("DROP", "SHARE"),
         help="a layer is sensitive where composed accuracy falls by more than DROP when modules keep the SHARE of its "
         "kernels, a tenth to nine (default: 0.05 0.5)",
@@ -72,26 +83,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="grad: of the epochs that lose less than this of the accuracy on val, the smallest modules (default: 1)",
     )
     group.add_argument("--lr", type=float, default=0.001, metavar="X", help="grad: learning rate (default: 0.001)")
-    group.add_argument("--no_head", action="store_true", help="grad: modules answer by their logit, no trained head")
+    group.add_argument(
+        "--no_head", action="store_true", help="grad: a module gives the logit of its class, no trained head"
+    )
     group.add_argument(
         "--preset",
-        choices=list(PRESETS),
+        choices=PRESETS,
         default="auto",
         help="ga: published settings of a network and data set, or derived ones (default: auto)",
     )
     group.add_argument(
         "--patience", type=int, metavar="N", help="ga: end after N generations without a better one (default: never)"
     )
-    group.add_argument(
-        "--evaluator",
-        choices=list(EVALUATORS),
-        default="slice",
-        help="ga: run candidates as smaller networks, or as masks on the whole one (default: slice)",
-    )
     parser.set_defaults(problems=problems)
 
 
-def problems(options: argparse.Namespace) -> list[str]:
+def problems(options: Options) -> list[str]:
     """Return what is wrong with this stage's own options."""
     counts = {name: getattr(options, name) for name in ("budget", "search_images", "sensitivity_images", "patience")}
     found = [f"--{k} {v}: give a whole number above 0" for k, v in counts.items() if v is not None and v < 1]
@@ -104,36 +111,47 @@ def problems(options: argparse.Namespace) -> list[str]:
     if options.method == "ga":
         found += ["--no_head goes with --method grad only"] * options.no_head
     else:
-        given = {"preset": "auto", "patience": None, "evaluator": "slice"}
+        given = {"preset": "auto", "patience": None}
         found += [f"--{k} goes with --method ga only" for k, v in given.items() if getattr(options, k) != v]
     return found
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: Options) -> None:
     """Analyse, search, extract, compose and report, in one process."""
+    from deeppatch.artifacts import state_digest
+    from deeppatch.cli.context import open_stage
+    from deeppatch.cli.modularize import report
+    from deeppatch.cli.modularize.inputs import data_of, settings_of
+    from deeppatch.cli.predecessors import base_model
+    from deeppatch.modular.analysis import analyse
+    from deeppatch.modular.splitting import search
+
     context = open_stage(options, STAGE)
     model = base_model(context)
     if context.already_finished():
         return
+    base, data = state_digest(model.state_dict()), data_of(context)
+    analysing, searching = (context.checkpoint(name, base=base) for name in ("analysis.pt", "checkpoint.pt"))
     seconds: dict[str, float] = {}
     with timed("analysis", seconds):
-        analysis = analysed(context, model)
+        analysis = analyse(model, data, images=options.sensitivity_images, seed=options.seed, checkpoint=analysing)
+        report.sensitivity(context, analysis)
     with timed("search", seconds):
-        masks, heads, history = SEARCHES[options.method](analysis)
-    kept = {layer.name: mask.bool().cpu() for layer, mask in zip(analysis.layers, masks, strict=True)}
-    modules = Modules(state_digest(model.state_dict()), kept, heads)
+        modules = search(analysis, data, settings_of(context), amp=options.amp, seed=options.seed, checkpoint=searching)
     context.stage.write("modules.safetensors", modules.to_bytes())
     with timed("evaluation", seconds):
-        facts = report(analysis, modules, history)
+        facts = report.modules(context, model, data, analysis, modules)
     context.stage.write_json("metrics.json", {**facts, "seconds": seconds})
     context.stage.finish()
-    for name in Analysis.CHECKPOINTS:
-        context.checkpoint(name).remove()
+    for checkpoint in (analysing, searching):
+        checkpoint.remove()
 
 
 @contextmanager
 def timed(phase: str, seconds: dict[str, float]) -> Iterator[None]:
     """Note the wall time of a phase."""
+    from deeppatch.progress import info
+
     start = time.monotonic()
     yield
     seconds[phase] = round(time.monotonic() - start, 2)

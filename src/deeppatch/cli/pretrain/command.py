@@ -4,34 +4,47 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
-from deeppatch.artifacts import tensors_to_bytes
 from deeppatch.cli.annotate.command import add_bias
-from deeppatch.cli.annotate.inputs import leave_partition
-from deeppatch.cli.context import Context, open_stage
-from deeppatch.cli.measure import right_by_level
-from deeppatch.cli.naming import correction
-from deeppatch.cli.predecessors import base_model, load_corrected
-from deeppatch.cli.pretrain.doctor import examine
-from deeppatch.cli.pretrain.pretraining import halfway, pretrained
-from deeppatch.cli.pretrain.recipes import RECIPES, told
-from deeppatch.progress import info
-from deeppatch.report import scores
-from deeppatch.zoo.classifier import Classifier
-from deeppatch.zoo.entries import ENTRIES
+from deeppatch.cli.options import RepairOptions
+from deeppatch.pretraining.recipes import RECIPES
+
+if TYPE_CHECKING:
+    from deeppatch.cli.context import Context
 
 STAGE = "pretrain"
 DESCRIPTION = "Pretrain: load published weights, or train; report standard accuracy and accuracy at every blur level."
 EXAMPLE = "-m resnet32 -d cifar10"
+TOLD = (
+    "how to train: default, or as for CNNSplitter strong (SGD, learning rate 0.01, a tenth of it after 3/10 and "
+    "6/10 of 200 epochs, weight decay 1e-4), weak (the same but constant, 100 epochs) or poorfit (constant, 200 "
+    "epochs, no momentum, weight decay or augmentation; leaves the best epoch, over-fitted, and the one at half of "
+    "it, under-fitted), all three with batches of 128 and ImageNet's normalisation; or as for HybridRepair hybrid "
+    "(learning rate 0.1, a tenth of it after 101 and 151 of 200 epochs, weight decay 5e-4, batches of 64); options "
+    "that are given override those of a recipe (default: default)"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(RepairOptions):
+    """What pretrain is told: which weights, how to train, with what normalisation, and which state to measure."""
+
+    train: bool = False
+    recipe: str = "default"
+    bias: str | None = None
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+    state: str = "pretrained"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this stage alone."""
+    """Add the options of this stage only."""
     group = parser.add_argument_group("pretrain")
     group.add_argument("--train", action="store_true", help="train even where there are published weights")
-    group.add_argument("--recipe", choices=list(RECIPES), default="default", metavar="NAME", help=told())
+    group.add_argument("--recipe", choices=list(RECIPES), default="default", metavar="NAME", help=TOLD)
     add_bias(group)
     group.add_argument(
         "--mean", type=float, nargs=3, metavar="M", help="mean of the channels, in [0, 1] (default: the zoo's)"
@@ -45,15 +58,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="pretrained",
         help="measure the pretrained network, or what correct left for -c, -f, --crt_type (default: pretrained)",
     )
-    parser.set_defaults(problems=problems)
 
 
 def preset(options: argparse.Namespace) -> Mapping[str, Any]:
     """Return the defaults of --recipe."""
-    return RECIPES[options.recipe].options
+    if options.recipe == "default":
+        return {}
+    recipe = RECIPES[options.recipe]
+    values: dict[str, Any] = {name: getattr(recipe, name) for name in ("lr", "momentum", "weight_decay", "batch_size")}
+    if recipe.statistics is not None:
+        values |= {"mean": list(recipe.statistics[0]), "std": list(recipe.statistics[1])}
+    return {"train": True, "max_epoch": recipe.epochs, **values}
 
 
-def problems(options: argparse.Namespace) -> list[str]:
+def problems(options: Options) -> list[str]:
     """Return what is wrong with this stage's own options."""
     found = []
     if options.train and options.weights:
@@ -69,55 +87,65 @@ def problems(options: argparse.Namespace) -> list[str]:
         found.append("--state corrected measures what is there: leave out --train, --recipe, --bias, --mean and --std")
     elif options.bias and not (options.train or options.weights):
         found.append(f"--bias {options.bias}: published weights have seen all training images; add --train")
-    found += ["--val_share and --bias exclude each other: a bias has its own val"] * bool(
-        options.bias and options.val_share
-    )
+    if options.bias and options.val_share:
+        found.append("--val_share and --bias exclude each other: a bias has its own val")
     return found
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: Options) -> None:
     """Measure one state of a model; the pretrained one is left as weights for the later stages."""
-    if options.state == "corrected":
-        context = open_stage(options, "eval")
-        model = load_corrected(context, base_model(context))
-        facts: dict[str, Any] = {"weights": f"corrected: {correction(options)}"}
+    from deeppatch.cli.context import open_stage
+    from deeppatch.cli.naming import correction
+    from deeppatch.cli.predecessors import base_model, load_corrected
+    from deeppatch.cli.pretrain.report import report
+
+    if options.state == "pretrained":
+        run_pretrained(options, open_stage(options, STAGE))
+        return
+    context = open_stage(options, "eval")
+    model = load_corrected(context, base_model(context))
+    report(context, model, {"weights": f"corrected: {correction(options)}"})
+    context.stage.finish()
+
+
+def run_pretrained(options: Options, context: Context) -> None:
+    """Load or train the network, measure it, and write its weights."""
+    from deeppatch.cli.annotate.inputs import leave_partition
+    from deeppatch.cli.pretrain.inputs import classifier, read_weights
+    from deeppatch.cli.pretrain.report import report, write_training, write_weights
+    from deeppatch.pretraining.classifier import train_classifier
+    from deeppatch.pretraining.halfway import Halfway
+
+    found = read_weights(context)
+    if context.already_finished():
+        return
+    model = classifier(context, found)
+    halfway = Halfway(context.stage.workplace / "epochs", options.max_epoch)
+    if found is None:
+        recipe = replace(
+            RECIPES[options.recipe],
+            lr=options.lr,
+            momentum=options.momentum,
+            weight_decay=options.weight_decay,
+            epochs=options.max_epoch,
+            batch_size=options.batch_size,
+        )
+        model, history = train_classifier(
+            model,
+            context.data,
+            recipe,
+            amp=options.amp,
+            seed=options.seed,
+            reseed=False,  # the stage has seeded torch
+            checkpoint=context.checkpoint(),
+            halfway=halfway if recipe.underfitted else None,
+        )
+        facts = write_training(context, history, halfway, recipe.underfitted)
     else:
-        context = open_stage(options, STAGE)
-        found, facts = pretrained(context)
-        if found is None:
-            return
-        model = found
-        context.stage.write("weights.safetensors", tensors_to_bytes(model.state_dict()))
-        leave_partition(context)
+        facts = {"weights": f"{found.path.name}, {found.origin}"}
+    write_weights(context, model)
+    leave_partition(context)
     report(context, model, facts)
     context.stage.finish()
     context.checkpoint().remove()
-    halfway(context).remove()
-
-
-def report(context: Context, model: Classifier, facts: dict[str, Any]) -> None:
-    """Measure on test, print, and write metrics."""
-    test = context.splits.test
-    right = right_by_level(context, model, test)
-    measured = scores.accuracies(right, context.sigmas)
-    doctor = None
-    entry = ENTRIES.get((context.options.dataset, context.options.model))
-    if entry and context.options.state == "pretrained" and not context.options.train:
-        doctor = examine(context, model, measured["clean"], entry.top1)
-    context.stage.write_json(
-        "metrics.json",
-        {
-            "dataset": context.source.name,
-            "model": context.options.model,
-            **facts,
-            "test_images": len(test),
-            "limit": context.options.limit,
-            "accuracy_percent": measured,
-            "normalisation_doctor": doctor,
-        },
-    )
-    corrected = context.options.state == "corrected"
-    frame = scores.table({correction(context.options) if corrected else "pretrained": measured})
-    context.stage.write_table("metrics.csv", frame)
-    print(scores.show(frame))
-    info(f"accuracy in percent on {len(test)} test images; written to {context.stage.folder}")
+    halfway.remove()

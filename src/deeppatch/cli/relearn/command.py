@@ -12,7 +12,7 @@ from deeppatch.hybrid.names import USES
 
 STAGE = "relearn"
 DESCRIPTION = "Relearn: repair a network with the labels that annotate chose and, in HybridRepair, unlabelled images."
-EXAMPLE = "-m mobilenet -d cifar10 --bias B --method hybrid --budget 1%%"
+EXAMPLE = "-m mobilenet -d cifar10 --bias B --method hybrid --budget 1%"
 REPAIR = False
 
 
@@ -56,6 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--compare", action="store_true", help="train nothing: compare all runs of this model, over methods and seeds"
+    )
+    group.add_argument(
+        "--selection", type=Path, metavar="FILE", help="a selection.safetensors to use instead of the one annotate left"
     )
     parser.set_defaults(problems=problems, batch_size=64)
 

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
-from deeppatch.artifacts import DAMAGE, RECORD, read_given, state_digest
+from deeppatch.artifacts import DAMAGE, state_digest
 from deeppatch.cache import ContentCache, content_key
 from deeppatch.cli.context import Context
 from deeppatch.cli.naming import model_folder
@@ -22,6 +22,7 @@ from deeppatch.hybrid.relearning import warm_start, warm_start_facts
 from deeppatch.hybrid.selection import UNKNOWN, Selection, selection_from_bytes
 from deeppatch.hybrid.training_data import Recipe, RepairSettings, SemiSupervisedData
 from deeppatch.progress import info
+from deeppatch.storage import RECORD, read_given
 from deeppatch.training import accuracy_on
 from deeppatch.zoo.classifier import Classifier
 

@@ -1,0 +1,175 @@
+"""The options that all stages share, in groups."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from deeppatch.cli.options import DEFAULT_RATIO, DEFAULT_SEED
+from deeppatch.data import names
+from deeppatch.localization.names import RANKINGS, SIDES
+from deeppatch.patching.names import CORRECTIONS, UNITS
+from deeppatch.zoo.names import ARCHITECTURE_NAMES
+
+
+def add_shared(parser: argparse.ArgumentParser, *, repair: bool = True) -> None:
+    """Add the options of every stage, in groups; `repair` adds those that DeepPatch's stages share."""
+    _add_data(parser)
+    _add_machine(parser)
+    if repair:
+        _add_training(parser)
+        _add_repair(parser)
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    data = parser.add_argument_group("data and model")
+    data.add_argument(
+        "-m",
+        "--model",
+        choices=sorted(ARCHITECTURE_NAMES),
+        default="resnet32",
+        metavar="NAME",
+        help=f"network of the zoo: {', '.join(sorted(ARCHITECTURE_NAMES))} (default: resnet32)",
+    )
+    data.add_argument(
+        "-d",
+        "--dataset",
+        default="digits",
+        metavar="NAME",
+        help=f"{', '.join(names.names())}, or folder:PATH with PATH/{{train,test}}/CLASS/IMAGE "
+        "(default: digits, which needs no download)",
+    )
+    data.add_argument(
+        "--base",
+        "--weights",
+        dest="weights",
+        type=Path,
+        metavar="FILE",
+        help="base weights to use, .safetensors or torch checkpoint (default: published, or what pretrain left)",
+    )
+    data.add_argument(
+        "--val_share",
+        type=float,
+        metavar="X",
+        help="share of the training part that is val (default: 1/50, up to a fifth where that is under 1,000 images)",
+    )
+    data.add_argument(
+        "--limit", type=int, metavar="N", help="use a class-stratified subset of N images of every split (default: all)"
+    )
+    data.add_argument("--data_dir", type=Path, default=Path("data"), metavar="DIR", help="data sets (default: data)")
+    data.add_argument(
+        "--output_dir",
+        type=Path,
+        default=Path("output"),
+        metavar="DIR",
+        help="artifacts of all stages (default: output)",
+    )
+
+
+def _add_machine(parser: argparse.ArgumentParser) -> None:
+    machine = parser.add_argument_group("machine")
+    machine.add_argument(
+        "--device",
+        choices=["auto", "cpu", "cuda"],
+        default="auto",
+        help="where to compute (default: cuda where there is one, else cpu)",
+    )
+    machine.add_argument("--gpu", type=int, default=0, metavar="N", help="index of the CUDA device (default: 0)")
+    machine.add_argument(
+        "-b", "--batch_size", type=int, default=256, metavar="N", help="images a batch (default: %(default)s)"
+    )
+    machine.add_argument(
+        "--amp", action="store_true", help="run networks in bfloat16 where that is safe (default: float32)"
+    )
+    machine.add_argument(
+        "--seed",
+        type=int,
+        default=DEFAULT_SEED,
+        metavar="N",
+        help=f"seed of splits, draws and training (default: {DEFAULT_SEED})",
+    )
+    machine.add_argument(
+        "-r",
+        "--resume",
+        action="store_true",
+        help="continue an interrupted run; the result is that of an uninterrupted one",
+    )
+
+
+def _add_training(parser: argparse.ArgumentParser) -> None:
+    training = parser.add_argument_group("training")
+    training.add_argument(
+        "--lr", type=float, default=0.01, metavar="X", help="initial learning rate of SGD (default: 0.01)"
+    )
+    training.add_argument("--momentum", type=float, default=0.9, metavar="X", help="momentum of SGD (default: 0.9)")
+    training.add_argument("--weight_decay", type=float, default=5e-4, metavar="X", help="L2 penalty (default: 5e-4)")
+    training.add_argument(
+        "-e",
+        "--max_epoch",
+        type=int,
+        default=50,
+        metavar="N",
+        help="epochs when pretrain trains a network; idle in other stages (default: 50)",
+    )
+
+
+def _add_repair(parser: argparse.ArgumentParser) -> None:
+    stages = parser.add_argument_group("assess and correct")
+    stages.add_argument(
+        "-n",
+        "--noise_type",
+        type=lambda name: names.NOISES.get(name, name),
+        choices=sorted(set(names.NOISES.values())),
+        default="gaussion",
+        metavar="NAME",
+        help="degradation: gaussion, also called gaussian-blur (default: gaussion)",
+    )
+    stages.add_argument(
+        "-f",
+        "--fs_method",
+        choices=sorted(RANKINGS),
+        default="perfloss",
+        help="how filters are ranked (default: perfloss)",
+    )
+    stages.add_argument(
+        "-c",
+        "--crt_method",
+        choices=sorted(CORRECTIONS),
+        default="patch",
+        help="how the network is corrected (default: patch)",
+    )
+    stages.add_argument(
+        "--crt_type",
+        choices=sorted(UNITS),
+        default="replace",
+        help="kind of patch: new filters, or correction units behind the old ones (default: replace)",
+    )
+    stages.add_argument("--crt_epoch", type=int, default=20, metavar="N", help="epochs of the correction (default: 20)")
+    stages.add_argument(
+        "--susp_ratio",
+        type=float,
+        metavar="R",
+        help=f"share of each layer's filters to patch, above 0 to 1 (default: {DEFAULT_RATIO}; "
+        "with -f ratioestim the estimated one)",
+    )
+    stages.add_argument(
+        "--susp_side",
+        choices=list(SIDES),
+        default="front",
+        help="which part of the ranking to patch (default: front, the most suspicious)",
+    )
+    stages.add_argument(
+        "--ranking",
+        type=Path,
+        metavar="FILE",
+        help="a ranking.json to use instead of the one assess left for these options",
+    )
+    stages.add_argument(
+        "--patch", type=Path, metavar="FILE", help="a patch.safetensors to use instead of the one correct left"
+    )
+    stages.add_argument(
+        "--finetuned",
+        type=Path,
+        metavar="FILE",
+        help="a weights.safetensors of correct -c finetune to use instead of the one it left",
+    )

@@ -1,0 +1,88 @@
+"""What compose reads: modules, and weak models with their data, which it trains where pretrain has not left them."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from deeppatch.artifacts import state_digest, tensors_from_bytes
+from deeppatch.cli import main
+from deeppatch.cli import options as command_line
+from deeppatch.cli.context import Context
+from deeppatch.cli.locating import run_folder
+from deeppatch.cli.parsing import parse
+from deeppatch.cli.predecessors import given_or_read, restore
+from deeppatch.cli.pretrain import command as pretrain
+from deeppatch.data.names import MIXES
+from deeppatch.errors import OtherBase, UserError
+from deeppatch.modular.modules import Modules
+from deeppatch.modular.weak_networks import FITS, mix_of, published_weak_network
+from deeppatch.progress import info
+from deeppatch.storage import RECORD, sha256
+from deeppatch.zoo.architectures import ARCHITECTURES
+from deeppatch.zoo.classifier import Classifier
+
+
+def check(dataset: str, weak: str | None) -> None:
+    """UserError where the data have no mix for weak models, or there is no such weak network."""
+    mix_of(dataset)
+    if weak is not None and weak not in ARCHITECTURES:
+        raise UserError(f"--weak {weak}: choose from {', '.join(sorted(ARCHITECTURES))}")
+
+
+def read_modules(context: Context, strong: Classifier) -> tuple[Modules, str]:
+    """Read what modularize left for the strong model, and the hash of its file."""
+    found = context.found["modules"]
+    path, command = found.path, found.command
+    content = given_or_read(context, found)
+    modules = Modules.from_bytes(content, path)
+    if modules.base != state_digest(strong.state_dict()):
+        raise OtherBase(path, command)
+    info(f"inherited {path} ({modules.classes} modules)")
+    return modules, sha256(content)
+
+
+def targets(context: Context) -> list[int]:
+    """Return the classes to correct, as the strong model counts them; UserError where --target names none."""
+    asked, names = context.options.target, context.source.classes
+    possible = list(range(MIXES[mix_of(context.options.dataset)]))
+    named = {name: index for index, name in enumerate(names) if index in possible} | {str(n): n for n in possible}
+    if asked != "all" and asked not in named:
+        raise UserError(f"--target {asked}: choose all, or of {', '.join(f'{n} {names[n]}' for n in possible)}")
+    return possible if asked == "all" else [named[asked]]
+
+
+def weak_context(context: Context, target: int) -> Context:
+    """Return the same run of the same stage, with the weak model and the data that it was trained on."""
+    options: Any = context.options
+    weak = options.weak or published_weak_network(options.model, options.dataset, options.fit)
+    changed = replace(options, model=weak, dataset=f"{mix_of(options.dataset)}:{target}", weights=None)
+    return Context(changed, context.device, context.stage)
+
+
+def weak_model(context: Context) -> Classifier:
+    """Return the weak model of a `weak_context`; one that pretrain has not left is trained as pretrain does it."""
+    path, command = prepared(context)
+    state, _ = tensors_from_bytes(context.stage.read(path, command), path)
+    made = json.loads(context.stage.read(path.parent / "metrics.json", command))["weights"]
+    info(f"inherited {path} ({made})")
+    return restore(context, state, path)
+
+
+def prepared(context: Context) -> tuple[Path, str]:
+    """Return the weights file of a `weak_context`, trained if need be, and the command that makes it."""
+    options, (recipe, file) = context.options, FITS[context.options.fit]
+    command = context.command("pretrain", recipe=recipe)
+    words = shlex.split(command)[len(shlex.split(command_line.call(options.prefix, "pretrain"))) :]
+    words += ["-e", str(options.weak_epoch)] if options.weak_epoch else []
+    words += ["--device", options.device, "--gpu", str(options.gpu)]
+    words += ["--amp"] * options.amp
+    folder = run_folder("pretrain", parse(pretrain, words, options.prefix), {})
+    if not (folder / RECORD).is_file():
+        info(f"there is no weak model yet; as by: {command}")
+        main.run("eval", words + ["-r"] * options.resume, options.prefix)
+    context.stage.read(folder / file, command)
+    return folder / file, command

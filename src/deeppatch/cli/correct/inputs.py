@@ -1,0 +1,34 @@
+"""What correct reads: the filters to patch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from deeppatch.cli.context import Context
+from deeppatch.cli.options import DEFAULT_RATIO
+from deeppatch.cli.rankings import load_ranking
+from deeppatch.errors import UserError
+from deeppatch.progress import info
+from deeppatch.zoo.classifier import Classifier
+
+
+def chosen_filters(context: Context, model: Classifier) -> tuple[dict[str, list[int]], dict[str, Any]]:
+    """Return the channels of each layer to patch, and how they were chosen."""
+    options = context.options
+    ranking, estimated = load_ranking(context, model)
+    ratio = options.susp_ratio or estimated or DEFAULT_RATIO
+    channels = ranking.choose(ratio, options.susp_side, options.seed)
+    if not channels:
+        raise UserError(f"--susp_ratio {ratio:g} chooses no filter in any layer; give a larger share")
+    count = sum(map(len, channels.values()))
+    info(
+        f"patching {count} filters in {len(channels)} layers (ratio {ratio:g}, {options.susp_side} of {ranking.method})"
+    )
+    facts = {
+        "ranking": ranking.method,
+        "ratio": ratio,
+        "side": options.susp_side,
+        "filters": count,
+        "channels": channels,
+    }
+    return channels, facts

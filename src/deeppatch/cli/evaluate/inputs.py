@@ -1,0 +1,19 @@
+"""What evaluate reads beside model and patch: the fine-tuned network to compare with."""
+
+from __future__ import annotations
+
+import contextlib
+
+from deeppatch.cli.context import Context
+from deeppatch.cli.predecessors import load_finetuned
+from deeppatch.errors import MissingArtifact, OtherBase
+from deeppatch.progress import info
+from deeppatch.zoo.classifier import Classifier
+
+
+def finetuned_if_there(context: Context, model: Classifier) -> Classifier | None:
+    """Return the fine-tuned network where correct has left one for this model, else None."""
+    with contextlib.suppress(MissingArtifact, OtherBase):
+        return load_finetuned(context, model)
+    info(f"no fine-tuned network to compare with; make one with: {context.command('correct', crt_method='finetune')}")
+    return None

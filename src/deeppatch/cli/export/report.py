@@ -1,0 +1,30 @@
+"""The report of export: how far each exported form agrees with the switched model."""
+
+from __future__ import annotations
+
+from deeppatch.cli.context import Context
+from deeppatch.patching.export import Agreement
+from deeppatch.progress import info
+
+
+def write_report(context: Context, agreements: dict[str, dict[str, Agreement]], versions: dict[str, str]) -> None:
+    """Write metrics.json and the record, and tell how far each form agrees with the switched model."""
+    found = {view: {name: each.facts() for name, each in forms.items()} for view, forms in agreements.items()}
+    for view, forms in found.items():
+        for name, facts in forms.items():
+            same = f"same class {facts['argmax_agreement_percent']:.2f} %"
+            logits = f"logits differ by at most {facts['max_logit_difference']:.1e} (largest {facts['max_logit']:.1f})"
+            routed = f"{facts['images_routed_differently']} of {facts['images']} images routed differently"
+            info(f"{view}: {name}: {same}, {logits}, {routed}, {facts['images_switched']} switched")
+    context.stage.write_json(
+        "metrics.json",
+        {
+            "router": context.options.router,
+            "test_images": len(context.data.test),
+            "limit": context.options.limit,
+            "against_switched_model": found,
+            "versions": versions,
+        },
+    )
+    context.stage.finish()
+    info(f"written to {context.stage.folder}")

@@ -1,0 +1,200 @@
+"""Where a stage finds what it reads: told by an option, or the default run's, or the only finished one's."""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from deeppatch.cli.naming import IDENTITIES, artifact_id, model_folder, told
+from deeppatch.cli.options import DEFAULT_K, SPELLED, USUAL_KS, spell
+from deeppatch.errors import MissingArtifact, UserError
+from deeppatch.storage import RECORD, read_given, read_record, sha256
+
+MOST_LISTED = 4
+
+
+@dataclass(frozen=True)
+class Role:
+    """A part that artifacts play for later stages: `file` of `stage`, or what the option `option` names.
+
+    `changes` are options in which the stage that left it does not follow the one that reads it.
+    """
+
+    stage: str
+    file: str
+    option: str
+    changes: Mapping[str, object] = field(default_factory=dict)
+
+
+BASE = Role("pretrain", "weights.safetensors", "weights")
+RANKING = Role("assess", "ranking.json", "ranking", {"refine": 0, "race": None})
+PATCH = Role("correct", "patch.safetensors", "patch", {"crt_method": "patch"})
+FINETUNED = Role("correct", "weights.safetensors", "finetuned", {"crt_method": "finetune"})
+ROUTER = Role("evaluate", "router.safetensors", "switched", {"switch": "sample"})
+MODULES = Role("modularize", "modules.safetensors", "modules")
+SELECTION = Role("annotate", "selection.safetensors", "selection")
+
+
+@dataclass(frozen=True)
+class Found:
+    """A file that a stage reads: its record, where it has one, and whether it is what the default commands leave."""
+
+    path: Path
+    command: str
+    digest: str
+    record: dict[str, Any] | None
+    is_default: bool
+    given: bool = False
+
+
+def roles(stage: str, options: Any) -> dict[str, Role]:
+    """Return what a stage reads of earlier ones, by the name of the part that it plays; base weights come first."""
+    return READS.get(stage, lambda _options: {"base": BASE})(options)
+
+
+def _of_influence(options: Any) -> dict[str, Role]:
+    """Index sets, one for each k, but where files are given or the stage extracts them itself."""
+    ks = options.k or USUAL_KS.get(options.action, [DEFAULT_K])
+    ks = [] if options.indices or options.action == "sweep" else ks
+    return {f"indices of k={k}": Role("influence", "indices.json", "", {"k": k, "augment": False}) for k in ks}
+
+
+# stages that are not here read base weights only
+READS: dict[str, Callable[[Any], dict[str, Role]]] = {
+    "pretrain": lambda _options: {},
+    "eval": lambda options: {
+        "base": BASE, **({"patch": PATCH} if options.crt_method == "patch" else {"finetuned": FINETUNED})
+    },
+    "assess": lambda options: {
+        "base": BASE, **({"ranking": RANKING} if options.fs_method == "ratioestim" and options.ranking else {})
+    },
+    "correct": lambda options: {"base": BASE, **({"ranking": RANKING} if options.crt_method == "patch" else {})},
+    "evaluate": lambda _options: {"base": BASE, "patch": PATCH, "finetuned": FINETUNED},
+    "export": lambda _options: {"base": BASE, "patch": PATCH, "router": ROUTER},
+    "decompose": lambda options: {"base": BASE, **_of_influence(options)},
+    "compose": lambda _options: {"base": BASE, "modules": MODULES},
+    "relearn": lambda options: {} if options.compare else {"base": BASE, "selection": SELECTION},
+}  # fmt: skip
+
+
+def run_folder(stage: str, options: Any, found: Mapping[str, Found]) -> Path:
+    """Return the folder that a stage leaves for these options, when it reads what was found."""
+    consumed = {role: each.digest for role, each in found.items() if not each.is_default}
+    return model_folder(options) / artifact_id(stage, options, consumed)
+
+
+def locate_all(stage: str, options: Any) -> dict[str, Found]:
+    """Find everything that a stage reads of earlier ones; what is not there is a MissingArtifact, if it must be."""
+    found: dict[str, Found] = {}
+    for name, role in roles(stage, options).items():
+        try:
+            found[name] = locate(role, options, found.get("base"))
+        except MissingArtifact:
+            if not (stage == "evaluate" and name == "finetuned" and not getattr(options, "finetuned", None)):
+                raise
+    return found
+
+
+def locate(role: Role, options: Any, base: Found | None = None) -> Found:
+    """Find the file that plays a role.
+
+    It is what the role's option names; else that of the default run; else that of the only finished run of its stage
+    whose readable options are the same. Where `base` is given, runs made from these base weights come first. Raises
+    MissingArtifact, or UserError where several runs could be meant.
+    """
+    reader = SimpleNamespace(**{**vars(options), **role.changes})
+    command = spell(role.stage, options, **_spelled_changes(role))
+    if given := getattr(options, role.option, None):
+        return _given(Path(given), command)
+    default = model_folder(options) / told(role.stage, reader)
+    runs = dict(_finished(role, options))
+    same = {folder: record for folder, record in runs.items() if _told_by(record, role) == default.name}
+    fitting = {f: r for f, r in same.items() if base is None or base.digest in r["inputs"].values()} or same
+    if default in fitting or (default / role.file).exists() and not fitting:
+        return _of_run(default, role, command, same.get(default), is_default=True)
+    if len(fitting) == 1:
+        ((folder, record),) = fitting.items()
+        return _of_run(folder, role, command, record, is_default=False)
+    if fitting:
+        listed = _listed(role, fitting, reader)
+        first = min(fitting) / role.file
+        choose = (
+            f"choose one with --{SPELLED.get(role.option, role.option)} {first}"
+            if role.option
+            else "delete all but one"
+        )
+        raise UserError(f"{role.stage} has {len(fitting)} finished runs for this: {listed}; {choose}")
+    for folder in _with_damaged_record(default, role):
+        return _of_run(folder, role, command, None, is_default=False)
+    raise MissingArtifact(default / role.file, command, _listed(role, runs, reader))
+
+
+def _spelled_changes(role: Role) -> dict[str, object]:
+    return {name: value for name, value in role.changes.items() if name in ("crt_method", "k")}
+
+
+def _given(path: Path, command: str) -> Found:
+    content = read_given(path)
+    record = read_record(path.parent)
+    known = record is not None and record["outputs"].get(path.name) == sha256(content)
+    return Found(path, command, sha256(content), record if known else None, is_default=False, given=True)
+
+
+def _of_run(folder: Path, role: Role, command: str, record: dict[str, Any] | None, *, is_default: bool) -> Found:
+    """Return the file of a run; whoever reads it checks that it is whole and says what mends it."""
+    digest = str((record or {}).get("outputs", {}).get(role.file, ""))
+    return Found(folder / role.file, command, digest, record, is_default)
+
+
+def _finished(role: Role, options: Any) -> Iterator[tuple[Path, dict[str, Any]]]:
+    folder = model_folder(options)
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        record = read_record(path) if path.is_dir() and not path.name.startswith(".") else None
+        if record and record.get("stage") == role.stage and role.file in record["outputs"]:
+            yield path, record
+
+
+def _with_damaged_record(default: Path, role: Role) -> Iterator[Path]:
+    """Yield folders that would play the role if their record could be read: whoever reads them says what mends that."""
+    for folder in sorted(default.parent.glob(f"{glob.escape(default.name)}*")):
+        hashed = re.fullmatch(re.escape(default.name) + "(-[0-9a-f]{6})?", folder.name)
+        if hashed and (folder / role.file).exists() and (folder / RECORD).exists() and read_record(folder) is None:
+            yield folder
+
+
+def _told_by(record: dict[str, Any], role: Role) -> str | None:
+    """Return the readable name of a finished run as its readers would spell it; None where its record lacks some."""
+    try:
+        return told(role.stage, SimpleNamespace(**{**record["settings"], **_unread(role)}))
+    except (KeyError, TypeError, AttributeError, ValueError):
+        return None
+
+
+def _unread(role: Role) -> dict[str, object]:
+    """Options that readers of a role do not have: runs that differ in them only may stand in for each other."""
+    return {name: value for name, value in role.changes.items() if name in ("refine", "race")}
+
+
+def _listed(role: Role, runs: Mapping[Path, dict[str, Any]], reader: Any) -> str:
+    """Name finished runs, and in what each differs from what the reader's options and the defaults would make."""
+    names = [f"{folder.name} ({_difference(role, record, reader)})" for folder, record in runs.items()]
+    return ", ".join(names[:MOST_LISTED]) + (f" and {len(names) - MOST_LISTED} more" * (len(names) > MOST_LISTED))
+
+
+def _difference(role: Role, record: dict[str, Any], reader: Any) -> str:
+    settings = record.get("settings", {})
+    usual = record.get("defaults", {})
+    identity = IDENTITIES[role.stage]
+    compared = {name: getattr(reader, name, usual.get(name)) for name in identity.told}
+    compared |= {name: usual.get(name) for name in identity.hashed}
+    compared |= {name: getattr(reader, name, None) for name in ("bias", "seed", "val_share", "limit")}
+    found = [
+        f"{name} {settings[name]}" for name, value in compared.items() if name in settings and settings[name] != value
+    ]
+    consumed = [name for name, each in record.get("consumed", {}).items() if not each.get("default", True)]
+    return ", ".join(found + [f"another {name}" for name in consumed]) or "the same options"

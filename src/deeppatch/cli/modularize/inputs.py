@@ -1,0 +1,39 @@
+"""What modularize reads: the data of a run, and how its options set the search."""
+
+from __future__ import annotations
+
+from deeppatch.cli.context import Context
+from deeppatch.data.dataset import Data
+from deeppatch.modular.genetic_search import GeneticSearch
+from deeppatch.modular.gradient_search import GradientSearch
+
+
+def data_of(context: Context) -> Data:
+    """Return train, val and test of a run, on its device."""
+    source, parts = context.source, context.splits
+    return Data(parts.train, parts.val, parts.test, source.classes, source.name, source.augment, source.mirror)
+
+
+def settings_of(context: Context) -> GradientSearch | GeneticSearch:
+    """Return the settings of the search that --method names; what is not given is their default."""
+    options = context.options
+    if options.method == "ga":
+        drop, share = options.sensitive
+        images = {"images": options.search_images} if options.search_images else {}
+        return GeneticSearch(
+            preset=options.preset,
+            generations=options.budget,
+            patience=options.patience,
+            drop=drop,
+            share=share,
+            **images,
+        )
+    epochs = {"epochs": options.budget} if options.budget else {}
+    return GradientSearch(
+        lr=options.lr,
+        alpha=options.alpha,
+        max_drop=options.max_drop,
+        head=not options.no_head,
+        images=options.search_images,
+        **epochs,
+    )

@@ -1,0 +1,85 @@
+"""What pretrain reads: weights that are published or given, and the constants that they are normalised with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from deeppatch.cli.context import Context
+from deeppatch.cli.predecessors import check_classes, metadata
+from deeppatch.data.files import Files
+from deeppatch.pretraining.normalisation import normalisation_of
+from deeppatch.progress import info
+from deeppatch.zoo import weights
+from deeppatch.zoo.classifier import Classifier
+from deeppatch.zoo.entries import ENTRIES, PROTOCOL_STATS, Entry
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A file of weights: its state dict, and where it is from in words."""
+
+    path: Path
+    state: dict[str, Tensor]
+    origin: str
+
+
+def published(context: Context) -> Entry | None:
+    """Return what is published for the network and the data set, or None."""
+    return ENTRIES.get((context.options.dataset, context.options.model))
+
+
+def read_weights(context: Context) -> Weights | None:
+    """Read the weights to start from, given or published; None where the network is to be trained from scratch."""
+    options, entry = context.options, published(context)
+    if options.weights is None and (options.train or entry is None):
+        given = "--train" if options.recipe == "default" else f"--recipe {options.recipe}"
+        why = given if options.train else f"no weights are published for {options.model} on {options.dataset}"
+        info(f"weights: training from scratch ({why})")
+        return None
+    path = options.weights or weights.fetch(entry.url)  # type: ignore[union-attr]
+    state = weights.read(path)
+    check_classes(context, metadata(path), path)
+    context.stage.inherit(path, path.read_bytes())
+    return Weights(path, state, "given" if options.weights else f"published, {entry.top1} % on test")  # type: ignore[union-attr]
+
+
+def classifier(context: Context, found: Weights | None) -> Classifier:
+    """Return the network of the zoo with these weights, or freshly initialised, on the device."""
+    if found is None:
+        return context.place(Classifier(context.new_network(), *normalisation(context, {})))
+    info(f"weights: {found.path} ({found.origin})")
+    mean, std = normalisation(context, found.state)
+    network = context.new_network()
+    weights.load_network(network, weights.network_state(found.state), found.path)
+    return context.place(Classifier(network, mean, std))
+
+
+def normalisation(context: Context, state: dict[str, Tensor]) -> tuple[list[float], list[float]]:
+    """Return mean and standard deviation: as given, as saved in the file, of the zoo, or of the training images."""
+    options, entry = context.options, published(context)
+    saved = weights.saved_normalisation(state)
+    if options.mean:
+        mean, std, origin = options.mean, options.std, "as given"
+    elif saved is not None:
+        mean, std, origin = *saved, "from the weights file"
+    elif options.bias and options.dataset in PROTOCOL_STATS:
+        mean, std, origin = *map(list, PROTOCOL_STATS[options.dataset]), "HybridRepair's"
+    elif entry is not None:
+        mean, std, origin = list(entry.mean), list(entry.std), "of the zoo"
+    else:
+        train = context.splits.train
+        mean, std = normalisation_of(train)
+        in_memory = not isinstance(train.pixels, Files)
+        origin = "of the training images" if in_memory else "ImageNet's"
+        if options.weights and in_memory:
+            origin += "; give --mean and --std if the weights were made with others"
+    info(f"normalisation: mean {spaced(mean)}, std {spaced(std)} ({origin})")
+    return mean, std
+
+
+def spaced(values: list[float] | tuple[float, ...]) -> str:
+    """Write numbers as they are typed on the command line."""
+    return " ".join(f"{value:.4g}" for value in values)

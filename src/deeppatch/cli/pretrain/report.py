@@ -1,0 +1,90 @@
+"""What pretrain leaves and prints: accuracies on test, the history of a training, and a check of the normalisation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from deeppatch import metrics
+from deeppatch.artifacts import tensors_to_bytes
+from deeppatch.cli.context import Context
+from deeppatch.cli.naming import correction
+from deeppatch.cli.pretrain.inputs import published, spaced
+from deeppatch.evaluation import correct_by_level
+from deeppatch.pretraining.halfway import Halfway
+from deeppatch.pretraining.normalisation import NormalisationCheck, check_normalisation
+from deeppatch.progress import info
+from deeppatch.report import scores
+from deeppatch.training import History
+from deeppatch.zoo.classifier import Classifier
+from deeppatch.zoo.entries import COMMON_STATS
+
+
+def write_training(context: Context, history: History, halfway: Halfway, underfitted: bool) -> dict[str, Any]:
+    """Write how the network was trained, and the under-fitted state where the recipe keeps one; return the facts."""
+    options = context.options
+    context.stage.write_table("history.csv", scores.training_table(history))
+    named = "" if options.recipe == "default" else f" by the recipe {options.recipe}"
+    facts: dict[str, Any] = {"weights": f"trained here{named}, {options.max_epoch} epochs, best {history.best + 1}"}
+    if underfitted:
+        context.stage.write("weights-underfitted.safetensors", halfway.state(history))
+        facts["underfitted_epoch"] = history.best // 2 + 1
+    return facts
+
+
+def write_weights(context: Context, model: Classifier) -> None:
+    """Write the weights that later stages start from."""
+    context.stage.write("weights.safetensors", tensors_to_bytes(model.state_dict(), context.about))
+
+
+def report(context: Context, model: Classifier, facts: dict[str, Any]) -> None:
+    """Measure on test, print, and write metrics."""
+    options, test = context.options, context.splits.test
+    correct = correct_by_level(model, test, context.blur, batch_size=options.batch_size, amp=options.amp)
+    measured = metrics.accuracies(correct, context.blur.level_names, "blurred")
+    check = None
+    entry = published(context)
+    if entry and options.state == "pretrained" and not options.train:
+        check = check_normalisation(
+            model,
+            context.splits.val,
+            measured=measured["clean"],
+            published=entry.top1,
+            images=len(test),
+            batch_size=options.batch_size,
+        )
+    context.stage.write_json(
+        "metrics.json",
+        {
+            "dataset": context.source.name,
+            "model": options.model,
+            **facts,
+            "test_images": len(test),
+            "limit": options.limit,
+            "accuracy_percent": measured,
+            "normalisation_doctor": None if check is None else doctor(check, measured["clean"]),
+        },
+    )
+    frame = scores.table({correction(options) if options.state == "corrected" else "pretrained": measured})
+    context.stage.write_table("metrics.csv", frame)
+    print(scores.show(frame))
+    info(f"accuracy in percent on {len(test)} test images; written to {context.stage.folder}")
+
+
+def doctor(check: NormalisationCheck, measured: float) -> dict[str, Any]:
+    """Tell what other constants give on val, and return it with the options that set the best ones."""
+    info(
+        f"doctor: {measured:.2f} % is far under the published {check.published_percent:.2f} %; "
+        "trying other constants on val"
+    )
+    for name, found in check.val.items():
+        mean, std = COMMON_STATS[name]
+        info(
+            f"doctor: {found['accuracy_percent']:6.2f} %, cross entropy {found['cross_entropy']:.4f}  "
+            f"{name}: mean {spaced(mean)}, std {spaced(std)}"
+        )
+    mean, std = COMMON_STATS[check.best]
+    advice = f"--mean {spaced(mean)} --std {spaced(std)}"
+    if not check.explains:
+        advice = "none of them explains it: check that the weights belong to this network and data set"
+    info(f"doctor: best on val: {check.best}; {advice}")
+    return {"published_percent": check.published_percent, "val": check.val, "best": check.best, "advice": advice}

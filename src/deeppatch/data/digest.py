@@ -1,0 +1,81 @@
+"""What data a run has read: classes, sizes and a digest of every part, and how two such descriptions differ."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from deeppatch.data.files import Files
+from deeppatch.data.images import Images
+from deeppatch.storage import sha256, write_bytes
+
+
+def describe(parts: Mapping[str, Images], classes: tuple[str, ...], cache: Path | None = None) -> dict[str, Any]:
+    """Describe data for a run's record.
+
+    Args:
+        parts: Images by the name of the part that they are: train, val and test.
+        classes: Names of the classes, in the order of the labels.
+        cache: Folder that keeps the hashes of image files' contents, so that they are computed once.
+
+    Returns:
+        Classes, image size, and for each part the number of images and a SHA-256 of pixels and labels.
+    """
+    shape = next(iter(parts.values())).pixels.shape[1:]
+    found = {name: {"images": len(part), "digest": _digest(part, cache)} for name, part in parts.items()}
+    return {"classes": list(classes), "image_size": list(shape), "parts": found}
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """Yield in words how data differ from what `before` describes; nothing where they are the same."""
+    if before["classes"] != now["classes"]:
+        yield f"classes {_listed(before['classes'])} then, {_listed(now['classes'])} now"
+    if before["image_size"] != now["image_size"]:
+        yield f"images of {_size(before)} pixels then, {_size(now)} now"
+    for name, part in now["parts"].items():
+        old = before["parts"].get(name)
+        if old is None or old == part:
+            continue
+        if old["images"] != part["images"]:
+            yield f"{old['images']} {name} images then, {part['images']} now"
+        else:
+            yield f"other {name} images or labels than then"
+
+
+def _digest(images: Images, cache: Path | None) -> str:
+    digest = hashlib.sha256(images.labels.cpu().numpy().tobytes())
+    if isinstance(images.pixels, Tensor):
+        for part in images.pixels.split(4096):
+            digest.update(part.cpu().contiguous().numpy().tobytes())
+    else:
+        digest.update(_files_digest(images.pixels, cache).encode())
+    return digest.hexdigest()
+
+
+def _files_digest(files: Files, cache: Path | None) -> str:
+    """Hash the contents of all files; they are read again only where a name, a size or a time has changed."""
+    key = files.digest()
+    path = cache / f"{key}.json" if cache else None
+    if path and path.exists():
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            return str(json.loads(path.read_bytes())["contents"])
+    digest = hashlib.sha256()
+    for file in files.paths:
+        digest.update(f"{Path(file).name} {sha256(Path(file).read_bytes())}\n".encode())
+    if path:
+        write_bytes(path, json.dumps({"contents": digest.hexdigest()}).encode())
+    return digest.hexdigest()
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
+
+
+def _size(described: Mapping[str, Any]) -> str:
+    return "x".join(map(str, described["image_size"][1:]))

@@ -1,0 +1,47 @@
+"""The names of data sets and degradations, and what can be said of them before any image is read."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from deeppatch.errors import DataProblem, closest
+
+DATASET_NAMES = ("digits", "cifar10", "cifar100", "svhn", "gtsrb", "svhn_5", "digits_5", "imagenet")
+# a weak model's data: some classes of one data set and last the class to correct, which is one of this number
+MIXES = {"cifar10-mix": 10, "svhn-mix": 5, "digits-mix": 5}
+NOISES = {"gaussian-blur": "gaussion"}  # further names of degradations, and what each stands for
+BIASES = ("A", "B", "C")  # how HybridRepair's training images are drawn: A without a bias of their classes
+
+
+def names() -> list[str]:
+    """Return the names of all data sets but image folders; T stands for the class that a mix is made to correct."""
+    return [*DATASET_NAMES, *(f"{mix}:T" for mix in MIXES)]
+
+
+def check_name(name: str) -> None:
+    """Raise DataProblem unless `name` is that of a data set."""
+    kind, _, detail = name.partition(":")
+    if kind in MIXES and detail not in map(str, range(MIXES[kind])):
+        raise DataProblem(f"-d {name}: name the class to correct, {kind}:0 to {kind}:{MIXES[kind] - 1}")
+    if name not in DATASET_NAMES and kind not in MIXES and not name.startswith("folder:"):
+        guess = closest(name, [*DATASET_NAMES, *MIXES])
+        raise DataProblem(f"-d {name}: unknown data set{guess}; choose from {', '.join(names())} or folder:PATH")
+
+
+def check_folder(path: Path) -> None:
+    """Raise DataProblem unless `path` holds the two parts of an image folder."""
+    for folder in (path / "train", path / "test"):
+        if not folder.is_dir():
+            raise DataProblem(f"{folder} is missing; an image folder is laid out as {path}/{{train,test}}/CLASS/IMAGE")
+
+
+def slug(name: str) -> str:
+    """Return the name under which a data set's artifacts are kept.
+
+    `folder:a/b` becomes folder-b-HASH, by its path, and `svhn-mix:3` svhn-mix-3.
+    """
+    if not name.startswith("folder:"):
+        return name.replace(":", "-")
+    path = Path(name.removeprefix("folder:")).resolve()
+    return f"folder-{path.name}-{hashlib.sha256(str(path).encode()).hexdigest()[:6]}"

@@ -1,0 +1,100 @@
+"""What is measured before a search: how important kernels are to classes, and which layers are sensitive."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+
+from deeppatch.artifacts import Checkpoint
+from deeppatch.data import views
+from deeppatch.data.dataset import Data
+from deeppatch.data.images import Images
+from deeppatch.data.splits import subset
+from deeppatch.errors import UserError
+from deeppatch.graph.folding import folded
+from deeppatch.graph.hooks import convolutions
+from deeppatch.graph.tracing import Untraceable
+from deeppatch.modular import sensitivity
+from deeppatch.modular.importance import importances
+from deeppatch.modular.layers import Layer, find
+from deeppatch.modular.modules import as_classifier, device_of
+from deeppatch.progress import info
+from deeppatch.zoo.classifier import Classifier
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """A classifier that is to be split, and what was measured of it on val.
+
+    `model` is a copy in eval mode, `network` its network in inference form, and `layers` are that network's layers of
+    kernels. `importance` has for each layer how important its kernels are to the classes, (classes, kernels), and
+    `sensitivity` (layers, 10) the composed accuracy, in [0, 1], when modules keep a tenth to all of one layer.
+    """
+
+    model: Classifier
+    network: fx.GraphModule
+    layers: list[Layer]
+    importance: list[Tensor]
+    sensitivity: Tensor
+
+    @property
+    def classes(self) -> int:
+        """How many classes, and so modules, there are."""
+        return len(self.importance[0])
+
+    @property
+    def tied(self) -> Tensor:
+        """For how many convolutions each kernel stands, float (kernels,)."""
+        return torch.cat([torch.full((layer.kernels,), float(len(layer.convs))) for layer in self.layers])
+
+    def sensitive(self, drop: float = 0.05, share: float = 0.5) -> list[int]:
+        """Return the layers whose accuracy falls by more than `drop` where modules keep a `share` of them, by index."""
+        return sensitivity.sensitive(self.sensitivity, drop, share)
+
+    def inputs(self, images: Images) -> Tensor:
+        """Return images as the network reads them, normalised, (N, C, H, W)."""
+        x = self.model.normalize(torch.cat([pixels for pixels, _labels in views.clean(images, 1024)]))
+        return x.contiguous(memory_format=torch.channels_last)
+
+
+def analyse(
+    model: nn.Module, data: Data, *, images: int = 1000, seed: int = 2021, checkpoint: Checkpoint | None = None
+) -> Analysis:
+    """Measure importance on val, and sensitivity on `images` of it; with a checkpoint, layer by layer.
+
+    UserError for a network that cannot be split (see `layers.find`).
+    """
+    model = copy.deepcopy(as_classifier(model)).eval()
+    data = data.to(device_of(model))
+    try:
+        network = folded(model.network)
+    except Untraceable as error:
+        raise UserError(f"this network cannot be split: {error}; use one of the zoo") from error
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    layers = find(network, model.normalize(data.example))
+    if fixed := convolutions(network).keys() - {name for layer in layers for name in layer.convs}:
+        info(f"{len(fixed)} convolutions keep all of their kernels: they are added to what no convolution makes")
+    saved = (checkpoint.load() if checkpoint else None) or {}
+    analysis = Analysis(model, network, layers, [], torch.zeros(0))
+    importance = saved.get("importance") or importances(
+        network, layers, analysis.inputs(data.val), data.val.labels, len(data.classes)
+    )
+    some = subset(data.val, images, seed, data.name)
+
+    def save(table: Tensor) -> None:
+        if checkpoint:
+            checkpoint.save({"importance": importance, "sensitivity": table})
+
+    table = sensitivity.measure(
+        network,
+        layers,
+        importance,
+        analysis.inputs(some),
+        some.labels,
+        save=save,
+        table=saved.get("sensitivity"),
+    )
+    return Analysis(model, network, layers, importance, table)

@@ -1,0 +1,113 @@
+"""CNNSplitter: modules found by a genetic search on one half of val, the best generation chosen by the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from deeppatch.artifacts import Checkpoint
+from deeppatch.data.dataset import Data
+from deeppatch.data.images import Images
+from deeppatch.data.splits import halves, subset
+from deeppatch.metrics import accuracy
+from deeppatch.modular.analysis import Analysis
+from deeppatch.modular.genetic import Search
+from deeppatch.modular.genome import Genome
+from deeppatch.modular.importance import orders
+from deeppatch.modular.masking import by_slices, replicas_of
+from deeppatch.modular.modules import Found
+from deeppatch.modular.presets import PRESETS, Preset, thresholds
+from deeppatch.modular.winograd import optimize_for_cpu
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneticSearch:
+    """Settings of the genetic search (Qi et al., ASE 2022).
+
+    `preset` is a name of PRESETS, or one's own. There are `generations` of them (None: the preset's), fewer where
+    `patience` of them bring nothing better. `images` of one half of val rate candidates. Where the preset names no
+    sensitive layers, those are sensitive whose accuracy falls by more than `drop` where modules keep a `share` of them.
+    """
+
+    preset: str | Preset = "auto"
+    generations: int | None = None
+    patience: int | None = None
+    images: int = 2500
+    drop: float = 0.05
+    share: float = 0.5
+
+    def run(
+        self,
+        analysis: Analysis,
+        data: Data,
+        *,
+        amp: bool = False,
+        seed: int = 2021,
+        checkpoint: Checkpoint | None = None,
+    ) -> Found:
+        """Search, always in float32. `history` has one row for each generation, from 0 on."""
+        preset = PRESETS[self.preset] if isinstance(self.preset, str) else self.preset
+        searched, held_out = halves(data.val, seed, data.name)
+        searched = subset(searched, self.images, seed, data.name)
+        x = analysis.inputs(searched)
+        validate = composed_accuracy(analysis, held_out)
+        candidate = optimize_for_cpu(analysis.network)
+        replicas = replicas_of(candidate)
+
+        def evaluate(label: int, kept: Sequence[Tensor], samples: Tensor) -> Tensor:
+            return by_slices(candidate, analysis.layers, kept, x[samples], replicas=replicas)[:, :, label]
+
+        with torch.inference_mode():
+            strong = accuracy(analysis.network(x).argmax(1), searched.labels)
+        search = Search(
+            [Genome(orders(analysis.importance, label)) for label in range(analysis.classes)],
+            evaluate,
+            validate,
+            searched.labels,
+            analysis.tied.to(x.device),
+            preset,
+            analysis.sensitive(self.drop, self.share) if preset.sensitive is None else preset.sensitive,
+            thresholds(preset, analysis.classes, strong),
+            seed,
+        )
+        masks, record = search.run(
+            self.generations or preset.generations, patience=self.patience, checkpoint=checkpoint
+        )
+        frame = pd.DataFrame(
+            {
+                "search_accuracy": record.search,
+                "holdout_accuracy": record.holdout,
+                "dissimilarity": record.dissimilarity,
+                "kept": record.kept,
+                "value": record.value,
+                "evaluated": record.evaluated,
+                "passes": record.passes,
+            }
+        )
+        frame.insert(0, "generation", range(len(frame)))
+        frame["best"] = frame.index == record.best
+        return Found(masks, None, frame)
+
+
+def composed_accuracy(analysis: Analysis, images: Images) -> Callable[[Sequence[Tensor]], float]:
+    """Return what tells the accuracy, in [0, 1], of all modules together on images, from masks (classes, kernels).
+
+    A module that stays what it was when it was asked for last is not run again.
+    """
+    x = analysis.inputs(images)
+    known: list[dict[bytes, Tensor]] = [{} for _ in range(analysis.classes)]
+
+    def composed(kept: Sequence[Tensor]) -> float:
+        for label, last in enumerate(known):
+            own = [rows[label : label + 1] for rows in kept]
+            key = torch.cat(own, 1).cpu().numpy().tobytes()
+            if key not in last:
+                known[label] = {key: by_slices(analysis.network, analysis.layers, own, x)[0, :, label]}
+        scores = torch.stack([row for last in known for row in last.values()], 1)
+        return accuracy(scores.argmax(1), images.labels)
+
+    return composed

@@ -1,0 +1,78 @@
+"""GradSplitter: modules found by gradient on train, the best epoch chosen by val."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from deeppatch.artifacts import Checkpoint
+from deeppatch.data import views
+from deeppatch.data.dataset import Data
+from deeppatch.data.splits import subset
+from deeppatch.metrics import accuracy
+from deeppatch.modular import gradient
+from deeppatch.modular.analysis import Analysis
+from deeppatch.modular.modules import Found
+from deeppatch.training import fit, predict, two_rates
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientSearch:
+    """Settings of the gradient search (Qi et al., TOSEM 2023).
+
+    `alpha` weighs the share of kernels kept against the cross entropy. Of the epochs whose accuracy on val is less than
+    `max_drop` points below the whole network's, the one with the smallest modules is chosen. Without `head`, a module
+    answers by the logit of its class. `images` is how many images of train are read (None: all).
+    """
+
+    epochs: int = gradient.EPOCHS
+    lr: float = 0.001
+    alpha: float = 0.5
+    max_drop: float = 1.0
+    head: bool = True
+    images: int | None = None
+
+    def run(
+        self,
+        analysis: Analysis,
+        data: Data,
+        *,
+        amp: bool = False,
+        seed: int = 2021,
+        checkpoint: Checkpoint | None = None,
+    ) -> Found:
+        """Train thresholds and heads on train; val chooses the epoch. `history` has one row for each epoch."""
+        train, val = data.train, views.clean(data.val, gradient.BATCH)
+        if self.images:
+            train = subset(train, self.images, seed, data.name)
+        steps = -(-len(train) // gradient.BATCH)
+        first = gradient.first_thresholds(analysis.importance, 2 * steps * self.lr)  # about two epochs away from zero
+        frozen = (analysis.model.normalize, analysis.network)
+        splitter = gradient.Splitter(frozen, analysis.layers, first, head=self.head).to(data.val.labels.device)
+        optimizer, schedule = two_rates(
+            splitter.thresholds.parameters(),
+            splitter.heads.parameters() if splitter.heads else [],
+            lr=self.lr,
+            early=10 * self.lr,
+            steps=steps * gradient.WARM_UP,
+        )
+        strong = accuracy(predict(analysis.model, val, label="strong model"), val.labels)
+        choose = gradient.chosen(strong, self.max_drop / 100)
+        history = fit(
+            splitter,
+            gradient.epochs(splitter, train, gradient.BATCH, seed, self.epochs),
+            lambda model: accuracy(predict(model, val), val.labels),
+            loss=gradient.loss(self.alpha),
+            optimizer=optimizer,
+            schedule=schedule,
+            checkpoint=checkpoint,
+            watch=lambda _model: splitter.kept().item(),
+            choose=choose,
+            amp=amp,
+            label="modules",
+        )
+        frame = pd.DataFrame({"loss": history.loss, "holdout_accuracy": history.accuracy, "kept": history.watched})
+        frame.insert(0, "epoch", range(1, len(frame) + 1))
+        frame["best"] = frame.index == choose(history)
+        return Found([mask.detach() for mask in splitter.masks()], splitter.heads, frame)

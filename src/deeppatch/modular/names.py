@@ -1,0 +1,10 @@
+"""Names that the command line offers, where importing them costs nothing; a test holds each equal to its registry."""
+
+from __future__ import annotations
+
+METHODS = ("grad", "ga")
+PRESETS = (
+    "auto", "simcnn-cifar10", "simcnn-svhn", "simcnn-svhn_5", "rescnn-cifar10", "rescnn-svhn", "rescnn-svhn_5"
+)  # fmt: skip
+JOINS = ("min_max", "percentile", "outlier", "norm", "calibrate", "direct")
+FITS = ("simple", "overfitted", "underfitted")

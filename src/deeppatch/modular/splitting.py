@@ -1,0 +1,88 @@
+"""Split a network into a module of few kernels for each class: analyse it, then search."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from deeppatch.artifacts import Checkpoint, state_digest
+from deeppatch.data.dataset import Data
+from deeppatch.errors import UserError
+from deeppatch.modular.analysis import Analysis, analyse
+from deeppatch.modular.genetic_search import GeneticSearch
+from deeppatch.modular.gradient_search import GradientSearch
+from deeppatch.modular.modules import Modules, device_of
+
+METHODS: dict[str, type[GradientSearch | GeneticSearch]] = {"grad": GradientSearch, "ga": GeneticSearch}
+Method = str | GradientSearch | GeneticSearch
+
+
+def split_into_modules(
+    model: nn.Module,
+    data: Data,
+    *,
+    method: Method = "grad",
+    sensitivity_images: int = 1000,
+    amp: bool = False,
+    seed: int = 2021,
+    checkpoint: Checkpoint | None = None,
+) -> Modules:
+    """Split a network into a module of few kernels for each class (Qi et al., ASE 2022; TOSEM 2023).
+
+    Args:
+        model: classifier of pixels (N, 3, H, W) in [0, 1] that gives logits (N, classes); sequential or residual. It is
+            not changed.
+        data: the gradient search learns from train and chooses its epoch by val; the genetic search reads one half of
+            val, and chooses its generation by the other. test is not read.
+        method: "grad" (GradSplitter) or "ga" (CNNSplitter) with their default settings, or a `GradientSearch` or
+            `GeneticSearch` with one's own.
+        sensitivity_images: how many images of val tell which layers are sensitive.
+        amp: train in bfloat16 (gradient search).
+        seed: decides every random choice.
+        checkpoint: where the search is saved after every epoch or generation, and from where it goes on.
+
+    Returns:
+        The modules; `history` is a table of the epochs or generations.
+
+    Raises:
+        UserError: the network mixes channels in a way that cannot be split, or there is no such method.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from deeppatch.data.dataset import Data
+        >>> from deeppatch.data.images import Images
+        >>> from deeppatch.modular.gradient_search import GradientSearch
+        >>> images = Images(torch.randint(0, 256, (12, 3, 8, 8), dtype=torch.uint8), torch.arange(12) % 2)
+        >>> data = Data(images, images, images, ("cat", "dog"))
+        >>> network = nn.Sequential(
+        ...     nn.Conv2d(3, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 2))
+        >>> modules = split_into_modules(network, data, method=GradientSearch(epochs=2, head=False))
+        >>> modules.kept["0"].shape  # which of 6 kernels each of 2 modules keeps
+        torch.Size([2, 6])
+        >>> modules.composed(network, data.example)(data.example).shape  # all modules as one classifier
+        torch.Size([2, 2])
+    """
+    analysis = analyse(model, data, images=sensitivity_images, seed=seed)
+    with torch.random.fork_rng(devices=[]):  # heads are drawn on the CPU
+        torch.random.default_generator.manual_seed(seed)
+        return search(analysis, data, method, amp=amp, seed=seed, checkpoint=checkpoint)
+
+
+def search(
+    analysis: Analysis,
+    data: Data,
+    method: Method = "grad",
+    *,
+    amp: bool = False,
+    seed: int = 2021,
+    checkpoint: Checkpoint | None = None,
+) -> Modules:
+    """Search the modules of an analysed classifier; see `split_into_modules`."""
+    if isinstance(method, str) and method not in METHODS:
+        raise UserError(f"{method}: there is no such method; choose from {', '.join(METHODS)}")
+    settings = METHODS[method]() if isinstance(method, str) else method
+    data = data.to(device_of(analysis.model))
+    found = settings.run(analysis, data, amp=amp, seed=seed, checkpoint=checkpoint)
+    kept = {layer.name: mask.bool().cpu() for layer, mask in zip(analysis.layers, found.masks, strict=True)}
+    return Modules(state_digest(analysis.model.state_dict()), kept, found.heads, found.history)

@@ -1,0 +1,124 @@
+"""Files that are whole or absent: atomic writes, folders that take another's place at once, hashes, and records."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from pathlib import Path
+from typing import Any
+
+from deeppatch.errors import UserError
+
+RECORD = "run.json"
+_EXCHANGE = 2  # RENAME_EXCHANGE of Linux' renameat2
+_HERE = -100  # AT_FDCWD
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all: a temporary file of this process in the same folder, fsync, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        sync_folder(path.parent)
+    except BaseException as error:
+        partial.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = str(path) if error.filename in (None, str(partial)) else error.filename
+        raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder last, where the file system can (others, such as Windows', cannot open folders)."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def replace_folder(new: Path, place: Path) -> None:
+    """Let the folder `new` take the place of another one; files there that its record does not name come along.
+
+    Where the system can exchange two names (Linux) there is a whole folder at every moment.
+    """
+    if place.exists():
+        _keep_foreign_files(place, new)
+        old = new if _exchanged(new, place) else _set_aside(place)
+        if old is not new:
+            new.rename(place)
+        shutil.rmtree(old)
+    else:
+        new.rename(place)
+    sync_folder(place.parent)
+
+
+def recover(place: Path) -> None:
+    """Mend what a process left that was killed within `replace_folder`."""
+    aside = _aside(place)
+    if not aside.exists():
+        return
+    if place.exists():
+        shutil.rmtree(aside)
+    else:
+        aside.rename(place)
+
+
+def _keep_foreign_files(old: Path, new: Path) -> None:
+    """Hand over what lies in a folder beside what its record names: a user's own notes, say."""
+    known = {RECORD, *(read_record(old) or {}).get("outputs", {})}
+    for path in old.iterdir():
+        if path.name not in known and not path.name.endswith(".partial") and not (new / path.name).exists():
+            if path.is_dir():
+                shutil.copytree(path, new / path.name)
+            else:
+                shutil.copy2(path, new / path.name)
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    with contextlib.suppress(OSError, AttributeError):
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+        return bool(rename(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE) == 0)
+    return False
+
+
+def _aside(place: Path) -> Path:
+    return place.with_name(f".{place.name}.replaced")
+
+
+def _set_aside(place: Path) -> Path:
+    return place.rename(_aside(place))
+
+
+def read_given(path: Path) -> bytes:
+    """Return the content of a file that the user named; UserError when it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; check the path") from error
+
+
+def sha256(content: bytes) -> str:
+    """Return the hexadecimal SHA-256 of bytes."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """Return the record of a finished run, or None where a folder has none that can be read."""
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        record = json.loads((folder / RECORD).read_bytes())
+        if isinstance(record, dict) and all(isinstance(record.get(name), dict) for name in ("inputs", "outputs")):
+            return record
+    return None

@@ -1,0 +1,77 @@
+"""Load a network of the zoo with published, given or fresh weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from deeppatch.errors import UserError, WrongWeights, closest
+from deeppatch.zoo import weights as files
+from deeppatch.zoo.architectures import ARCHITECTURES
+from deeppatch.zoo.classifier import Classifier
+from deeppatch.zoo.entries import CLASSES, ENTRIES
+
+
+def load_classifier(
+    name: str,
+    classes: int | str = 10,
+    weights: Path | str | None = None,
+    *,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    seed: int = 2021,
+) -> Classifier:
+    """Load a network of the zoo as a classifier in eval mode, on the CPU.
+
+    Args:
+        name: a network of the zoo, `resnet32` for instance (`deeppatch.zoo.names.ARCHITECTURE_NAMES`).
+        classes: how many classes it tells apart, or the name of the data set whose published weights are loaded, which
+            are downloaded where they are absent.
+        weights: a .safetensors file or a torch checkpoint with a state dict, to load instead. Without a file and
+            without a data set's name the network is initialised by `seed`.
+        mean: mean of each channel (default: the file's, else what the published weights were trained with, else 0).
+        std: standard deviation of each channel (default: likewise, else 1).
+        seed: what fresh weights depend on.
+
+    Raises:
+        UserError: where there is no such network, no such file, nothing is published, or weights are another's.
+
+    >>> import torch
+    >>> model = load_classifier("resnet8", 10)
+    >>> tuple(model(torch.rand(2, 3, 20, 28)).shape)
+    (2, 10)
+    """
+    if name not in ARCHITECTURES:
+        guess = closest(name, ARCHITECTURES)
+        raise UserError(f"there is no network {name} in the zoo{guess}; choose from {', '.join(ARCHITECTURES)}")
+    if isinstance(classes, str) and classes not in CLASSES:
+        raise UserError(f"classes={classes!r}: give the number of classes, or one of {', '.join(CLASSES)}")
+    entry = ENTRIES.get((classes, name)) if isinstance(classes, str) else None
+    state: dict[str, Tensor] = {}
+    if weights is not None:
+        path = Path(weights)
+    elif entry is not None:
+        path = files.fetch(entry.url)
+    elif isinstance(classes, str):
+        known = sorted({each for each, network in ENTRIES if network == name})
+        raise WrongWeights(
+            f"no weights of {name} on {classes} are published ({', '.join(known) or 'none'} are); give a file as "
+            "weights=, or the number of classes and train the network"
+        )
+    else:
+        path = None
+    if path is not None:
+        state = files.read(path)
+    count = classes if isinstance(classes, int) else CLASSES[classes]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = ARCHITECTURES[name](count)
+    if path is not None:
+        files.load_network(network, files.network_state(state), path)
+    saved = files.saved_normalisation(state) or (None, None)
+    mean = mean or saved[0] or (entry.mean if entry else (0.0, 0.0, 0.0))
+    std = std or saved[1] or (entry.std if entry else (1.0, 1.0, 1.0))
+    return Classifier(network, mean, std).eval()

@@ -1,0 +1,172 @@
+"""Splitting through the API: one's own network and image size; what each search reads; repeatability; mistakes."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from deeppatch.artifacts import Checkpoint, state_digest
+from deeppatch.data.dataset import Data
+from deeppatch.data.images import Images
+from deeppatch.data.splits import halves
+from deeppatch.errors import StaleArtifact, UserError
+from deeppatch.graph.hooks import hooked_before
+from deeppatch.metrics import accuracy
+from deeppatch.modular import genetic_search, names
+from deeppatch.modular.analysis import analyse
+from deeppatch.modular.genetic import Search
+from deeppatch.modular.genetic_search import GeneticSearch, composed_accuracy
+from deeppatch.modular.gradient_search import GradientSearch
+from deeppatch.modular.joins import JOINS
+from deeppatch.modular.masking import all_logits
+from deeppatch.modular.presets import PRESETS, Preset
+from deeppatch.modular.splitting import METHODS, search, split_into_modules
+from deeppatch.modular.weak_networks import FITS
+from deeppatch.training import adam, fit, predict
+
+CLASSES = ("red", "green", "blue")
+
+
+def images(count: int, seed: int) -> Images:
+    """Noise of 20 by 14 pixels in which the class's own channel is brighter."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % 3
+    pixels = torch.randint(0, 150, (count, 3, 20, 14), generator=generator)
+    pixels[torch.arange(count), labels] += 30
+    return Images(pixels.to(torch.uint8), labels)
+
+
+@pytest.fixture(scope="module")
+def data() -> Data:
+    return Data(images(120, 1), images(60, 2), images(60, 3), CLASSES, "colours")
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(5)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.SiLU(), nn.MaxPool2d(2), nn.Conv2d(8, 12, 3),
+        nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 3),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def model(data) -> nn.Module:
+    """A network of one's own that tells the classes apart; tests change nothing."""
+    made = network()
+    x, val = data.train.pixels.float() / 255, [(data.val.pixels.float() / 255, data.val.labels)]
+    optimizer, schedule = adam(made.parameters(), lr=0.02)
+    fit(made, [[(x, data.train.labels)]] * 40, lambda m: accuracy(predict(m, val), data.val.labels),
+        loss=lambda m, batch: nn.functional.cross_entropy(m(batch[0]), batch[1]), optimizer=optimizer,
+        schedule=schedule)  # fmt: skip
+    assert accuracy(predict(made, val), data.val.labels) > 0.9
+    return made
+
+
+SMALL = Preset((0,), (0.6, 0.8), (0.4, 0.6), population=12, size=0.1)
+QUICK = {
+    "grad": GradientSearch(epochs=7, lr=0.05), "grad without heads": GradientSearch(epochs=3, lr=0.05, head=False),
+    "ga": GeneticSearch(preset=SMALL, generations=2),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", QUICK)
+def test_modules_of_one_s_own_network_are_smaller_and_answer_together(model, data, method):
+    before = state_digest(model.state_dict())
+    model.train()
+    modules = split_into_modules(model, data, method=QUICK[method], sensitivity_images=30)
+    assert model.training
+    assert state_digest(model.state_dict()) == before
+    assert {name: tuple(mask.shape) for name, mask in modules.kept.items()} == {"0": (3, 8), "4": (3, 12)}
+    assert modules.shares().max() < 1
+    assert modules.bounded == (method == "grad")
+    model.eval()
+    test = [(data.test.pixels.float() / 255, data.test.labels)]
+    composed = modules.composed(model, data.example)
+    assert accuracy(predict(composed, test), data.test.labels) > 0.6, "chance is a third"
+    assert modules.history["best"].sum() == 1
+    assert modules.history.columns[0] == ("generation" if method == "ga" else "epoch")
+    table = modules.dissimilarity()
+    assert table.shape == (3, 3)
+    assert table.diagonal().tolist() == [0, 0, 0]
+    with pytest.raises(StaleArtifact, match="other base weights"):
+        modules.member(network(), data.example, 0)
+
+
+@pytest.mark.parametrize("method", ["grad", "ga"])
+def test_the_same_seed_gives_the_same_bytes_whatever_was_drawn_before(model, data, method):
+    found = []
+    for seed in (1, 1, 2):
+        torch.rand(7)
+        state = torch.get_rng_state()
+        found.append(split_into_modules(model, data, method=QUICK[method], seed=seed).to_bytes())
+        assert torch.equal(torch.get_rng_state(), state)
+    assert found[0] == found[1] != found[2]
+
+
+@pytest.mark.parametrize("method", ["grad", "ga"])
+def test_a_search_goes_on_from_its_checkpoint(model, data, method, tmp_path):
+    whole = split_into_modules(model, data, method=QUICK[method])
+    checkpoint = Checkpoint(tmp_path / "checkpoint.pt", {}, resume=False)
+    counted = "generations" if method == "ga" else "epochs"
+    half = dataclasses.replace(QUICK[method], **{counted: 1})
+    split_into_modules(model, data, method=half, checkpoint=checkpoint)
+    again = split_into_modules(model, data, method=QUICK[method], checkpoint=checkpoint)
+    assert again.to_bytes() == whole.to_bytes()
+    assert again.history.equals(whole.history)
+
+
+def test_the_genetic_search_reads_one_half_of_val_once_and_chooses_by_the_other(model, data, monkeypatch):
+    searches, prepared = [], []
+    monkeypatch.setattr(genetic_search, "Search", lambda *a: searches.append(Search(*a)) or searches[-1])
+    analysis = analyse(model, data)
+    with hooked_before(analysis.model.normalize, lambda _module, inputs: prepared.append(len(inputs[0]))):
+        search(analysis, data, QUICK["ga"])
+    (made,) = searches
+    searched, held_out = halves(data.val, 2021, data.name)
+    assert sum(prepared) == len(searched) + len(held_out)
+    assert torch.equal(made.labels, searched.labels)
+    torch.manual_seed(1)
+    masks = [torch.rand(3, layer.kernels) < 0.6 for layer in analysis.layers]
+    for mask in masks:
+        mask[:, 0] = True
+    with torch.no_grad():
+        by_masks = {
+            name: all_logits(analysis.network, analysis.layers, masks, analysis.inputs(part))
+            for name, part in (("searched", searched), ("held out", held_out))
+        }
+    some = torch.rand(len(searched)) < 0.4
+    torch.testing.assert_close(made.evaluate(2, masks, some), by_masks["searched"][:, some, 2], rtol=1e-4, atol=1e-4)
+    composed = by_masks["held out"].diagonal(dim1=0, dim2=2).argmax(1)
+    for validate in (made.validate, composed_accuracy(analysis, held_out)):
+        assert validate(masks) == accuracy(composed, held_out.labels)
+
+
+def test_candidates_read_2500_images_where_no_number_is_given():
+    assert GeneticSearch().images == 2500
+
+
+class Branching(nn.Module):
+    """What it does depends on what it reads."""
+
+    def forward(self, x):
+        return x if x.sum() > 0 else -x
+
+
+def test_mistakes_are_told(model, data):
+    with pytest.raises(UserError, match="hill: there is no such method; choose from grad, ga"):
+        split_into_modules(model, data, method="hill")
+    mixing = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.PixelShuffle(2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 3)
+    )
+    with pytest.raises(UserError, match=r"cannot be split: 1 \(PixelShuffle\) mixes channels"):
+        split_into_modules(mixing, data)
+
+
+def test_names_are_those_of_the_registries():
+    assert tuple(METHODS) == names.METHODS
+    assert tuple(PRESETS) == names.PRESETS
+    assert JOINS == names.JOINS
+    assert tuple(FITS) == names.FITS
