@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -51,10 +52,11 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
-def test_a_damaged_entry_counts_as_absent_which_is_logged(tmp_path, damage, capsys):
+def test_a_damaged_entry_counts_as_absent_which_is_logged(tmp_path, damage, caplog):
+    caplog.set_level(logging.INFO, "deeppatch")
     cache = ContentCache(tmp_path)
     cache.write(FACTS, Entry({"a": torch.arange(6.0)}))
     path = cache.path(FACTS)
     path.write_bytes(damage(path.read_bytes()))
     assert cache.read(FACTS) is None
-    assert f"{path} is damaged; computing it again" in capsys.readouterr().out
+    assert f"{path} is damaged; computing it again" in caplog.text

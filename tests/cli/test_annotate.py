@@ -3,20 +3,19 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import logging
 import shutil
 
 import pandas as pd
 import pytest
 import torch
-from deeppatch.cli.measure import plain_epochs
-from deeppatch.cli.pretrain.pretraining import normalisation
 from PIL import Image
 
 from deeppatch.cli.annotate import report
+from deeppatch.cli.pretrain.inputs import normalisation
 from deeppatch.data import biased_split, sources
 from deeppatch.data.label_file import read_labels
 from deeppatch.data.pool import Pool
-from deeppatch.data.splits import Splits
 from deeppatch.errors import UserError
 from deeppatch.hybrid import encoder_training
 from deeppatch.hybrid.budget import affordable
@@ -195,28 +194,14 @@ def test_an_encoder_whose_training_was_interrupted_goes_on_to_the_same_bytes(wav
     assert benches[1].hashes() == benches[0].hashes()
 
 
-def test_training_crops_numbers_and_signs_but_never_mirrors_them(images):
-    mirrored = []
-    for augment, mirror in ((True, True), (True, False), (False, False)):
-        source = sources.Source("any", images, images, tuple("abcde"), augment, mirror)
-        options = argparse.Namespace(batch_size=8, seed=1, max_epoch=2)
-        context = argparse.Namespace(options=options, source=source, splits=Splits(images, images, images))
-        epochs = plain_epochs(context)
-        assert [(epoch.epoch, epoch.augment, epoch.mirror) for epoch in epochs] == [
-            (0, augment, mirror),
-            (1, augment, mirror),
-        ]
-        mirrored.append([bool(epoch._draw()[2][2].any()) for epoch in epochs])
-    assert mirrored == [[True, True], [False, False], [False, False]]
-
-
 @pytest.mark.parametrize(
     ("truth", "own", "warned"),
     [([1, 1, 1], [0, 1, 0], True), ([0, 1, 0], [0, 1, 0], True), ([0, 0, 1], [0, 1, 1], False),
      ([0, 0, 0], [0, 1, 0], False), ([1], [1], False)],
 )  # fmt: skip
-def test_spread_labels_that_are_worse_than_the_model_s_own_are_told(truth, own, warned, capsys):
+def test_spread_labels_that_are_worse_than_the_model_s_own_are_told(truth, own, warned, caplog):
     """The first image is bought and lends its label, 0, to all others."""
+    caplog.set_level(logging.INFO, "deeppatch")
     count, logits = len(truth), torch.nn.functional.one_hot(torch.tensor(own), 2).float()
     members = torch.arange(count)
     selection = Selection(
@@ -226,7 +211,7 @@ def test_spread_labels_that_are_worse_than_the_model_s_own_are_told(truth, own, 
     evidence = argparse.Namespace(embeddings=argparse.Namespace(logits=logits))
     found = report.diagnosed(pool, evidence, Choice(selection, [""], torch.tensor([-1]), logits))
     assert found["propagated_labels_correct_percent"] == pytest.approx(100 * truth.count(0) / count, abs=0.01)
-    assert ("are wrong more often than the model's own predictions there" in capsys.readouterr().out) is warned
+    assert ("are wrong more often than the model's own predictions there" in caplog.text) is warned
 
 
 def test_biased_models_take_the_normalisation_that_is_published_with_the_protocol():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import signal
 import time
 
@@ -374,11 +375,12 @@ def test_a_mistake_is_one_line(fresh, line, said):
         (None, None, 9, None),
     ],
 )
-def test_labels_that_are_no_better_than_the_model_s_own_are_told(capsys, ours, own, spread, said):
+def test_labels_that_are_no_better_than_the_model_s_own_are_told(caplog, ours, own, spread, said):
+    caplog.set_level(logging.INFO, "deeppatch")
     row = {"raw_percent": 1.0, "finetuned_percent": 2.0, "last_percent": 3.0, "gained_points": 1.0, "fixed": 2,
            "broken": 1, "labels_bought": 5, "labelled_images": spread}  # fmt: skip
     report.summarize(row, {
         "propagated_labels_correct_percent": ours, "own_predictions_correct_on_members_percent": own,
     })  # fmt: skip
-    out = capsys.readouterr().out
+    out = caplog.text
     assert (said in out) if said else ("propagated" not in out)

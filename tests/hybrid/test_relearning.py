@@ -119,7 +119,7 @@ def test_labels_that_do_not_fit_the_selection_are_refused(labels):
         selection.with_labels(torch.tensor(labels))
 
 
-def test_every_repair_starts_from_the_same_warm_start_which_is_trained_once(own, data, tmp_path, monkeypatch, capsys):
+def test_every_repair_starts_from_the_same_warm_start_which_is_trained_once(own, data, tmp_path, monkeypatch):
     labels, fit = [], semisupervised.fit
     monkeypatch.setattr(semisupervised, "fit", lambda *a, **k: labels.append(k["label"]) or fit(*a, **k))
     pool, cache = stripes(50, 4).pixels, ContentCache(tmp_path)

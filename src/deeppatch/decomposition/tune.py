@@ -12,13 +12,12 @@ from torch import Tensor, nn
 
 from deeppatch.artifacts import Checkpoint
 from deeppatch.data.dataset import Data
-from deeppatch.data.views import Shuffled
 from deeppatch.decomposition.features import Features, LastLayer, ShuffledFeatures
 from deeppatch.decomposition.head import DecomposedHead, decompose
 from deeppatch.decomposition.influence import measure
 from deeppatch.graph.hooks import swap
 from deeppatch.metrics import accuracy
-from deeppatch.training import History, Stream, accuracy_on, adam, cross_entropy, fit
+from deeppatch.training import History, Stream, accuracy_on, adam, clean_epochs, cross_entropy, fit
 
 
 @dataclass(frozen=True)
@@ -94,10 +93,14 @@ def tune_network(
     """
     data = data.to(next(model.parameters()).device)
     sparse = decompose(model, indices, layer=layer)
-    epochs = [
-        Shuffled(data.train, settings.batch_size, settings.seed, epoch, augment=data.crop, mirror=data.mirror)
-        for epoch in range(settings.epochs)
-    ]
+    epochs = clean_epochs(
+        data.train,
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        augment=data.crop,
+        mirror=data.mirror,
+    )
     on_val, on_test = (accuracy_on(part, amp=settings.amp) for part in (data.val, data.test))
     before = on_test(sparse)
     tuned, history = tune(

@@ -9,11 +9,11 @@ import pandas as pd
 
 from deeppatch.artifacts import tensors_to_bytes
 from deeppatch.cli.context import Context
-from deeppatch.cli.measure import training_table
 from deeppatch.decomposition.essential import Essential
 from deeppatch.decomposition.tune import Tuned
 from deeppatch.progress import info
 from deeppatch.report import plots
+from deeppatch.report.scores import training_table
 
 
 def leave_validation(

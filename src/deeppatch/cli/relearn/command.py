@@ -21,6 +21,7 @@ class Options(annotate.Options):
     """The options of relearn; those of annotate name the selection that it reads."""
 
     labels: Path | None = None
+    selection: Path | None = None
     use: str = "both"
     epochs: int = 10
     lr: float = 1e-3
