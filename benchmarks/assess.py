@@ -4,8 +4,8 @@ python benchmarks/assess.py [-m resnet32a] [--weights FILE] [--images 256] [--sw
 
 Each round takes one convolution of the network and times every way on filters of it, one way after the other, in an
 order that changes; a sweep is one round for each convolution. A ranking takes the sum over layers of width times the
-time of a filter there. Without --weights, weights and images are random: the time does not depend on them. A race's
-does: it is timed with --weights alone, on the val images of -d, and races all filters of the layer to the end.
+time of a filter there. Without --weights, weights and images are random: the time does not depend on them. That of
+successive elimination does: it is timed with --weights only, on the val images of -d, among all filters of the layer.
 """
 
 from __future__ import annotations
@@ -29,9 +29,6 @@ from torchvision.transforms import functional as transforms
 from tqdm import tqdm
 
 from deeppatch import runtime
-from deeppatch.cli.assess.ablating import samples
-from deeppatch.cli.assess.racing import PARTS, margins
-from deeppatch.cli.options import DEFAULT_RATIO
 from deeppatch.data import sources
 from deeppatch.data.corruptions import SIGMAS, Blur
 from deeppatch.data.images import Images
@@ -39,10 +36,12 @@ from deeppatch.data.splits import split, subset
 from deeppatch.data.views import expand, ordered
 from deeppatch.graph.hooks import convolutions, hooked
 from deeppatch.graph.network_graph import Graph
-from deeppatch.localization import successive_elimination
-from deeppatch.localization.ablation import Sample, by_hooks, in_graph
+from deeppatch.localization.ablation import DegradedBatch, by_hooks, in_graph
+from deeppatch.localization.elimination import PARTS, margins
 from deeppatch.localization.estimates import taylor
 from deeppatch.localization.ranking import cut
+from deeppatch.localization.scoring_run import ScoringRun
+from deeppatch.localization.successive_elimination import Elimination, eliminate
 from deeppatch.zoo import weights
 from deeppatch.zoo.architectures import ARCHITECTURES
 from deeppatch.zoo.classifier import Classifier
@@ -50,7 +49,7 @@ from deeppatch.zoo.classifier import Classifier
 # how many filters of a layer a round ablates, at most
 FILTERS = 8
 WORKERS = 2
-DELTA = 0.1
+DELTA, RATIO = 0.1, 0.25
 PEAK = "peak"  # multiply-adds a second
 
 
@@ -74,18 +73,18 @@ class Ways:
 
     def __init__(self, network: nn.Module, pixels: Tensor, images: Tensor, device: torch.device) -> None:
         self.network, self.device = network, device
-        self.raced: dict[str, int] = {}  # images that a race has read, over the filters of a layer
-        self.samples = [Sample(images, torch.zeros(len(images), dtype=torch.int64, device=device))]
+        self.image_passes: dict[str, int] = {}  # of an elimination, summed over the filters of a layer
+        self.batches = [DegradedBatch(images, torch.zeros(len(images), dtype=torch.int64, device=device))]
         self.loader = DataLoader(Published(pixels), batch_size=128, num_workers=WORKERS)
         self.widths = {name: conv.out_channels for name, conv in convolutions(network).items()}
-        self.plain = by_hooks(network, swap=False)(self.samples[0])
+        self.plain = by_hooks(network, swap=False)(self.batches[0])
         amp = torch.bfloat16 if runtime.has_bfloat16(device) else torch.float32  # as assess --amp chooses
         self.graphs = {
             "ours, fp32": in_graph(Graph(network, images[:2]), swap=False),
             "ours, bf16": in_graph(Graph(network, images[:2]), swap=False, dtype=torch.bfloat16),
             "ours, --amp": in_graph(Graph(network, images[:2]), swap=False, dtype=amp),
         }
-        self.prepared = {name: graph(self.samples[0]) for name, graph in self.graphs.items()}
+        self.prepared = {name: graph(self.batches[0]) for name, graph in self.graphs.items()}
         self.all: dict[str, Callable[[str], float]] = {
             "published: loader blurs image by image, whole pass": self.published,
             "in-memory loop, whole pass": self.in_memory,
@@ -97,28 +96,26 @@ class Ways:
         }
 
     @torch.inference_mode()
-    def add_race(self, parts: list[Sample]) -> None:
-        """Race too, over parts of images in the order of their margins."""
+    def add_elimination(self, parts: list[DegradedBatch]) -> None:
+        """Eliminate too, over parts of images in the order of their margins."""
         graph = self.graphs["ours, fp32"]
         images = sum(len(part.labels) for part in parts)
         prepared = [graph(part) for part in parts]
 
         @torch.inference_mode()
-        def raced(layer: str) -> float:
-            """Race all filters of a layer; their share of the unedited passes comes on top."""
+        def eliminated(layer: str) -> float:
+            """Eliminate among all filters of a layer; their share of the unedited passes comes on top."""
             shared = runtime.seconds(lambda: [graph(part) for part in parts], self.device) / sum(self.widths.values())
             width, edited = self.widths[layer], iter(prepared)
-            race = successive_elimination.begin({layer: width}, {layer: cut(width, DEFAULT_RATIO, "front")})
+            state = Elimination.start({layer: width}, {layer: cut(width, RATIO, "front")})
             spent = runtime.seconds(
-                lambda: successive_elimination.run(
-                    race, parts, images, lambda _: next(edited), DELTA, lambda _: None, lambda _: None
-                ),
+                lambda: eliminate(state, parts, images, lambda _: next(edited), DELTA, lambda _: None, lambda _: None),
                 self.device,
             )
-            self.raced[layer] = race.passes()
+            self.image_passes[layer] = state.image_passes()
             return (spent / width + shared) / images
 
-        self.all[f"ours, racing {DELTA:g}, {images} images"] = raced
+        self.all[f"ours, eliminating {DELTA:g}, {images} images"] = eliminated
 
     def published(self, layer: str) -> float:
         """Silence one filter, and read everything anew."""
@@ -126,18 +123,18 @@ class Ways:
         def call() -> None:
             with torch.inference_mode():
                 for images in self.loader:
-                    by_hooks(self.network, swap=False)(Sample(images.to(self.device), images))(layer, 0)
+                    by_hooks(self.network, swap=False)(DegradedBatch(images.to(self.device), images))(layer, 0)
 
         return runtime.seconds(call, self.device) / len(self.loader.dataset)  # type: ignore[arg-type]
 
     @torch.inference_mode()
     def in_memory(self, layer: str) -> float:
         """Silence a filter in a whole pass over images that lie ready."""
-        return runtime.seconds(lambda: self.plain(layer, 0), self.device) / len(self.samples[0].labels)
+        return runtime.seconds(lambda: self.plain(layer, 0), self.device) / len(self.batches[0].labels)
 
     def captum(self, layer: str) -> float:
         """Ablate up to FILTERS filters one by one, the others of the layer as one group."""
-        images = self.samples[0].degraded[:64]
+        images = self.batches[0].degraded[:64]
         conv = self.network.get_submodule(layer)
         groups = torch.arange(self.widths[layer], device=self.device).clamp(max=FILTERS).view(1, -1, 1, 1)
         ablation = LayerFeatureAblation(lambda x: self.network(x)[:, 0], conv)
@@ -149,8 +146,8 @@ class Ways:
     @torch.inference_mode()
     def ours(self, way: str, layer: str) -> float:
         """Run what an edit changes, for up to FILTERS filters; their share of the unedited pass comes on top."""
-        images, edited = len(self.samples[0].labels), self.prepared[way]
-        shared = runtime.seconds(lambda: self.graphs[way](self.samples[0]), self.device) / sum(self.widths.values())
+        images, edited = len(self.batches[0].labels), self.prepared[way]
+        shared = runtime.seconds(lambda: self.graphs[way](self.batches[0]), self.device) / sum(self.widths.values())
         channels = random.Random(0).sample(range(self.widths[layer]), min(FILTERS, self.widths[layer]))  # noqa: S311
 
         def call() -> None:
@@ -162,9 +159,9 @@ class Ways:
     def taylor(self, _layer: str) -> float:
         """Take one backward pass for all filters of all layers."""
         with torch.no_grad():
-            samples = [Sample(sample.degraded.clone(), sample.labels.clone()) for sample in self.samples]
-        spent = runtime.seconds(lambda: taylor(self.network, samples, lambda: None), self.device)
-        return spent / sum(self.widths.values()) / len(self.samples[0].labels)
+            batches = [DegradedBatch(batch.degraded.clone(), batch.labels.clone()) for batch in self.batches]
+        spent = runtime.seconds(lambda: taylor(self.network, batches, lambda: None), self.device)
+        return spent / sum(self.widths.values()) / len(self.batches[0].labels)
 
 
 def multiply_adds(network: nn.Module, image: Tensor) -> tuple[float, float]:
@@ -220,7 +217,9 @@ def main() -> None:
     parser.add_argument("--data_dir", type=Path, default=Path("data"))
     parser.add_argument("--images", type=int, default=256, help="images in memory (default: 256)")
     parser.add_argument("--loaded", type=int, default=512, help="images that the published way loads (default: 512)")
-    parser.add_argument("--raced", type=int, default=150, help="val images that a race blurs six times (default: 150)")
+    parser.add_argument(
+        "--eliminated", type=int, default=150, help="val images that an elimination blurs six times (default: 150)"
+    )
     parser.add_argument("--sweeps", type=int, default=3, help="rounds of each layer (default: 3)")
     options = parser.parse_args()
     device = machine.prepared(options.device)
@@ -232,10 +231,11 @@ def main() -> None:
     images = model.normalize(next(iter(expand(source, blur, options.images)))[0])
     ways = Ways(network, pixels, images, device)
     if options.weights:
-        view = expand(subset(source, options.raced, 2021, options.dataset), blur, options.images)
+        few = subset(source, options.eliminated, 2021, options.dataset)
+        view = expand(few, blur, options.images)
         view = ordered(view, margins(model, view).argsort(stable=True))
         parts = dataclasses.replace(view, batch_size=-(-len(view.index) // PARTS))
-        ways.add_race(list(samples(model, parts, swap=False)))
+        ways.add_elimination(list(ScoringRun(model, few, blur).batches(parts, paired=False)))
     for way in ways.all.values():  # what the first calls set up is not timed
         way(next(iter(ways.widths)))
     found = measure(ways, options.sweeps)
@@ -250,9 +250,10 @@ def main() -> None:
     })  # fmt: skip
     print(f"{machine.heading(device)}; {options.model}, {sum(ways.widths.values())} filters, {len(ways.widths)} layers")
     print(table.to_string(float_format="%.3g"))
-    if ways.raced:
-        every = 6 * options.raced * sum(ways.widths.values())
-        print(f"the race reads {every / sum(ways.raced.values()):.2f} times fewer images than exact scores")
+    if ways.image_passes:
+        every = 6 * options.eliminated * sum(ways.widths.values())
+        spared = every / sum(ways.image_passes.values())
+        print(f"successive elimination reads {spared:.2f} times fewer images than exact scores")
     bound = shared / peaks
     print(f"multiply-adds per image: {whole:.3g} in whole passes, {shared:.3g} with shared prefixes; a matrix product "
           f"runs {peaks.min():.3g} to {peaks.max():.3g} a second: bound {100 * bound.median():.3g} minutes, ours "

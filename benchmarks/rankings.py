@@ -2,8 +2,8 @@
 
 python benchmarks/rankings.py --weights FILE [-m resnet20a] [-d cifar10] [--limit 3000] [--output_dir DIR]
 
-Every ranking is made by assess, every repair by correct, and measured by pretrain (`--state corrected`) on test; what
-they leave lies under --output_dir. Three random rankings, and the rear of the exact one, say whether ranking matters.
+Rankings and tables lie under --output_dir; a ranking that is there already is not made again. Three random rankings,
+and the rear of the exact one, say whether ranking matters.
 """
 
 from __future__ import annotations
@@ -11,71 +11,82 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import machine
 import pandas as pd
+import torch
 from scipy.stats import kendalltau
 
 from deeppatch import runtime
-from deeppatch.cli.main import guarded
-from deeppatch.localization.ranking import Ranking, choose, random_ranking
+from deeppatch.data import sources, views
+from deeppatch.data.corruptions import SIGMAS, Blur
+from deeppatch.data.dataset import Data
+from deeppatch.data.splits import split
+from deeppatch.localization.ranking import Ranking, random_ranking
+from deeppatch.localization.scoring import rank_filters
+from deeppatch.patching.training import train_patch
+from deeppatch.training import predict
+from deeppatch.zoo import weights
+from deeppatch.zoo.architectures import ARCHITECTURES
+from deeppatch.zoo.classifier import Classifier
 
 Keep = Callable[[str, pd.DataFrame], None]
+SEED = 2021
 
-# name of a ranking, options of assess, the exact one that it stands for
-RANKINGS = {
-    "perfloss": ("-f perfloss", "perfloss"),
-    "perfloss, amp": ("-f perfloss --amp", "perfloss"),
-    "perfloss, race 0.1": ("-f perfloss --race 0.1", "perfloss"),
-    "perfloss, race 0.01": ("-f perfloss --race 0.01", "perfloss"),
-    "taylor": ("-f taylor", "perfloss"),
-    "taylor, refine 8": ("-f taylor --refine 8", "perfloss"),
-    "featswap": ("-f featswap", "featswap"),
-    "featswap, race 0.1": ("-f featswap --race 0.1", "featswap"),
-    "activation": ("-f activation", "featswap"),
-    "activation, refine 8": ("-f activation --refine 8", "featswap"),
+# name of a ranking, how it is made, the exact one that it stands for
+RANKINGS: dict[str, tuple[dict[str, Any], str]] = {
+    "perfloss": ({"method": "perfloss"}, "perfloss"),
+    "perfloss, amp": ({"method": "perfloss", "amp": True}, "perfloss"),
+    "perfloss, eliminate 0.1": ({"method": "perfloss", "eliminate": 0.1}, "perfloss"),
+    "perfloss, eliminate 0.01": ({"method": "perfloss", "eliminate": 0.01}, "perfloss"),
+    "taylor": ({"method": "taylor"}, "perfloss"),
+    "taylor, refine 8": ({"method": "taylor", "refine": 8}, "perfloss"),
+    "featswap": ({"method": "featswap"}, "featswap"),
+    "featswap, eliminate 0.1": ({"method": "featswap", "eliminate": 0.1}, "featswap"),
+    "activation": ({"method": "activation"}, "featswap"),
+    "activation, refine 8": ({"method": "activation", "refine": 8}, "featswap"),
 }
 SEEDS = (1, 2, 3)
 
 
-def stage(script: str, options: argparse.Namespace, folder: Path, *more: str) -> Path:
-    """Run a command, or take what it left, and return the folder of the model's artifacts."""
-    limit = options.rank_limit if script == "select" else options.limit
-    given = ["-m", options.model, "-d", options.dataset, "--weights", str(options.weights), "--limit", str(limit)]
-    status = guarded(script, [*given, "--data_dir", str(options.data_dir), "--output_dir", str(folder), *more, "-r"],
-                     "python src/{script}.py")  # fmt: skip
-    if status:
-        sys.exit(status)
-    return folder / options.dataset / options.model
+def load_data(options: argparse.Namespace, limit: int, device: torch.device) -> Data:
+    """Return the data, with at most `limit` images of every part."""
+    source = sources.load(options.dataset, options.data_dir, SEED)
+    parts = split(source, SEED, limit)
+    return Data(parts.train, parts.val, parts.test, source.classes, source.name).to(device)
 
 
-def newest(folder: Path, pattern: str) -> Path:
-    """Return the latest file of a pattern."""
-    return max(folder.glob(pattern), key=lambda path: path.stat().st_mtime)
+def load_model(options: argparse.Namespace, classes: int, device: torch.device) -> Classifier:
+    """Return the classifier that pretrain left."""
+    state = weights.read(options.weights)
+    mean, std = (state.pop(f"normalize.{key}").flatten().tolist() for key in ("mean", "std"))
+    network = ARCHITECTURES[options.model](classes)
+    weights.load_network(network, {k.removeprefix("network."): v for k, v in state.items()}, options.weights)
+    return Classifier(network, mean, std).to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
 
-def rank(options: argparse.Namespace) -> dict[str, Path]:
-    """Make every ranking and return its file."""
-    files = {}
-    for name, (words, _) in RANKINGS.items():
-        folder = options.output_dir / name.replace(", ", "-").replace(" ", "")
-        files[name] = newest(stage("select", options, folder, *words.split()), "assess-*/ranking.json")
-    content = json.loads(files["perfloss"].read_text())
-    widths = {name: len(layer["order"]) for name, layer in content["layers"].items()}
-    for seed in SEEDS:
-        path = options.output_dir / f"random{seed}.json"
-        path.write_text(json.dumps({**content, **random_ranking(widths, seed).to_json()}))
-        files[f"random, seed {seed}"] = path
-    return files
+def rank(folder: Path, model: Classifier, data: Data, blur: Blur) -> dict[str, dict[str, Any]]:
+    """Make every ranking, or read it where it is, and return its content."""
+    contents = {}
+    for name, (settings, _) in RANKINGS.items():
+        path = folder / f"{name.replace(', ', '-').replace(' ', '')}.json"
+        if not path.exists():
+            start = time.perf_counter()
+            found = rank_filters(model, data, blur, seed=SEED, **settings)  # its scores have left the device
+            facts = {**found.facts, "seconds": time.perf_counter() - start}
+            path.write_text(json.dumps({**found.to_json(), **facts}))
+        contents[name] = json.loads(path.read_text())
+    widths = {name: len(layer["order"]) for name, layer in contents["perfloss"]["layers"].items()}
+    return contents | {f"random, seed {seed}": random_ranking(widths, seed).to_json() for seed in SEEDS}
 
 
-def taus(files: dict[str, Path]) -> pd.DataFrame:
+def taus(contents: dict[str, dict[str, Any]]) -> pd.DataFrame:
     """Return Kendall's tau of each layer, one a row, against the exact ranking, a column for each ranking."""
-    rankings = {name: Ranking.from_json(json.loads(path.read_text())) for name, path in files.items()}
+    rankings = {name: Ranking.from_json(content) for name, content in contents.items()}
     exact = {name: rankings[_exact(name)] for name in rankings}
     return pd.DataFrame({
         name: {layer: _tau(order, exact[name].order[layer]) for layer, order in ranking.order.items()}
@@ -83,59 +94,58 @@ def taus(files: dict[str, Path]) -> pd.DataFrame:
     }).rename_axis("layer").reset_index()  # fmt: skip
 
 
-def agreement(files: dict[str, Path], layers: pd.DataFrame, ratio: float) -> pd.DataFrame:
+def agreement(contents: dict[str, dict[str, Any]], layers: pd.DataFrame, ratio: float) -> pd.DataFrame:
     """Return how far rankings agree with the exact one: tau over `layers`, what is chosen, passes spared, and time."""
-    contents = {name: json.loads(path.read_text()) for name, path in files.items()}
     rows = []
     for name, content in contents.items():
-        rankings = (Ranking.from_json(each) for each in (content, contents[_exact(name)]))
-        chosen, exact = (choose(ranking, ratio, "front", 0) for ranking in rankings)
+        chosen, exact = (Ranking.from_json(each).choose(ratio) for each in (content, contents[_exact(name)]))
         common = sum(len(set(channels) & set(chosen[layer])) for layer, channels in exact.items())
         rows.append({
             "ranking": name, "median_tau": layers[name].median(), "least_tau": layers[name].min(),
             "overlap_percent": 100 * common / sum(map(len, exact.values())), "passes_spared": _spared(content),
-            "seconds": _seconds(files[name]),
+            "seconds": content.get("seconds"),
         })  # fmt: skip
     return pd.DataFrame(rows)
 
 
 def _exact(name: str) -> str:
-    return RANKINGS.get(name, ("", "perfloss"))[1]
+    return RANKINGS[name][1] if name in RANKINGS else "perfloss"
 
 
 def _tau(order: list[int], other: list[int]) -> float:
-    places = [sorted(range(len(row)), key=row.__getitem__) for row in (order, other)]
-    return float(kendalltau(*places).statistic)
+    ranks = [sorted(range(len(row)), key=row.__getitem__) for row in (order, other)]
+    return float(kendalltau(*ranks).statistic)
 
 
 def _spared(content: dict[str, Any]) -> float | None:
     return content["all_image_passes"] / content["image_passes"] if "image_passes" in content else None
 
 
-def _seconds(ranking: Path) -> float | None:
-    record = ranking.parent / "run.json"
-    return float(json.loads(record.read_text())["wall_seconds"]) if record.exists() else None
-
-
-def repair(options: argparse.Namespace, files: dict[str, Path], keep: Keep) -> pd.DataFrame:
+def repair(
+    options: argparse.Namespace,
+    model: Classifier,
+    data: Data,
+    blur: Blur,
+    contents: dict[str, dict[str, Any]],
+    keep: Keep,
+) -> pd.DataFrame:
     """Patch with each ranking at each ratio, and return clean and blurred accuracy on test in percent."""
-    runs = [*((name, "front") for name in files), ("perfloss", "rear")]
     rows = []
     for ratio in options.ratios:
-        for name, side in runs:
-            folder = options.output_dir / f"repaired-{name.replace(', ', '-').replace(' ', '')}-{side}-{ratio:g}"
-            words = ["-c", "patch", "--ranking", str(files[name]), "--susp_ratio", f"{ratio:g}", "--susp_side", side]
-            stage("correct", options, folder, *words, "--crt_epoch", str(options.crt_epoch))
-            place = stage("eval", options, folder, "--state", "corrected", *words)
-            measured = json.loads(newest(place, "eval-*/metrics.json").read_text())
-            rows.append({"ranking": f"{name}, {side}", "ratio": ratio, **accuracies(measured)})
+        for name, side in [*((name, "front") for name in contents), ("perfloss", "rear")]:
+            channels = Ranking.from_json(contents[name]).choose(ratio, side)
+            patch = train_patch(model, data, blur, channels, epochs=options.crt_epoch, seed=SEED)
+            accuracies = measure(patch.apply(model), data, blur)
+            rows.append({"ranking": f"{name}, {side}", "ratio": ratio, **accuracies})
             keep("repaired", pd.DataFrame(rows))
     return pd.DataFrame(rows)
 
 
-def accuracies(measured: dict[str, Any]) -> dict[str, float]:
-    """Return what a metrics.json of pretrain says about clean and blurred images."""
-    return {key: measured["accuracy_percent"][key] for key in ("clean", "blurred")}
+def measure(model: torch.nn.Module, data: Data, blur: Blur) -> dict[str, float]:
+    """Return accuracy in percent on test, clean and on the mean over levels."""
+    view = views.append(data.test, blur, 256)
+    correct = (predict(model, view) == view.labels).view(-1, len(data.test)).double().mean(1)
+    return {"clean": 100 * correct[0].item(), "blurred": 100 * correct[1:].mean().item()}
 
 
 def main() -> None:
@@ -157,19 +167,22 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, default=Path("output/rankings"))
     options = parser.parse_args()
     options.output_dir.mkdir(parents=True, exist_ok=True)
+    device = machine.prepared(runtime.default_device())
+    data = load_data(options, options.limit, device)
+    model = load_model(options, len(data.classes), device)
+    blur = Blur(SIGMAS, *data.example.shape[-2:], device)
     with runtime.assume_bfloat16() if options.bfloat16 else contextlib.nullcontext():
-        files = rank(options)
-    device = runtime.pick_device(runtime.default_device())
+        contents = rank(options.output_dir, model, load_data(options, options.rank_limit, device), blur)
 
     def keep(name: str, frame: pd.DataFrame) -> None:
         machine.signed(frame, options, device).to_csv(options.output_dir / f"{name}.csv", index=False)
 
-    layers = taus(files)
+    layers = taus(contents)
     keep("agreement-layers", layers)
-    found = agreement(files, layers, 0.25)
+    found = agreement(contents, layers, 0.25)
     keep("agreement", found)
     print(found.to_string(index=False, float_format="%.3g"))
-    repaired = repair(options, files, keep)
+    repaired = repair(options, model, data, blur, contents, keep)
     print(repaired.pivot(index="ranking", columns="ratio", values="blurred").to_string(float_format="%.2f"))
 
 

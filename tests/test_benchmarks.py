@@ -28,13 +28,14 @@ def timed(command: str, table: Path) -> pd.DataFrame:
     return pd.read_csv(table)
 
 
-def test_assess_times_every_way_and_with_weights_a_race(tmp_path):
+def test_assess_times_every_way_and_with_weights_an_elimination(tmp_path):
     model = Classifier(ARCHITECTURES["resnet8"](10), [0.5] * 3, [0.25] * 3)
     save_file(model.state_dict(), tmp_path / "weights.safetensors")
     command = f"benchmarks/assess.py -m resnet8 -d digits --weights {tmp_path}/weights.safetensors --device cpu"
-    table = timed(f"{command} --images 8 --loaded 8 --raced 20 --sweeps 1", tmp_path / "times.csv").set_index("way")
+    command += " --images 8 --loaded 8 --eliminated 20 --sweeps 1"
+    table = timed(command, tmp_path / "times.csv").set_index("way")
     assert len(table) == 8
-    assert table.index[-1] == "ours, racing 0.1, 120 images"
+    assert table.index[-1] == "ours, eliminating 0.1, 120 images"
     assert (table.us_a_filter_and_image > 0).all()
     assert table.times_in_memory["in-memory loop, whole pass"] == 1
 

@@ -121,13 +121,13 @@ def sgd(
 def constant_sgd(
     parameters: Iterable[nn.Parameter], *, lr: float, momentum: float, weight_decay: float
 ) -> tuple[SGD, ConstantLR]:
-    """Return SGD and a schedule that leaves its learning rate alone."""
+    """Return SGD and a schedule that keeps its learning rate constant."""
     optimizer = SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay)
     return optimizer, _constant(optimizer)
 
 
 def adam(parameters: Iterable[nn.Parameter], *, lr: float) -> tuple[Adam, ConstantLR]:
-    """Return Adam and a schedule that leaves its learning rate alone."""
+    """Return Adam and a schedule that keeps its learning rate constant."""
     optimizer = Adam(parameters, lr=lr)
     return optimizer, _constant(optimizer)
 
@@ -229,7 +229,7 @@ def fit(
     """Train over `epochs`, one stream of batches each, and leave the model in the state of its best epoch.
 
     `validate` returns an accuracy in [0, 1] after each epoch, and `watch` further numbers, in lists or dicts if
-    several. `choose` tells from the history which epoch is the best so far (default: the earliest of highest
+    several. `choose` returns the best epoch so far from the history (default: the earliest of highest
     validation accuracy; `last`: the last). `after_epoch` may keep the state that an epoch has left, before the epoch
     is saved. With a checkpoint, every finished epoch is saved (model, optimizer, schedule, random states, position)
     and epochs that it holds are skipped: the result has the same bytes as that of a run without interruption. (Skipped

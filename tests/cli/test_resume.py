@@ -11,8 +11,8 @@ import torch
 
 from deeppatch import training
 from deeppatch.artifacts import Checkpoint, Stage
-from deeppatch.cli.assess import ablating, estimate
-from deeppatch.localization import ratio_estimation
+from deeppatch.localization import ratio_estimation, scoring_run
+from deeppatch.patching import training as patch_training
 
 # stage folder, command (long enough to be killed in the middle), and what it needs
 RUNS = {
@@ -68,11 +68,11 @@ def test_filters_that_were_counted_are_not_counted_again(pretrained, chain, monk
 
     def note(self, state):
         save(self, state)
-        saved.append((state["samples"], sum(map(len, state["right_now"].values()))))
+        saved.append((state["batches"], sum(map(len, state["current"].values()))))
         if len(saved) == stop:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(ablating, "every_second", lambda save: lambda _counts: save())
+    monkeypatch.setattr(scoring_run, "every_second", lambda save: lambda _counts: save())
     monkeypatch.setattr(Checkpoint, "save", note)
     stop = 500
     assert bench.run("select -f perfloss").status == 130
@@ -249,26 +249,25 @@ def test_a_run_over_a_finished_one_stopped_half_way_is_unfinished_not_damaged(pr
 def test_ratio_estimation_stopped_between_two_ratios_trains_the_same_patches(pretrained, monkeypatch, kind):
     monkeypatch.setattr(ratio_estimation, "RATIOS", (0.25, 0.5))
     line = f"select -f ratioestim --crt_epoch 1 --lr 0.2 --crt_type {kind}"
-    patches, train = [], estimate.train_patch
+    patches, train = [], patch_training.train_patch
 
     def note(*given, **options):
-        patch, history = train(*given, **options)
-        patches.append(patch.to_bytes())
-        return patch, history
+        patches.append((patch := train(*given, **options)).to_bytes())
+        return patch
 
     def stop_at_second(*given, **options):
-        if options["label"] == "ratio 0.5":
+        if patches:
             raise KeyboardInterrupt
         return note(*given, **options)
 
-    monkeypatch.setattr(estimate, "train_patch", note)
+    monkeypatch.setattr(patch_training, "train_patch", note)
     pretrained.ran(line)
     whole, hashes = list(patches), pretrained.hashes()
     patches.clear()
     clear(pretrained, "assess-ratioestim" + ("-crtunit" if kind == "crtunit" else ""))
-    monkeypatch.setattr(estimate, "train_patch", stop_at_second)
+    monkeypatch.setattr(patch_training, "train_patch", stop_at_second)
     assert pretrained.run(line).status == 130
-    monkeypatch.setattr(estimate, "train_patch", note)
+    monkeypatch.setattr(patch_training, "train_patch", note)
     pretrained.ran(f"{line} -r")
     assert patches == whole
     assert pretrained.hashes() == hashes
@@ -281,8 +280,8 @@ def test_ratio_estimation_stopped_within_a_ratio_goes_on(pretrained, monkeypatch
     whole = pretrained.hashes()
     clear(pretrained, "assess-ratioestim-crtunit")
     interrupt(pretrained, line, epochs=2)
-    assert pretrained.files("assess-ratioestim-crtunit") == {"checkpoint-ratio0.25.pt"}
-    assert "ratio 0.25: resumed after epoch 2" in pretrained.ran(f"{line} -r").out
+    assert pretrained.files("assess-ratioestim-crtunit") == {"checkpoint-84-filters.pt"}
+    assert "patch: resumed after epoch 2" in pretrained.ran(f"{line} -r").out
     assert pretrained.hashes() == whole
 
 

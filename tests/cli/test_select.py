@@ -1,4 +1,4 @@
-"""assess with estimates, refinement, races and a budget of memory: what it leaves and what it refuses."""
+"""assess with estimates, refinement, elimination and a budget of memory: what it leaves and what it refuses."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ def test_bfloat16_ranks_much_as_float32_and_is_left_alone_where_no_processor_has
 
 
 @pytest.mark.parametrize("method", ["perfloss", "featswap"])
-def test_a_race_that_nobody_leaves_gives_the_exact_ranking(pretrained, chain, monkeypatch, method):
-    monkeypatch.setattr(LayerElimination, "leave", lambda lane, delta, unread: None)
+def test_elimination_gives_the_exact_ranking_while_all_filters_are_active(pretrained, chain, monkeypatch, method):
+    monkeypatch.setattr(LayerElimination, "decide", lambda layer, delta, unread: None)
     said = pretrained.ran(f"select -f {method} --race 1e-12").out
     assert "1.0 times fewer" in said
     assert pretrained.files(f"assess-{method}-race1e-12") == FILES
@@ -83,11 +83,11 @@ def test_a_race_that_nobody_leaves_gives_the_exact_ranking(pretrained, chain, mo
         assert raced["layers"][name]["scores"] == pytest.approx(layer["scores"], abs=1e-12)
 
 
-def test_a_race_saves_passes_and_says_so(pretrained):
+def test_elimination_saves_passes_and_says_so(pretrained):
     pretrained.ran("select -f perfloss --race 0.4 --susp_ratio 0.5 --susp_side rear -b 4")
     content = ranking(pretrained, "assess-perfloss-race0.4-ratio0.5-rear")
     assert 0 < content["image_passes"] < content["all_image_passes"]
-    assert (content["race"], content["ratio_raced_for"]) == (0.4, 0.5)
+    assert (content["eliminate"], content["eliminated_for_ratio"]) == (0.4, 0.5)
 
 
 def test_little_memory_means_smaller_batches_and_the_same_ranking(pretrained, chain):
@@ -103,7 +103,7 @@ def test_a_network_that_cannot_be_traced_is_ranked_the_plain_way(pretrained, cha
 
     monkeypatch.setattr(Graph, "__init__", refuse)
     said = pretrained.ran(f"select -f {method}").out
-    assert "cannot be run as a graph: its forward pass depends on values; every filter takes a whole pass" in said
+    assert "cannot be run as a graph: its forward pass depends on values; every filter takes a whole" in said
     assert ranking(pretrained, f"assess-{method}")["layers"] == ranking(chain, f"assess-{method}")["layers"]
 
 

@@ -20,14 +20,14 @@ from deeppatch.data import views
 from deeppatch.data.corruptions import SIGMAS, Blur
 from deeppatch.data.sources import Images
 from deeppatch.distributed import data_parallel, launch, ranks
-from deeppatch.localization import successive_elimination
-from deeppatch.localization.ablation import Counts, Sample, by_hooks, count
-from deeppatch.patching.training import train_patch
-from deeppatch.retrain.finetune import finetune
+from deeppatch.localization.ablation import CorrectCounts, DegradedBatch, by_hooks, count_correct
+from deeppatch.localization.successive_elimination import Elimination, eliminate
+from deeppatch.patching.training import fit_patch
+from deeppatch.retrain.finetune import fit_all
 from deeppatch.zoo.classifier import Classifier
 from deeppatch.zoo.resnet_cifar import CifarResNet
 
-RATES = {"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}
+RATES = training.SGDSettings(lr=0.05)
 CHANNELS = {"layer1.0.conv1": [1, 3, 6], "layer2.0.conv2": [0, 4, 30]}
 
 
@@ -67,50 +67,51 @@ def work(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, epochs in (("divided", streams), ("plain", plain)):
         torch.manual_seed(1)
-        tuned, history = finetune(network(), epochs, validate, **RATES)
+        tuned, history = fit_all(network(), epochs, validate, settings=RATES)
         found[f"finetune {name}"] = tuned.state_dict()
         found[f"finetune {name} history"] = torch.tensor([history.loss, history.accuracy])
         found[f"random state after {name}"] = torch.rand(3)
     for kind in ("replace", "crtunit"):
         torch.manual_seed(1)
         example = views.to_float(images.pixels[:2])
-        patch, history = train_patch(network(), CHANNELS, kind, streams, validate, example, **RATES)
+        patch = fit_patch(network(), CHANNELS, kind, streams, validate, example, settings=RATES)
         found[kind] = patch.tensors
+        history = patch.history
         found[f"{kind} history"] = torch.tensor([history.loss, history.accuracy])
     found["predictions"] = torch.stack(seen)
 
-    found.update(blamed(images, blur))
+    found.update(localized(images, blur))
     torch.manual_seed(1)
     checkpoint = Checkpoint(folder / "checkpoint.pt", {}, resume=True, writes=runtime.rank() == 0)
-    finetune(network(), streams[:1], validate, **RATES, checkpoint=checkpoint)
+    fit_all(network(), streams[:1], validate, settings=RATES, checkpoint=checkpoint)
     ranks.barrier()
     found["checkpoint keys"] = sorted(checkpoint.load()["model"])
     return found
 
 
-def blamed(images: Images, blur: Blur) -> dict[str, Any]:
-    """Count and race under the edit of every filter, once from the start and once from the midst of a sample."""
+def localized(images: Images, blur: Blur) -> dict[str, Any]:
+    """Count and eliminate under the edit of every filter, once from the start and once from the midst of a sample."""
     torch.manual_seed(4)
     network = CifarResNet(1, 5).eval()
     first, second, third = "conv1", "layer1.0.conv1", "layer3.0.conv2"
     filters = {first: range(8), second: [7, 2, 3], third: range(12)}
-    samples = [Sample(pixels, labels) for pixels, labels in views.append(images, blur, 100)]
+    samples = [DegradedBatch(pixels, labels) for pixels, labels in views.append(images, blur, 100)]
     with torch.no_grad():  # so that several classes are predicted
         network.fc.bias -= network(samples[0].degraded).mean(0)
     ablation, costs = by_hooks(network, swap=False), {first: 5, second: 2, third: 1}
-    begun = Counts(right_now={first: [1, 1], second: [1, 1, 1]})
-    races = [successive_elimination.begin({first: 8, third: 12}, {first: 2, third: 3}) for _ in range(2)]
-    races[1].now = {first: [torch.ones(100, dtype=torch.bool)] * 3}
+    begun = CorrectCounts(current={first: [1, 1], second: [1, 1, 1]})
+    eliminations = [Elimination.start({first: 8, third: 12}, {first: 2, third: 3}) for _ in range(2)]
+    eliminations[1].current = {first: [torch.ones(100, dtype=torch.bool)] * 3}
     ticks: list[str] = []
-    for race in races:
-        successive_elimination.run(race, samples, 245, ablation, 0.2, lambda _race: None, ticks.append, costs)
+    for each in eliminations:
+        eliminate(each, samples, 245, ablation, 0.2, lambda _state: None, ticks.append, costs)
     counted = [
-        dataclasses.asdict(count(samples, filters, ablation, counts, lambda _counts: None, ticks.append, costs))
-        for counts in (Counts(), begun)
+        dataclasses.asdict(count_correct(samples, filters, ablation, counts, lambda _: None, ticks.append, costs))
+        for counts in (CorrectCounts(), begun)
     ]
-    lanes = {f"{number} {name}": vars(lane) for number, race in enumerate(races) for name, lane in race.lanes.items()}
-    tensors = {f"{name} {key}": value for name, lane in lanes.items() for key, value in lane.items() if key != "places"}
-    return {"counted": counted, "lanes": tensors, "asked": len(ticks)}
+    states = {f"{i} {name}": vars(layer) for i, each in enumerate(eliminations) for name, layer in each.layers.items()}
+    tensors = {f"{name} {key}": value for name, state in states.items() for key, value in state.items() if key != "k"}
+    return {"counted": counted, "layers eliminated": tensors, "asked": len(ticks)}
 
 
 def _mark(path: Path) -> str:

@@ -16,7 +16,7 @@ import deeppatch
 from deeppatch.artifacts import state_digest
 from deeppatch.graph.hooks import convolutions
 from deeppatch.graph.network_graph import Graph, Untraceable
-from deeppatch.localization.ablation import Counts, Sample, by_hooks, count, in_graph
+from deeppatch.localization.ablation import CorrectCounts, DegradedBatch, by_hooks, count_correct, in_graph
 from deeppatch.localization.channel_delta import ChannelDelta, Downstream
 from deeppatch.zoo.architectures import ARCHITECTURES
 
@@ -96,11 +96,11 @@ class Writing(nn.Module):
 def network_and_sample(lively):
     """Make a network by name and seed, and three images for it."""
 
-    def make(name: str, seed: int) -> tuple[nn.Module, Sample]:
+    def make(name: str, seed: int) -> tuple[nn.Module, DegradedBatch]:
         torch.manual_seed(seed)
         network = Concatenating() if name == "concatenating" else ARCHITECTURES[name](5)
         degraded, clean = torch.rand(2, 3, 3, 32, 32)
-        return lively(network), Sample(degraded, torch.arange(3), clean)
+        return lively(network), DegradedBatch(degraded, torch.arange(3), clean)
 
     return make
 
@@ -114,16 +114,16 @@ def test_right_answers_are_as_many_as_by_whole_passes(network_and_sample, name, 
     head = [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
     with torch.no_grad():
         head.bias -= network(degraded).mean(0)  # otherwise one class wins everywhere
-        sample = Sample(degraded, network(clean).argmax(1), clean)
+        sample = DegradedBatch(degraded, network(clean).argmax(1), clean)
     filters = {layer: range(0, conv.out_channels, 8) for layer, conv in convolutions(network).items()}
     fast, plain = (
-        count([sample], filters, ablation, Counts(), lambda _: None, lambda _: None)
+        count_correct([sample], filters, ablation, CorrectCounts(), lambda _: None, lambda _: None)
         for ablation in (in_graph(Graph(network, degraded), swap=swap), by_hooks(network, swap=swap))
     )
-    assert fast.base == plain.base
-    apart = [abs(a - b) for layer in filters for a, b in zip(fast.right[layer], plain.right[layer], strict=True)]
+    assert fast.unedited == plain.unedited
+    apart = [abs(a - b) for layer in filters for a, b in zip(fast.correct[layer], plain.correct[layer], strict=True)]
     assert sum(apart) <= 1, "but for a tie that rounding decides"
-    assert len({right for row in plain.right.values() for right in row}) > 1, "the case says nothing"
+    assert len({right for row in plain.correct.values() for right in row}) > 1, "the case says nothing"
 
 
 @pytest.mark.parametrize("swap", [False, True])
@@ -219,7 +219,7 @@ def test_costs_count_the_convolutions_behind_a_layer(network_and_sample):
 PEAK = """
 import torch
 from pathlib import Path
-from deeppatch.localization.ablation import Sample, in_graph
+from deeppatch.localization.ablation import DegradedBatch, in_graph
 from deeppatch.graph.network_graph import Graph
 from deeppatch.zoo.architectures import ARCHITECTURES
 def peak():  # of this process alone: the kernel's other count, ru_maxrss, begins with its parent's
@@ -227,7 +227,7 @@ def peak():  # of this process alone: the kernel's other count, ru_maxrss, begin
     return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
 network = ARCHITECTURES["resnet20a"](10).eval()
 graph = Graph(network, torch.rand(2, 3, 32, 32))
-sample = Sample(torch.rand(100, 3, 32, 32), torch.zeros(100))
+sample = DegradedBatch(torch.rand(100, 3, 32, 32), torch.zeros(100))
 before = peak()
 with torch.inference_mode():
     edited = in_graph(graph, swap=False)(sample)

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from deeppatch.artifacts import state_digest
 from deeppatch.graph.hooks import convolutions
 from deeppatch.graph.network_graph import Graph
-from deeppatch.localization.ablation import Counts, Sample, by_hooks, count, in_graph
+from deeppatch.localization.ablation import CorrectCounts, DegradedBatch, by_hooks, count_correct, in_graph
 
 SEEDS = [0, 1, 2]
 
@@ -30,8 +30,8 @@ def score(request) -> Callable[..., dict[str, list[float]]]:
     """Score every filter by a method, with the fast engine or with the plain one."""
 
     def scored(
-        method: str, network: nn.Module, samples: list[Sample], counts: Counts | None = None,
-        keep: Callable[[Counts], object] = idle, tick: Callable[[str], object] = idle,
+        method: str, network: nn.Module, samples: list[DegradedBatch], counts: CorrectCounts | None = None,
+        keep: Callable[[CorrectCounts], object] = idle, tick: Callable[[str], object] = idle,
     ) -> dict[str, list[float]]:  # fmt: skip
         swap = method == "featswap"
         if request.param == "graph":
@@ -39,7 +39,9 @@ def score(request) -> Callable[..., dict[str, list[float]]]:
         else:
             ablation = by_hooks(network, swap=swap)
         filters = {name: range(conv.out_channels) for name, conv in convolutions(network).items()}
-        return count(samples, filters, ablation, counts or Counts(), keep, tick).scores(1 if swap else -1)
+        return count_correct(samples, filters, ablation, counts or CorrectCounts(), keep, tick).scores(
+            1 if swap else -1
+        )
 
     return scored
 
@@ -50,7 +52,7 @@ def hooks(network: nn.Module) -> int:
 
 
 @pytest.fixture(params=SEEDS)
-def case(request, tiny, images, blur) -> tuple[nn.Module, list[Sample]]:
+def case(request, tiny, images, blur) -> tuple[nn.Module, list[DegradedBatch]]:
     """A network with weights of its own and unequal batches, which it gets right where they are clean."""
     torch.manual_seed(request.param)
     for module in tiny.network.modules():
@@ -66,19 +68,19 @@ def case(request, tiny, images, blur) -> tuple[nn.Module, list[Sample]]:
         tiny.network.fc.bias -= logits.mean(0)  # otherwise one class wins everywhere
         labels = tiny.network(clean).argmax(1)
     parts = zip(degraded.split([25, 25, 10]), labels.split([25, 25, 10]), clean.split([25, 25, 10]), strict=True)
-    return tiny.network, [Sample(*part) for part in parts]
+    return tiny.network, [DegradedBatch(*part) for part in parts]
 
 
 def share_right(logits: Tensor, labels: Tensor) -> float:
     return (logits.argmax(1) == labels).double().mean().item()
 
 
-def joined(samples: list[Sample]) -> tuple[Tensor, Tensor, Tensor]:
+def joined(samples: list[DegradedBatch]) -> tuple[Tensor, Tensor, Tensor]:
     return tuple(torch.cat([getattr(s, key) for s in samples]) for key in ("degraded", "clean", "labels"))
 
 
 @torch.no_grad()
-def plain_perfloss(network: nn.Module, samples: list[Sample]) -> dict[str, list[float]]:
+def plain_perfloss(network: nn.Module, samples: list[DegradedBatch]) -> dict[str, list[float]]:
     """Zero a filter's weights and bias in a copy, and count again."""
     degraded, _, labels = joined(samples)
     before = share_right(network(degraded), labels)
@@ -113,7 +115,7 @@ def cut(network: nn.Module, x: Tensor, layer: str = "", channel: int = 0, given:
 
 
 @torch.no_grad()
-def plain_featswap(network: nn.Module, samples: list[Sample]) -> dict[str, list[float]]:
+def plain_featswap(network: nn.Module, samples: list[DegradedBatch]) -> dict[str, list[float]]:
     """Recompute the network behind every filter whose output comes from the clean images."""
     degraded, clean, labels = joined(samples)
     before = share_right(cut(network, degraded)[0], labels)
@@ -149,7 +151,7 @@ def test_batches_ticks_and_weights(case, method, score):
     assert Counter(ticks) == {name: width * len(samples) for name, width in (("conv1", 8), ("conv2", 8), ("conv3", 12))}
     assert state_digest(network.state_dict()) == before
     degraded, clean, labels = joined(samples)
-    whole = score(method, network, [Sample(degraded, labels, clean)])
+    whole = score(method, network, [DegradedBatch(degraded, labels, clean)])
     assert whole == found, "scores depend on how the images are batched"
     assert all(abs(60 * value - round(60 * value)) < 1e-9 for value in found["conv1"])
 
@@ -166,12 +168,12 @@ def test_a_network_in_training_mode_is_scored_in_eval_mode(case, method, score):
 @pytest.mark.parametrize("method", METHODS)
 def test_resumed_scores_equal_those_of_one_run(case, score, method):
     network, samples = case
-    kept: list[Counts] = []
+    kept: list[CorrectCounts] = []
     whole = score(method, network, samples, keep=lambda counts: kept.append(copy.deepcopy(counts)))
     assert len(kept) == 28 * len(samples), "every filter of every batch"
     for place in (0, 7, 27, 28, 40, 83):
         ticks: list[str] = []
-        found = score(method, network, samples, counts=Counts(**asdict(kept[place])), tick=ticks.append)
+        found = score(method, network, samples, counts=CorrectCounts(**asdict(kept[place])), tick=ticks.append)
         assert found == whole
         assert len(ticks) == 84 - place - 1, "what is counted is not counted again"
 
@@ -213,14 +215,16 @@ def test_no_hook_survives_a_network_that_fails(case, method, passes):
     network.fc = Stumbles(network.fc, passes)
     ablation = by_hooks(network, swap=method == "featswap")
     with pytest.raises(RuntimeError, match="stumbled"):
-        count(samples, {"conv1": range(8), "conv2": range(8), "conv3": range(12)}, ablation, Counts(), idle, idle)
+        count_correct(
+            samples, {"conv1": range(8), "conv2": range(8), "conv3": range(12)}, ablation, CorrectCounts(), idle, idle
+        )
     assert hooks(network) == 0
 
 
 def test_featswap_needs_clean_images(case, score):
     network, samples = case
     with pytest.raises(ValueError, match="clean"):
-        score("featswap", network, [Sample(s.degraded, s.labels) for s in samples])
+        score("featswap", network, [DegradedBatch(s.degraded, s.labels) for s in samples])
     assert hooks(network) == 0
 
 
@@ -245,15 +249,15 @@ def constant(red: float, green: float, count: int) -> Tensor:
 def test_perfloss_is_negative_where_silence_helps(score):
     # logits 1 and 5, class 0 is right three times of four: without channel 1 those three become right, the fourth wrong
     samples = [
-        Sample(constant(0, 0, 3), torch.tensor([0, 0, 0])),
-        Sample(constant(0, 0, 1), torch.tensor([1])),
+        DegradedBatch(constant(0, 0, 3), torch.tensor([0, 0, 0])),
+        DegradedBatch(constant(0, 0, 1), torch.tensor([1])),
     ]
     scores = score("perfloss", Means([1.0, 5.0]), samples)
     assert scores == {"conv": [0.0, 0.25 - 0.75]}
 
 
 def test_perfloss_is_positive_where_silence_hurts(score):
-    samples = [Sample(constant(0, 0, 4), torch.tensor([1, 1, 1, 0]))]
+    samples = [DegradedBatch(constant(0, 0, 4), torch.tensor([1, 1, 1, 0]))]
     scores = score("perfloss", Means([1.0, 5.0]), samples)
     assert scores == {"conv": [0.0, 0.75 - 0.25]}
 
@@ -261,11 +265,11 @@ def test_perfloss_is_positive_where_silence_hurts(score):
 def test_featswap_is_positive_where_the_clean_map_helps(score):
     # clean (1, 0) is class 0; degraded (1, 2) is taken for class 1, and channel 1 is to blame
     labels = torch.tensor([0, 0, 0, 1])
-    samples = [Sample(constant(1, 2, 4), labels, constant(1, 0, 4))]
+    samples = [DegradedBatch(constant(1, 2, 4), labels, constant(1, 0, 4))]
     scores = score("featswap", Means([0.0, 0.0]), samples)
     assert scores == {"conv": [0.0, 0.75 - 0.25]}
     # the other way round it hurts
-    samples = [Sample(constant(1, 0, 4), labels, constant(1, 2, 4))]
+    samples = [DegradedBatch(constant(1, 0, 4), labels, constant(1, 2, 4))]
     assert score("featswap", Means([0.0, 0.0]), samples) == {"conv": [0.0, 0.25 - 0.75]}
 
 
@@ -287,7 +291,7 @@ class Grouped(nn.Module):
 def test_grouped_convolutions_are_left_out(method, score):
     torch.manual_seed(0)
     x = torch.rand(5, 3, 8, 8)
-    found = score(method, Grouped(), [Sample(x, torch.arange(5), x.flip(0))])
+    found = score(method, Grouped(), [DegradedBatch(x, torch.arange(5), x.flip(0))])
     assert {name: len(values) for name, values in found.items()} == {"first": 4, "pointwise": 6}
 
 
@@ -307,7 +311,7 @@ def test_inplace_relu_behind_a_convolution_does_not_spoil_scores(method, seed, s
     with torch.no_grad():
         network[-1].bias -= network(clean).mean(0)
         labels = network(clean).argmax(1)
-    samples = [Sample(degraded, labels, clean)]
+    samples = [DegradedBatch(degraded, labels, clean)]
     found = score(method, network, samples)
 
     apart = copy.deepcopy(network)
@@ -329,6 +333,6 @@ def test_inplace_relu_behind_a_convolution_does_not_spoil_scores(method, seed, s
 
 def test_featswap_with_the_clean_images_for_degraded_ones_scores_nothing(case, score):
     network, samples = case
-    same = [Sample(s.clean, s.labels, s.clean) for s in samples]
+    same = [DegradedBatch(s.clean, s.labels, s.clean) for s in samples]
     found = score("featswap", network, same)
     assert all(value == 0 for values in found.values() for value in values)

@@ -9,23 +9,23 @@ from torch.nn import functional as F
 
 from deeppatch.artifacts import state_digest
 from deeppatch.graph.hooks import convolutions, hooked
-from deeppatch.localization.ablation import Sample
+from deeppatch.localization.ablation import DegradedBatch
 from deeppatch.localization.estimates import activation, taylor
 
 METHODS = {"taylor": taylor, "activation": activation}
 
 
 @pytest.fixture
-def case(tiny, images, blur) -> tuple[nn.Module, list[Sample]]:
+def case(tiny, images, blur) -> tuple[nn.Module, list[DegradedBatch]]:
     """A network in double precision, and unequal batches of blurred images with their clean versions."""
     pixels = images.pixels.float() / 255
     clean, degraded = (tiny.normalize(part).double() for part in (pixels, blur(pixels, 1)))
     parts = zip(degraded.split([25, 25, 10]), images.labels.split([25, 25, 10]), clean.split([25, 25, 10]), strict=True)
-    return tiny.network.double(), [Sample(*part) for part in parts]
+    return tiny.network.double(), [DegradedBatch(*part) for part in parts]
 
 
 @torch.no_grad()
-def loss_at(network: nn.Module, samples: list[Sample], layer: str, channel: int, factor: float) -> float:
+def loss_at(network: nn.Module, samples: list[DegradedBatch], layer: str, channel: int, factor: float) -> float:
     """Return the mean loss when a channel of a layer is multiplied by `factor`."""
 
     def scale(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ def test_activation_is_the_mean_change_behind_the_normalisation(case):
 
 def test_no_change_no_activation(case):
     network, samples = case
-    same = [Sample(s.clean, s.labels, s.clean) for s in samples]
+    same = [DegradedBatch(s.clean, s.labels, s.clean) for s in samples]
     assert {value for row in activation(network, same, lambda: None).values() for value in row} == {0.0}
 
 
@@ -77,7 +77,7 @@ def test_the_network_is_left_alone_and_batches_do_not_matter(case, method):
     assert state_digest(network.state_dict()) == before
     assert all(parameter.grad is None for parameter in network.parameters())
     assert not any(module._forward_hooks for module in network.modules())
-    whole = Sample(*(torch.cat([getattr(s, key) for s in samples]) for key in ("degraded", "labels", "clean")))
+    whole = DegradedBatch(*(torch.cat([getattr(s, key) for s in samples]) for key in ("degraded", "labels", "clean")))
     again = METHODS[method](network.train(), [whole], lambda: None)
     for name, row in scores.items():
         assert again[name] == pytest.approx(row, rel=1e-9), "or training mode does"
@@ -89,7 +89,7 @@ def test_frozen_networks_and_inplace_rectifiers_are_estimated_too():
     network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4)).double().eval()
     for parameter in network.parameters():
         parameter.requires_grad_(False)
-    samples = [Sample(torch.randn(20, 3, 9, 9).double(), torch.arange(20) % 4)]
+    samples = [DegradedBatch(torch.randn(20, 3, 9, 9).double(), torch.arange(20) % 4)]
     scores = taylor(network, samples, lambda: None)
     ahead, behind = (loss_at(network, samples, "0", 2, factor) for factor in (1 - 1e-7, 1 + 1e-7))
     assert scores["0"][2] == pytest.approx((ahead - behind) / 2e-7, rel=1e-3, abs=1e-8)
@@ -98,5 +98,5 @@ def test_frozen_networks_and_inplace_rectifiers_are_estimated_too():
 def test_activation_needs_clean_images(case):
     network, samples = case
     with pytest.raises(ValueError, match="clean"):
-        activation(network, [Sample(s.degraded, s.labels) for s in samples], lambda: None)
+        activation(network, [DegradedBatch(s.degraded, s.labels) for s in samples], lambda: None)
     assert not any(module._forward_hooks for module in network.modules())

@@ -8,7 +8,7 @@ from fractions import Fraction
 import pytest
 import torch
 
-from deeppatch.localization.ranking import Ranking, choose, cut, nearest_cut, random_ranking, rank, refine
+from deeppatch.localization.ranking import Ranking, cut, nearest_cut, random_ranking, rank, refine
 from deeppatch.localization.ratio_estimation import RATIOS
 
 SCORES = {"first": [0.3, -0.1, 0.2], "second": [0.0, 0.5]}
@@ -47,9 +47,9 @@ def test_ranking_survives_json():
 
 def test_front_and_rear_are_the_two_ends_of_the_ranking():
     ranking = ranked(8)
-    assert choose(ranking, 0.25, "front", 0) == {"conv": [6, 7]}
-    assert choose(ranking, 0.25, "rear", 0) == {"conv": [0, 1]}
-    assert choose(ranking, 1.0, "front", 0) == choose(ranking, 1.0, "rear", 0) == {"conv": list(range(8))}
+    assert ranking.choose(0.25, "front", 0) == {"conv": [6, 7]}
+    assert ranking.choose(0.25, "rear", 0) == {"conv": [0, 1]}
+    assert ranking.choose(1.0, "front", 0) == ranking.choose(1.0, "rear", 0) == {"conv": list(range(8))}
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_front_and_rear_are_the_two_ends_of_the_ranking():
 )  # fmt: skip
 @pytest.mark.parametrize("side", ["front", "rear", "random"])
 def test_floor_of_ratio_times_channels_are_chosen(ratio, width, count, side):
-    chosen = choose(ranked(width), ratio, side, seed=4)["conv"]
+    chosen = ranked(width).choose(ratio, side, seed=4)["conv"]
     assert len(chosen) == count
     assert chosen == sorted(set(chosen))
     assert set(chosen) <= set(range(width))
@@ -72,23 +72,23 @@ def test_count_is_exact_for_every_estimated_ratio_and_width():
     for ratio in (*RATIOS, 0.1, 0.25, 0.29, 0.5, 1.0):
         for width in (4, 8, 10, 16, 20, 24, 29, 32, 60, 64, 100, 116, 180, 232, 464, 512, 1024):
             count = int(Fraction(str(ratio)) * width)
-            assert len(choose(ranked(width), ratio, "front", 0).get("conv", [])) == count, (ratio, width)
+            assert len(ranked(width).choose(ratio, "front", 0).get("conv", [])) == count, (ratio, width)
 
 
 def test_layers_of_which_nothing_is_chosen_are_left_out():
     order = {"narrow": [1, 0], "wide": [3, 2, 1, 0], "narrower": [0]}
     ranking = Ranking("perfloss", {name: [0.0] * len(channels) for name, channels in order.items()}, order)
-    assert choose(ranking, 0.25, "front", 0) == {"wide": [3]}
-    assert choose(ranking, 0.24, "front", 0) == {}
-    assert list(choose(ranking, 0.5, "front", 0)) == ["narrow", "wide"]
+    assert ranking.choose(0.25, "front", 0) == {"wide": [3]}
+    assert ranking.choose(0.24, "front", 0) == {}
+    assert list(ranking.choose(0.5, "front", 0)) == ["narrow", "wide"]
 
 
 def test_random_side_repeats_and_draws_anew_for_each_layer():
     ranking = random_ranking({"a": 40, "b": 40}, seed=1)
     torch.manual_seed(1)
-    chosen = choose(ranking, 0.5, "random", seed=7)
+    chosen = ranking.choose(0.5, "random", seed=7)
     torch.manual_seed(2)
-    assert choose(ranking, 0.5, "random", seed=7) == chosen, "depends on what was drawn before"
+    assert ranking.choose(0.5, "random", seed=7) == chosen, "depends on what was drawn before"
     places = {name: sorted(ranking.order[name].index(c) for c in channels) for name, channels in chosen.items()}
     assert places["a"] != places["b"]
     assert all(max(each) >= 20 and min(each) < 20 for each in places.values()), "that is a front or a rear"
@@ -112,12 +112,12 @@ def test_random_rankings_differ_by_seed():
 
 def test_random_sides_differ_by_seed():
     ranking = ranked(40)
-    assert len({tuple(choose(ranking, 0.5, "random", seed)["conv"]) for seed in (7, 8, 9)}) == 3
+    assert len({tuple(ranking.choose(0.5, "random", seed)["conv"]) for seed in (7, 8, 9)}) == 3
 
 
 def test_unknown_side_is_refused():
     with pytest.raises(KeyError):
-        choose(ranked(8), 0.25, "middle", 0)
+        ranked(8).choose(0.25, "middle", 0)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_the_filters_nearest_the_cut(ratio, side, count, expected):
 def test_the_cut_is_where_the_choice_ends(ratio, side):
     ranking = ranked(9)
     before = ranking.order["conv"][: cut(9, ratio, side)]
-    chosen = choose(ranking, ratio, side, 0).get("conv", [])
+    chosen = ranking.choose(ratio, side, 0).get("conv", [])
     assert set(chosen) == (set(before) if side == "front" else set(range(9)) - set(before))
 
 

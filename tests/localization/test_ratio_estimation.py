@@ -9,16 +9,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from deeppatch.localization.ratio_estimation import RATIOS, estimate, summary
+from deeppatch.data.dataset import Data
+from deeppatch.localization.ranking import random_ranking
+from deeppatch.localization.ratio_estimation import RATIOS, estimate, estimate_ratio, summary
 
 
-def right(count: int, images: int = 100) -> Tensor:
-    """One level, `count` of `images` right."""
+def correct(count: int, images: int = 100) -> Tensor:
+    """One level, `count` of `images` correct."""
     return (torch.arange(images) < count).unsqueeze(0)
 
 
 def chosen_of(curve: dict[float, int]) -> float:
-    return estimate(list(curve), lambda ratio: right(curve[ratio]), {}, lambda found: None)["ratio"]
+    return estimate(list(curve), lambda ratio: correct(curve[ratio]), {}, lambda found: None)["ratio"]
 
 
 def test_ratios_are_the_published_ones():
@@ -51,7 +53,7 @@ def test_smallest_is_chosen_whatever_the_order_of_trial():
 
 def test_the_error_is_that_over_images_not_over_answers():
     """The levels of an image are not independent: two levels with the same answers halve no error."""
-    one, two = summary(right(90)), summary(right(90).expand(2, -1))
+    one, two = summary(correct(90)), summary(correct(90).expand(2, -1))
     assert two["standard_error"] == pytest.approx(one["standard_error"])
     assert one["standard_error"] == pytest.approx((0.9 * 0.1 / 99) ** 0.5)
 
@@ -75,11 +77,11 @@ def test_resumed_estimate_equals_one_run():
     kept: list[dict] = []
     tried: list[float] = []
 
-    def right_at(ratio: float) -> Tensor:
+    def correct_at(ratio: float) -> Tensor:
         tried.append(ratio)
-        return right(curve[ratio])
+        return correct(curve[ratio])
 
-    whole = estimate(list(curve), right_at, {}, lambda found: kept.append(copy.deepcopy(found)))
+    whole = estimate(list(curve), correct_at, {}, lambda found: kept.append(copy.deepcopy(found)))
     assert tried == list(curve), "every ratio is tried once, in order"
     assert [list(found) for found in kept] == [[str(r) for r in list(curve)[: n + 1]] for n in range(4)]
     assert kept[-1] == whole["curve"]
@@ -87,10 +89,36 @@ def test_resumed_estimate_equals_one_run():
         tried.clear()
         done = json.loads(json.dumps(kept[place]))
         again: list[dict] = []
-        assert estimate(list(curve), right_at, done, lambda found: again.append(copy.deepcopy(found))) == whole  # noqa: B023
+        assert estimate(list(curve), correct_at, done, lambda found: again.append(copy.deepcopy(found))) == whole  # noqa: B023
         assert tried == list(curve)[place + 1 :]
         assert again == kept[place + 1 :]
         assert done == kept[place], "the argument was changed"
     assert list(whole["curve"]) == ["0.15", "0.25", "0.35", "0.45"]
     # best 0.91, error 0.0288
     assert whole["ratio"] == 0.35
+
+
+@pytest.fixture
+def data(images) -> Data:
+    return Data(images, images, images, tuple("abcde"))
+
+
+def test_the_patch_of_each_ratio_is_compared_on_degraded_val(tiny, data, blur):
+    asked: list[dict[str, list[int]]] = []
+    drawn: list[float] = []
+
+    def train(channels: dict[str, list[int]]) -> torch.nn.Module:
+        asked.append(channels)
+        drawn.append(torch.rand(()).item())
+        return tiny
+
+    tiny.train()
+    found = estimate_ratio(tiny, data, blur, train=train, ratios=(0.5, 0.25), side="rear", seed=7, batch_size=50)
+    assert tiny.training
+    assert asked == [found.ranking.choose(ratio, "rear", 7) for ratio in (0.5, 0.25)]
+    assert found.ranking == random_ranking({"conv1": 8, "conv2": 8, "conv3": 12}, 7)
+    assert len(set(drawn)) == 1, "each training begins with the same random state"
+    predictions = [tiny.eval()(blur(data.val.pixels / 255, level)).argmax(1) for level in range(1, 7)]
+    expected = [(each == data.val.labels).double().mean().item() for each in predictions]
+    assert found.curve["0.5"]["levels"] == pytest.approx(expected)
+    assert found.ratio == 0.25, "the smaller of two that are as good"

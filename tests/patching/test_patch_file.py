@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -202,3 +203,26 @@ def test_patch_of_an_unknown_kind_is_refused(tiny, pixels):
     tensors, meta = tensors_from_bytes(patch.to_bytes(), ORIGIN)
     with pytest.raises(StaleArtifact):
         apply(tiny, Patch.from_bytes(tensors_to_bytes(tensors, {**meta, "kind": "unheard-of"}), ORIGIN), pixels)
+
+
+def test_what_a_patch_says_about_itself_survives(tiny, pixels):
+    patch, _ = trained(tiny, "replace", pixels)
+    described = dataclasses.replace(patch, about={"classes": ["a", "b"], "image_size": [12, 12], "std": [0.5]})
+    again = Patch.from_bytes(described.to_bytes(), ORIGIN)
+    assert again.about == described.about
+    assert Patch.from_bytes(patch.to_bytes(), ORIGIN).about == {}
+    meta = {"kind": "replace", "base": patch.base, "about": ["a"]}
+    with pytest.raises(StaleArtifact, match="is no patch"):
+        Patch.from_bytes(tensors_to_bytes(patch.tensors, meta), ORIGIN)
+
+
+def test_apply_returns_a_patched_copy(tiny, pixels):
+    patch, logits = trained(tiny, "crtunit", pixels)
+    before = state_digest(tiny.train().state_dict())
+    patched = dataclasses.replace(patch, about={"image_size": [12, 12]}).apply(tiny)
+    assert state_digest(tiny.state_dict()) == before
+    assert all(module.training for module in tiny.modules())
+    with torch.no_grad():
+        torch.testing.assert_close(patched(pixels), logits)
+    with pytest.raises(StaleArtifact, match="other base weights"):
+        patch.apply(patched)

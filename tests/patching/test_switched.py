@@ -13,7 +13,7 @@ from deeppatch.artifacts import state_digest
 from deeppatch.data.corruptions import SIGMAS, Blur
 from deeppatch.errors import StaleArtifact
 from deeppatch.graph.hooks import convolutions
-from deeppatch.localization.ranking import choose, random_ranking
+from deeppatch.localization.ranking import random_ranking
 from deeppatch.patching.attachment import attach
 from deeppatch.patching.patch_file import Patch, apply, extract
 from deeppatch.patching.router import FEATURES, Router
@@ -50,7 +50,7 @@ def random_patch(model: Classifier, kind: str, ratio: float, pixels: Tensor, str
     torch.manual_seed(3)
     base = state_digest(model.state_dict())
     widths = {name: conv.out_channels for name, conv in convolutions(model.network).items()}
-    channels = choose(random_ranking(widths, 1), ratio, "front", 1)
+    channels = random_ranking(widths, 1).choose(ratio, "front", 1)
     patched = copy.deepcopy(model)
     attachment = attach(patched.network, channels, kind, patched.normalize(pixels[:2]))
     for unit in attachment.units.values():

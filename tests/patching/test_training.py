@@ -12,14 +12,17 @@ from torch import Tensor, nn
 
 from deeppatch.artifacts import Checkpoint, state_digest
 from deeppatch.data import views
+from deeppatch.data.corruptions import Blur
+from deeppatch.data.dataset import Data
+from deeppatch.data.images import Images
 from deeppatch.metrics import accuracy
 from deeppatch.patching.patch_file import Patch, apply
-from deeppatch.patching.training import train_patch
+from deeppatch.patching.training import fit_patch, train_patch
 from deeppatch.patching.units import UNITS
-from deeppatch.training import History, predict
+from deeppatch.training import History, SGDSettings, predict
 
 CHANNELS = {"conv2": [1, 3, 6], "conv3": [0, 4, 5, 9]}
-SETTINGS = {"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}
+SETTINGS = SGDSettings(lr=0.05)
 KINDS = list(UNITS)
 
 
@@ -35,8 +38,9 @@ def run(tiny, images, blur) -> Callable[..., tuple[Patch, History]]:
     def train(kind: str, validate: Callable[[nn.Module], float] = honest, seed: int = 1, **more: object):
         torch.manual_seed(seed)
         example = images.pixels[:2].float() / 255
-        settings = {"channels": CHANNELS, "epochs": stream, **SETTINGS, **more}
-        return train_patch(tiny, settings.pop("channels"), kind, settings.pop("epochs"), validate, example, **settings)
+        given = {"channels": CHANNELS, "epochs": stream, "settings": SETTINGS, **more}
+        patch = fit_patch(tiny, given.pop("channels"), kind, given.pop("epochs"), validate, example, **given)
+        return patch, patch.history
 
     return train
 
@@ -160,3 +164,45 @@ def test_patch_applied_to_the_base_answers_as_it_validated(tiny, run, images, bl
     apply(tiny, patch, images.pixels[:2].float() / 255)
     val = views.append(images, blur, 128)
     assert accuracy(predict(tiny, val), val.labels) == pytest.approx(history.accuracy[history.best], abs=1.5 / 420)
+
+
+@pytest.fixture
+def data(images) -> Data:
+    return Data(images, images, images, tuple("abcde"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_train_patch_is_the_fit_on_the_same_epochs(tiny, run, data, blur, kind):
+    fitted, history = run(kind)
+    torch.manual_seed(99)
+    before = torch.get_rng_state()
+    settings = {"kind": kind, "epochs": 4, "lr": 0.05, "batch_size": 20}
+    patch = train_patch(tiny, data, blur, CHANNELS, seed=7, **settings)
+    assert torch.equal(torch.get_rng_state(), before), "the caller's random state is restored"
+    assert patch.to_bytes() == train_patch(tiny, data, blur, CHANNELS, seed=7, **settings).to_bytes()
+    torch.manual_seed(1)
+    patch = train_patch(tiny, data, blur, CHANNELS, seed=7, reseed=False, **settings)
+    assert patch.history == history
+    assert all(torch.equal(patch.tensors[key], value) for key, value in fitted.tensors.items())
+    assert patch.about["classes"] == list("abcde")
+    assert patch.about["image_size"] == [12, 12]
+    assert patch.about["mean"] == pytest.approx([0.4, 0.5, 0.6])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_module_with_images_that_are_not_square_is_patched(kind):
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 4, 3), nn.ReLU()]
+    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    before = state_digest(model.state_dict())
+    images = Images(torch.randint(0, 256, (23, 3, 10, 14), dtype=torch.uint8), torch.arange(23) % 3)
+    data = Data(images, images, images, ("a", "b", "c"))
+    blur = Blur((1.0,), 10, 14, torch.device("cpu"))
+    patch = train_patch(model, data, blur, {"0": [1, 4], "3": [2]}, kind=kind, epochs=2, lr=0.1, batch_size=9)
+    assert all(module.training for module in model.modules())
+    patched = patch.apply(model)
+    assert state_digest(model.state_dict()) == before
+    assert not any(module.training for module in patched.modules())
+    view = views.append(images, blur, 23)
+    assert accuracy(predict(patched, view), view.labels) == pytest.approx(max(patch.history.accuracy), abs=1.5 / 46)
+    assert set(patch.about) == {"classes", "image_size"}

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deeppatch.artifacts import state_digest
+from deeppatch.patching import names
 from deeppatch.patching.units import UNITS, CorrectedConv2d, ReplacedConv2d
 
 CHANNELS = [1, 4, 5]
@@ -215,3 +216,8 @@ def test_unit_leaves_the_original_convolution_alone(kind):
             parameter.add_(1)
     assert all(torch.equal(value, before[key]) for key, value in conv.state_dict().items())
     assert not any("channels" in key for key in unit.state_dict()), "places are kept by the patch file"
+
+
+def test_names_are_those_of_the_registry():
+    assert tuple(UNITS) == names.UNITS
+    assert all(UNITS[kind].kind == kind for kind in names.UNITS)

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from deeppatch.artifacts import Checkpoint, state_digest, tensors_to_bytes
 from deeppatch.data import views
+from deeppatch.data.dataset import Data
 from deeppatch.metrics import accuracy
-from deeppatch.retrain.finetune import finetune
-from deeppatch.training import History, predict
+from deeppatch.retrain.finetune import finetune, fit_all
+from deeppatch.training import History, SGDSettings, predict
 
-SETTINGS = {"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}
+SETTINGS = SGDSettings(lr=0.05)
 
 
 @pytest.fixture
@@ -34,8 +35,8 @@ def run(tiny, images, blur) -> Callable[..., tuple[nn.Module, History]]:
         validate: Callable[[nn.Module], float] = honest, seed: int = 1, **more: object
     ) -> tuple[nn.Module, History]:
         torch.manual_seed(seed)
-        settings = {"epochs": stream, **SETTINGS, **more}
-        return finetune(tiny, settings.pop("epochs"), validate, **settings)
+        given = {"epochs": stream, "settings": SETTINGS, **more}
+        return fit_all(tiny, given.pop("epochs"), validate, **given)
 
     return train
 
@@ -135,3 +136,18 @@ def test_interrupted_and_resumed_training_gives_the_same_bytes(run, tmp_path: Pa
 def test_training_draws_random_numbers(run):
     """Else the resumed run would say nothing about random states."""
     assert content(run(seed=2)[0]) != content(run(seed=1)[0])
+
+
+def test_finetune_is_the_fit_on_the_same_epochs(tiny, run, images, blur):
+    fitted, history = run()
+    data = Data(images, images, images, tuple("abcde"))
+    torch.manual_seed(99)
+    before = torch.get_rng_state()
+    settings = {"epochs": 4, "lr": 0.05, "batch_size": 20, "seed": 7}
+    tuned = finetune(tiny, data, blur, **settings)
+    assert torch.equal(torch.get_rng_state(), before), "the caller's random state is restored"
+    assert content(finetune(tiny, data, blur, **settings)) == content(tuned)
+    torch.manual_seed(1)
+    tuned = finetune(tiny, data, blur, reseed=False, **settings)
+    assert content(tuned) == content(fitted)
+    assert tuned.history == history

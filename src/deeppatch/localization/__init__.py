@@ -1,1 +1,1 @@
-"""Rank the filters of every convolution by how much they are to blame for failures on degraded data."""
+"""Rank the filters of every convolution by how far they cause failures on degraded images."""

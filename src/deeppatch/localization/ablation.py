@@ -1,4 +1,4 @@
-"""Score every filter exactly: what the network still gets right on degraded images when one channel is edited."""
+"""Count the degraded images that a network classifies correctly when one of its channels is edited."""
 
 from __future__ import annotations
 

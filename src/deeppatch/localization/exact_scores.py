@@ -29,8 +29,8 @@ from deeppatch.progress import counting, info
 class ExactScorer:
     """A method that edits each filter in turn and measures the change of accuracy on degraded images.
 
-    With `paired` the filter's clean map replaces its degraded one; otherwise the filter is set to zero. The score is the
-    change of accuracy times `sign`; `descending` tells whether filters with the highest scores are suspicious.
+    With `paired` the filter's clean map replaces its degraded one; otherwise the filter is set to zero. The score is
+    the change of accuracy times `sign`; `descending` tells whether filters with the highest scores are suspicious.
     """
 
     method: str
@@ -47,19 +47,19 @@ class ExactScorer:
         size = run.images_at_a_time(engine.bytes_an_image)
         view = run.view(size, paired=self.paired)
         counts = CorrectCounts(**(run.saved() or {}))
-        number = sum(map(len, filters.values()))
+        total = sum(map(len, filters.values()))
         info(
-            f"ablating {number} filters in {len(filters)} layers, {len(view.labels)} degraded val images each, "
+            f"ablating {total} filters in {len(filters)} layers, {len(view.labels)} degraded val images each, "
             f"{size} at a time"
         )
-        if not number:
+        if not total:
             return {name: [] for name in filters}
-        mean = sum(len(channels) * engine.costs[name] for name, channels in filters.items()) / number
+        mean = sum(len(channels) * engine.costs[name] for name, channels in filters.items()) / total
         # progress counts average filters, and one rank reports for all
         weights = {name: cost / mean for name, cost in engine.costs.items()}
-        done = counts.batches * number + sum(len(row) * weights[name] for name, row in counts.current.items())
+        done = counts.batches * total + sum(len(row) * weights[name] for name, row in counts.current.items())
         keep = run.saver(lambda: dataclasses.asdict(counts))
-        with counting(len(view) * number, self.method, done) as tick:
+        with counting(len(view) * total, self.method, done) as tick:
             count_correct(
                 run.batches(view, paired=self.paired),
                 filters,

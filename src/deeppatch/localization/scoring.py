@@ -1,4 +1,4 @@
-"""Rank the filters of a classifier by how much they are to blame for its failures on degraded images."""
+"""Rank the filters of a classifier by how far they cause its failures on degraded images."""
 
 from __future__ import annotations
 

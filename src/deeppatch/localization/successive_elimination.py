@@ -147,8 +147,8 @@ def eliminate(
         tick: Receives the layer's name after each filter.
         costs: The relative cost of a filter in each layer; equal for all where it is not given.
     """
-    for number, batch in enumerate(batches, 1):
-        if number <= elimination.batches:
+    for index, batch in enumerate(batches):
+        if index < elimination.batches:
             continue
         if not any(len(layer.active) for layer in elimination.layers.values()):
             return
@@ -162,6 +162,6 @@ def eliminate(
                 layer.record(torch.stack(answers), unedited)
         del edited, evaluate  # frees the maps before those of the next batch are computed
         elimination.images += len(batch.labels)
-        elimination.batches, elimination.current = number, {}
+        elimination.batches, elimination.current = index + 1, {}
         for layer in elimination.layers.values():
             layer.decide(delta, (images - elimination.images) / len(batch.labels))

@@ -14,9 +14,18 @@ from deeppatch.patching.units import UNITS, Unit
 
 @dataclass(frozen=True)
 class Attachment:
-    """Units and normalisations that stand in a network in place of its own; `order` is the order of execution.
+    """Units and normalisations that are attached to a network, each in place of one of its own modules.
 
-    The network's own modules are kept aside untouched, so `remove` gives back the base bit for bit.
+    The network's own modules are kept unchanged in `own`, so `remove` restores the network bit for bit.
+
+    Example:
+        >>> network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+        >>> attachment = attach(network, {"0": [1, 2]}, "replace", torch.rand(2, 3, 8, 8))
+        >>> [tuple(parameter.shape) for parameter in attachment.parameters()]
+        [(2, 3, 3, 3)]
+        >>> attachment.remove()
+        >>> network[0]
+        Conv2d(3, 4, kernel_size=(3, 3), stride=(1, 1))
     """
 
     network: nn.Module
@@ -27,7 +36,7 @@ class Attachment:
     trained_before: list[nn.Parameter]
 
     def parameters(self) -> list[nn.Parameter]:
-        """Return the new parameters, the only ones that are trained."""
+        """Return the new parameters, which are the only ones to train."""
         return [parameter for unit in self.units.values() for parameter in _new_module(unit)]
 
     def enter_training(self) -> None:

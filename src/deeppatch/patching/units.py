@@ -1,4 +1,4 @@
-"""What takes the place of a convolution: some filters replaced, or some of its output channels corrected."""
+"""Modules that replace a convolution: with some new filters, or with some of its output channels corrected."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ReplacedConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C_in, H, W) to (N, C_out, H', W'), as the original convolution does."""
-        # in place on a copy, because index_copy alone forgets the memory layout, and all that follows would too
+        # in place on a copy, because index_copy by itself loses the memory layout, and later operations would too
         weight = self.original.weight.detach().clone().index_copy_(0, self.channels, self.rows)
         return self.original._conv_forward(x, weight, _bias_without(self.original, self.channels))
 

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from deeppatch.zoo.classifier import Classifier
 
 STAGE = "assess"
-DESCRIPTION = "Assess: rank the filters of every convolution by how much they are to blame on degraded images."
+DESCRIPTION = "Assess: rank the filters of every convolution by how far they cause failures on degraded images."
 EXAMPLE = "-m resnet32 -d cifar10 -f perfloss"
 RANKS = True
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(RepairOptions):
-    """What assess is told: MiB for maps, filters to refine, and the error probability of an elimination."""
+    """The options of assess: MiB for maps, filters to refine, and the error probability of an elimination."""
 
     mem: int = 2048
     refine: int = 0

@@ -20,7 +20,7 @@ RANKS = True
 
 @dataclass(frozen=True, kw_only=True)
 class Options(RepairOptions):
-    """What correct is told: nothing beside what DeepPatch's stages share."""
+    """The options of correct: only those that DeepPatch's stages share."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
