@@ -53,6 +53,7 @@ class Contradictions(UserError):
 
 
 def closest(word: str, known: Iterable[str]) -> str:
-    """Return ` (did you mean X?)` for the one of `known` that resembles a mistyped word most, or nothing."""
-    found = difflib.get_close_matches(word, known, 1)
-    return f" (did you mean {found[0]}?)" if found else ""
+    """Return ` (did you mean X?)` for the one of `known` that a mistyped word clearly resembles, or nothing."""
+    names = {name.lstrip("-").lower(): name for name in known}
+    found = difflib.get_close_matches(word.lstrip("-").lower(), names, 1, 0.7)
+    return f" (did you mean {names[found[0]]}?)" if found else ""

@@ -100,13 +100,13 @@ def test_a_mistake_of_ours_keeps_its_traceback(torchrun):
 )
 def test_the_command_that_goes_on(monkeypatch, command, here, ranks, want):
     set_ranks(monkeypatch, here, ranks)
-    assert launch.again(command) == want
+    assert launch.resume_command(command) == want
 
 
 def test_sigterm_is_heard_while_the_main_thread_is_blocked():
     code = (
         "import ctypes, sys; sys.path.append(sys.argv[1]); from deeppatch.distributed import launch\n"
-        "with launch._told_to_end(lambda: launch._say('last words\\n')):\n"
+        "with launch._exit_on_sigterm(lambda: launch._write_stderr('last words\\n')):\n"
         "    system, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(128)\n"
         "    system.pthread_mutex_lock(mutex); print('ready', flush=True)\n"
         "    system.pthread_mutex_lock(mutex)  # waits for ever, and no signal interrupts it\n"

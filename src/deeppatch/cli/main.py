@@ -1,4 +1,4 @@
-"""The entrance: which command a script or a stage's name stands for, and how a mistake ends it."""
+"""Entry points of the command line: which command a script or a stage's name runs, and how errors are reported."""
 
 from __future__ import annotations
 

@@ -61,13 +61,13 @@ def parse(module: ModuleType, arguments: Sequence[str], prefix: str) -> Any:
     if hasattr(module, "preset"):
         parser.set_defaults(**module.preset(given))
         given = parser.parse_args(words)
-    values = {
-        **vars(given),
+    values = dict(vars(given))
+    own = values.pop("problems", None)  # of a stage that has no Options yet
+    values |= {
         "prefix": prefix,
         "command": f"{parser.prog} {shlex.join(arguments)}".strip(),
-        "defaults": {name: parser.get_default(name) for name in vars(given)},
+        "defaults": {name: parser.get_default(name) for name in values},
     }
-    own = values.pop("problems", None)  # of a stage that has no Options yet
     if hasattr(module, "Options"):
         options, own = module.Options(**values), getattr(module, "problems", None)
     else:

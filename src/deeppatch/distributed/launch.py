@@ -19,11 +19,11 @@ from deeppatch.errors import RankLost, UserError
 
 def asked_ranks() -> int:
     """Return how many processes torchrun was asked for; 1 where there is no torchrun."""
-    told = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
-    return int(os.environ["WORLD_SIZE"]) if told <= os.environ.keys() else 1
+    given = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
+    return int(os.environ["WORLD_SIZE"]) if given <= os.environ.keys() else 1
 
 
-def again(command: str) -> str:
+def resume_command(command: str) -> str:
     """Return how torchrun continues `command` (`python SCRIPT ...` or an installed one) with as many processes."""
     here = int(os.environ["LOCAL_WORLD_SIZE"])
     if asked_ranks() > here:
@@ -37,8 +37,8 @@ def again(command: str) -> str:
 def together(command: str) -> Iterator[None]:
     """Join the other ranks for a block; without torchrun, or with one process, nothing is done.
 
-    Rank 0 alone prints. When a rank ends before its time the others raise RankLost, or are ended, and one of them says
-    how `command` goes on. Of a mistake that all ranks meet, one speaks; the others exit silently.
+    Only rank 0 prints. When a rank ends too early the others raise RankLost, or are ended, and one of them reports how
+    to resume `command`. An error that all ranks meet is reported by one; the others exit silently.
     """
     if asked_ranks() == 1:
         yield
@@ -46,35 +46,35 @@ def together(command: str) -> Iterator[None]:
     from deeppatch.distributed import ranks
 
     store = ranks.join()
-    key = f"deeppatch/said/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    key = f"deeppatch/reported/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
 
-    def speaks() -> bool:
+    def reports_first() -> bool:
         try:
             return bool(store.add(key, 1) == 1)
         except RuntimeError:  # the store went with the machine that held it
             return True
 
-    lost = f"a process of this run has ended; finished work is kept, go on with: {again(command)}"
-    with _told_to_end(lambda: _say(f"error: {lost}\n") if speaks() else None):
+    lost = f"a process of this run has ended; finished work is kept, go on with: {resume_command(command)}"
+    with _exit_on_sigterm(lambda: _write_stderr(f"error: {lost}\n") if reports_first() else None):
         try:
-            with _one_voice():
+            with _only_rank0_prints():
                 yield
                 ranks.leave()
         except RuntimeError as error:
-            known = ranks.tells_of_a_lost_rank(error)
-            if not speaks() and known:
+            known = ranks.is_lost_rank(error)
+            if not reports_first() and known:
                 raise SystemExit(2) from None
             if not known:
                 raise
             raise RankLost(lost) from error
         except (UserError, OSError, KeyboardInterrupt) as error:
-            if not speaks():
+            if not reports_first():
                 raise SystemExit(130 if isinstance(error, KeyboardInterrupt) else 2) from None
             raise
 
 
 @contextmanager
-def _one_voice() -> Iterator[None]:
+def _only_rank0_prints() -> Iterator[None]:
     from deeppatch import runtime
 
     if runtime.rank() == 0:
@@ -89,31 +89,31 @@ def _one_voice() -> Iterator[None]:
 
 
 @contextmanager
-def _told_to_end(last_words: Callable[[], object]) -> Iterator[None]:
-    """End this process when SIGTERM comes, though a collective may block the main thread: torchrun ends survivors so.
+def _exit_on_sigterm(report: Callable[[], object]) -> Iterator[None]:
+    """Call `report` and end this process when SIGTERM comes, though a collective may block the main thread.
 
-    Python runs a signal's handler in the main thread, when that returns to Python; a thread that reads the wakeup file
-    hears at once.
+    torchrun ends the remaining ranks with SIGTERM. Python runs a signal's handler in the main thread, when that returns
+    to Python; a thread that reads the wakeup descriptor is told at once.
     """
-    ears, mouth = socket.socketpair()
-    mouth.setblocking(False)
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
 
     def listen() -> None:
-        while heard := ears.recv(1):
-            if heard[0] == signal.SIGTERM:
-                last_words()
+        while received := reader.recv(1):
+            if received[0] == signal.SIGTERM:
+                report()
                 os._exit(1)
 
     before = signal.signal(signal.SIGTERM, lambda *_: None)
-    descriptor = signal.set_wakeup_fd(mouth.fileno(), warn_on_full_buffer=False)
+    descriptor = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     threading.Thread(target=listen, daemon=True).start()
     try:
         yield
     finally:
         signal.set_wakeup_fd(descriptor)
         signal.signal(signal.SIGTERM, before)
-        mouth.close()
+        writer.close()
 
 
-def _say(message: str) -> None:
+def _write_stderr(message: str) -> None:
     os.write(2, message.encode())

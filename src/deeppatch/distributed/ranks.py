@@ -28,11 +28,11 @@ def join() -> dist.Store:
 
 
 def leave() -> None:
-    """Part from the other ranks."""
+    """Leave the group of ranks."""
     dist.destroy_process_group()
 
 
-def tells_of_a_lost_rank(error: RuntimeError) -> bool:
+def is_lost_rank(error: RuntimeError) -> bool:
     """Tell whether a collective failed, as it does when another rank has ended."""
     text = str(error).lower()
     return isinstance(error, dist.DistError) or any(name in text for name in ("gloo", "nccl", "closed by peer"))
@@ -44,7 +44,7 @@ def part_of(count: int, which: int, of: int) -> slice:
 
 
 def broadcast_from_rank0(call: Callable[[], Value]) -> Value:
-    """Return what `call` returns on rank 0, on every rank; it is called there alone."""
+    """Return what `call` returns on rank 0, on every rank; it is called only there."""
     if ranks() == 1:
         return call()
     found = [call() if rank() == 0 else None]
