@@ -26,9 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HEAVY = {"torch", "torchvision", "numpy", "pandas", "sklearn", "scipy", "matplotlib", "tqdm", "safetensors"}
 SECONDS = 0.7
 # stages whose command.py still imports what computes
-NOT_YET = {
-    "influence", "decompose", "modularize", "compose", "annotate", "relearn",
-}  # fmt: skip
+NOT_YET = {"influence", "decompose", "modularize", "compose", "annotate", "relearn"}
 STAGES = [stage for stage in SCRIPTS if stage not in NOT_YET]
 # what a stage cannot do without
 NEEDED = {"decompose": ["finetune"], "annotate": ["--bias", "B"], "relearn": ["--bias", "B"]}
