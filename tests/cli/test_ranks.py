@@ -113,7 +113,7 @@ def test_a_ranking_whose_rank_is_killed_goes_on_to_the_same_bytes(pretrained, ch
     assert pretrained.files(stage) == {"checkpoint.pt"}
     content = (pretrained.at(stage) / "checkpoint.pt").read_bytes()[32:]  # behind its digest
     state = torch.load(io.BytesIO(content), weights_only=True)["state"]
-    assert any(state["right_now"].values()), "what was found in the middle of a batch is kept"
+    assert any(state["current"].values()), "what was found in the middle of a batch is kept"
 
     launcher = torchrun(pretrained, f"{line} -r")
     _out, err = launcher.communicate(timeout=300)
