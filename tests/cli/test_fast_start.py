@@ -26,20 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HEAVY = {"torch", "torchvision", "numpy", "pandas", "sklearn", "scipy", "matplotlib", "tqdm", "safetensors"}
 SECONDS = 0.7
 # stages whose command.py still imports what computes
-NOT_YET = {"influence", "decompose", "modularize", "compose", "annotate", "relearn"}
-STAGES = [stage for stage in SCRIPTS if stage not in NOT_YET]
-# what a stage cannot do without
-NEEDED = {"decompose": ["finetune"], "annotate": ["--bias", "B"], "relearn": ["--bias", "B"]}
-MISTAKES = {
-    "--nonsense": "unrecognized arguments: --nonsense",
-    "--version=1": "argument --version: ignored explicit argument",
-    "-m resnt32": "argument -m/--model: invalid choice: resnt32 (did you mean resnet32",
-    "-d cifar100x": "-d cifar100x: unknown data set (did you mean cifar100?); choose from digits, ",
-    "-d digits-mix": "-d digits-mix: name the class to correct, digits-mix:0 to digits-mix:4",
-    "-d folder:nowhere": "nowhere/train is missing; an image folder is laid out as nowhere/{train,test}/CLASS/IMAGE",
-    "--weights nowhere.pt": "nowhere.pt: No such file or directory; check the path",
-    "--limit 0 --seed -1": "--limit 0: give at least 1 image, or leave it out for all; --seed -1: ",
-}
+NOT_YET: set[str] = set()
 MODULES = {stage: importlib.import_module(f"deeppatch.cli.{stage}.command") for stage in SCRIPTS}
 TYPED = [stage for stage, module in MODULES.items() if hasattr(module, "Options")]
 
