@@ -45,19 +45,19 @@ def waves_bench(tmp_path_factory, waves, new_bench):
 
 
 def selection_of(bench, folder: str) -> Selection:
-    path = bench.root / folder / "selection.safetensors"
+    path = bench.at(folder) / "selection.safetensors"
     return selection_from_bytes(path.read_bytes(), path)
 
 
 def rows_of(bench, folder: str) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO((bench.root / folder / "selection.csv").read_text())))
+    return list(csv.DictReader(io.StringIO((bench.at(folder) / "selection.csv").read_text())))
 
 
 def test_pretrain_leaves_the_split_beside_the_biased_model(waves_bench):
     assert "split.safetensors" in waves_bench.files("pretrain-biasB")
     assert "split.safetensors" not in waves_bench.files("pretrain")
     source = sources.load(f"folder:{waves_bench.data}", waves_bench.data, 2021)
-    path = waves_bench.root / "pretrain-biasB" / "split.safetensors"
+    path = waves_bench.at("pretrain-biasB") / "split.safetensors"
     parts = biased_split.partition_from_bytes(path.read_bytes(), path)
     again = biased_split.partition(source, "B", 2021)
     assert all(torch.equal(getattr(parts, name), getattr(again, name)) for name in ("train", "val", "test", "pool"))
@@ -119,13 +119,13 @@ def test_images_without_labels_get_a_table_to_fill_in_and_a_sheet(waves_bench):
     assert [row["file"] for row in rows] == [names[place] for place in found.bought.tolist()]
     assert found.labels.tolist() == [-1] * 6
     assert waves_bench.json(f"{folder}/selection.json")["diagnostics"] is None
-    page = (waves_bench.root / folder / "contact.html").read_text()
+    page = (waves_bench.at(folder) / "contact.html").read_text()
     assert page.count("<figure>") == 6
     assert all(row["file"] in page for row in rows)
 
 
 def filled(bench, folder: str, label: str = "class1") -> bytes:
-    path = bench.root / folder / "selection.csv"
+    path = bench.at(folder) / "selection.csv"
     table = pd.read_csv(path, dtype=str)
     table["label"] = label
     table.to_csv(path, index=False)
@@ -138,7 +138,7 @@ def test_labels_that_a_person_gave_are_read_and_never_written_over(waves_bench, 
     bench.ran(line)
     bench.ran(line)  # an empty table may be made again
     content = filled(bench, folder)
-    path = bench.root / folder / "selection.csv"
+    path = bench.at(folder) / "selection.csv"
     files = [row["file"] for row in rows_of(bench, folder)]
     assert read_labels(content, path, files, ("class0", "class1", "class2")).tolist() == [1] * 6
     for again in (line, f"{line} -r"):
@@ -161,14 +161,14 @@ def test_an_encoder_is_trained_once_and_its_name_is_told(waves_bench, new_bench,
     before = bench.hashes(folder)
     again = bench.ran(line).out
     assert "encoder, epoch" not in again
-    assert f"inherited {bench.root / kept.copy().pop()}" in again
+    assert f"inherited {bench.at(kept).copy().pop()}" in again
     assert bench.hashes(folder) == before
     told = bench.json(f"{folder}/selection.json")
     assert told["features"] == "ssl"
     assert told["encoder"]["encoder"] == "resnet8"
     assert told["encoder"]["images"] == 33 + 105, "no val and no test image"
     assert f"{told['encoder']['knn_accuracy_on_val_percent']} % of val images are of their class" in again
-    path = bench.root / kept.pop()
+    path = bench.at(kept.pop())
     whole = path.read_bytes()
     for damaged in (b"damaged", whole[:-1] + bytes([whole[-1] ^ 1])):
         path.write_bytes(damaged)
@@ -176,7 +176,7 @@ def test_an_encoder_is_trained_once_and_its_name_is_told(waves_bench, new_bench,
         assert f"{path} is damaged; computing it again" in said
         assert "encoder, epoch 2" in said
         assert bench.hashes(folder) == before
-    assert not list((bench.root / folder).glob("checkpoint*"))
+    assert not list((bench.at(folder)).glob("checkpoint*"))
 
 
 def test_an_encoder_whose_training_was_interrupted_goes_on_to_the_same_bytes(waves_bench, tmp_path, monkeypatch):
@@ -188,7 +188,7 @@ def test_an_encoder_whose_training_was_interrupted_goes_on_to_the_same_bytes(wav
         patch.setattr(encoder_training, "neighbours_accuracy", lambda *_given: next(calls))  # stops in the second epoch
         with pytest.raises(StopIteration):
             benches[1].run(line)
-    (left,) = benches[1].root.glob("annotate-*")
+    (left,) = benches[1].root.glob(".annotate-*.unfinished")
     assert [path.name for path in left.iterdir()] == ["checkpoint.pt"]
     assert "encoder: resumed after epoch 1" in benches[1].ran(f"{line} -r").out
     assert benches[1].hashes() == benches[0].hashes()
@@ -266,7 +266,7 @@ def test_the_base_that_is_missing_is_made_by_the_command_that_is_told(waves_benc
 
 def test_a_model_of_another_cut_is_refused_for_it_may_have_seen_the_pool(waves_bench, tmp_path):
     bench = waves_bench.copy(tmp_path / "output", "pretrain-biasB")
-    weights = bench.root / "pretrain-biasB" / "weights.safetensors"
+    weights = bench.at("pretrain-biasB") / "weights.safetensors"
     bench.ran(f"annotate {BIASED} --method random --weights {weights}")
     line = bench.refused(f"annotate {BIASED} --method random --seed 5 --weights {weights}")
     assert f"{weights.parent / 'split.safetensors'} cuts" in line
@@ -292,7 +292,7 @@ def test_large_photographs_are_shown_larger_than_the_network_sees_them(new_bench
     for number in range(6):
         Image.effect_noise((300, 200), 40).convert("RGB").save(bench.data / "pool" / f"photo {number}.JPG")
     bench.ran("annotate --method random --budget 2 --limit 5")
-    page = (bench.root / "annotate-random-budget2-limit5" / "contact.html").read_text()
+    page = (bench.at("annotate-random-budget2-limit5") / "contact.html").read_text()
     assert page.count("data:image/jpeg") == 2
     assert selection_of(bench, "annotate-random-budget2-limit5").facts["pool"] == 5
 

@@ -64,7 +64,7 @@ def refuse(fresh):
 def test_each_command_leaves_exactly_these_files(heads):
     left = {name: heads.files(name) for name in CHAIN}
     assert left == {name: files for name, (_line, files) in CHAIN.items()}
-    assert {path.name for path in heads.root.iterdir()} == {
+    assert heads.names() == {
         *CHAIN, "pretrain", "features", *(f"influence-k{k}" for k in KS[1:])
     }  # fmt: skip
     assert all(heads.files(f"influence-k{k}") == INFLUENCE for k in KS[1:])
@@ -75,7 +75,7 @@ def test_indices_are_in_the_published_form(heads):
         sets = heads.json(f"{name}/indices.json")
         assert list(sets) == ["0", "1", "2"]
         assert all(len(set(row)) == k and set(row) <= set(range(64)) for row in sets.values())
-        table = pd.read_csv(heads.root / name / "influence.csv")
+        table = pd.read_csv(heads.at(name) / "influence.csv")
         assert len(table) == 3 * 64
         chosen = table[table["rank"] > 0].sort_values(["class", "rank"])
         assert chosen["feature"].tolist() == [feature for row in sets.values() for feature in row]
@@ -111,21 +111,21 @@ def test_mutual_information_is_that_of_the_sets(heads):
 
 def test_essential_counts_by_class_add_up(heads):
     measured = heads.json("decompose-essential/essential.json")["sets"]["influence, k=5"]
-    rows = pd.read_csv(heads.root / "decompose-essential" / "essential.csv")
+    rows = pd.read_csv(heads.at("decompose-essential") / "essential.csv")
     assert rows["images"].tolist() == [8, 8, 8]
     assert 100 * rows["whole"].sum() / 24 == pytest.approx(measured["whole"])
     assert 100 * rows["noise_at"].sum() / 24 == pytest.approx(measured["noise_at"], rel=1e-4)
 
 
 def test_fine_tuning_trains_the_head_or_everything(heads):
-    base = safetensors.torch.load_file(heads.root / "pretrain" / "weights.safetensors")
+    base = safetensors.torch.load_file(heads.at("pretrain") / "weights.safetensors")
     for name, moved in (("decompose-finetune", True), ("decompose-finetune-head", False)):
-        tuned = safetensors.torch.load_file(heads.root / name / "weights.safetensors")
+        tuned = safetensors.torch.load_file(heads.at(name) / "weights.safetensors")
         assert tuned["network.fc.weight"].shape == (3, 5)
         kept = base["network.fc.weight"].gather(1, tuned["network.fc.indices"])
         assert not torch.equal(tuned["network.fc.weight"], kept)
         assert torch.equal(tuned["network.conv1.weight"], base["network.conv1.weight"]) is not moved
-        history = pd.read_csv(heads.root / name / "history.csv")
+        history = pd.read_csv(heads.at(name) / "history.csv")
         best = history[history["best"]]["test_accuracy_percent"].item()
         assert heads.json(f"{name}/metrics.json")["test_accuracy_percent"]["best_epoch"] == pytest.approx(
             best, abs=1e-3
@@ -161,10 +161,10 @@ def test_given_files_are_judged_side_by_side(fresh):
 
 
 def test_influence_compares_with_a_given_file(fresh):
-    said = fresh.ran(f"influence -k 5 --compare {fresh.root}/influence/indices.json").out
+    said = fresh.ran(f"influence -k 5 --compare {fresh.at('influence')}/indices.json").out
     assert "k = 5: in common with indices.json, by class: 5 5 5" in said
     assert fresh.json("influence/influence.json")["compared"] == {"indices.json": [5, 5, 5]}
-    line = fresh.refused(f"influence -k 10 --compare {fresh.root}/influence/indices.json")
+    line = fresh.refused(f"influence -k 10 --compare {fresh.at('influence')}/indices.json")
     assert line.endswith("has another k; add it to -k")
 
 
@@ -181,7 +181,7 @@ def test_features_of_cropped_and_mirrored_images_have_folders_of_their_own(fresh
 
 
 def test_gates_are_compared_on_their_own_network(fresh):
-    base = safetensors.torch.load_file(fresh.root / "pretrain" / "weights.safetensors")
+    base = safetensors.torch.load_file(fresh.at("pretrain") / "weights.safetensors")
     state = {k.removeprefix("network."): v for k, v in base.items() if k.startswith("network.")}
     state |= {"csg": torch.rand(3, 64, generator=torch.Generator().manual_seed(1))}
     path = fresh.output / "csg.pth"
@@ -194,7 +194,7 @@ def test_gates_are_compared_on_their_own_network(fresh):
     sets = fresh.json("decompose-essential/essential.json")["sets"]
     assert len({row["whole"] for row in sets.values()}) == 1, "here its network is the base"
     assert len(sets) == 3
-    assert "holds no gates" in fresh.refused(f"decompose essential --csg {fresh.root}/pretrain/weights.safetensors")
+    assert "holds no gates" in fresh.refused(f"decompose essential --csg {fresh.at('pretrain')}/weights.safetensors")
 
 
 @pytest.mark.parametrize(

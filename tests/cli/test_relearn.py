@@ -61,7 +61,7 @@ def fresh(repaired, tmp_path):
 
 
 def row(bench, name: str) -> dict:
-    (found,) = pd.read_csv(bench.root / FOLDERS[name] / "row.csv").to_dict("records")
+    (found,) = pd.read_csv(bench.at(FOLDERS[name]) / "row.csv").to_dict("records")
     return found
 
 
@@ -72,7 +72,7 @@ def test_each_run_leaves_exactly_these_files(repaired, name):
 
 @pytest.mark.parametrize("name", LINES)
 def test_the_headline_is_the_last_epoch_and_before_is_the_fine_tuned_model(repaired, name):
-    found, history = row(repaired, name), pd.read_csv(repaired.root / FOLDERS[name] / "history.csv")
+    found, history = row(repaired, name), pd.read_csv(repaired.at(FOLDERS[name]) / "history.csv")
     assert found["last_percent"] == pytest.approx(history["test_percent"].iloc[-1], abs=1e-3)
     assert found["gained_points"] == pytest.approx(found["last_percent"] - found["finetuned_percent"], abs=1e-3)
     assert found["fixed"] - found["broken"] == round(found["gained_points"] * found["test_images"] / 100)
@@ -83,7 +83,7 @@ def test_the_headline_is_the_last_epoch_and_before_is_the_fine_tuned_model(repai
 
 
 def test_raw_is_the_accuracy_that_pretrain_measured_and_before_that_of_the_kept_start(repaired):
-    (kept,) = (repaired.root / "relearn-start").iterdir()
+    (kept,) = (repaired.at("relearn-start")).iterdir()
     model = Classifier(ARCHITECTURES["resnet8"](3), [0.0] * 3, [1.0] * 3)
     model.load_state_dict(safetensors.torch.load_file(kept))
     source = sources.load(f"folder:{repaired.data}", repaired.data, 2021)
@@ -97,9 +97,9 @@ def test_raw_is_the_accuracy_that_pretrain_measured_and_before_that_of_the_kept_
 
 
 def test_every_run_starts_from_the_same_fine_tuned_model_which_is_trained_once(repaired, fresh, monkeypatch):
-    (kept,) = (repaired.root / "relearn-start").iterdir()
+    (kept,) = (repaired.at("relearn-start")).iterdir()
     assert len({row(repaired, name)["finetuned_percent"] for name in LINES}) == 1
-    base = safetensors.torch.load_file(repaired.root / "pretrain-biasB" / "weights.safetensors")
+    base = safetensors.torch.load_file(repaired.at("pretrain-biasB") / "weights.safetensors")
     start = safetensors.torch.load_file(kept)
     assert base.keys() == start.keys()
     assert not torch.equal(base["network.conv1.weight"], start["network.conv1.weight"])
@@ -114,7 +114,7 @@ def test_every_run_starts_from_the_same_fine_tuned_model_which_is_trained_once(r
     fresh.ran(LINES["gini"])
     assert labels == ["relearn"]
     assert fresh.hashes(FOLDERS["gini"]) == before, "found or made, the start is the same"
-    for path in (fresh.root / "relearn-start").iterdir():
+    for path in (fresh.at("relearn-start")).iterdir():
         path.write_bytes(path.read_bytes()[:-1])
     assert "is damaged; computing it again" in fresh.ran(LINES["gini"]).out
     assert labels == ["relearn", "finetune", "relearn"]
@@ -123,12 +123,12 @@ def test_every_run_starts_from_the_same_fine_tuned_model_which_is_trained_once(r
 
 @pytest.mark.parametrize("change", ["--seed 7", "-e 3", "--lr 0.02", "-b 16", "--steps 1"])
 def test_a_start_of_other_settings_is_another_one(fresh, change):
-    before = {path.name for path in (fresh.root / "relearn-start").iterdir()}
+    before = {path.name for path in (fresh.at("relearn-start")).iterdir()}
     if "seed" in change:
         fresh.ran(f"eval --train --bias B -e 4 --lr 0.1 {change}")
         fresh.ran(f"annotate {SHARED} --method gini {change}")
     fresh.ran(f"{LINES['gini']} {change}")
-    assert len({path.name for path in (fresh.root / "relearn-start").iterdir()} - before) == 1
+    assert len({path.name for path in (fresh.at("relearn-start")).iterdir()} - before) == 1
 
 
 def test_methods_differ_and_the_same_seed_gives_the_same_bytes(repaired, fresh):
@@ -142,7 +142,7 @@ def test_methods_differ_and_the_same_seed_gives_the_same_bytes(repaired, fresh):
 
 def test_the_pool_s_entropy_is_followed_where_weights_follow_it(repaired):
     for name in LINES:
-        table = pd.read_csv(repaired.root / FOLDERS[name] / "history.csv")
+        table = pd.read_csv(repaired.at(FOLDERS[name]) / "history.csv")
         weighted = name in ("hybrid", "hybrid-unlabelled")
         assert ("pool_entropy" in table) is weighted, name
         found = row(repaired, name)
@@ -181,10 +181,10 @@ def test_rows_name_the_encoder_and_those_of_different_ones_are_compared_apart(fr
         metrics = fresh.json(f"{folders[epochs]}/metrics.json")
         named = {name: metrics[name] for name in ("features", "encoder", "encoder_epochs")}
         assert named == {"features": "ssl", "encoder": "resnet8", "encoder_epochs": epochs}
-        (found,) = pd.read_csv(fresh.root / folders[epochs] / "row.csv").to_dict("records")
+        (found,) = pd.read_csv(fresh.at(folders[epochs]) / "row.csv").to_dict("records")
         assert named.items() <= found.items()
     said = fresh.ran("relearn --compare --bias B").out
-    table = pd.read_csv(fresh.root / "relearn-compare-biasB" / "comparison.csv")
+    table = pd.read_csv(fresh.at("relearn-compare-biasB") / "comparison.csv")
     assert len(table) == len(LINES) + 2
     for name in ("features=penultimate", "features=ssl encoder_epochs=1 ", "features=ssl encoder_epochs=2 "):
         assert f"coreset {name}" in said
@@ -192,8 +192,8 @@ def test_rows_name_the_encoder_and_those_of_different_ones_are_compared_apart(fr
 
 @pytest.mark.parametrize("name", ["hybrid", "ssl-random", "gini"])
 def test_an_interrupted_repair_goes_on_to_the_same_bytes(repaired, fresh, monkeypatch, name):
-    line, folder = LINES[name], fresh.root / FOLDERS[name]
-    for path in [*folder.iterdir(), *(fresh.root / "relearn-start").iterdir()]:
+    line, folder = LINES[name], fresh.at(FOLDERS[name])
+    for path in [*folder.iterdir(), *(fresh.at("relearn-start")).iterdir()]:
         path.unlink()
     save, calls = Checkpoint.save, []
     for stop in (1, 2):  # in the warm start, then in the repair
@@ -221,7 +221,7 @@ def test_the_comparison_has_every_kind_of_run_and_every_seed(fresh):
     for line in ("eval --train --bias B -e 4 --lr 0.1", f"annotate {SHARED} --method gini", LINES["gini"]):
         fresh.ran(f"{line} --seed 7")
     said = fresh.ran("relearn --compare --bias B").out
-    folder = fresh.root / "relearn-compare-biasB"
+    folder = fresh.at("relearn-compare-biasB")
     assert fresh.files("relearn-compare-biasB") == {
         "run.json", "runs.csv", "comparison.csv", "comparison.json", "gained.png",
     }  # fmt: skip
@@ -246,10 +246,10 @@ def test_the_comparison_has_every_kind_of_run_and_every_seed(fresh):
 
 
 def test_the_comparison_leaves_out_other_biases_and_what_has_not_finished(fresh):
-    (fresh.root / FOLDERS["gini"] / "run.json").unlink()
-    (fresh.root / FOLDERS["hybrid-labels"] / "run.json").write_text("{")
+    (fresh.at(FOLDERS["gini"]) / "run.json").unlink()
+    (fresh.at(FOLDERS["hybrid-labels"]) / "run.json").write_text("{")
     fresh.ran("relearn --compare --bias B")
-    runs = pd.read_csv(fresh.root / "relearn-compare-biasB" / "runs.csv")
+    runs = pd.read_csv(fresh.at("relearn-compare-biasB") / "runs.csv")
     assert len(runs) == len(LINES) - 2
     line = fresh.refused("relearn --compare --bias A")
     assert line.startswith(f"nothing to compare under {fresh.root}; make a run with: python src/relearn.py ")
@@ -283,7 +283,7 @@ def field(new_bench, waves, tmp_path):
 
 
 def test_in_the_field_a_person_fills_in_the_labels(field, tmp_path):
-    table, line = field.root / "annotate-hybrid-budget6-views2" / "selection.csv", "relearn --budget 6 --views 2"
+    table, line = field.at("annotate-hybrid-budget6-views2") / "selection.csv", "relearn --budget 6 --views 2"
     said = field.refused(f"{line} {TRAINING}")
     assert said == f"nobody has given the labels yet: fill in {table} and hand it over with --labels FILE"
     chosen = pd.read_csv(table)
@@ -331,9 +331,12 @@ def test_without_labels_the_field_may_still_guess_and_another_pool_is_refused(fi
 @pytest.mark.slow
 def test_a_repair_that_is_killed_goes_on_to_the_same_bytes(repaired, fresh, tmp_path):
     line = f"relearn {SHARED} --method hybrid {TRAINING} -e 12"
-    checkpoint = fresh.root / FOLDERS["hybrid"] / "checkpoint.pt"
     process, end = fresh.start(line), time.monotonic() + 120
-    while not checkpoint.exists() and process.poll() is None and time.monotonic() < end:
+    while (
+        not (fresh.unfinished(FOLDERS["hybrid"]) / "checkpoint.pt").exists()
+        and process.poll() is None
+        and time.monotonic() < end
+    ):
         time.sleep(0.002)
     process.kill()
     process.communicate(timeout=60)
