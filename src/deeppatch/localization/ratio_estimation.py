@@ -11,8 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from deeppatch.artifacts import Checkpoint
-from deeppatch.data import views
-from deeppatch.data.corruptions import Corruption
+from deeppatch.data import corruptions, views
 from deeppatch.data.dataset import Data
 from deeppatch.distributed import ranks
 from deeppatch.graph.hooks import convolutions
@@ -40,7 +39,7 @@ class RatioEstimate:
 def estimate_ratio(
     model: nn.Module,
     data: Data,
-    corruption: Corruption,
+    corruption: Any,
     *,
     train: Callable[[dict[str, list[int]]], nn.Module],
     ranking: Ranking | None = None,
@@ -56,7 +55,7 @@ def estimate_ratio(
     Args:
         model: The classifier that is patched.
         data: The data; patches are compared on the part `val`.
-        corruption: The degradation.
+        corruption: The degradation: what `deeppatch.corruption` takes or returns.
         train: Trains a patch of the given channels, by layer, and returns the patched model. Before each call torch is
             seeded, so that a patch does not depend on the ratios before it.
         ranking: The ranking whose filters are patched (default: a random one by `seed`).
@@ -87,7 +86,8 @@ def estimate_ratio(
     ranking = ranking or random_ranking(
         {name: conv.out_channels for name, conv in convolutions(network_of(model)).items()}, seed
     )
-    val = views.expand(data.val.to(device_of(model)), corruption, batch_size)
+    degrade = corruptions.corruption(corruption, seed=seed)
+    val = views.expand(data.val.to(device_of(model)), degrade, batch_size)
 
     def correct_at(ratio: float) -> Tensor:
         channels = ranking.choose(ratio, side, seed)
@@ -96,7 +96,7 @@ def estimate_ratio(
             patched = train(channels)
         # a copy, because predict sets the mode
         predictions = predict(copy.deepcopy(patched), val, amp=amp)
-        return (predictions == val.labels).view(len(corruption), -1)
+        return (predictions == val.labels).view(len(degrade), -1)
 
     done = (ranks.broadcast_from_rank0(checkpoint.load) if checkpoint else None) or {}
     keep = checkpoint.save if checkpoint else lambda _curve: None

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from deeppatch.artifacts import Checkpoint
-from deeppatch.data.corruptions import Corruption
+from deeppatch.data import corruptions
 from deeppatch.data.dataset import Data
 from deeppatch.localization.elimination import rank_by_elimination
 from deeppatch.localization.exact_scores import ExactScorer
@@ -23,7 +23,7 @@ from deeppatch.zoo.classifier import device_of
 def rank_filters(
     model: nn.Module,
     data: Data,
-    corruption: Corruption,
+    corruption: Any,
     *,
     method: str = "perfloss",
     refine: int = 0,
@@ -46,7 +46,7 @@ def rank_filters(
     Args:
         model: A classifier of pixels (N, 3, H, W) in [0, 1]; it is not changed.
         data: The data whose part `val` is read.
-        corruption: The degradation.
+        corruption: The degradation: what `deeppatch.corruption` takes or returns.
         method: One of the names above.
         refine: After an estimate, the number of filters of each layer nearest the cut that are sorted by exact scores.
         eliminate: With an exact method, the error probability, between 0 and 0.5, at which a filter is no longer
@@ -84,7 +84,8 @@ def rank_filters(
     _check(method, refine, eliminate, side)
     images = data.val.to(device_of(model))
     still = copy.deepcopy(model).eval()
-    run = ScoringRun(still, images, corruption, batch_size, memory, amp, seed, checkpoint)
+    degrade = corruptions.corruption(corruption, seed=seed)
+    run = ScoringRun(still, images, degrade, batch_size, memory, amp, seed, checkpoint)
     scorer = SCORERS.get(method)
     if scorer is None:
         return random_ranking(run.widths, seed)

@@ -41,7 +41,7 @@ def fit_switch(
         patch: what `train_patch` returned.
         data: whose val part calibrates the router.
         corruption: what `deeppatch.corruption` takes or returns: the degradations that the patch is for.
-        router: `probe`, a logistic regression on statistics of the first patched maps, or `flips`, as published (Liu
+        router: `probe`, a logistic regression on statistics of the first patched maps, or `flips`, as published (Wei
             et al., TOSEM 2023).
         max_clean_drop: with `probe`, the bound on the loss of clean accuracy, in percentage points, that val shows
             with 95 % confidence (Clopper and Pearson); it limits how readily samples switch.

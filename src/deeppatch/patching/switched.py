@@ -71,6 +71,7 @@ class SwitchedModel(nn.Module):
         self.stem = RouterStem(attachment)
         (self.before, self.original), (_, self.patched) = (cutting.cut(graph, f"{name}.0") for graph in graphs)
         self.router = router
+        self.patch = patch
         self.vote = False
         self.calibration: dict[str, Any] = {}
         self.requires_grad_(False).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]

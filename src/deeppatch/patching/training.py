@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from deeppatch.artifacts import Checkpoint, state_digest
-from deeppatch.data.corruptions import Corruption
+from deeppatch.data import corruptions
 from deeppatch.data.dataset import Data
 from deeppatch.patching.attachment import attach
 from deeppatch.patching.patch_file import Patch, extract
@@ -29,7 +29,7 @@ from deeppatch.zoo.classifier import Classifier, device_of, network_of, normaliz
 def train_patch(
     model: nn.Module,
     data: Data,
-    corruption: Corruption,
+    corruption: Any,
     channels: dict[str, list[int]],
     *,
     kind: str = "replace",
@@ -52,7 +52,7 @@ def train_patch(
     Args:
         model: A classifier of pixels (N, 3, H, W) in [0, 1]; it is not changed.
         data: The data; the parts `train` and `val` are read.
-        corruption: The degradation.
+        corruption: The degradation: what `deeppatch.corruption` takes or returns.
         channels: The output channels to patch, by the name of their convolution, as `Ranking.choose` returns them.
         kind: `replace` for new filters, `crtunit` for correction units behind the old ones (DeepCorrect, TIP 2019).
         epochs: The number of passes over `train`.
@@ -89,14 +89,14 @@ def train_patch(
         >>> patched(torch.rand(5, 3, 12, 16)).shape
         torch.Size([5, 2])
     """
-    data = data.to(device_of(model))
+    data, degrade = data.to(device_of(model)), corruptions.corruption(corruption, seed=seed)
     with seeded(seed if reseed else None):
         return fit_patch(
             model,
             channels,
             kind,
-            degraded_epochs(data.train, corruption, epochs=epochs, batch_size=batch_size, seed=seed),
-            accuracy_over_levels(data.val, corruption, batch_size=batch_size, amp=amp),
+            degraded_epochs(data.train, degrade, epochs=epochs, batch_size=batch_size, seed=seed),
+            accuracy_over_levels(data.val, degrade, batch_size=batch_size, amp=amp),
             data.example,
             settings=SGDSettings(lr, momentum, weight_decay),
             amp=amp,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import nn
 
 from deeppatch.artifacts import Checkpoint
-from deeppatch.data.corruptions import Corruption
+from deeppatch.data import corruptions
 from deeppatch.data.dataset import Data
 from deeppatch.training import (
     History,
@@ -27,7 +28,7 @@ from deeppatch.zoo.classifier import device_of
 def finetune(
     model: nn.Module,
     data: Data,
-    corruption: Corruption,
+    corruption: Any,
     *,
     epochs: int = 20,
     lr: float = 0.01,
@@ -47,7 +48,7 @@ def finetune(
     Args:
         model: A classifier of pixels (N, 3, H, W) in [0, 1]; it is not changed.
         data: The data; the parts `train` and `val` are read.
-        corruption: The degradation.
+        corruption: The degradation: what `deeppatch.corruption` takes or returns.
         epochs: The number of passes over `train`.
         lr: The initial learning rate of SGD, which falls to zero along a cosine.
         momentum: The momentum of SGD.
@@ -78,12 +79,12 @@ def finetune(
         >>> len(tuned.history.accuracy)
         2
     """
-    data = data.to(device_of(model))
+    data, degrade = data.to(device_of(model)), corruptions.corruption(corruption, seed=seed)
     with seeded(seed if reseed else None):
         tuned, history = fit_all(
             model,
-            degraded_epochs(data.train, corruption, epochs=epochs, batch_size=batch_size, seed=seed),
-            accuracy_over_levels(data.val, corruption, batch_size=batch_size, amp=amp),
+            degraded_epochs(data.train, degrade, epochs=epochs, batch_size=batch_size, seed=seed),
+            accuracy_over_levels(data.val, degrade, batch_size=batch_size, amp=amp),
             settings=SGDSettings(lr, momentum, weight_decay),
             amp=amp,
             checkpoint=checkpoint,

@@ -1,0 +1,152 @@
+"""Keep what the library makes in files, and read it back: nothing is pickled, and every file is whole or absent."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deeppatch.artifacts import tensors_from_bytes, tensors_to_bytes
+from deeppatch.decomposition import index_sets
+from deeppatch.errors import StaleArtifact, UserError
+from deeppatch.hybrid.selection import Selection, selection_from_bytes
+from deeppatch.localization.ranking import Ranking
+from deeppatch.modular.modules import Modules
+from deeppatch.patching.patch_file import Patch
+from deeppatch.patching.router import Router
+from deeppatch.patching.switched import SwitchedModel
+from deeppatch.storage import read_given, write_bytes
+from deeppatch.zoo.classifier import Classifier
+
+ROUTER = "router/"  # in front of a router's tensors, in the file of a switched model
+
+
+def save(thing: object, path: Path | str) -> Path:
+    """Write what the library made to a file, and return its path.
+
+    Args:
+        thing: A model (its state dict, and the names of its classes), a `Patch`, a switched model (patch and router,
+            without the model that was patched), `Modules`, a `Selection`, a `Ranking`, or the features of each class,
+            int64 (C, k).
+        path: The file; `.safetensors`, or `.json` for a ranking and for features.
+
+    Raises:
+        UserError: When it is none of these, or the file's suffix is another one.
+
+    Example:
+        >>> import tempfile
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> model = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), classes=["cat", "dog"])
+        >>> path = save(model, Path(folder.name) / "model.safetensors")
+        >>> again = load(path, nn.Sequential(nn.Flatten(), nn.Linear(12, 2)))
+        >>> pixels = torch.rand(3, 3, 2, 2)
+        >>> bool((again(pixels) == model.eval()(pixels)).all()), again.classes
+        (True, ('cat', 'dog'))
+    """
+    path = Path(path)
+    suffix = ".json" if isinstance(thing, (Ranking, Tensor)) else ".safetensors"
+    if path.suffix != suffix:
+        raise UserError(f"{path}: a {type(thing).__name__} is kept as {suffix}; call the file {path.stem}{suffix}")
+    write_bytes(path, _content(thing))
+    return path
+
+
+def load(path: Path | str, model: nn.Module | None = None) -> Any:
+    """Read what `save` wrote, or what a stage of the command line left.
+
+    Args:
+        path: The file.
+        model: For weights, the bare network that they are loaded into (in place), or a `Classifier`; for a switched
+            model, the classifier that was patched.
+
+    Returns:
+        What was saved; weights as a `Classifier` in eval mode.
+
+    Raises:
+        UserError: When the file cannot be read or holds none of these, or a model is needed and not given.
+        StaleArtifact: When the file is damaged, or the model is another one.
+
+    Example:
+        >>> import tempfile
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> indices = torch.tensor([[0, 4], [2, 3]])
+        >>> load(save(indices, Path(folder.name) / "features.json"))
+        tensor([[0, 4],
+                [2, 3]])
+    """
+    path = Path(path)
+    content = read_given(path)
+    if path.suffix == ".json":
+        return _from_json(content, path)
+    tensors, meta = tensors_from_bytes(content, path)
+    if any(name.startswith(ROUTER) for name in tensors):
+        return _switched(tensors, meta, path, _needed(model, path, "the classifier that was patched"))
+    if {"kind", "base"} <= meta.keys():
+        return Patch.from_bytes(content, path)
+    if any(name.startswith("kept/") for name in tensors):
+        return Modules.from_bytes(content, path)
+    if "bought" in tensors:
+        return selection_from_bytes(content, path)
+    return _weights(tensors, meta, path, _needed(model, path, "the network that they are for"))
+
+
+def _content(thing: object) -> bytes:
+    if isinstance(thing, Ranking):
+        return (json.dumps(thing.to_json()) + "\n").encode()
+    if isinstance(thing, Tensor):
+        return index_sets.to_json(thing)
+    if isinstance(thing, (Patch, Modules, Selection)):
+        return thing.to_bytes()
+    if isinstance(thing, SwitchedModel):
+        if thing.router is None:
+            raise UserError("the switched model has no router yet; make it with fit_switch")
+        patch, meta = tensors_from_bytes(thing.patch.to_bytes(), Path("the patch"))
+        router = {f"{ROUTER}{name}": value for name, value in thing.router.state_dict().items()}
+        return tensors_to_bytes({**patch, **router}, {**meta, "router": thing.router.kind})
+    if isinstance(thing, nn.Module):
+        classes = getattr(thing, "classes", None)
+        return tensors_to_bytes(thing.state_dict(), {"classes": list(classes)} if classes else {})
+    raise UserError(f"{type(thing).__name__}: there is no file for this; save a model, a patch, modules, a selection, "
+                    "a ranking, or the features of each class")  # fmt: skip
+
+
+def _from_json(content: bytes, path: Path) -> Ranking | Tensor:
+    try:
+        found = json.loads(content)
+        if "layers" in found:
+            return Ranking.from_json(found)
+        rows = [found[str(label)] for label in range(len(found))]
+        return torch.tensor(rows, dtype=torch.long).view(len(rows), -1)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StaleArtifact(f"{path} holds neither a ranking nor the features of each class") from error
+
+
+def _needed(model: nn.Module | None, path: Path, what: str) -> nn.Module:
+    if model is None:
+        raise UserError(f"{path} holds tensors of a model; give {what} as the second argument")
+    return model
+
+
+def _switched(tensors: dict[str, Tensor], meta: dict[str, Any], path: Path, model: nn.Module) -> SwitchedModel:
+    own = {name: value for name, value in tensors.items() if not name.startswith(ROUTER)}
+    state = {name.removeprefix(ROUTER): value for name, value in tensors.items() if name.startswith(ROUTER)}
+    patch = Patch.from_bytes(tensors_to_bytes(own, meta), path)
+    router = Router.from_bytes(tensors_to_bytes(state, {"router": meta.get("router")}), path)
+    device = next(model.parameters()).device
+    height, width = patch.about.get("image_size", (32, 32))
+    return SwitchedModel(model, patch, torch.zeros(2, 3, height, width, device=device), router.to(device))
+
+
+def _weights(tensors: dict[str, Tensor], meta: dict[str, Any], path: Path, model: nn.Module) -> nn.Module:
+    of_classifier = "normalize.mean" in tensors
+    mine = model if isinstance(model, Classifier) or not of_classifier else Classifier(model)
+    try:
+        mine.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise StaleArtifact(f"{path} is for another network: {' '.join(str(error).split())}") from error
+    if isinstance(mine, Classifier) and meta.get("classes"):
+        mine.classes = tuple(meta["classes"])
+    return mine.eval()
