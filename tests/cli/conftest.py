@@ -106,14 +106,55 @@ def write_waves(folder: Path, *, classes: int = 3, train: int = 10, test: int = 
     return folder
 
 
-class Bench:
+class Runs:
+    """The folders that stages have left for one network, found by what they are called without hashes."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def at(self, name: str) -> Path:
+        """Return the path of `STAGE` or `STAGE/FILE`; the hash that other settings than the default add is left out."""
+        stage, slash, file = name.partition("/")
+        found = [path for path in self.root.glob(f"{stage}*") if without_hash(path.name) == stage]
+        exact = [path for path in found if path.name == stage]
+        assert len(exact or found) <= 1, f"{name} is one of {found}"
+        folder = (exact or found or [self.root / stage])[0]
+        return folder / file if slash else folder
+
+    def unfinished(self, stage: str) -> Path:
+        """Return the folder in which a run of a stage works, and which an interrupted one leaves."""
+        found = [path for path in self.root.glob(f".{stage}*.unfinished") if without_hash(path.stem[1:]) == stage]
+        assert len(found) <= 1, found
+        return found[0] if found else self.root / f".{stage}.unfinished"
+
+    def names(self) -> set[str]:
+        """Return what stages' folders are called, without hashes."""
+        return {without_hash(path.name) for path in self.root.iterdir()}
+
+    def left_over(self, stage: str) -> set[str]:
+        """Return the files that an interrupted run of a stage has left."""
+        place = self.unfinished(stage)
+        return {str(path.relative_to(place)) for path in place.rglob("*") if not path.is_dir()}
+
+    def overwrite_base(self, stage: str = "pretrain", bias: str = "network.fc.bias") -> None:
+        """Let pretrain have left other weights, as if the same command had been run on another machine."""
+        path = self.at(f"{stage}/weights.safetensors")
+        state, meta = tensors_from_bytes(path.read_bytes(), path)
+        state[bias] += 0.5
+        path.write_bytes(tensors_to_bytes(state, meta))
+        record = json.loads((path.parent / "run.json").read_bytes())
+        record["outputs"][path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+        (path.parent / "run.json").write_text(json.dumps(record))
+
+
+class Bench(Runs):
     """One output folder on the tiny images, and the commands that work in it."""
 
     def __init__(self, data: Path, output: Path) -> None:
         self.data = data
         self.output = output
         self.slug = sources.slug(f"folder:{data}")
-        self.root = output / self.slug / "resnet8"
+        super().__init__(output / self.slug / "resnet8")
 
     def arguments(self, line: str) -> tuple[str, list[str]]:
         """Return the script of `SCRIPT OPTIONS` and its arguments, with model, data, batch and folder added."""
@@ -161,35 +202,6 @@ class Bench:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"base": state_digest(state), "method": "by hand", "layers": layers}))
         return path
-
-    def at(self, name: str) -> Path:
-        """Return the path of `STAGE` or `STAGE/FILE`; the hash that other settings than the default add is left out."""
-        stage, slash, file = name.partition("/")
-        found = [path for path in self.root.glob(f"{stage}*") if without_hash(path.name) == stage]
-        exact = [path for path in found if path.name == stage]
-        assert len(exact or found) <= 1, f"{name} is one of {found}"
-        folder = (exact or found or [self.root / stage])[0]
-        return folder / file if slash else folder
-
-    def unfinished(self, stage: str) -> Path:
-        """Return the folder in which a run of a stage works, and which an interrupted one leaves."""
-        found = [path for path in self.root.glob(f".{stage}*.unfinished") if without_hash(path.stem[1:]) == stage]
-        assert len(found) <= 1, found
-        return found[0] if found else self.root / f".{stage}.unfinished"
-
-    def overwrite_base(self) -> None:
-        """Let pretrain have left other weights, as if the same command had been run on another machine."""
-        path = self.at("pretrain/weights.safetensors")
-        state, meta = tensors_from_bytes(path.read_bytes(), path)
-        state["network.fc.bias"] += 0.5
-        path.write_bytes(tensors_to_bytes(state, meta))
-        record = json.loads((path.parent / "run.json").read_bytes())
-        record["outputs"][path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
-        (path.parent / "run.json").write_text(json.dumps(record))
-
-    def names(self) -> set[str]:
-        """Return what stages' folders are called, without hashes."""
-        return {without_hash(path.name) for path in self.root.iterdir()}
 
     def files(self, stage: str | None = None) -> set[str]:
         """Return all files that there are, hidden ones too, relative to a stage's folder or to the model's."""
@@ -259,6 +271,12 @@ def waves() -> Callable[..., Path]:
 def new_bench() -> type[Bench]:
     """`new_bench(data, output)` is a bench on an image folder of the test's own."""
     return Bench
+
+
+@pytest.fixture(scope="session")
+def runs_in() -> type[Runs]:
+    """`runs_in(folder)` finds runs of a network there."""
+    return Runs
 
 
 @pytest.fixture(scope="session")

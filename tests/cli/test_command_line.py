@@ -10,8 +10,8 @@ import pytest
 
 from deeppatch.cli import parsing
 from deeppatch.cli.main import COMMANDS
-from deeppatch.cli.naming import stage_folder
-from deeppatch.cli.options import DEFAULT_RATIO
+from deeppatch.cli.naming import artifact_id, model_folder
+from deeppatch.cli.options import DEFAULT_RATIO, SPELLED
 from deeppatch.errors import UserError
 
 PREFIX = "python src/{script}.py"
@@ -22,14 +22,14 @@ DEFAULTS = {
     "resume": False, "noise_type": "gaussion", "lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4, "max_epoch": 50,
     "fs_method": "perfloss", "crt_method": "patch", "crt_type": "replace", "crt_epoch": 20, "susp_ratio": None,
     "susp_side": "front", "seed": 2021, "val_share": None, "limit": None, "weights": None, "ranking": None,
-    "amp": False,
+    "patch": None, "finetuned": None, "amp": False,
 }  # fmt: skip
 OWN_DEFAULTS = {
     "eval": {"train": False, "recipe": "default", "bias": None, "mean": None, "std": None, "state": "pretrained"},
     "select": {"mem": 2048, "refine": 0, "race": None},
     "correct": {},
     "switch": {"router": "probe", "switch": "sample", "max_clean_drop": 0.1},
-    "export": {"router": "probe"},
+    "export": {"router": "probe", "switched": None},
 }
 SHORT = {
     "-m vgg13_bn": ("model", "vgg13_bn"),
@@ -143,9 +143,10 @@ def test_no_other_choice_is_taken(flag):
 def test_gaussian_blur_is_the_same_noise_in_the_same_folder():
     ours, published = parse("select", "-n", "gaussian-blur"), parse("select", "-n", "gaussion")
     assert ours.noise_type == published.noise_type == "gaussion"
-    assert stage_folder("pretrain", ours) == stage_folder("pretrain", published) == Path(
-        "output/digits/resnet32/pretrain"
-    )  # fmt: skip
+    for options in (ours, published):
+        assert model_folder(options) / artifact_id("assess", options, {}) == Path(
+            "output/digits/resnet32/assess-perfloss"
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize("line", PUBLISHED)
@@ -174,7 +175,7 @@ def test_help_ends_well_and_shows_groups_defaults_units_and_an_example(launch, s
     assert parse(script, *example.group(2).split()) is not None
     told = explained(result.out)
     defaults = {**DEFAULTS, **OWN_DEFAULTS[script]}
-    assert defaults.keys() <= told.keys()
+    assert {SPELLED.get(name, name) for name in defaults} <= told.keys()
     for name, default in defaults.items():
         if name == "susp_ratio":
             assert told[name].endswith("(default: 0.25; with -f ratioestim the estimated one)")

@@ -30,7 +30,7 @@ def test_files_and_folders_are_completed_as_such(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "shtab", SimpleNamespace(FILE="file", DIRECTORY="folder", complete=complete))
     assert completion.script(["zsh"]) == "for zsh"
-    assert given["--weights",] == "file"
+    assert given["--base", "--weights"] == "file"
     assert given["--output_dir",] == "folder"
 
 

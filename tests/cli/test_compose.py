@@ -33,6 +33,9 @@ from deeppatch.zoo.classifier import Classifier
 LIMIT = 100
 FIXED = f"-m simcnn_svhn_weak -d digits_5 --limit {LIMIT} --device cpu"
 FILES = {"run.json", "table.csv", "metrics.json", "ranges.json", "corrected.png"}
+# the weak models that the bench has
+WEAK = "--weak_epoch 3"
+LINE = f"compose --method ga {WEAK}"
 JOINS = ["min_max", "percentile", "outlier", "norm", "calibrate"]
 
 
@@ -42,6 +45,7 @@ class Place:
 
     output: Path
     launch: Callable
+    runs_in: Callable
 
     def run(self, line: str):
         script, *rest = shlex.split(line)
@@ -52,11 +56,14 @@ class Place:
         assert (result.status, result.err) == (0, ""), result.err
         return result.out
 
+    def runs(self, data: str = "digits_5"):
+        return self.runs_in(self.output / data / "simcnn_svhn_weak")
+
     def folder(self, name: str = "compose-ga-simple") -> Path:
-        return self.output / "digits_5" / "simcnn_svhn_weak" / f"{name}-limit{LIMIT}"
+        return self.runs().at(f"{name}-limit{LIMIT}")
 
     def weak(self, target: int) -> Path:
-        return self.output / f"digits-mix-{target}" / "simcnn_svhn_weak" / f"pretrain-limit{LIMIT}"
+        return self.runs(f"digits-mix-{target}").at(f"pretrain-limit{LIMIT}")
 
     def hashes(self, folder: Path) -> dict[str, str]:
         files = [path for path in folder.iterdir() if path.name != "run.json"]
@@ -64,7 +71,7 @@ class Place:
 
     def copy(self, output: Path) -> Place:
         shutil.copytree(self.output, output)
-        return Place(output, self.launch)
+        return Place(output, self.launch, self.runs_in)
 
 
 def restored(path: Path, classes: int = 5) -> Classifier:
@@ -91,13 +98,13 @@ def leave_modules(place: Place, name: str, *, heads: bool) -> Modules:
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory, launch) -> Place:
+def done(tmp_path_factory, launch, runs_in) -> Place:
     """All five digits corrected once; tests change nothing."""
-    place = Place(tmp_path_factory.mktemp("compose") / "output", launch)
+    place = Place(tmp_path_factory.mktemp("compose") / "output", launch, runs_in)
     place.ran("eval --recipe strong -e 40 -b 10 --lr 0.02")
     leave_modules(place, "modularize-ga", heads=False)
     leave_modules(place, "modularize-grad", heads=True)
-    place.ran("compose --method ga --weak_epoch 3")
+    place.ran(LINE)
     return place
 
 
@@ -122,8 +129,8 @@ def test_it_leaves_exactly_these_files_and_the_weak_models_where_pretrain_does(d
         assert json.loads((done.weak(target) / "run.json").read_text())["settings"]["recipe"] == "weak"
 
 
-def test_a_weak_model_has_the_bytes_that_the_command_it_names_makes(done, tmp_path, launch):
-    other = Place(tmp_path / "output", launch)
+def test_a_weak_model_has_the_bytes_that_the_command_it_names_makes(done, tmp_path, launch, runs_in):
+    other = Place(tmp_path / "output", launch, runs_in)
     shutil.copytree(done.output / "digits_5", other.output / "digits_5")
     shutil.rmtree(other.folder())
     said = other.ran("compose --method ga --epochs 3 --target 3")
@@ -132,7 +139,7 @@ def test_a_weak_model_has_the_bytes_that_the_command_it_names_makes(done, tmp_pa
     shutil.rmtree(other.weak(3))
     words = shlex.split(command)
     assert words[:2] == ["python", "src/eval.py"]
-    assert launch("eval", [*words[2:], "-e", "3", "--device", "cpu"]).status == 0
+    assert launch("eval", [*words[2:], "--device", "cpu"]).status == 0
     assert done.hashes(done.weak(3)) == other.hashes(other.weak(3))
 
 
@@ -197,7 +204,7 @@ def test_ranges_are_made_of_the_strong_model_s_own_val_images(fresh, monkeypatch
         return outputs(pair, model, images, label)
 
     monkeypatch.setattr(joining._Pair, "outputs", noted)
-    fresh.ran("compose --method ga")
+    fresh.ran(LINE)
     parts = split(sources.load("digits_5", Path(), 2021), 2021, LIMIT)
     stored = [pixels.numpy().tobytes() for pixels in parts.val.pixels]
     trained = {pixels.numpy().tobytes() for pixels in parts.train.pixels}
@@ -219,9 +226,8 @@ def test_other_joins_are_reported_beside_min_max_and_the_mean_is_over_classes(do
     assert metrics["percent"]["mean"]["norm"]["f1"] == pytest.approx(found.loc["mean", "norm"]["f1"], rel=1e-5)
 
 
-def test_modules_of_a_better_network_correct_an_under_trained_one(done, tmp_path, launch):
-    place = Place(tmp_path / "output", launch)
-    shutil.copytree(done.output / "digits_5", place.output / "digits_5")
+def test_modules_of_a_better_network_correct_an_under_trained_one(fresh):
+    place = fresh
     said = place.ran("compose --method ga --weak_epoch 1")
     mean = table(place).loc["mean"]
     assert mean.loc["weak model alone", "f1"] < mean.loc["calibrate", "f1"] - 5
@@ -234,7 +240,7 @@ def test_modules_of_a_better_network_correct_an_under_trained_one(done, tmp_path
 
 
 def test_modules_with_heads_answer_directly_by_default(fresh):
-    fresh.ran("compose --target 2")
+    fresh.ran(f"compose --target 2 {WEAK}")
     found = table(fresh, "compose-grad-simple-2")
     assert list(dict.fromkeys(found.index.get_level_values("join"))) == ["weak model alone", "direct", *JOINS]
     assert json.loads((fresh.folder("compose-grad-simple-2") / "metrics.json").read_text())["join"] == "direct"
@@ -251,7 +257,7 @@ def test_modules_with_heads_answer_directly_by_default(fresh):
 
 
 def test_joins_and_the_class_are_in_the_folder_s_name_and_the_first_join_is_shown(fresh):
-    said = fresh.ran("compose --method ga --target 4 --join percentile:5,95 min_max")
+    said = fresh.ran(f"{LINE} --target 4 --join percentile:5,95 min_max")
     name = "compose-ga-simple-4-percentile5-95-min_max"
     assert {path.name for path in fresh.folder(name).iterdir()} == FILES
     found = table(fresh, name)
@@ -312,27 +318,27 @@ def test_interrupted_between_classes_it_goes_on_to_the_same_bytes(fresh, done, m
         return compare(weak, modules, strong, target, *given, **how)
 
     monkeypatch.setattr(joining, "compare_joins", counted)
-    line = "compose --method ga --weak_epoch 3"  # the settings of the whole run
-    assert fresh.run(line).status == 130
-    assert {path.name for path in fresh.folder().iterdir()} == {"checkpoint.pt"}
+    assert fresh.run(LINE).status == 130
+    assert not fresh.folder().exists()
+    assert fresh.runs().left_over(f"compose-ga-simple-limit{LIMIT}") == {"checkpoint.pt"}
     stop = None
-    fresh.ran(f"{line} -r")
+    fresh.ran(f"{LINE} -r")
     assert compared == [0, 1, 2, 3, 4], "each once"
     assert fresh.hashes(fresh.folder()) == done.hashes(done.folder())
-    assert "finished already" in fresh.ran(f"{line} -r")
+    assert "finished already" in fresh.ran(f"{LINE} -r")
     assert len(compared) == 5
 
 
 def test_a_weak_model_that_was_made_anew_is_compared_anew(fresh, monkeypatch):
     monkeypatch.setattr(report, "report", lambda *_given: (_ for _ in ()).throw(KeyboardInterrupt))
-    assert fresh.run("compose --method ga").status == 130
+    assert fresh.run(LINE).status == 130
     compared, compare = [], joining.compare_joins
     monkeypatch.setattr(
         joining, "compare_joins", lambda *given, **how: (compared.append(given[3]), compare(*given, **how))[1]
     )
-    line = f"eval -m simcnn_svhn_weak -d digits-mix:3 --recipe weak -e 1 --limit {LIMIT} --seed 2021"
-    fresh.ran(line)
-    assert fresh.run("compose --method ga -r").status == 130
+    biases = [name for name in safetensors.torch.load_file(fresh.weak(3) / "weights.safetensors") if "bias" in name]
+    fresh.runs("digits-mix-3").overwrite_base(f"pretrain-limit{LIMIT}", biases[-1])
+    assert fresh.run(f"{LINE} -r").status == 130
     assert compared == [3]
 
 
@@ -346,11 +352,10 @@ def test_an_interrupted_weak_training_goes_on(fresh, done, monkeypatch):
         left[0] -= 1
         return train_epoch(*given, **options)
 
-    line = "compose --method ga --weak_epoch 3"
     with monkeypatch.context() as patch:
         patch.setattr(training, "train_epoch", count_down)
-        assert fresh.run(line).status == 130
-    assert "resumed after epoch 2" in fresh.ran(f"{line} -r")
+        assert fresh.run(LINE).status == 130
+    assert "resumed after epoch 2" in fresh.ran(f"{LINE} -r")
     assert fresh.hashes(fresh.weak(4)) == done.hashes(done.weak(4))
     assert fresh.hashes(fresh.folder()) == done.hashes(done.folder())
 
@@ -405,9 +410,15 @@ def test_modules_of_another_network_are_refused(fresh):
     assert "python src/modularize.py" in said
 
 
-def test_a_weak_model_without_an_under_fitted_state_is_not_replaced(fresh):
-    before = fresh.hashes(fresh.weak(2))
-    said = refused(fresh, "compose --method ga --target 2 --fit underfitted --weak simcnn_svhn_weak")
-    assert said.startswith(f"{fresh.weak(2) / 'weights-underfitted.safetensors'} is missing; make it with: ")
+def test_a_weak_model_of_another_recipe_stays_and_a_missing_state_of_the_right_one_is_named(fresh):
+    others, before = fresh.weak(2), fresh.hashes(fresh.weak(2))
+    line = "compose --method ga --target 2 --fit underfitted --weak simcnn_svhn_weak --weak_epoch 2"
+    fresh.ran(line)
+    assert fresh.hashes(others) == before
+    (poor,) = [path for path in others.parent.iterdir() if path != others]
+    (poor / "weights-underfitted.safetensors").unlink()
+    said = refused(fresh, line)
+    assert said.startswith(f"{poor / 'weights-underfitted.safetensors'} is missing; make it with: ")
     assert "--recipe poorfit" in said
-    assert fresh.hashes(fresh.weak(2)) == before
+    assert said.endswith(" -e 2")
+    assert fresh.hashes(others) == before

@@ -10,6 +10,6 @@ def test_epochs_is_another_name_of_crt_epoch_and_e_is_logged_as_idle(pretrained)
     assert "changes nothing" not in plain
     whole = pretrained.hashes("correct-finetune")
     said = pretrained.ran("correct -c finetune --epochs 2 --lr 0.1 -e 7").out
-    assert said.count("-e 7 changes nothing in correct") == 1
-    assert len(pd.read_csv(pretrained.root / "correct-finetune" / "history.csv")) == 2
+    assert said.count("[info] --max_epoch 7 changes nothing in correct\n") == 1
+    assert len(pd.read_csv(pretrained.at("correct-finetune/history.csv"))) == 2
     assert pretrained.hashes("correct-finetune") == whole

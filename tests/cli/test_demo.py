@@ -70,7 +70,7 @@ def test_the_steps_are_the_stages_in_order_with_settings_that_parse():
 
 
 @pytest.fixture(scope="module")
-def short(launch, tmp_path_factory):
+def short(launch, runs_in, tmp_path_factory):
     """The demo with few images and one epoch a training: its result, and where it worked."""
     output = tmp_path_factory.mktemp("demo")
     once = {"-e": "1", "--crt_epoch": "1", "--weak_epoch": "1"}
@@ -83,11 +83,11 @@ def short(launch, tmp_path_factory):
         patch.setattr(command, "MODEL", [*command.MODEL, "--limit", "20"])
         result = launch("demo", ["--output_dir", str(output), "--device", "cpu"])
         again = launch("demo", ["--output_dir", str(output), "--device", "cpu", "-r"])
-    return result, again, output
+    return result, again, output, runs_in(output / "digits" / "resnet8").names()
 
 
 def test_the_demo_ends_in_the_table_that_says_what_was_gained_and_what_it_cost(short):
-    result, _again, output = short
+    result, _again, _output, folders = short
     assert (result.status, result.err) == (0, "")
     last = result.out[result.out.rindex("\n$ python src/switch.py ") :]
     assert re.search(r"^ *network +clean +s=0\.5 +s=1 +s=1\.5 +s=2 +s=2\.5 +s=3 +blurred +append +mixed$", last, re.M)
@@ -97,7 +97,6 @@ def test_the_demo_ends_in_the_table_that_says_what_was_gained_and_what_it_cost(s
         assert re.search(rf"^ *{network}( +\+\d+\.\d -\d+\.\d){{10}}$", last, re.M)
     assert "router: probe, one decision a sample" in last
     assert re.search(r"\[info\] demo: \d+ s in all; next: python src/eval\.py -m resnet32 -d cifar10\n$", result.out)
-    folders = {path.name for path in (output / "digits" / "resnet8").iterdir()}
     assert folders == {
         "pretrain-limit20", "assess-featswap-limit20", "correct-finetune-limit20",
         "correct-patch-replace-featswap-limit20", "switch-patch-replace-featswap-probe-limit20", "features",
@@ -112,7 +111,7 @@ def test_the_demo_ends_in_the_table_that_says_what_was_gained_and_what_it_cost(s
 
 
 def test_the_demo_shows_each_command_as_it_can_be_typed(short):
-    result, _again, output = short
+    result, _again, output, _folders = short
     typed = re.findall(r"^\$ python src/(\w+)\.py (.+)$", result.out, re.M)
     heads = ["influence", *["decompose"] * 5, "modularize", "compose"]
     biased = ["eval", *["annotate", "relearn"] * 2, "relearn"]
@@ -124,7 +123,7 @@ def test_the_demo_shows_each_command_as_it_can_be_typed(short):
 
 
 def test_the_demo_resumed_does_nothing_twice(short):
-    _result, again, _output = short
+    _result, again, _output, _folders = short
     assert (again.status, again.err) == (0, "")
     assert again.out.count("[info] finished already: ") == 14
     assert "epoch 1: loss" not in again.out

@@ -36,7 +36,7 @@ def test_it_leaves_exactly_these_files_and_records_them(exported):
     assert bench.files(FOLDER) == LEFT
     record = bench.json(f"{FOLDER}/run.json")
     assert record["outputs"] == bench.hashes(FOLDER)
-    assert {name.removeprefix(f"{bench.slug}/resnet8/") for name in record["inputs"]} == READ
+    assert {bench.output / name for name in record["inputs"]} == {bench.at(name) for name in READ}
     for name, digest in record["inputs"].items():
         assert hashlib.sha256((bench.output / name).read_bytes()).hexdigest() == digest
         assert f"[info] inherited {bench.output / name}" in said
@@ -92,7 +92,8 @@ def test_a_missing_stage_is_named_with_the_command_that_makes_it(bench, gone, sc
         shutil.rmtree(folder)
     line = bench.refused("export")
     assert f"{bench.root}/{gone}" in line
-    assert f" is missing; make it with: python src/{script}.py -m resnet8 " in line
+    assert " is missing; " in line
+    assert f"make it with: python src/{script}.py -m resnet8 " in line
     assert not (bench.at(FOLDER)).exists()
 
 
@@ -104,9 +105,16 @@ def test_the_command_for_a_missing_router_makes_the_one_that_was_asked_for(bench
 
 
 def test_a_router_that_was_fitted_to_another_patch_is_refused(bench):
+    patch = bench.at("correct-patch-replace-perfloss/patch.safetensors")
     bench.ran("correct --crt_epoch 1")
+    other = next(
+        path for path in bench.root.glob("correct-patch-replace-perfloss-*/patch.safetensors") if path != patch
+    )
+    patch.write_bytes(other.read_bytes())  # as if the same command had been run on another machine
+    (patch.parent / "run.json").write_bytes((other.parent / "run.json").read_bytes())
+    shutil.rmtree(other.parent)
     line = bench.refused("export")
-    assert ROUTER in line
+    assert str(bench.at(ROUTER)) in line
     assert "was made from another" in line
     assert "make it again with: python src/switch.py" in line
 

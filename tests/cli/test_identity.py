@@ -74,6 +74,7 @@ def changed(action: argparse.Action, file: str) -> str:
     special = {
         "dataset": "cifar10", "target": "3", "join": "outlier", "budget": "7", "sensitive": "0.1 0.4", "race": "0.2",
         "val_share": "0.3", "susp_ratio": "0.4", "mean": "0.1 0.1 0.1", "std": "2 2 2", "momentum": "0.5",
+        "weak": "rescnn_weak",
     }  # fmt: skip
     return f"{flag} {special.get(action.dest, '3')}"
 

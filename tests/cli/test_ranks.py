@@ -44,19 +44,19 @@ def rank_of(launcher: subprocess.Popen[str], number: int) -> int:
     raise LookupError(number)
 
 
-def killed_at(launcher: subprocess.Popen[str], checkpoint: Path) -> None:
-    """Wait until a checkpoint is there, and kill rank 1."""
+def killed_at(launcher: subprocess.Popen[str], bench, stage: str) -> None:
+    """Wait until a stage's checkpoint is there, and kill rank 1."""
     end = time.monotonic() + 100
-    while not checkpoint.exists() and launcher.poll() is None and time.monotonic() < end:
+    while not (found := bench.left_over(stage)) and launcher.poll() is None and time.monotonic() < end:
         time.sleep(0.002)
-    assert checkpoint.exists(), launcher.kill() or launcher.communicate()
+    assert found, launcher.kill() or launcher.communicate()
     os.kill(rank_of(launcher, 1), signal.SIGKILL)
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc to tell the ranks apart")
 def test_a_killed_rank_ends_the_run_and_it_goes_on_to_what_one_process_trains(pretrained, chain, tmp_path):
     launcher = torchrun(pretrained, LINE)
-    killed_at(launcher, pretrained.at(STAGE) / "checkpoint.pt")
+    killed_at(launcher, pretrained, STAGE)
     out, err = launcher.communicate(timeout=120)
     assert launcher.returncode != 0
     said = [line for line in err.splitlines() if line.startswith("error: ")]
@@ -67,9 +67,9 @@ def test_a_killed_rank_ends_the_run_and_it_goes_on_to_what_one_process_trains(pr
     ]
     assert "Traceback" not in err.split("torch/distributed/elastic")[0], "only torchrun reports at length"
     assert out.count("inherited") == 1, "one rank speaks"
-    assert pretrained.files(STAGE) == {"checkpoint.pt"}
+    assert pretrained.left_over(STAGE) == {"checkpoint.pt"}
     other = chain.copy(tmp_path / "other", "pretrain")
-    shutil.copytree(pretrained.at(STAGE), other.at(STAGE))
+    shutil.copytree(pretrained.unfinished(STAGE), other.root / pretrained.unfinished(STAGE).name)
 
     launcher = torchrun(pretrained, f"{LINE} -r")
     out, err = launcher.communicate(timeout=300)
@@ -106,12 +106,12 @@ def test_two_ranks_rank_as_one_process(pretrained, chain, tmp_path, line):
 def test_a_ranking_whose_rank_is_killed_goes_on_to_the_same_bytes(pretrained, chain):
     stage, line = "assess-perfloss", "select -f perfloss -b 36"
     launcher = torchrun(pretrained, line)
-    killed_at(launcher, pretrained.at(stage) / "checkpoint.pt")
+    killed_at(launcher, pretrained, stage)
     _out, err = launcher.communicate(timeout=120)
     assert launcher.returncode != 0
     assert err.count("error: a process of this run has ended; finished work is kept, go on with: ") == 1
-    assert pretrained.files(stage) == {"checkpoint.pt"}
-    content = (pretrained.at(stage) / "checkpoint.pt").read_bytes()[32:]  # behind its digest
+    assert pretrained.left_over(stage) == {"checkpoint.pt"}
+    content = (pretrained.unfinished(stage) / "checkpoint.pt").read_bytes()[32:]  # behind its digest
     state = torch.load(io.BytesIO(content), weights_only=True)["state"]
     assert any(state["current"].values()), "what was found in the middle of a batch is kept"
 

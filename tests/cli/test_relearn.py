@@ -257,13 +257,13 @@ def test_the_comparison_leaves_out_other_biases_and_what_has_not_finished(fresh)
 
 def test_what_is_missing_is_made_by_the_command_that_the_message_names(fresh):
     line = fresh.refused(f"relearn {SHARED} --method gini --budget 5")
-    assert "annotate-gini-budget5-views2-biasB/selection.safetensors is missing; make it with: " in line
+    assert "annotate-gini-budget5-views2-biasB/selection.safetensors is missing; finished runs differ: " in line
     assert fresh.type_in(f"{line.split('; make it with: ')[1]} --device cpu").status == 0
     fresh.ran(f"relearn {SHARED} --method gini --budget 5 -e 1")
 
 
 def test_a_selection_for_another_model_is_refused(fresh):
-    fresh.ran("eval --train --bias B -e 1 --lr 0.1")
+    fresh.overwrite_base("pretrain-biasB")
     line = fresh.refused(LINES["gini"])
     assert "make it again with: python src/annotate.py " in line
 
@@ -312,12 +312,17 @@ def test_in_the_field_a_person_fills_in_the_labels(field, tmp_path):
     assert (metrics["labels_bought"], metrics["labelled_images"]) == (6, len(bought["members"]))
     assert metrics["split"] == "the data set's own"
     assert field.json(f"{folder}/run.json")["inputs"][str(filled.relative_to(field.output))]
-    before = field.hashes(folder)["weights.safetensors"]
+    first = field.at(f"{folder}/weights.safetensors")
     chosen["label"] = chosen["label"].replace({"class0": "class1", "class1": "class0"})
     chosen.to_csv(filled, index=False)
     assert "finished already" not in field.ran(f"{line} {TRAINING} --labels {filled} -r").out, "other labels"
-    assert field.hashes(folder)["weights.safetensors"] != before
-    field.ran("relearn --compare")
+    both = list(field.root.glob(f"{folder}-*/weights.safetensors"))
+    assert len(both) == 2, "other labels, another run"
+    assert len({path.read_bytes() for path in both}) == 2
+    assert first in both
+    said = field.ran("relearn --compare").out
+    assert f"left out: {first.parent}/row.csv was made from another {filled}; " in said
+    assert len(pd.read_csv(field.at("relearn-compare/runs.csv"))) == 1
 
 
 def test_without_labels_the_field_may_still_guess_and_another_pool_is_refused(field):

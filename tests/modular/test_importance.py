@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import logging
+
 import pytest
 import torch
 
@@ -41,13 +43,14 @@ def test_importance_is_the_mean_norm_over_sure_images_of_the_class(case):
     assert orders(found, 0)[place].tolist() == found[place][0].argsort(descending=True, stable=True).tolist()
 
 
-def test_where_no_image_is_sure_the_likeliest_count_and_that_is_said(case, capsys):
+def test_where_no_image_is_sure_the_likeliest_count_and_that_is_logged(case, caplog):
+    caplog.set_level(logging.INFO, "deeppatch")
     network, layers, x, labels = case
     network.fc.weight.data.zero_()
     network.fc.bias.data.zero_()
     found = importances(network, layers, x, labels, 4)
     assert all(values.isfinite().all() for values in found)
-    assert capsys.readouterr().out.count("likeliest are taken") == 4
+    assert caplog.text.count("likeliest are taken") == 4
 
 
 def test_sensitivity_is_that_of_composed_modules_one_layer_cut(case):

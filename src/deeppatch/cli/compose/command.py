@@ -11,6 +11,8 @@ from deeppatch.cli.options import StageOptions
 from deeppatch.errors import UserError
 from deeppatch.modular.join_names import parse
 from deeppatch.modular.names import FITS, JOINS, METHODS, PRESETS
+from deeppatch.modular.weak_networks import mix_of
+from deeppatch.zoo.names import ARCHITECTURE_NAMES
 
 STAGE = "compose"
 DESCRIPTION = """Compose: join a weak model and the module of a strong model for one class, which it corrects.
@@ -77,6 +79,12 @@ def problems(options: Options) -> list[str]:
     found = []
     if options.weak_epoch is not None and options.weak_epoch < 1:
         found.append(f"--weak_epoch {options.weak_epoch}: give a whole number above 0")
+    if options.weak is not None and options.weak not in ARCHITECTURE_NAMES:
+        found.append(f"--weak {options.weak}: choose from {', '.join(sorted(ARCHITECTURE_NAMES))}")
+    try:
+        mix_of(options.dataset)
+    except UserError as error:
+        found.append(str(error))
     joins = list(options.join or [])
     for join in joins:
         try:
@@ -100,7 +108,6 @@ def run(options: Options) -> None:
     from deeppatch.cli.predecessors import base_model
     from deeppatch.modular.joining import compare_joins, default_joins
 
-    inputs.check(options.dataset, options.weak)
     context = open_stage(options, STAGE)
     strong = base_model(context)
     modules, digest = inputs.read_modules(context, strong)

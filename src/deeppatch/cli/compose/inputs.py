@@ -22,15 +22,7 @@ from deeppatch.modular.modules import Modules
 from deeppatch.modular.weak_networks import FITS, mix_of, published_weak_network
 from deeppatch.progress import info
 from deeppatch.storage import RECORD, sha256
-from deeppatch.zoo.architectures import ARCHITECTURES
 from deeppatch.zoo.classifier import Classifier
-
-
-def check(dataset: str, weak: str | None) -> None:
-    """UserError where the data have no mix for weak models, or there is no such weak network."""
-    mix_of(dataset)
-    if weak is not None and weak not in ARCHITECTURES:
-        raise UserError(f"--weak {weak}: choose from {', '.join(sorted(ARCHITECTURES))}")
 
 
 def read_modules(context: Context, strong: Classifier) -> tuple[Modules, str]:
@@ -76,8 +68,8 @@ def prepared(context: Context) -> tuple[Path, str]:
     """Return the weights file of a `weak_context`, trained if need be, and the command that makes it."""
     options, (recipe, file) = context.options, FITS[context.options.fit]
     command = context.command("pretrain", recipe=recipe)
+    command += f" -e {options.weak_epoch}" if options.weak_epoch else ""
     words = shlex.split(command)[len(shlex.split(command_line.call(options.prefix, "pretrain"))) :]
-    words += ["-e", str(options.weak_epoch)] if options.weak_epoch else []
     words += ["--device", options.device, "--gpu", str(options.gpu)]
     words += ["--amp"] * options.amp
     folder = run_folder("pretrain", parse(pretrain, words, options.prefix), {})

@@ -71,14 +71,19 @@ def warm_start_of(
 def finished_runs(context: Context) -> pd.DataFrame:
     """Return the rows of all finished runs with this bias and limit, each with the wall time of its record.
 
-    UserError where there is none.
+    Runs from labels that have changed since are left out, which is logged. UserError where there is none.
     """
     options = context.options
     rows = []
     for path in sorted(model_folder(options).glob("relearn-*/row.csv")):
         record = recorded(path.parent / RECORD)
         if record and all(record["settings"][name] == getattr(options, name) for name in ("bias", "limit")):
-            (row,) = pd.read_csv(io.BytesIO(context.stage.read(path, record["command"]))).to_dict("records")
+            try:
+                content = context.stage.read(path, record["command"])
+            except StaleArtifact as error:
+                info(f"left out: {error}")
+                continue
+            (row,) = pd.read_csv(io.BytesIO(content)).to_dict("records")
             rows.append({**row, "wall_seconds": record["wall_seconds"]})
     if not rows:
         command = context.command("relearn")
