@@ -208,20 +208,25 @@ def subject(options: argparse.Namespace) -> tuple[Classifier, Images]:
     return Classifier(network, mean, std), split(sources.load(options.dataset, options.data_dir, 2021), 2021).val
 
 
-def main() -> None:
-    """Print a table, and write it as CSV."""
-    parser = machine.parser(__doc__ or "")
-    parser.add_argument("-m", "--model", choices=sorted(ARCHITECTURES), default="resnet32a")
-    parser.add_argument("--weights", type=Path, help="what pretrain left: weights.safetensors (default: random)")
-    parser.add_argument("-d", "--dataset", default="cifar10", help="whose val images go with --weights")
-    parser.add_argument("--data_dir", type=Path, default=Path("data"))
-    parser.add_argument("--images", type=int, default=256, help="images in memory (default: 256)")
-    parser.add_argument("--loaded", type=int, default=512, help="images that the published way loads (default: 512)")
-    parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of this benchmark's options."""
+    found = machine.parser(__doc__ or "")
+    found.add_argument("-m", "--model", choices=sorted(ARCHITECTURES), default="resnet32a")
+    found.add_argument("--weights", type=Path, help="what pretrain left: weights.safetensors (default: random)")
+    found.add_argument("-d", "--dataset", default="cifar10", help="whose val images go with --weights")
+    found.add_argument("--data_dir", type=Path, default=Path("data"))
+    found.add_argument("--images", type=int, default=256, help="images in memory (default: 256)")
+    found.add_argument("--loaded", type=int, default=512, help="images that the published way loads (default: 512)")
+    found.add_argument(
         "--eliminated", type=int, default=150, help="val images that an elimination blurs six times (default: 150)"
     )
-    parser.add_argument("--sweeps", type=int, default=3, help="rounds of each layer (default: 3)")
-    options = parser.parse_args()
+    found.add_argument("--sweeps", type=int, default=3, help="rounds of each layer (default: 3)")
+    return found
+
+
+def main() -> None:
+    """Print a table, and write it as CSV."""
+    options = parser().parse_args()
     device = machine.prepared(options.device)
     model, source = subject(options)
     network = model.to(device, memory_format=torch.channels_last).eval().network  # type: ignore[call-overload]

@@ -8,6 +8,7 @@ were really run, counted, and what share that is of the machine's peak in a larg
 
 from __future__ import annotations
 
+import argparse
 import statistics
 
 import machine
@@ -53,12 +54,17 @@ def measure(network: nn.Module, images: torch.Tensor, filters: int, rounds: int)
     return sum(widths.values()), whole / count, sum(adds.values()) / count
 
 
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of this benchmark's options."""
+    found = machine.parser(__doc__ or "")
+    found.add_argument("--filters", type=int, default=4, help="filters of each layer (default: 4)")
+    found.add_argument("--rounds", type=int, default=3, help="medians of so many (default: 3)")
+    return found
+
+
 def main() -> None:
     """Print a table, and write it as CSV."""
-    parser = machine.parser(__doc__ or "")
-    parser.add_argument("--filters", type=int, default=4, help="filters of each layer (default: 4)")
-    parser.add_argument("--rounds", type=int, default=3, help="medians of so many (default: 3)")
-    options = parser.parse_args()
+    options = parser().parse_args()
     device = machine.prepared(options.device)
     fastest = machine.peak(device)
     rows = []

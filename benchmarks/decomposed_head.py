@@ -5,6 +5,8 @@ python benchmarks/decomposed_head.py [--device cpu|cuda] [--output benchmarks.cs
 
 from __future__ import annotations
 
+import argparse
+
 import machine
 import pandas as pd
 import torch
@@ -16,10 +18,14 @@ SIZES = {"ResNet-20, CIFAR-10": (64, 10, 5), "ResNet-50, ImageNet": (2048, 1000,
 BATCHES = (1, 64, 256)
 
 
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of this benchmark's options."""
+    return machine.parser(__doc__ or "")
+
+
 def main() -> None:
     """Print a table, and write it as CSV."""
-    parser = machine.parser(__doc__ or "")
-    options = parser.parse_args()
+    options = parser().parse_args()
     device = machine.prepared(options.device)
     rows = []
     for name, (features, classes, k) in SIZES.items():

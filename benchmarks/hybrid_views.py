@@ -131,17 +131,22 @@ def time_selection(options: argparse.Namespace, device: torch.device, model: Cla
     ]
 
 
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of this benchmark's options."""
+    found = machine.parser(__doc__ or "")
+    found.add_argument("-m", "--model", choices=sorted(ARCHITECTURES), default="mobilenet")
+    found.add_argument("--images", type=int, default=256, metavar="N", help="images to make views of (default: 256)")
+    found.add_argument("--views", type=int, default=8, metavar="N", help="views of each (default: 8)")
+    found.add_argument("--pool", type=int, default=2000, metavar="N", help="images to choose from (default: 2000)")
+    found.add_argument("--whole", type=int, metavar="N", help="images of the whole selection (default: as --pool)")
+    found.add_argument("--rounds", type=int, default=5, metavar="N", help="turns of each (default: 5)")
+    return found
+
+
 @torch.no_grad()
 def main() -> None:
     """Print a table, and write it as CSV."""
-    parser = machine.parser(__doc__ or "")
-    parser.add_argument("-m", "--model", choices=sorted(ARCHITECTURES), default="mobilenet")
-    parser.add_argument("--images", type=int, default=256, metavar="N", help="images to make views of (default: 256)")
-    parser.add_argument("--views", type=int, default=8, metavar="N", help="views of each (default: 8)")
-    parser.add_argument("--pool", type=int, default=2000, metavar="N", help="images to choose from (default: 2000)")
-    parser.add_argument("--whole", type=int, metavar="N", help="images of the whole selection (default: as --pool)")
-    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="turns of each (default: 5)")
-    options = parser.parse_args()
+    options = parser().parse_args()
     device = machine.prepared(options.device)
     model = Classifier(ARCHITECTURES[options.model](CLASSES), [0.5] * 3, [0.25] * 3)
     model = model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]

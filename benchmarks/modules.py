@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import machine
 import modules_plain as plain
 import pandas as pd
 import torch
-from machine import heading, parser, prepared, write
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -174,22 +174,27 @@ def given(options: argparse.Namespace, device: torch.device) -> tuple[Subject, D
     return Subject(network, layers, genomes, images, x), loader
 
 
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of this benchmark's options."""
+    found = machine.parser(__doc__ or "")
+    found.add_argument("-m", "--model", choices=sorted(ARCHITECTURES), default="simcnn")
+    found.add_argument("--weights", type=Path, help="what pretrain left: weights.safetensors (default: random)")
+    found.add_argument("-d", "--dataset", default="cifar10")
+    found.add_argument("--data_dir", type=Path, default=Path("data"))
+    found.add_argument("--images", type=int, default=400, help="test images that rate candidates (default: 400)")
+    found.add_argument("--population", type=int, default=100)
+    found.add_argument("--generations", type=int, default=2, help="of our search, timed whole (default: 2)")
+    found.add_argument("--every", type=int, default=4, help="batches of ours for one plain candidate (default: 4)")
+    found.add_argument("--most", action="store_true", help="every merge keeps as many compositions as it may")
+    found.add_argument("--compositions", type=int, default=2000, help="timed on the plain side (default: 2000)")
+    return found
+
+
 def main() -> None:
     """Print both sides' figures, and how many times as fast ours is."""
-    options = parser(__doc__)
-    options.add_argument("-m", "--model", choices=sorted(ARCHITECTURES), default="simcnn")
-    options.add_argument("--weights", type=Path, help="what pretrain left: weights.safetensors (default: random)")
-    options.add_argument("-d", "--dataset", default="cifar10")
-    options.add_argument("--data_dir", type=Path, default=Path("data"))
-    options.add_argument("--images", type=int, default=400, help="test images that rate candidates (default: 400)")
-    options.add_argument("--population", type=int, default=100)
-    options.add_argument("--generations", type=int, default=2, help="of our search, timed whole (default: 2)")
-    options.add_argument("--every", type=int, default=4, help="batches of ours for one plain candidate (default: 4)")
-    options.add_argument("--most", action="store_true", help="every merge keeps as many compositions as it may")
-    options.add_argument("--compositions", type=int, default=2000, help="timed on the plain side (default: 2000)")
-    options = options.parse_args()
-    device = prepared(options.device)
-    print(heading(device))
+    options = parser().parse_args()
+    device = machine.prepared(options.device)
+    print(machine.heading(device))
     subject, loader = given(options, device)
     network, layers, times = subject.network, subject.layers, []
 
@@ -219,7 +224,7 @@ def main() -> None:
           f"{options.population} candidates that keep {100 * kernels.float().mean():.1f} % of the kernels; "
           f"plain: median of {len(times)} candidates, {options.compositions} compositions; "
           f"peak memory {peak:.0f} MiB")  # fmt: skip
-    write(table, options, device)
+    machine.write(table, options, device)
 
 
 if __name__ == "__main__":

@@ -148,24 +148,29 @@ def measure(model: torch.nn.Module, data: Data, blur: Blur) -> dict[str, float]:
     return {"clean": 100 * correct[0].item(), "blurred": 100 * correct[1:].mean().item()}
 
 
-def main() -> None:
-    """Print both tables, and write them as CSV."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("-m", "--model", default="resnet20a")
-    parser.add_argument("-d", "--dataset", default="cifar10")
-    parser.add_argument("--weights", type=Path, required=True, help="what pretrain left: weights.safetensors")
-    parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of this benchmark's options."""
+    found = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    found.add_argument("-m", "--model", default="resnet20a")
+    found.add_argument("-d", "--dataset", default="cifar10")
+    found.add_argument("--weights", type=Path, required=True, help="what pretrain left: weights.safetensors")
+    found.add_argument(
         "--limit", type=int, default=3000, help="images of every split to repair with and to test on (default: 3000)"
     )
-    parser.add_argument("--rank_limit", type=int, default=300, help="val images to rank on (default: 300)")
-    parser.add_argument("--crt_epoch", type=int, default=3, help="epochs of a correction (default: 3)")
-    parser.add_argument(
+    found.add_argument("--rank_limit", type=int, default=300, help="val images to rank on (default: 300)")
+    found.add_argument("--crt_epoch", type=int, default=3, help="epochs of a correction (default: 3)")
+    found.add_argument(
         "--bfloat16", action="store_true", help="rank in bfloat16 with --amp even where the processor has none"
     )
-    parser.add_argument("--ratios", type=float, nargs="+", default=[0.1, 0.25, 0.5])
-    parser.add_argument("--data_dir", type=Path, default=Path("data"))
-    parser.add_argument("--output_dir", type=Path, default=Path("output/rankings"))
-    options = parser.parse_args()
+    found.add_argument("--ratios", type=float, nargs="+", default=[0.1, 0.25, 0.5])
+    found.add_argument("--data_dir", type=Path, default=Path("data"))
+    found.add_argument("--output_dir", type=Path, default=Path("output/rankings"))
+    return found
+
+
+def main() -> None:
+    """Print both tables, and write them as CSV."""
+    options = parser().parse_args()
     options.output_dir.mkdir(parents=True, exist_ok=True)
     device = machine.prepared(runtime.default_device())
     data = load_data(options, options.limit, device)

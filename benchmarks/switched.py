@@ -12,6 +12,7 @@ does under `pipenv run`.
 
 from __future__ import annotations
 
+import argparse
 import copy
 import math
 import time
@@ -84,17 +85,22 @@ def multiply_adds(model: nn.Module, pixels: Tensor) -> int:
     return int(counter.get_total_flops()) // 2
 
 
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of this benchmark's options."""
+    found = machine.parser(__doc__ or "")
+    found.add_argument("-m", "--model", choices=sorted(ARCHITECTURES), default="resnet32a")
+    found.add_argument("--ratio", type=float, default=0.25, metavar="R", help="share of filters (default: 0.25)")
+    found.add_argument("--router", choices=sorted(FEATURES), default="probe")
+    found.add_argument("-b", "--batch_size", type=int, default=256, metavar="N")
+    found.add_argument("--size", type=int, default=32, metavar="N", help="height and width (default: 32)")
+    found.add_argument("--rounds", type=int, default=40, metavar="N", help="turns of each (default: 40)")
+    return found
+
+
 @torch.no_grad()
 def main() -> None:
     """Print a table, and write it as CSV."""
-    parser = machine.parser(__doc__ or "")
-    parser.add_argument("-m", "--model", choices=sorted(ARCHITECTURES), default="resnet32a")
-    parser.add_argument("--ratio", type=float, default=0.25, metavar="R", help="share of filters (default: 0.25)")
-    parser.add_argument("--router", choices=sorted(FEATURES), default="probe")
-    parser.add_argument("-b", "--batch_size", type=int, default=256, metavar="N")
-    parser.add_argument("--size", type=int, default=32, metavar="N", help="height and width (default: 32)")
-    parser.add_argument("--rounds", type=int, default=40, metavar="N", help="turns of each (default: 40)")
-    options = parser.parse_args()
+    options = parser().parse_args()
     device = machine.prepared(options.device)
 
     pixels = torch.rand(options.batch_size, 3, options.size, options.size, device=device)

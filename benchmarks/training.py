@@ -35,7 +35,7 @@ METHODS = ("finetune", "replace", "crtunit")
 
 def main() -> None:
     """Print a table, and write it as CSV."""
-    options = parse()
+    options = parser().parse_args()
     device = machine.prepared(options.device)
     draw = runtime.generator(2021, "benchmark")
     count = options.batch_size * options.batches
@@ -53,16 +53,16 @@ def main() -> None:
     machine.write(frame, options, device)
 
 
-def parse() -> argparse.Namespace:
-    """Return the options."""
-    parser = machine.parser(__doc__ or "")
-    parser.add_argument("-m", "--model", choices=sorted(ARCHITECTURES), default="resnet32")
-    parser.add_argument("-b", "--batch_size", type=int, default=256, metavar="N")
-    parser.add_argument("--batches", type=int, default=4, metavar="N", help="batches an epoch (default: 4)")
-    parser.add_argument("--rounds", type=int, default=15, metavar="N", help="epochs that are timed (default: 15)")
-    parser.add_argument("--augment", action="store_true", help="crop and mirror as well as blur")
-    parser.add_argument("--amp", action="store_true", help="bfloat16")
-    return parser.parse_args()
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of this benchmark's options."""
+    found = machine.parser(__doc__ or "")
+    found.add_argument("-m", "--model", choices=sorted(ARCHITECTURES), default="resnet32")
+    found.add_argument("-b", "--batch_size", type=int, default=256, metavar="N")
+    found.add_argument("--batches", type=int, default=4, metavar="N", help="batches an epoch (default: 4)")
+    found.add_argument("--rounds", type=int, default=15, metavar="N", help="epochs that are timed (default: 15)")
+    found.add_argument("--augment", action="store_true", help="crop and mirror as well as blur")
+    found.add_argument("--amp", action="store_true", help="bfloat16")
+    return found
 
 
 def measure(method: str, base: Classifier, images: Images, options: argparse.Namespace) -> tuple[float, float, float]:

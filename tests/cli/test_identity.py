@@ -234,6 +234,17 @@ def test_an_image_that_was_replaced_is_noticed(empty, waves, tmp_path):
     assert "other test images or labels than then" in empty.refused(f"select -f activation -d folder:{folder}")
 
 
+def test_other_subsets_of_the_same_split_are_no_other_data(pretrained):
+    """A ranking made on a few images may be handed on; another split may not."""
+    weights = pretrained.at("pretrain/weights.safetensors")
+    said = pretrained.ran(f"select -f activation --limit 20 --base {weights}").out
+    (ranking,) = pretrained.root.glob("assess-activation-limit20-*/ranking.json")
+    assert str(ranking.parent) in said
+    pretrained.ran(f"correct -f activation --crt_epoch 1 --ranking {ranking}")
+    refused = pretrained.refused(f"select -f activation --val_share 0.4 --base {weights}")
+    assert "was made from other data: " in refused
+
+
 def test_a_class_that_is_called_otherwise_is_noticed_with_both_sides(empty, waves, tmp_path):
     folder = waves(tmp_path / "photos")
     empty.ran(f"eval -e 1 -d folder:{folder}")

@@ -152,12 +152,19 @@ class Context:
         named = {name: getattr(parts, name) for name in ("train", "val", "test")}
         now = ranks.broadcast_from_rank0(lambda: digest.describe(named, self.source.classes, cache))
         for found in self.found.values():
-            before = (found.record or {}).get("data")
+            record = found.record or {}
+            before = record.get("data")
+            if before and self._is_other_subset(record["settings"]):
+                before = {**before, "parts": {}}
             if before and (changes := "; ".join(digest.differences(before, now))):
                 raise StaleArtifact(
                     f"{found.path} was made from other data: {changes}; make it again with: {found.command}"
                 )
         self.stage.facts.setdefault("data", now)  # a weak model's, in compose, are not the stage's own
+
+    def _is_other_subset(self, settings: Mapping[str, Any]) -> bool:
+        """Tell whether a run read other subsets (--limit) of the same split; with --bias it is another split."""
+        return not settings.get("bias") and settings.get("limit") != self.options.limit
 
 
 def open_stage(options: StageOptions, stage: str) -> Context:
