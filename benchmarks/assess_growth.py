@@ -20,7 +20,7 @@ from tqdm import tqdm
 from deeppatch import runtime
 from deeppatch.graph.hooks import convolutions
 from deeppatch.graph.network_graph import Graph
-from deeppatch.localization.ablation import DegradedBatch, in_graph
+from deeppatch.localization.ablation import DegradedBatch, graph_ablation
 from deeppatch.zoo.resnet_cifar import CifarResNet
 
 # blocks a stage, width, images at a time
@@ -35,7 +35,7 @@ CASES = {
 def measure(network: nn.Module, images: torch.Tensor, filters: int, rounds: int) -> tuple[int, float, float]:
     """Return the network's number of filters, and seconds and multiply-adds of ranking them all, per image."""
     device, count = images.device, len(images)
-    ablation = in_graph(Graph(network, images[:2]), swap=False)
+    ablation = graph_ablation(Graph(network, images[:2]), swap=False)
     batch = DegradedBatch(images, torch.zeros(count, dtype=torch.int64, device=device))
     edited = ablation(batch)
     widths = {name: conv.out_channels for name, conv in convolutions(network).items()}

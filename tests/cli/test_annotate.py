@@ -85,7 +85,7 @@ def test_every_method_leaves_its_folder_whole(waves_bench, method):
 def test_labels_are_those_of_the_pool_and_the_table_names_images_by_place(waves_bench):
     waves_bench.ran(f"annotate {BIASED} --method gini")
     source = sources.load(f"folder:{waves_bench.data}", waves_bench.data, 2021)
-    pool, labels = biased_split.partition(source, "B", 2021).pool, biased_split.mixed(source).labels
+    pool, labels = biased_split.partition(source, "B", 2021).pool, biased_split.combined(source).labels
     found, rows = selection_of(waves_bench, f"annotate-gini-{END}"), rows_of(waves_bench, f"annotate-gini-{END}")
     assert torch.equal(found.labels, labels[pool[found.bought]])
     for row, place, label in zip(rows, found.bought.tolist(), found.labels.tolist(), strict=True):
@@ -209,7 +209,7 @@ def test_spread_labels_that_are_worse_than_the_model_s_own_are_told(truth, own, 
     )
     pool = Pool(torch.empty(count, 3, 1, 1), [], torch.tensor(truth), None, "")
     evidence = argparse.Namespace(embeddings=argparse.Namespace(logits=logits))
-    found = report.diagnosed(pool, evidence, Choice(selection, [""], torch.tensor([-1]), logits))
+    found = report.diagnostics(pool, evidence, Choice(selection, [""], torch.tensor([-1]), logits))
     assert found["propagated_labels_correct_percent"] == pytest.approx(100 * truth.count(0) / count, abs=0.01)
     assert ("are wrong more often than the model's own predictions there" in caplog.text) is warned
 

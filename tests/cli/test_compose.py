@@ -23,7 +23,7 @@ from deeppatch.data import sources, views
 from deeppatch.data.splits import split
 from deeppatch.modular import joining
 from deeppatch.modular.heads import Heads
-from deeppatch.modular.layers import find
+from deeppatch.modular.layers import find_layers
 from deeppatch.modular.modules import Modules
 from deeppatch.modular.weak_networks import published_weak_network
 from deeppatch.stage import Stage
@@ -78,7 +78,7 @@ def restored(path: Path, classes: int = 5) -> Classifier:
 def leave_modules(place: Place, name: str, *, heads: bool) -> Modules:
     """Write modules as modularize does: each without one kernel of each layer, that its class needs least."""
     strong = restored(place.folder("pretrain") / "weights.safetensors")
-    layers = find(strong.network, torch.rand(2, 3, 32, 32))
+    layers = find_layers(strong.network, torch.rand(2, 3, 32, 32))
     masks = {layer.name: torch.ones(5, layer.kernels, dtype=torch.bool) for layer in layers}
     for number, mask in enumerate(masks.values()):
         mask[:, number] = False
@@ -189,14 +189,14 @@ def test_every_figure_is_that_of_the_plain_definition(done):
 
 def test_ranges_are_made_of_the_strong_model_s_own_val_images(fresh, monkeypatch):
     """The reference splits after choosing the class, so that most of these images trained the network (fault 1)."""
-    seen, outputs = [], joining._Pair.outputs
+    seen, outputs = [], joining._WeakModelAndModule.outputs
 
     def noted(pair, model, images, label):
         if label == "scores of val":
             seen.append(images)
         return outputs(pair, model, images, label)
 
-    monkeypatch.setattr(joining._Pair, "outputs", noted)
+    monkeypatch.setattr(joining._WeakModelAndModule, "outputs", noted)
     fresh.ran("compose --method ga")
     parts = split(sources.load("digits_5", Path(), 2021), 2021, LIMIT)
     stored = [pixels.numpy().tobytes() for pixels in parts.val.pixels]

@@ -17,7 +17,7 @@ from deeppatch.artifacts import Checkpoint
 from deeppatch.data.sources import load
 from deeppatch.data.splits import halves, split
 from deeppatch.modular import analysis, genetic_search, gradient_search
-from deeppatch.modular.genetic import Search
+from deeppatch.modular.genetic import PopulationSearch
 from deeppatch.modular.modules import Modules
 from deeppatch.training import fit, predict
 
@@ -187,7 +187,7 @@ def test_the_gradient_search_trains_on_train_and_chooses_by_val(fresh, monkeypat
 
 def test_a_published_preset_weighs_no_size(fresh, monkeypatch):
     searches = []
-    monkeypatch.setattr(genetic_search, "Search", lambda *a: searches.append(Search(*a)) or searches[-1])
+    monkeypatch.setattr(genetic_search, "Search", lambda *a: searches.append(PopulationSearch(*a)) or searches[-1])
     fresh.ran("modularize --method ga --preset rescnn-svhn_5 --budget 1 --sensitivity_images 30 --search_images 40")
     assert len(searches[0].labels) == 40
     history = pd.read_csv(fresh.folder("modularize-ga-rescnn-svhn_5") / "history.csv")

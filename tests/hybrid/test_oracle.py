@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from deeppatch.hybrid.oracle import Oracle, OverBudget
+from deeppatch.hybrid.oracle import BudgetExceeded, Oracle
 
 LABELS = torch.tensor([5, 6, 7, 8, 9])
 
@@ -24,11 +24,11 @@ def test_asking_again_costs_nothing():
 def test_one_too_many_is_refused_and_not_counted():
     oracle = Oracle(LABELS, 2)
     oracle.ask(torch.tensor([0]))
-    with pytest.raises(OverBudget, match="3 distinct labels asked for, 2 may be"):
+    with pytest.raises(BudgetExceeded, match="3 distinct labels asked for, 2 may be"):
         oracle.ask(torch.tensor([1, 2]))
     assert oracle.spent == 1
     oracle.ask(torch.tensor([1]))
-    with pytest.raises(OverBudget):
+    with pytest.raises(BudgetExceeded):
         oracle.ask(torch.tensor([4]))
 
 
@@ -36,5 +36,5 @@ def test_where_nobody_has_labels_yet_they_are_unknown_and_counted():
     oracle = Oracle(None, 2)
     assert oracle.ask(torch.tensor([3, 1])).tolist() == [-1, -1]
     assert oracle.spent == 2
-    with pytest.raises(OverBudget):
+    with pytest.raises(BudgetExceeded):
         oracle.ask(torch.tensor([0]))

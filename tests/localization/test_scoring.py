@@ -57,7 +57,7 @@ def data(model) -> Data:
 def stream(data: Data, blur: Blur, method: str) -> tuple[Tensor, Tensor, Tensor]:
     """Return degraded pixels, labels and clean pixels, all in one batch, as a method reads them."""
     paired = method in ("featswap", "activation")
-    view = views.degraded_draw(data.val, blur, 999, 2021) if paired else views.expand(data.val, blur, 999)
+    view = views.random_level_view(data.val, blur, 999, 2021) if paired else views.expand(data.val, blur, 999)
     ((degraded, labels),) = view
     return degraded, labels, data.val.pixels[view.index] / 255
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from deeppatch.modular import composition
-from deeppatch.modular.composition import Weights, beam, dissimilarity
+from deeppatch.modular.composition import FitnessWeights, beam_search, dissimilarity
 from deeppatch.modular.presets import sizes
 
 CANDIDATES, SAMPLES = 3, 40
@@ -84,8 +84,8 @@ def test_the_beam_is_that_of_the_definition(monkeypatch, seed, classes, winners,
     thresholds = dict.fromkeys(sizes(classes), 0.8)
     dissimilarities = dissimilarity(kernels.flatten(0, 1)).view(classes, CANDIDATES, classes, CANDIDATES)
     shares = kernels.float().mean(2)
-    weights = Weights(0.95, 0.1, size)
-    fitness, accuracy = beam(logits, labels, dissimilarities, shares, order, weights, thresholds, named)
+    weights = FitnessWeights(0.95, 0.1, size)
+    fitness, accuracy = beam_search(logits, labels, dissimilarities, shares, order, weights, thresholds, named)
     told, asked = torch.full_like(logits, torch.nan), []
 
     def ask(number, members, met):
@@ -93,7 +93,7 @@ def test_the_beam_is_that_of_the_definition(monkeypatch, seed, classes, winners,
         samples = torch.isin(labels, torch.tensor(met))
         told[number, members.unsqueeze(1), samples.nonzero().T] = logits[number][members][:, samples]
 
-    again = beam(told, labels, dissimilarities, shares, order, weights, thresholds, named, ask)
+    again = beam_search(told, labels, dissimilarities, shares, order, weights, thresholds, named, ask)
     assert all(torch.equal(*both) for both in zip(astuple(again[0]), astuple(fitness), strict=True))
     assert again[1] == accuracy
     assert told.isnan().any(), "candidates that drop out are not asked for everything"
@@ -128,7 +128,7 @@ def test_a_tied_kernel_counts_once_for_each_convolution():
 def test_more_samples_than_a_byte_counts():
     torch.manual_seed(1)
     a, b = torch.randn(4, 700), torch.randn(5, 700)
-    assert torch.equal(composition._not_less(a, b), (a[:, None] >= b[None]).sum(2))
+    assert torch.equal(composition._count_not_less(a, b), (a[:, None] >= b[None]).sum(2))
 
 
 def test_a_candidate_alone_is_rated_by_its_auroc():

@@ -12,7 +12,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from deeppatch.errors import NoNetwork, WrongWeights
+from deeppatch.errors import DownloadFailed, WrongWeights
 from deeppatch.zoo import weights
 from deeppatch.zoo.architectures import ARCHITECTURES
 
@@ -111,7 +111,7 @@ def test_a_damaged_download_is_refused_and_leaves_nothing(hub, published, tmp_pa
 def test_without_a_network_the_message_names_three_ways_out(hub, published, monkeypatch, error):
     offline(monkeypatch, error)
     url, _ = published
-    with pytest.raises(NoNetwork) as caught:
+    with pytest.raises(DownloadFailed) as caught:
         weights.fetch(url)
     message = str(caught.value)
     assert "\n" not in message

@@ -68,7 +68,7 @@ def console() -> None:
 def guarded(script: str, arguments: Sequence[str], prefix: str) -> int:
     """Run a command and return its exit status; what a user can mend is one line on stderr."""
     try:
-        with progress.shown():
+        with progress.console_output():
             run(script, arguments, prefix)
     except UserError as error:
         return _fail(str(error))
@@ -95,8 +95,8 @@ def run(script: str, arguments: Sequence[str], prefix: str) -> None:
 
     module = importlib.import_module(f"deeppatch.cli.{COMMANDS[script]}.command")
     command = shlex.join([*prefix.format(script=script, stage=COMMANDS[script]).split(), *arguments])
-    with launch.together(command):
-        if launch.asked_ranks() > 1 and not getattr(module, "RANKS", False):
+    with launch.joined_ranks(command):
+        if launch.requested_ranks() > 1 and not getattr(module, "RANKS", False):
             raise UserError(f"{COMMANDS[script]} runs as one process; start it without torchrun: {command}")
         options = parsing.parse(module, arguments, prefix)
         parsing.check_files(options)

@@ -19,19 +19,19 @@ SCRIPTS = {
 }  # fmt: skip
 
 # options that lead to other artifacts, with their defaults; and the pairs in which a stage must not repeat one
-ELSEWHERE = {
+SHARED_SETTINGS = {
     "noise_type": "gaussion", "seed": DEFAULT_SEED, "val_share": None, "limit": None, "weights": None, "ranking": None,
     "bias": None, "data_dir": Path("data"), "output_dir": Path("output"),
 }  # fmt: skip
-UNHEEDED = {("pretrain", "weights"), ("pretrain", "ranking"), ("assess", "ranking")}
+IGNORED = {("pretrain", "weights"), ("pretrain", "ranking"), ("assess", "ranking")}
 # options of one stage that lead to other artifacts of it; ANNOTATE chooses the images to label
 ANNOTATE = dict(method="hybrid", budget="1%", features="penultimate", encoder="resnet18", encoder_epochs=100, views=8)
-OWN: dict[str, dict[str, object]] = {
+STAGE_SETTINGS: dict[str, dict[str, object]] = {
     "pretrain": {"recipe": "default"}, "evaluate": {"router": "probe"},
     "modularize": {"method": "grad", "no_head": False, "preset": "auto"}, "annotate": ANNOTATE, "relearn": ANNOTATE,
 }  # fmt: skip
 SPELLED = {"weights": "base"}  # options whose name in the code is another one
-RANKED = ("assess", "correct", "evaluate")
+STAGES_WITH_RANKING = ("assess", "correct", "evaluate")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +90,7 @@ def spell(stage: str, options: argparse.Namespace | StageOptions, **changes: obj
     """Return the command that runs `stage` with what these options share with it; `changes` override values."""
     values = {**vars(options), **changes}
     parts = ["-m", values["model"], "-d", values["dataset"]]
-    if stage in RANKED:
+    if stage in STAGES_WITH_RANKING:
         parts += ["-f", values["fs_method"]]
     if stage in ("correct", "evaluate"):
         parts += ["-c", values["crt_method"]]
@@ -100,7 +100,7 @@ def spell(stage: str, options: argparse.Namespace | StageOptions, **changes: obj
             parts += ["--susp_side", values["susp_side"]] if values["susp_side"] != "front" else []
     parts += ["-k", str(values["k"])] if stage == "influence" else []
     parts += ["--train"] if stage == "pretrain" and values.get("bias") else []
-    for name, default in {**OWN.get(stage, {}), **ELSEWHERE}.items():
-        if values.get(name, default) != default and (stage, name) not in UNHEEDED:
+    for name, default in {**STAGE_SETTINGS.get(stage, {}), **SHARED_SETTINGS}.items():
+        if values.get(name, default) != default and (stage, name) not in IGNORED:
             parts += [f"--{SPELLED.get(name, name)}"] + ([] if values[name] is True else [str(values[name])])
     return f"{call(values['prefix'], stage)} {shlex.join(parts)}"

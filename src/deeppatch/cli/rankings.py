@@ -17,7 +17,7 @@ from deeppatch.progress import info
 from deeppatch.zoo.classifier import Classifier
 
 
-def leave_ranking(context: Context, model: Classifier, ranking: Ranking, facts: dict[str, object]) -> None:
+def write_ranking(context: Context, model: Classifier, ranking: Ranking, facts: dict[str, object]) -> None:
     """Write the ranking as JSON, for correct, and as a table."""
     base = state_digest(model.state_dict())
     content = {"base": base, "limit": context.options.limit, **facts, **ranking.to_json()}

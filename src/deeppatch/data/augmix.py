@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 DEPTH = 3
-SEVERITY = 3.0
-GENTLEST = 0.1
+MAX_LEVEL = 3.0
+MIN_LEVEL = 0.1
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,14 @@ class Chains:
     shares: Tensor
 
 
-def drawn_chains(count: int, generator: torch.Generator) -> Chains:
+def draw_chains(count: int, generator: torch.Generator) -> Chains:
     """Draw chains of 1 to 3 uniform operations at uniform levels, and uniform shares (AugMix of width 1, severity 3).
 
     Hendrycks et al., ICLR 2020, with the settings of HybridRepair.
     """
     depth = torch.randint(1, DEPTH + 1, (count, 1), generator=generator)
     operations = torch.randint(len(OPERATIONS), (count, DEPTH), generator=generator)
-    levels = GENTLEST + (SEVERITY - GENTLEST) * torch.rand(count, DEPTH, generator=generator)
+    levels = MIN_LEVEL + (MAX_LEVEL - MIN_LEVEL) * torch.rand(count, DEPTH, generator=generator)
     signs = 2.0 * torch.randint(2, (count, DEPTH), generator=generator) - 1
     shares = torch.rand(count, generator=generator)
     ended = torch.arange(DEPTH) >= depth
@@ -47,9 +47,9 @@ def views(pixels: Tensor, count: int, generator: torch.Generator) -> Tensor:
 
     The image itself is view 0. The generator is on the CPU; the result does not depend on the device but for rounding.
     """
-    chains = drawn_chains(len(pixels) * count, generator)
+    chains = draw_chains(len(pixels) * count, generator)
     copies = pixels.unsqueeze(1).expand(-1, count, -1, -1, -1)
-    chained = applied(copies.reshape(-1, *pixels.shape[1:]), chains).view(copies.shape)
+    chained = apply_chains(copies.reshape(-1, *pixels.shape[1:]), chains).view(copies.shape)
     shares = chains.shares.to(pixels.device, non_blocking=True).view(len(pixels), count, 1, 1, 1)
     found = torch.empty(len(pixels), count + 1, *pixels.shape[1:], device=pixels.device)
     clean = torch.div(pixels, 255, out=found[:, 0])
@@ -57,7 +57,7 @@ def views(pixels: Tensor, count: int, generator: torch.Generator) -> Tensor:
     return found
 
 
-def applied(pixels: Tensor, chains: Chains) -> Tensor:
+def apply_chains(pixels: Tensor, chains: Chains) -> Tensor:
     """Return uint8 pixels (M, 3, H, W) after the operations of their chains, rounded after each as images are."""
     for step in range(DEPTH if len(pixels) else 0):
         levels = chains.levels[:, step] * chains.signs[:, step]
@@ -73,7 +73,7 @@ def applied(pixels: Tensor, chains: Chains) -> Tensor:
     return pixels
 
 
-def unchanged(pixels: Tensor, _operations: Tensor, _levels: Tensor) -> Tensor:
+def leave_unchanged(pixels: Tensor, _operations: Tensor, _levels: Tensor) -> Tensor:
     """Leave images whose chain has ended."""
     return pixels
 
@@ -84,19 +84,19 @@ def autocontrast(pixels: Tensor, _operations: Tensor, _levels: Tensor) -> Tensor
     least, most = flat.amin(2, keepdim=True).double(), flat.amax(2, keepdim=True).double()
     scale = torch.full_like(most, 255) / (most - least)  # a number over a tensor would be rounded twice
     table = torch.arange(256, device=pixels.device) * scale - least * scale
-    return _looked_up(_values(pixels), table, most > least)
+    return _apply_tables(_table_indices(pixels), table, most > least)
 
 
 def equalize(pixels: Tensor, _operations: Tensor, _levels: Tensor) -> Tensor:
     """Flatten the histogram of each channel of (M, 3, H, W), as PIL does."""
     flat = pixels.flatten(2)
-    values = _values(pixels)
+    values = _table_indices(pixels)
     counts = torch.bincount(values.flatten(), minlength=256 * len(flat) * flat.shape[1]).view(*flat.shape[:2], 256)
     counts = counts.int()
     brightest = counts.gather(2, flat.amax(2, keepdim=True).long())
     step = (flat.shape[2] - brightest) // 255
     darker = counts.cumsum(2, dtype=torch.int32) - counts
-    return _looked_up(values, (step // 2 + darker) // step.clamp(min=1), step > 0)
+    return _apply_tables(values, (step // 2 + darker) // step.clamp(min=1), step > 0)
 
 
 def posterize(pixels: Tensor, _operations: Tensor, levels: Tensor) -> Tensor:
@@ -115,7 +115,7 @@ def solarize(pixels: Tensor, _operations: Tensor, levels: Tensor) -> Tensor:
 def warp(pixels: Tensor, operations: Tensor, levels: Tensor) -> Tensor:
     """Rotate or shear each image: one bilinear interpolation for all, black where there is nothing to see."""
     height, width = pixels.shape[-2:]
-    source = _sources(operations, levels, height, width)
+    source = _inverse_transforms(operations, levels, height, width)
     x, y = (torch.arange(size, device=pixels.device) + 0.5 for size in (width, height))
     grid = torch.empty(len(levels), height, width, 2, device=pixels.device)
     for axis, size in enumerate((width, height)):
@@ -132,7 +132,7 @@ def warp(pixels: Tensor, operations: Tensor, levels: Tensor) -> Tensor:
 def shift(pixels: Tensor, operations: Tensor, levels: Tensor) -> Tensor:
     """Move each image by whole pixels, a thirtieth of its size for each level (1.07 for 32), over black ground."""
     count, channels, height, width = pixels.shape
-    margin = int(SEVERITY * max(height, width) / 30)
+    margin = int(MAX_LEVEL * max(height, width) / 30)
     ground = F.pad(pixels, (margin,) * 4)
     image, plane, line, _ = ground.stride()
     across = operations == OPERATIONS.index("translate_x")
@@ -147,26 +147,26 @@ def shift(pixels: Tensor, operations: Tensor, levels: Tensor) -> Tensor:
     return ground.flatten().index_select(0, (corner.unsqueeze(1) + inside).flatten()).view(pixels.shape)
 
 
-def _values(pixels: Tensor) -> Tensor:
+def _table_indices(pixels: Tensor) -> Tensor:
     """Return where the value of each pixel (M, 3, H, W) stands in one table after the other, of 256 entries each."""
     rows = torch.arange(len(pixels) * pixels.shape[1], device=pixels.device, dtype=torch.int32) * 256
     return pixels.int().add_(rows.view(len(pixels), pixels.shape[1], 1, 1))
 
 
-def _looked_up(values: Tensor, table: Tensor, changed: Tensor) -> Tensor:
+def _apply_tables(values: Tensor, table: Tensor, changed: Tensor) -> Tensor:
     """Return the tables' entries (M, 3, 256), cut to whole numbers, at values (M, 3, H, W), where `changed`."""
     identity = torch.arange(256, device=values.device, dtype=torch.uint8)
     table = torch.where(changed, table.clamp(0, 255).to(torch.uint8), identity)
     return table.flatten().index_select(0, values.flatten()).view(values.shape)
 
 
-def _sources(operations: Tensor, levels: Tensor, height: int, width: int) -> Tensor:
+def _inverse_transforms(operations: Tensor, levels: Tensor, height: int, width: int) -> Tensor:
     """Return what maps each pixel to where its value comes from, in pixels from the top left corner: (M, 2, 3).
 
     Rotations are counter-clockwise about the centre, by 3 degrees for each level, whole ones; shears are about the
     corner, by 0.03 for each level.
     """
-    kind = {name: operations == OPERATIONS.index(name) for name in TOGETHER[warp]}
+    kind = {name: operations == OPERATIONS.index(name) for name in OPERATION_GROUPS[warp]}
     angle = torch.deg2rad(torch.where(kind["rotate"], (3 * levels).trunc(), 0))
     cosine, sine = angle.cos(), angle.sin()
     x, y = width / 2, height / 2
@@ -178,10 +178,12 @@ def _sources(operations: Tensor, levels: Tensor, height: int, width: int) -> Ten
 
 
 # each function with the operations that it does at once
-TOGETHER: dict[Callable[[Tensor, Tensor, Tensor], Tensor], tuple[str, ...]] = {
+OPERATION_GROUPS: dict[Callable[[Tensor, Tensor, Tensor], Tensor], tuple[str, ...]] = {
     autocontrast: ("autocontrast",), equalize: ("equalize",), posterize: ("posterize",), solarize: ("solarize",),
     warp: ("rotate", "shear_x", "shear_y"), shift: ("translate_x", "translate_y"),
 }  # fmt: skip
-OPERATIONS = tuple(name for names in TOGETHER.values() for name in names)
-BATCHED = {operate: torch.tensor([OPERATIONS.index(name) for name in names]) for operate, names in TOGETHER.items()}
-BATCHED[unchanged] = torch.tensor([-1])
+OPERATIONS = tuple(name for names in OPERATION_GROUPS.values() for name in names)
+BATCHED = {
+    operate: torch.tensor([OPERATIONS.index(name) for name in names]) for operate, names in OPERATION_GROUPS.items()
+}
+BATCHED[leave_unchanged] = torch.tensor([-1])

@@ -45,8 +45,8 @@ WEIGHTS: dict[int, dict[str, tuple[float, ...]]] = {
 SIZES = {"cifar10": (15_000, 5_000, 5_000), "svhn": (5_000, 5_000, 10_000), "gtsrb": (2_500, 2_500, 5_000)}
 SHARES = tuple(size / 60_000 for size in SIZES["cifar10"])
 # how much of the two slices is drawn
-DRAWN = {"gtsrb": (0.90, 0.75)}
-USUALLY_DRAWN = (0.75, 0.75)
+DRAWN_SHARES = {"gtsrb": (0.90, 0.75)}
+DEFAULT_DRAWN_SHARES = (0.75, 0.75)
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def partition_from_bytes(content: bytes, origin: Path) -> Partition:
     return Partition(**lists, order=meta["order"])
 
 
-def mixed(source: Source) -> Images:
+def combined(source: Source) -> Images:
     """Return the train part followed by the test part, in the order of the source."""
     pixels = [part.pixels for part in (source.train, source.test)]
     if any(isinstance(part, Files) for part in pixels):
@@ -100,11 +100,11 @@ def partition(source: Source, bias: str, seed: int, limit: int | None = None) ->
     in_order = source.name in ("cifar10", "svhn") and not _is_sorted(source.train.labels)
     order = torch.arange(len(labels)) if in_order else _permuted(len(source.train), len(source.test), seed)
     train, val, test, pool = order.tensor_split(_cuts(source.name, len(labels)))
-    shares = DRAWN.get(source.name, USUALLY_DRAWN)
+    shares = DRAWN_SHARES.get(source.name, DEFAULT_DRAWN_SHARES)
     weights = class_weights(bias, len(source.classes))[labels]
     parts = {
-        "train": _drawn(train, weights, shares[0], seed, "train"),
-        "val": _drawn(val, weights, shares[1], seed, "val"),
+        "train": _weighted_sample(train, weights, shares[0], seed, "train"),
+        "val": _weighted_sample(val, weights, shares[1], seed, "val"),
         "test": test,
         "pool": pool,
     }
@@ -143,7 +143,7 @@ def _permuted(train: int, test: int, seed: int) -> Tensor:
     return torch.cat([torch.randperm(train, generator=generator), train + torch.randperm(test, generator=generator)])
 
 
-def _drawn(indices: Tensor, weights: Tensor, share: float, seed: int, name: str) -> Tensor:
+def _weighted_sample(indices: Tensor, weights: Tensor, share: float, seed: int, name: str) -> Tensor:
     """Draw a share of the indices without replacement, each as likely as its weight says, in ascending order."""
     count = int(share * len(indices))
     generator = runtime.generator(seed, "biased", name)

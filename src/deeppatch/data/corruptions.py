@@ -165,10 +165,10 @@ class CallableCorruption:
     def _degrade(self, pixels: Tensor, level: int, batch: int) -> Tensor:
         name, degrade = list(self.callables.items())[level - 1]
         own = runtime.generator(self.seed, "corrupt", name, batch, device=pixels.device)
-        return checked(degrade(pixels.clone(), own), pixels, name)
+        return check_result(degrade(pixels.clone(), own), pixels, name)
 
 
-def checked(found: object, given: Tensor, name: str) -> Tensor:
+def check_result(found: object, given: Tensor, name: str) -> Tensor:
     """Return what the callable `name` made of pixels `given` (N, 3, H, W), as float pixels of that shape in [0, 1].
 
     Raises:

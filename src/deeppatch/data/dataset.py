@@ -11,7 +11,7 @@ from torch import Tensor
 
 from deeppatch.data import sources
 from deeppatch.data.images import Images, to_float
-from deeppatch.data.reading import Given, class_names, images_of, same_size
+from deeppatch.data.reading import DataInput, class_names, same_size, to_images
 from deeppatch.data.splits import hold_out, split
 
 
@@ -41,9 +41,9 @@ class Data:
 
     @staticmethod
     def of(
-        train: Given,
-        test: Given,
-        val: Given | None = None,
+        train: DataInput,
+        test: DataInput,
+        val: DataInput | None = None,
         *,
         classes: Sequence[str] | int | None = None,
         val_share: float | None = None,
@@ -65,9 +65,9 @@ class Data:
             UserError: where pixels are outside [0, 1] or not finite, sizes of images differ, or labels and classes do
                 not go together.
         """
-        parts = [images_of(train, "train"), images_of(test, "test")]
+        parts = [to_images(train, "train"), to_images(test, "test")]
         if val is not None:
-            parts.append(images_of(val, "val"))
+            parts.append(to_images(val, "val"))
         same_size([part.pixels for part in parts], "train, val and test")
         names = class_names((train, test, val), classes, parts)
         if val is None:

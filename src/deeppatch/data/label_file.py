@@ -39,7 +39,7 @@ def read_labels(content: bytes, origin: Path, files: Sequence[str], classes: Seq
     return torch.tensor([known[given[name]] for name in files], dtype=torch.long)
 
 
-def labels_in(content: bytes, origin: Path) -> int:
+def count_labels(content: bytes, origin: Path) -> int:
     """Return how many images of a label file have a label."""
     return sum(bool(row[LABEL]) for row in _rows(content, origin))
 

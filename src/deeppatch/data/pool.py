@@ -13,7 +13,7 @@ from deeppatch.artifacts import state_digest
 from deeppatch.data import biased_split
 from deeppatch.data.biased_split import Partition
 from deeppatch.data.images import Source
-from deeppatch.data.unlabelled import unlabelled
+from deeppatch.data.unlabelled import read_unlabelled
 from deeppatch.storage import sha256
 
 
@@ -37,13 +37,13 @@ class Pool:
 
 def simulated_pool(source: Source, parts: Partition, device: torch.device) -> Pool:
     """Return the pool of a partition on `device`; its images are named by their indices in the mixed data set."""
-    images = biased_split.mixed(source).take(parts.pool).to(device)
+    images = biased_split.combined(source).take(parts.pool).to(device)
     return Pool(images.pixels[:], [str(index) for index in parts.pool.tolist()], images.labels, None, parts.digest)
 
 
 def folder_pool(folder: Path, size: int, device: torch.device, *, limit: int | None = None, seed: int = 2021) -> Pool:
     """Return all images under a folder, resized to `size` pixels; `limit` keeps a random subset of that many."""
-    names, pixels = unlabelled(folder, size)
+    names, pixels = read_unlabelled(folder, size)
     if limit is not None:
         drawn = torch.randperm(len(names), generator=runtime.generator(seed, "limited", "pool"))
         kept = drawn[:limit].sort().values

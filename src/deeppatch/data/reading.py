@@ -17,10 +17,10 @@ from deeppatch.data.images import Images, to_float
 from deeppatch.errors import DataProblem
 
 # a pair of pixels (N, 3, H, W) and labels (N,); a data set of pairs (image, label); or a loader of batches of pairs
-Given = Images | tuple[Any, Any] | Dataset[Any] | DataLoader[Any]
+DataInput = Images | tuple[Any, Any] | Dataset[Any] | DataLoader[Any]
 
 
-def images_of(given: Given, name: str) -> Images:
+def to_images(given: DataInput, name: str) -> Images:
     """Return labelled images in memory, on the CPU; images that are `Images` already are returned as they are.
 
     Args:
@@ -46,7 +46,7 @@ def images_of(given: Given, name: str) -> Images:
         pixels, labels = [_pixels(whole, name)], [_labels(found, name)]
     elif isinstance(given, Dataset):
         pairs = [_pair(item, name) for item in _items(given)]
-        pixels = [_pixels(_one(image), name) for image, _label in pairs]
+        pixels = [_pixels(_single_image(image), name) for image, _label in pairs]
         labels = [_labels(torch.as_tensor(label).reshape(-1), name) for _image, label in pairs]
     else:
         raise DataProblem(f"{name}: give (pixels, labels), a torch Dataset or a DataLoader, not {type(given).__name__}")
@@ -66,7 +66,9 @@ def same_size(parts: Iterable[Tensor | Files], name: str) -> None:
         raise DataProblem(f"{name}: images differ in size ({found} pixels); resize them to one size")
 
 
-def class_names(given: Sequence[Given | None], classes: Sequence[str] | int | None, parts: list[Images]) -> list[str]:
+def class_names(
+    given: Sequence[DataInput | None], classes: Sequence[str] | int | None, parts: list[Images]
+) -> list[str]:
     """Return the names of the classes: as given, as a data set has them in `classes`, or the numbers of the labels.
 
     DataProblem where a label is not 0 to classes - 1.
@@ -104,7 +106,7 @@ def _pair(item: Any, name: str) -> tuple[Any, Any]:
     return item[0], item[1]
 
 
-def _one(image: Any) -> Tensor:
+def _single_image(image: Any) -> Tensor:
     """Return one image as a tensor (1, C, H, W) or (1, H, W)."""
     if isinstance(image, Image.Image):
         if image.mode.startswith(("I", "F")):  # conversion would clip, not scale

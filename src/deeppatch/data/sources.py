@@ -54,7 +54,7 @@ def _cifar(kind: type[CIFAR10], name: str, data_dir: Path) -> Source:
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         for train in (True, False):
-            part = svhn_gtsrb.present_or_fetched(partial(make, str(data_dir), train))
+            part = svhn_gtsrb.load_or_download(partial(make, str(data_dir), train))
             pixels = torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous()
             parts.append(Images(pixels, torch.tensor(part.targets)))
     except UNREACHABLE as error:
@@ -74,8 +74,8 @@ def _cifar100(data_dir: Path, seed: int) -> Source:
     return _cifar(CIFAR100, "cifar100", data_dir)
 
 
-def _street(
-    read: Callable[[Path, int], list[svhn_gtsrb.Part]], name: str, classes: int, data_dir: Path, files: str
+def _official_or_folder(
+    read: Callable[[Path, int], list[svhn_gtsrb.PixelsAndLabels]], name: str, classes: int, data_dir: Path, files: str
 ) -> Source:
     """Read signs or house numbers, which a mirror image would change: from an image folder or the official files."""
     if (data_dir / name / "train").is_dir():
@@ -92,13 +92,13 @@ def _street(
 
 
 def _svhn(data_dir: Path, seed: int) -> Source:
-    return _street(
+    return _official_or_folder(
         svhn_gtsrb.svhn, "svhn", 10, data_dir, "train_32x32.mat and test_32x32.mat of the data set's own page"
     )
 
 
 def _gtsrb(data_dir: Path, seed: int) -> Source:
-    return _street(svhn_gtsrb.gtsrb, "gtsrb", 43, data_dir, "the files that torchvision downloads")
+    return _official_or_folder(svhn_gtsrb.gtsrb, "gtsrb", 43, data_dir, "the files that torchvision downloads")
 
 
 def _first_digits(whole: Callable[[Path, int], Source], name: str, data_dir: Path, seed: int) -> Source:

@@ -31,7 +31,7 @@ def split(
     val is held out of the training part by `hold_out`. With a `bias` the parts are those of HybridRepair's protocol.
     """
     if bias is not None:
-        indices, images = biased_split.partition(source, bias, seed, limit), biased_split.mixed(source)
+        indices, images = biased_split.partition(source, bias, seed, limit), biased_split.combined(source)
         return Splits(*(images.take(part) for part in (indices.train, indices.val, indices.test)))
     parts = (*hold_out(source.train, val_share, seed, source.name), source.test)
     if limit is not None:

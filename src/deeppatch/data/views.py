@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from deeppatch import runtime
 from deeppatch.data.corruptions import Corruption
 from deeppatch.data.images import Images, to_float
-from deeppatch.distributed.ranks import part_of
+from deeppatch.distributed.ranks import shard_slice
 
 Batch = tuple[Tensor, Tensor]
 
@@ -50,7 +50,7 @@ class View:
             pixels = degraded(pixels, self.corruption, levels[read], 0, self.purpose, batch)
             yield pixels[kept], self.images.labels[index[read]][kept]
 
-    def divided(self, which: int, of: int) -> View:
+    def shard(self, which: int, of: int) -> View:
         """Return the same view, of every batch part `which` (from 0) of `of`."""
         return replace(self, part=(which, of))
 
@@ -65,7 +65,7 @@ def read_and_kept(size: int, part: tuple[int, int], corruption: Corruption | Non
 
     A corruption that draws degrades the batch whole, so that its draws do not depend on how many processes share it.
     """
-    own = part_of(size, *part)
+    own = shard_slice(size, *part)
     if corruption is not None and corruption.draws:
         return slice(0, size), own
     return own, slice(None)
@@ -103,7 +103,7 @@ def clean(images: Images, batch_size: int) -> View:
     return levels_view(images, None, [0], batch_size)
 
 
-def degraded_draw(images: Images, corruption: Corruption, batch_size: int, seed: int) -> View:
+def random_level_view(images: Images, corruption: Corruption, batch_size: int, seed: int) -> View:
     """Return every image once, each at one level drawn uniformly: one fixed draw by seed."""
     levels = torch.randint(1, len(corruption) + 1, (len(images),), generator=runtime.generator(seed, "degraded-draw"))
     return View(
@@ -187,7 +187,7 @@ class Shuffled:
             yield pixels[kept], self.images.labels[order[read]][kept]
             start += size
 
-    def divided(self, which: int, of: int) -> Shuffled:
+    def shard(self, which: int, of: int) -> Shuffled:
         """Return the same epoch, of every batch part `which` (from 0) of `of`."""
         return replace(self, part=(which, of))
 

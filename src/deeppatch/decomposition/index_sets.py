@@ -27,7 +27,7 @@ def parse(content: bytes, origin: Path, classes: int, width: int) -> Tensor:
         raise UserError(f"{origin} is not of the form {{class: [features]}}; make one with influence")
     if sets.keys() != {str(label) for label in range(classes)}:
         raise UserError(
-            f"{origin} has {len(sets)} classes ({_some(sets)}), the data set has {classes} (0 to {classes - 1}); "
+            f"{origin} has {len(sets)} classes ({_first_few(sets)}), the data set has {classes} (0 to {classes - 1}); "
             "choose the -d that it was made for"
         )
     for label, row in sets.items():
@@ -42,11 +42,13 @@ def parse(content: bytes, origin: Path, classes: int, width: int) -> Tensor:
             raise UserError(f"{origin}: class {label} names feature {twice[0]} more than once; remove the duplicates")
     sizes = {len(row) for row in sets.values()}
     if len(sizes) != 1 or sizes == {0}:
-        raise UserError(f"{origin}: classes have {_some(sorted(sizes))} features; give every class the same number")
+        raise UserError(
+            f"{origin}: classes have {_first_few(sorted(sizes))} features; give every class the same number"
+        )
     return torch.tensor([sets[str(label)] for label in range(classes)])
 
 
-def _some(values: Any) -> str:
+def _first_few(values: Any) -> str:
     shown = list(map(str, values))
     return ", ".join(shown[:4]) + (", ..." if len(shown) > 4 else "")
 

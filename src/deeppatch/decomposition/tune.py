@@ -32,7 +32,7 @@ class TuneSettings:
 
 
 @dataclass(frozen=True)
-class Tuned:
+class FineTuned:
     """A network in the state of its best epoch on val.
 
     `history.watched` has the accuracy on test after every epoch, and `before` is that without training, in [0, 1].
@@ -86,7 +86,7 @@ def tune_network(
     *,
     layer: str | None = None,
     checkpoint: Checkpoint | None = None,
-) -> Tuned:
+) -> FineTuned:
     """Decompose a classifier at `indices` (C, k) and train the whole of it, on images that are augmented as data allow.
 
     `layer` names its last linear layer where that is not plain.
@@ -106,12 +106,12 @@ def tune_network(
     tuned, history = tune(
         sparse, epochs, on_val, lr=settings.lr, watch=on_test, checkpoint=checkpoint, amp=settings.amp
     )
-    return Tuned(tuned, history, before)
+    return FineTuned(tuned, history, before)
 
 
 def tune_head(
     last: LastLayer, indices: Tensor, settings: TuneSettings, *, checkpoint: Checkpoint | None = None
-) -> Tuned:
+) -> FineTuned:
     """Decompose a classifier at `indices` (C, k) and train only its last layer, on the features of clean images."""
     on_val, on_test = (head_accuracy(last.features(part)) for part in ("val", "test"))
     head = DecomposedHead.from_linear(last.layer, indices)
@@ -127,7 +127,7 @@ def tune_head(
     )
     network = decompose(last.model, indices, layer=last.name)
     swap(network, last.name, tuned)
-    return Tuned(network, history, before)
+    return FineTuned(network, history, before)
 
 
 def sweep(last: LastLayer, ks: Sequence[int], settings: TuneSettings) -> tuple[pd.DataFrame, float]:

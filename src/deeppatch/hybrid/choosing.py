@@ -12,7 +12,7 @@ from deeppatch.errors import UserError
 from deeppatch.hybrid.budget import affordable
 from deeppatch.hybrid.oracle import Labels, Oracle
 from deeppatch.hybrid.selection import Selection
-from deeppatch.hybrid.selection_methods import METHODS, Evidence
+from deeppatch.hybrid.selection_methods import METHODS, SelectionInputs
 
 
 def choose_labels(
@@ -69,6 +69,6 @@ def choose_labels(
     count = affordable(budget, len(pool_pixels))
     device = next(model.parameters()).device
     train = data.train.pixels[:].to(device)
-    evidence = Evidence(model, pool_pixels.to(device), train, seed, views, encode, batch_size, amp)
+    evidence = SelectionInputs(model, pool_pixels.to(device), train, seed, views, encode, batch_size, amp)
     selection = METHODS[method](evidence, Oracle(oracle, count), count).selection
     return replace(selection, facts={**selection.facts, "method": method})

@@ -18,12 +18,12 @@ from deeppatch.hybrid.uncertainty import index_within_group
 
 MIN_CLUSTER = 5
 MIN_SAMPLES = 4  # scikit-learn counts the point itself: 3 of the package that HybridRepair used
-WIDTH = 64  # density search slows down to comparing all pairs in more dimensions
-IMAGES_A_CLUSTER = 10
+MAX_DIMENSIONS = 64  # density search slows down to comparing all pairs in more dimensions
+IMAGES_PER_CLUSTER = 10
 
 
 @dataclass(frozen=True)
-class Regions:
+class PoolClusters:
     """Clusters of the pool: `cluster` int64 (N,), -1 for noise; `centers` (K,): the index of each cluster's centre.
 
     `distance` (N,): from each image to the centre of its cluster, infinite for noise.
@@ -34,7 +34,7 @@ class Regions:
     distance: Tensor
 
 
-def regions(features: Tensor, budget: int, seed: int) -> Regions:
+def cluster_pool(features: Tensor, budget: int, seed: int) -> PoolClusters:
     """Cluster features (N, D): what HDBSCAN calls noise is left out, k-means divides the rest (HybridRepair).
 
     Features are normalised to length 1, and reduced to 64 dimensions (PCA) where they have more. There are as many
@@ -42,9 +42,9 @@ def regions(features: Tensor, budget: int, seed: int) -> Regions:
     mean. Runs on the CPU, on one thread, because sums in another order are other sums.
     """
     with threadpool_limits(limits=1):
-        points = _reduced(F.normalize(features.float(), dim=1).cpu().numpy(), seed)
+        points = _reduce(F.normalize(features.float(), dim=1).cpu().numpy(), seed)
         dense = np.flatnonzero(_dense(points))
-        cluster, squared = _k_means(points[dense], max(len(dense) // IMAGES_A_CLUSTER, min(budget, len(dense))), seed)
+        cluster, squared = _k_means(points[dense], max(len(dense) // IMAGES_PER_CLUSTER, min(budget, len(dense))), seed)
     order = np.lexsort((squared, cluster))  # by cluster, then from its mean outwards
     _, first = np.unique(cluster[order], return_index=True)
     centers = dense[order[first]]
@@ -52,10 +52,10 @@ def regions(features: Tensor, budget: int, seed: int) -> Regions:
     everywhere[dense] = cluster
     distance = np.full(len(points), np.inf)
     distance[dense] = np.linalg.norm(points[dense] - points[centers[cluster]], axis=1)
-    return Regions(*(torch.from_numpy(each).to(features.device) for each in (everywhere, centers, distance)))
+    return PoolClusters(*(torch.from_numpy(each).to(features.device) for each in (everywhere, centers, distance)))
 
 
-def most_uncertain(found: Regions, entropy: Tensor, budget: int) -> Tensor:
+def most_uncertain(found: PoolClusters, entropy: Tensor, budget: int) -> Tensor:
     """Return the clusters (at most B) with the largest sums of entropy (N,) over their members, largest first."""
     cluster, entropy = found.cluster.cpu(), entropy.double().cpu()  # where sums repeat to the last bit
     inside = cluster >= 0
@@ -63,7 +63,7 @@ def most_uncertain(found: Regions, entropy: Tensor, budget: int) -> Tensor:
     return sums.argsort(descending=True, stable=True)[:budget].to(found.cluster.device)
 
 
-def sharing(found: Regions, chosen: Tensor, reach: int | None) -> tuple[Tensor, Tensor]:
+def propagation_targets(found: PoolClusters, chosen: Tensor, reach: int | None) -> tuple[Tensor, Tensor]:
     """Return the members (M,) that share the labels of chosen clusters (B,), and whose each shares (M,), an index in B.
 
     `reach` is how many of a cluster share its label, its centre among them, from there outwards; None for all.
@@ -81,9 +81,9 @@ def sharing(found: Regions, chosen: Tensor, reach: int | None) -> tuple[Tensor, 
     return order, whose
 
 
-def _reduced(points: np.ndarray, seed: int) -> np.ndarray:
-    width = min(WIDTH, *points.shape)
-    if points.shape[1] <= WIDTH:
+def _reduce(points: np.ndarray, seed: int) -> np.ndarray:
+    width = min(MAX_DIMENSIONS, *points.shape)
+    if points.shape[1] <= MAX_DIMENSIONS:
         return points
     return PCA(width, svd_solver="covariance_eigh", random_state=seed).fit_transform(points)
 

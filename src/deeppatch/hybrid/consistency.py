@@ -11,14 +11,14 @@ from torch.nn import functional as F
 
 from deeppatch import runtime
 from deeppatch.data.augmix import views
-from deeppatch.features import eval_mode
+from deeppatch.graph.hooks import eval_mode
 from deeppatch.progress import track
 
 CHUNK = 256
 # for the threshold: neighbours in the training images, images at average distance, and images that are compared
 NEIGHBOURS = 100
-TYPICAL = 1_000
-REFERENCES = 5_000
+TYPICAL_IMAGES = 1_000
+SAMPLED_IMAGES = 5_000
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def threshold(entropy: Tensor, logits: Tensor, train_logits: Tensor, generator: 
     (R, C) of clean images; the mean of `entropy` (N,) is over the 1,000 images whose distance is nearest to the average
     one, among 5,000 drawn from the pool. (HybridRepair compares the test set instead, which is then no longer unseen.)
     """
-    chosen = torch.randperm(len(logits), generator=generator)[:REFERENCES].to(logits.device)
+    chosen = torch.randperm(len(logits), generator=generator)[:SAMPLED_IMAGES].to(logits.device)
     neighbours = min(NEIGHBOURS, len(train_logits))
     near = F.normalize(train_logits, dim=1).T
     distances = torch.cat(
@@ -94,5 +94,5 @@ def threshold(entropy: Tensor, logits: Tensor, train_logits: Tensor, generator: 
             for part in logits[chosen].split(CHUNK)
         ]
     )
-    typical = (distances - distances.mean()).abs().topk(min(TYPICAL, len(chosen)), largest=False).indices
+    typical = (distances - distances.mean()).abs().topk(min(TYPICAL_IMAGES, len(chosen)), largest=False).indices
     return entropy[chosen][typical].mean().item()

@@ -34,7 +34,7 @@ def diverse_gradients(probabilities: Tensor, features: Tensor, budget: int, gene
     product takes N C D. The first is the longest; then each is drawn in proportion to its squared distance to the
     nearest chosen one. The generator is on the CPU.
     """
-    errors = _errors(probabilities)
+    errors = _logit_gradients(probabilities)
     squares = errors.square().sum(1) * features.square().sum(1)
     index = squares.argmax()
     nearest = torch.full_like(squares, torch.inf, dtype=torch.float64)
@@ -43,7 +43,7 @@ def diverse_gradients(probabilities: Tensor, features: Tensor, budget: int, gene
     lots = torch.rand(min(budget, len(squares)), generator=generator, dtype=torch.float64)
     for step, lot in enumerate(lots):
         if step:
-            index = _drawn(torch.where(free, nearest, 0).cpu(), free.cpu(), lot).to(squares.device)
+            index = _sample_index(torch.where(free, nearest, 0).cpu(), free.cpu(), lot).to(squares.device)
         chosen.append(index)
         free[index] = False
         products = (errors @ errors[index]) * (features @ features[index])
@@ -51,14 +51,14 @@ def diverse_gradients(probabilities: Tensor, features: Tensor, budget: int, gene
     return torch.stack(chosen) if chosen else torch.empty(0, dtype=torch.long, device=squares.device)
 
 
-def _errors(probabilities: Tensor) -> Tensor:
+def _logit_gradients(probabilities: Tensor) -> Tensor:
     """Return e_y - p (N, C), y being the likeliest class: the gradient of the cross entropy, but for its sign."""
     errors = -probabilities
     errors[torch.arange(len(errors), device=errors.device), probabilities.argmax(1)] += 1
     return errors
 
 
-def _drawn(weights: Tensor, free: Tensor, lot: Tensor) -> Tensor:
+def _sample_index(weights: Tensor, free: Tensor, lot: Tensor) -> Tensor:
     """Return the index that a lot in [0, 1) falls on, by weights (N,); where all are 0, by those that are `free`.
 
     On the CPU, where sums repeat to the last bit.

@@ -15,9 +15,9 @@ from deeppatch.data.views import to_float
 from deeppatch.features import embed, last_linear
 from deeppatch.graph.hooks import swap
 
-PROJECTION = 128
+PROJECTION_SIZE = 128
 TEMPERATURE = 0.5
-LEAST_AREA = 0.2
+MIN_CROP_AREA = 0.2
 JITTER = 0.4
 HUE = 0.1
 NEIGHBOURS = 20
@@ -32,7 +32,7 @@ class Encoder(nn.Module):
         super().__init__()
         name, layer = last_linear(classifier, example)
         width = layer.in_features
-        swap(classifier, name, nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, PROJECTION)))
+        swap(classifier, name, nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, PROJECTION_SIZE)))
         self.body = classifier
         self.head = name
 
@@ -47,7 +47,7 @@ class Encoder(nn.Module):
 
 
 @dataclass(frozen=True)
-class Pairs:
+class PositivePairs:
     """One epoch of batches: two distorted copies of each of n images, (2n, 3, H, W), the second ones after the first.
 
     The draws depend on `seed` and `epoch` only. The second entry of a batch has the indices of the images, (n,).
@@ -68,10 +68,10 @@ class Pairs:
         for batch in range(len(self)):
             indices = order[batch * self.batch_size : (batch + 1) * self.batch_size].to(self.pixels.device)
             copies = to_float(self.pixels[indices]).repeat(2, 1, 1, 1)
-            yield distorted(copies, generator, mirror=self.mirror), indices
+            yield augment(copies, generator, mirror=self.mirror), indices
 
 
-def contrast(model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+def contrastive_loss(model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
     """Return the mean loss of telling each copy's partner from all others (NT-Xent; Chen et al., ICML 2020, eq. 1).
 
     `batch` is pixels (2n, 3, H, W), copy i and copy n + i being of one image, and anything else.
@@ -84,7 +84,7 @@ def contrast(model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
     return F.cross_entropy(likeness, partners)
 
 
-def distorted(pixels: Tensor, generator: torch.Generator, *, mirror: bool = True) -> Tensor:
+def augment(pixels: Tensor, generator: torch.Generator, *, mirror: bool = True) -> Tensor:
     """Return pixels (N, 3, H, W) in [0, 1], each cropped, recoloured and greyed by its own draws (SimCLR, appendix A).
 
     A crop has 20 to 100 % of the area and a ratio of sides from 3/4 to 4/3; colours change in four of five images, and
@@ -102,7 +102,7 @@ def distorted(pixels: Tensor, generator: torch.Generator, *, mirror: bool = True
 
 def _crops(count: int, generator: torch.Generator, mirror: bool) -> Tensor:
     """Draw which part of each image is seen: matrices (N, 2, 3) from output to input, in [-1, 1]."""
-    area = LEAST_AREA + (1 - LEAST_AREA) * torch.rand(count, generator=generator)
+    area = MIN_CROP_AREA + (1 - MIN_CROP_AREA) * torch.rand(count, generator=generator)
     ratio = ((2 * torch.rand(count, generator=generator) - 1) * math.log(4 / 3)).exp()
     width, height = ((area * each).sqrt().clamp(max=1) for each in (ratio, 1 / ratio))
     across, down = ((2 * torch.rand(count, generator=generator) - 1) * (1 - size) for size in (width, height))

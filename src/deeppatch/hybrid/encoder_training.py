@@ -14,13 +14,13 @@ from deeppatch.cache import ContentCache, Entry
 from deeppatch.data.dataset import Data
 from deeppatch.data.views import to_float
 from deeppatch.features import pixels_digest
-from deeppatch.hybrid.encoder import Encoder, Pairs, contrast, neighbours_accuracy
+from deeppatch.hybrid.encoder import Encoder, PositivePairs, contrastive_loss, neighbours_accuracy
 from deeppatch.progress import info
-from deeppatch.training import fit, last, sgd
+from deeppatch.training import fit, last_epoch, sgd
 from deeppatch.zoo.classifier import Classifier
 
 # of SimCLR on small images, for 128 of them in a batch
-RATE, MOMENTUM, DECAY = 0.06, 0.9, 5e-4
+LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.06, 0.9, 5e-4
 
 
 @dataclass(frozen=True)
@@ -77,13 +77,13 @@ def train_encoder(
         info(f"inherited {cache.path(key)}")
         encoder.load_state_dict(kept.tensors)
         return TrainedEncoder(encoder, settings, kept.notes)
-    facts = learn(encoder, images, data, settings, checkpoint)
+    facts = fit_encoder(encoder, images, data, settings, checkpoint)
     if cache:
         cache.write(key, Entry(encoder.state_dict(), facts))
     return TrainedEncoder(encoder, settings, facts)
 
 
-def learn(
+def fit_encoder(
     encoder: Encoder, images: Tensor, data: Data, settings: EncoderSettings, checkpoint: Checkpoint | None = None
 ) -> dict[str, Any]:
     """Train an encoder in place on images (N, 3, H, W), and return what is known of it."""
@@ -93,24 +93,25 @@ def learn(
         return neighbours_accuracy(features[0], data.train.labels, features[1], data.val.labels)
 
     epochs = [
-        Pairs(images, settings.batch_size, settings.seed, epoch, mirror=data.mirror) for epoch in range(settings.epochs)
+        PositivePairs(images, settings.batch_size, settings.seed, epoch, mirror=data.mirror)
+        for epoch in range(settings.epochs)
     ]
     optimizer, schedule = sgd(
         encoder.parameters(),
-        lr=RATE * settings.batch_size / 128,
+        lr=LEARNING_RATE * settings.batch_size / 128,
         momentum=MOMENTUM,
-        weight_decay=DECAY,
+        weight_decay=WEIGHT_DECAY,
         steps=sum(map(len, epochs)),
     )
     history = fit(
         encoder,
         epochs,
         judged,
-        loss=contrast,
+        loss=contrastive_loss,
         optimizer=optimizer,
         schedule=schedule,
         checkpoint=checkpoint,
-        choose=last,
+        choose=last_epoch,
         amp=settings.amp,
         label="encoder",
     )

@@ -10,7 +10,7 @@ from torch import Tensor
 Labels = Tensor | Callable[[Tensor], Tensor]
 
 
-class OverBudget(Exception):
+class BudgetExceeded(Exception):
     """More labels were asked for than there is a budget for; a mistake of the program, not of the user."""
 
 
@@ -36,7 +36,7 @@ class Oracle:
         """Return the labels (B,) of the images at `indices` (B,); OverBudget where these are too many."""
         asked = self._asked | set(indices.tolist())
         if len(asked) > self._budget:
-            raise OverBudget(f"{len(asked)} distinct labels asked for, {self._budget} may be")
+            raise BudgetExceeded(f"{len(asked)} distinct labels asked for, {self._budget} may be")
         self._asked = asked
         if self._labels is None:
             return torch.full_like(indices, self._unknown)

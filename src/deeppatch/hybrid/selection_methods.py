@@ -18,11 +18,11 @@ from deeppatch.runtime import generator
 
 # how many images of a cluster share the label of its centre where features are the model's own: its failures lie
 # between its clusters, so that labels propagated over whole ones are wrong more often than its own predictions
-NEAREST = 3
+MEMBERS_PER_LABEL = 3
 
 
 @dataclass
-class Evidence:
+class SelectionInputs:
     """A model and a pool, uint8 pixels (N, 3, H, W) without labels, and what the one makes of the other, once asked.
 
     `train` are the training images. `encode`, if given, makes features (N, D) that know nothing of the model: then a
@@ -83,77 +83,77 @@ class Choice:
     predictions: Tensor
 
 
-Method = Callable[[Evidence, Oracle, int], Choice]
+Method = Callable[[SelectionInputs, Oracle, int], Choice]
 
 
-def nothing(evidence: Evidence, oracle: Oracle, budget: int) -> Choice:
+def no_labels(evidence: SelectionInputs, oracle: Oracle, budget: int) -> Choice:
     """Buy no label: the control that shows what training longer does."""
     none = torch.empty(0, dtype=torch.long, device=evidence.pool.device)
-    return _plain(evidence.embeddings.probabilities, supervised(none, none), "")
+    return _without_clusters(evidence.embeddings.probabilities, supervised(none, none), "")
 
 
-def at_random(evidence: Evidence, oracle: Oracle, budget: int) -> Choice:
+def random_sampling(evidence: SelectionInputs, oracle: Oracle, budget: int) -> Choice:
     """Buy uniformly drawn images: the control that every choice must beat."""
-    return _bought(evidence, oracle, _random_order(evidence)[:budget], "drawn at random")
+    return _supervised(evidence, oracle, _random_order(evidence)[:budget], "drawn at random")
 
 
-def mcp(evidence: Evidence, oracle: Oracle, budget: int) -> Choice:
+def mcp(evidence: SelectionInputs, oracle: Oracle, budget: int) -> Choice:
     """Buy what lies nearest to the boundaries of all pairs of classes."""
     indices = uncertainty.near_boundaries(evidence.embeddings.probabilities, budget)
-    return _bought(evidence, oracle, indices, "near a boundary of two classes")
+    return _supervised(evidence, oracle, indices, "near a boundary of two classes")
 
 
-def gini(evidence: Evidence, oracle: Oracle, budget: int) -> Choice:
+def gini(evidence: SelectionInputs, oracle: Oracle, budget: int) -> Choice:
     """Buy what has the least pure prediction."""
     indices = uncertainty.least_pure(evidence.embeddings.probabilities, budget)
-    return _bought(evidence, oracle, indices, "of no clear class")
+    return _supervised(evidence, oracle, indices, "of no clear class")
 
 
-def coreset(evidence: Evidence, oracle: Oracle, budget: int) -> Choice:
+def coreset(evidence: SelectionInputs, oracle: Oracle, budget: int) -> Choice:
     """Buy what is farthest from the training images and from each other."""
     indices = diversity.k_centers(evidence.features, evidence.train_features, budget)
-    return _bought(evidence, oracle, indices, "far from all others chosen")
+    return _supervised(evidence, oracle, indices, "far from all others chosen")
 
 
-def badge(evidence: Evidence, oracle: Oracle, budget: int) -> Choice:
+def badge(evidence: SelectionInputs, oracle: Oracle, budget: int) -> Choice:
     """Buy what would move the last layer most, in different directions."""
     found = evidence.embeddings
     indices = diversity.diverse_gradients(found.probabilities, found.features, budget, evidence.generator("badge"))
-    return _bought(evidence, oracle, indices, "a large gradient unlike the others'")
+    return _supervised(evidence, oracle, indices, "a large gradient unlike the others'")
 
 
-def ssl_random(evidence: Evidence, oracle: Oracle, budget: int) -> Choice:
+def ssl_random(evidence: SelectionInputs, oracle: Oracle, budget: int) -> Choice:
     """Buy uniformly drawn images; the rest of the pool is read without labels."""
     indices = _random_order(evidence)[:budget]
     return _with_rest(evidence.embeddings.probabilities, oracle, indices, "drawn at random")
 
 
-def ssl_consistency(evidence: Evidence, oracle: Oracle, budget: int) -> Choice:
+def ssl_consistency(evidence: SelectionInputs, oracle: Oracle, budget: int) -> Choice:
     """Buy what views change most; the rest of the pool is read without labels."""
     indices = uncertainty.largest(evidence.consistency.variance, budget)
     return _with_rest(evidence.consistency.mean, oracle, indices, "predictions differ between views")
 
 
-def ssl_consistency_imp(evidence: Evidence, oracle: Oracle, budget: int) -> Choice:
+def ssl_consistency_imp(evidence: SelectionInputs, oracle: Oracle, budget: int) -> Choice:
     """Buy what views change most; the whole pool is read, what was bought with its label."""
     indices = uncertainty.largest(evidence.consistency.variance, budget)
     selection = semi_supervised(indices, oracle.ask(indices), torch.arange(len(evidence.pool), device=indices.device))
-    return _plain(evidence.consistency.mean, selection, "predictions differ between views")
+    return _without_clusters(evidence.consistency.mean, selection, "predictions differ between views")
 
 
-def hybrid(evidence: Evidence, oracle: Oracle, budget: int) -> Choice:
+def hybrid(evidence: SelectionInputs, oracle: Oracle, budget: int) -> Choice:
     """Buy the centres of the clusters of largest summed entropy, and propagate their labels (HybridRepair).
 
     What is left of the budget, where there are fewer clusters, is drawn at random. Images at most as uncertain as tau
     are read without labels, each drawn in proportion to its certainty.
     """
     entropy = evidence.consistency.entropy
-    found = clusters.regions(evidence.features, budget, evidence.seed)
+    found = clusters.cluster_pool(evidence.features, budget, evidence.seed)
     best = clusters.most_uncertain(found, entropy, budget)
-    members, lender = clusters.sharing(found, best, NEAREST if evidence.encode is None else None)
+    members, lender = clusters.propagation_targets(found, best, MEMBERS_PER_LABEL if evidence.encode is None else None)
     others = _random_order(evidence)
     others = others[~torch.isin(others, found.centers[best])][: budget - len(best)]
-    members, kept = _without(members, others)
+    members, kept = _exclude(members, others)
     extra = torch.arange(len(best), len(best) + len(others), device=best.device)
     bought = torch.cat([found.centers[best], others])
     tau = threshold(
@@ -178,33 +178,35 @@ def hybrid(evidence: Evidence, oracle: Oracle, budget: int) -> Choice:
     return Choice(selection, reasons + ["drawn at random"] * len(others), whose, evidence.consistency.mean)
 
 
-def _random_order(evidence: Evidence) -> Tensor:
+def _random_order(evidence: SelectionInputs) -> Tensor:
     return torch.randperm(len(evidence.pool), generator=evidence.generator("random")).to(evidence.pool.device)
 
 
-def _without(members: Tensor, taken: Tensor) -> tuple[Tensor, Tensor]:
+def _exclude(members: Tensor, taken: Tensor) -> tuple[Tensor, Tensor]:
     """Return the members that are not taken by themselves, and which these are."""
     kept = ~torch.isin(members, taken)
     return members[kept], kept
 
 
-def _bought(evidence: Evidence, oracle: Oracle, indices: Tensor, reason: str) -> Choice:
-    return _plain(evidence.embeddings.probabilities, supervised(indices, oracle.ask(indices)), reason)
+def _supervised(evidence: SelectionInputs, oracle: Oracle, indices: Tensor, reason: str) -> Choice:
+    return _without_clusters(evidence.embeddings.probabilities, supervised(indices, oracle.ask(indices)), reason)
 
 
 def _with_rest(predictions: Tensor, oracle: Oracle, indices: Tensor, reason: str) -> Choice:
     rest = torch.ones(len(predictions), dtype=torch.bool, device=indices.device)
     rest[indices] = False
-    return _plain(predictions, semi_supervised(indices, oracle.ask(indices), rest.nonzero().flatten()), reason)
+    return _without_clusters(
+        predictions, semi_supervised(indices, oracle.ask(indices), rest.nonzero().flatten()), reason
+    )
 
 
-def _plain(predictions: Tensor, selection: Selection, reason: str) -> Choice:
+def _without_clusters(predictions: Tensor, selection: Selection, reason: str) -> Choice:
     count = len(selection.bought)
     return Choice(selection, [reason] * count, torch.full_like(selection.bought, -1), predictions)
 
 
 METHODS: dict[str, Method] = {
-    "none": nothing, "random": at_random, "mcp": mcp, "gini": gini, "coreset": coreset, "badge": badge,
+    "none": no_labels, "random": random_sampling, "mcp": mcp, "gini": gini, "coreset": coreset, "badge": badge,
     "ssl-random": ssl_random, "ssl-consistency": ssl_consistency, "ssl-consistency-imp": ssl_consistency_imp,
     "hybrid": hybrid,
 }  # fmt: skip

@@ -16,16 +16,16 @@ from deeppatch.data import views
 from deeppatch.data.images import Images
 from deeppatch.distributed.data_parallel import Batch
 from deeppatch.errors import UserError
-from deeppatch.hybrid.targets import mixed, mixing_shares, pseudo_labels, row_weights, smoothed, weighted_loss
-from deeppatch.hybrid.training_data import Recipe, RepairSettings, SemiSupervisedData, drawn
+from deeppatch.hybrid.targets import mix_rows, mixing_shares, pseudo_labels, row_weights, smooth_labels, weighted_loss
+from deeppatch.hybrid.training_data import Recipe, RepairSettings, SemiSupervisedData, draw_batches
 from deeppatch.runtime import autocast
-from deeppatch.training import History, constant_sgd, fit, last, predict
+from deeppatch.training import History, constant_sgd, fit, last_epoch, predict
 
-PREDICTING = 256  # images a batch where nothing is learnt
+EVAL_BATCH_SIZE = 256  # images a batch where nothing is learnt
 
 
 @dataclass
-class Repair:
+class RepairState:
     """A network under repair. `finished` counts its epochs; `model` is trained by `fit` and looked at here."""
 
     model: nn.Module
@@ -39,7 +39,7 @@ class Repair:
     def replayed(self) -> Tensor:
         """Return the indices (n,) of the training images that the model classifies correctly, as they are."""
         train, training = self.data.train, self.model.training
-        right = predict(self.model, views.clean(train, PREDICTING), amp=self.amp, label="replay") == train.labels
+        right = predict(self.model, views.clean(train, EVAL_BATCH_SIZE), amp=self.amp, label="replay") == train.labels
         self.model.train(training)
         if not right.any():
             raise UserError(
@@ -72,7 +72,7 @@ class RepairEpoch:
     (or the smoothed label where it is known), all mixed up.
     """
 
-    repair: Repair
+    repair: RepairState
     epoch: int
 
     @cached_property
@@ -109,7 +109,7 @@ class RepairEpoch:
             torch.cat([data.train.labels[self._replayed], data.known[chosen]]),
         )
         for pixels, labels in data.labelled(everything, recipe.batch, steps, generator):
-            targets = smoothed(labels, data.classes, recipe.smoothing)
+            targets = smooth_labels(labels, data.classes, recipe.smoothing)
             yield pixels, targets, row_weights(len(labels), 0, 0, pixels.device)
 
     def _semi_supervised(self, steps: int, weights: Tensor) -> Iterator[Batch]:
@@ -117,9 +117,9 @@ class RepairEpoch:
         generator = runtime.generator(repair.seed, "semi-supervised", self.epoch)
         replayed = data.train.take(repair.replayed() if data.supervised else self._replayed)
         device = replayed.labels.device
-        order = drawn(weights, recipe.batch, steps, generator, replacement=data.consistency_entropy is not None).to(
-            device
-        )
+        order = draw_batches(
+            weights, recipe.batch, steps, generator, replacement=data.consistency_entropy is not None
+        ).to(device)
         shares = mixing_shares(steps, recipe.alpha, generator).to(device)
         certain = data.labelled(replayed, recipe.batch, steps, generator)
         for step, (pixels, labels) in enumerate(certain):
@@ -127,15 +127,15 @@ class RepairEpoch:
             with autocast(device, repair.amp):
                 pseudo = pseudo_labels(repair.model, seen, recipe.temperature)
             known = data.known[order[step]].unsqueeze(1)
-            taught = smoothed(known.clamp(min=0)[:, 0], data.classes, recipe.smoothing)
+            taught = smooth_labels(known.clamp(min=0)[:, 0], data.classes, recipe.smoothing)
             pseudo = torch.where(known >= 0, taught, pseudo).repeat_interleave(seen.shape[1], 0)
             whole = torch.cat([pixels, seen.flatten(0, 1)])
-            targets = torch.cat([smoothed(labels, data.classes, 0), pseudo])
+            targets = torch.cat([smooth_labels(labels, data.classes, 0), pseudo])
             partners = torch.randperm(len(whole), generator=generator).to(device)
             grown = 1.0 if not recipe.ramp else min(1.0, (self.epoch + step / steps) / recipe.ramp)
             yield (
-                mixed(whole, partners, shares[step]),
-                mixed(targets, partners, shares[step]),
+                mix_rows(whole, partners, shares[step]),
+                mix_rows(targets, partners, shares[step]),
                 row_weights(len(labels), len(pseudo), grown * recipe.weight, device),
             )
 
@@ -157,7 +157,7 @@ def repair(
     after each epoch, and where the data measure it "entropy", the pool's mean consistency entropy in [0, 1].
     """
     torch.manual_seed(settings.seed)  # dropout must not depend on what came before
-    state = Repair(model, data, recipe, settings.seed, settings.amp)
+    state = RepairState(model, data, recipe, settings.seed, settings.amp)
     optimizer, schedule = constant_sgd(
         model.parameters(), lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
     )
@@ -176,7 +176,7 @@ def repair(
         schedule=schedule,
         checkpoint=checkpoint,
         watch=noted,
-        choose=last,
+        choose=last_epoch,
         amp=settings.amp,
         label=label,
     )

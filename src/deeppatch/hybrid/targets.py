@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def smoothed(labels: Tensor, classes: int, amount: float) -> Tensor:
+def smooth_labels(labels: Tensor, classes: int, amount: float) -> Tensor:
     """Return targets (N, C) for labels (N,): 1 - `amount` for the label, the rest shared evenly by the C - 1 others.
 
     torch's own label smoothing shares it among all C classes, the label's included.
@@ -17,7 +17,7 @@ def smoothed(labels: Tensor, classes: int, amount: float) -> Tensor:
     return F.one_hot(labels, classes) * (1 - amount - others) + others
 
 
-def sharpened(probabilities: Tensor, temperature: float) -> Tensor:
+def sharpen(probabilities: Tensor, temperature: float) -> Tensor:
     """Return p^(1/T) / sum p^(1/T) along the last axis (Berthelot et al., MixMatch, 2019, equation 7)."""
     powers = probabilities.pow(1 / temperature)
     return powers / powers.sum(-1, keepdim=True)
@@ -30,10 +30,10 @@ def pseudo_labels(model: nn.Module, views: Tensor, temperature: float) -> Tensor
     The model runs in the mode it is in: in train mode its normalisation statistics see the views too.
     """
     logits = model(views.flatten(0, 1)).float()
-    return sharpened(logits.softmax(1).unflatten(0, views.shape[:2]).mean(1), temperature)
+    return sharpen(logits.softmax(1).unflatten(0, views.shape[:2]).mean(1), temperature)
 
 
-def mixed(values: Tensor, partners: Tensor, share: Tensor) -> Tensor:
+def mix_rows(values: Tensor, partners: Tensor, share: Tensor) -> Tensor:
     """Return `share` of each row of `values` (N, ...) plus 1 - `share` of the row that `partners` (N,) names."""
     return torch.lerp(values[partners], values, share)
 

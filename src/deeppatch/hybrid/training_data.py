@@ -89,7 +89,7 @@ class SemiSupervisedData:
         self, images: Images, batch: int, steps: int, generator: torch.Generator
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield `steps` batches (pixels in [0, 1], labels) of shuffled images, augmented as this data set allows."""
-        order = passes(len(images), batch, steps, generator)
+        order = shuffled_batches(len(images), batch, steps, generator)
         crops = views.random_crops(order.numel(), images.pixels.shape[-2], generator, mirror=self.mirror)
         order, crops = order.to(images.labels.device), crops.to(images.labels.device)
         for indices, where in zip(order, crops.split(order.shape[1], 1), strict=True):
@@ -115,7 +115,7 @@ def known_and_weights(selection: Selection, count: int, use: str) -> tuple[Tenso
     return known, weights
 
 
-def passes(count: int, batch: int, steps: int, generator: torch.Generator) -> Tensor:
+def shuffled_batches(count: int, batch: int, steps: int, generator: torch.Generator) -> Tensor:
     """Return indices (steps, batch) below `count`: shuffled passes, each without the remainder that fills no batch.
 
     Where `count` is less than a batch, batches are that small.
@@ -126,10 +126,10 @@ def passes(count: int, batch: int, steps: int, generator: torch.Generator) -> Te
     return torch.cat(orders).view(-1, size)[:steps]
 
 
-def drawn(weights: Tensor, batch: int, steps: int, generator: torch.Generator, *, replacement: bool) -> Tensor:
+def draw_batches(weights: Tensor, batch: int, steps: int, generator: torch.Generator, *, replacement: bool) -> Tensor:
     """Return indices (steps, batch) of positive weights (N,): drawn by weight with replacement, or shuffled passes."""
     indices = weights.cpu().nonzero()[:, 0]  # drawn only among these: no rounding can choose a weight of 0
     if replacement:
         chosen = torch.multinomial(weights.cpu()[indices], steps * batch, replacement=True, generator=generator)
         return indices[chosen].view(steps, batch)
-    return indices[passes(len(indices), batch, steps, generator)]
+    return indices[shuffled_batches(len(indices), batch, steps, generator)]

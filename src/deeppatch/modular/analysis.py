@@ -19,10 +19,10 @@ from deeppatch.graph.hooks import convolutions
 from deeppatch.graph.tracing import Untraceable
 from deeppatch.modular import sensitivity
 from deeppatch.modular.importance import importances
-from deeppatch.modular.layers import Layer, find
-from deeppatch.modular.modules import as_classifier, device_of
+from deeppatch.modular.layers import Layer, find_layers
+from deeppatch.modular.modules import as_classifier
 from deeppatch.progress import info
-from deeppatch.zoo.classifier import Classifier
+from deeppatch.zoo.classifier import Classifier, device_of
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def analyse(
     except Untraceable as error:
         raise UserError(f"this network cannot be split: {error}; use one of the zoo") from error
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    layers = find(network, model.normalize(data.example))
+    layers = find_layers(network, model.normalize(data.example))
     if fixed := convolutions(network).keys() - {name for layer in layers for name in layer.convs}:
         info(f"{len(fixed)} convolutions keep all of their kernels: they are added to what no convolution makes")
     saved = (checkpoint.load() if checkpoint else None) or {}

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 # asks for the logits of some candidates (M,) of a class on the samples of some classes
-Ask = Callable[[int, Tensor, Sequence[int]], None]
-FEWEST, MOST = 50, 500  # compositions that a merge keeps
+ComputeLogits = Callable[[int, Tensor, Sequence[int]], None]
+MIN_KEPT, MAX_KEPT = 50, 500  # compositions that a merge keeps
 TILE = 2**24  # comparisons at a time where they need not be one sample each
 
 
@@ -52,7 +52,7 @@ class Compositions:
 
 
 @dataclass(frozen=True)
-class Weights:
+class FitnessWeights:
     """How the fitness of a composition is made: `accuracy` times its accuracy, and so on with 1 minus its size."""
 
     accuracy: float
@@ -60,13 +60,13 @@ class Weights:
     size: float = 0.0
 
 
-def single(label: int, logits: Tensor, shares: Tensor) -> Compositions:
+def single_class(label: int, logits: Tensor, shares: Tensor) -> Compositions:
     """Return the candidates of one class, from their logits (P, S), which it shares, and shares of kernels (P,)."""
     index = torch.arange(len(logits), device=logits.device).unsqueeze(1)
     return Compositions((label,), index, logits, torch.zeros_like(shares), shares)
 
 
-def _not_less(a: Tensor, b: Tensor) -> Tensor:
+def _count_not_less(a: Tensor, b: Tensor) -> Tensor:
     """Return in how many columns each row of `a` (U, S) is not less than each of `b` (V, S), int64 (U, V)."""
     found = torch.zeros(len(a), len(b), dtype=torch.int64, device=a.device)
     if a.device.type != "cpu":
@@ -91,7 +91,7 @@ def merge(
     logits: Tensor,
     labels: Tensor,
     dissimilarities: Tensor,
-    weights: Weights,
+    weights: FitnessWeights,
     threshold: float,
     winners: Sequence[int] | None = None,
 ) -> tuple[Compositions, Tensor, Tensor]:
@@ -109,7 +109,7 @@ def merge(
     best_a, best_b = a.best(logits, theirs), b.best(logits, ours)
     count = correct_a.shape[1] + correct_b.shape[1]
     # where b is wrong already it loses, whatever it meets
-    correct = _not_less(correct_a, best_b) + correct_b.shape[1] - _not_less(best_a, correct_b)
+    correct = _count_not_less(correct_a, best_b) + correct_b.shape[1] - _count_not_less(best_a, correct_b)
     pairs = len(classes) * (len(classes) - 1) // 2
     apart = a.dissimilarity.unsqueeze(1) + b.dissimilarity
     for i, one in enumerate(a.classes):
@@ -121,7 +121,7 @@ def merge(
 
     flat = correct.flatten()
     kept = flat.sort(descending=True, stable=True).indices
-    kept = kept[: min(MOST, max(FEWEST, int((flat >= threshold * count).sum())))]
+    kept = kept[: min(MAX_KEPT, max(MIN_KEPT, int((flat >= threshold * count).sum())))]
     kept = kept[fitness.flatten()[kept].sort(descending=True, stable=True).indices]
     if winners is not None:
         kept = _with_winners(kept, a, b, winners)
@@ -164,16 +164,16 @@ class Fitness:
         return order
 
 
-def beam(
+def beam_search(
     logits: Tensor,
     labels: Tensor,
     dissimilarities: Tensor,
     shares: Tensor,
     order: Sequence[int],
-    weights: Weights,
+    weights: FitnessWeights,
     thresholds: dict[int, float],
     winners: Sequence[int] | None = None,
-    ask: Ask | None = None,
+    ask: ComputeLogits | None = None,
 ) -> tuple[Fitness, float]:
     """Rate candidates by a beam search up a tournament; return their fitness and the best composition's accuracy.
 
@@ -183,7 +183,7 @@ def beam(
     """
     classes, candidates, _ = logits.shape
     first, auroc = torch.zeros(2, classes, candidates, device=logits.device)
-    lists = [single(label, logits[label], shares[label]) for label in order]
+    lists = [single_class(label, logits[label], shares[label]) for label in order]
     fitness = torch.zeros(0)
     while len(lists) > 1:
         merged = []

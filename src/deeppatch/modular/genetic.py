@@ -12,15 +12,15 @@ from torch import Tensor
 
 from deeppatch.artifacts import Checkpoint
 from deeppatch.modular.candidate_logits import CandidateLogits, Evaluate
-from deeppatch.modular.composition import Weights, beam, dissimilarity
+from deeppatch.modular.composition import FitnessWeights, beam_search, dissimilarity
 from deeppatch.modular.genome import Bits, Genome
 from deeppatch.modular.presets import Preset
 from deeppatch.progress import info, track
-from deeppatch.runtime import entropy
+from deeppatch.runtime import numpy_generator
 
 
 @dataclass
-class Record:
+class SearchRecord:
     """How each generation's winners did, and which were the best; everything that a resumption needs.
 
     Accuracies are in [0, 1]: `search` on the images that fitness reads, `holdout` on others, which choose;
@@ -43,7 +43,7 @@ class Record:
 
 
 @dataclass
-class Search:
+class PopulationSearch:
     """One search over N classes; `weights` (kernels,) says how many convolutions a kernel stands for.
 
     `labels` (S,) are those of the images that `evaluate` runs candidates on, and `validate` returns the accuracy, in
@@ -62,15 +62,15 @@ class Search:
 
     def run(
         self, generations: int, *, patience: int | None = None, checkpoint: Checkpoint | None = None
-    ) -> tuple[list[Tensor], Record]:
+    ) -> tuple[list[Tensor], SearchRecord]:
         """Evolve, rate each of generations 0 to `generations`, and return the best one's masks, (N, kernels) by layer.
 
         It ends early where `patience` generations bring nothing better. With a checkpoint every generation is saved,
         and a resumed search goes on as if it had never stopped.
         """
-        record, weight = Record(), self.preset.alpha
+        record, weight = SearchRecord(), self.preset.alpha
         population = [
-            first(genome, self.preset, self.sensitive, entropy(self.seed, "first", label))
+            initial_population(genome, self.preset, self.sensitive, numpy_generator(self.seed, "first", label))
             for label, genome in enumerate(self.genomes)
         ]
         winners: list[int] | None = None
@@ -78,7 +78,7 @@ class Search:
         candidates = CandidateLogits(self.evaluate, self.labels, len(self.genomes))
         saved = checkpoint.load() if checkpoint else None
         if saved:
-            record, weight, winners = Record(**saved["record"]), saved["weight"], saved["winners"]
+            record, weight, winners = SearchRecord(**saved["record"]), saved["weight"], saved["winners"]
             population = [part.numpy() for part in saved["population"]]
             best = [part.numpy() for part in saved["best"]]
             candidates.load(saved["candidates"])
@@ -119,7 +119,7 @@ class Search:
         generation: int,
         weight: float,
         winners: list[int] | None,
-        record: Record,
+        record: SearchRecord,
     ) -> tuple[list[NDArray[np.int64]], float]:
         """Rank every class's candidates, fittest first, note how the winners do, and return the accuracy."""
         masks = [
@@ -134,9 +134,9 @@ class Search:
         flat = kernels.flatten(0, 1)
         dissimilarities = dissimilarity(flat, self.weights).view(classes, count, classes, count)
         shares = (flat.float() @ self.weights / self.weights.sum()).view(classes, count)
-        order = entropy(self.seed, "order", generation).permutation(classes).tolist()
-        weights = Weights(weight, 1 - self.preset.alpha, self.preset.size)
-        fitness, accuracy = beam(
+        order = numpy_generator(self.seed, "order", generation).permutation(classes).tolist()
+        weights = FitnessWeights(weight, 1 - self.preset.alpha, self.preset.size)
+        fitness, accuracy = beam_search(
             logits, self.labels, dissimilarities, shares, order, weights, self.thresholds, winners, candidates.ask
         )
         ranked = fitness.ranked()
@@ -157,7 +157,7 @@ class Search:
 
     def _bred(self, label: int, ranked: Bits, generation: int) -> Bits:
         """Return the next population: the fittest as they are, best first, then mutated children of the parents."""
-        preset, generator = self.preset, entropy(self.seed, "bred", label, generation)
+        preset, generator = self.preset, numpy_generator(self.seed, "bred", label, generation)
         children = preset.population - preset.kept
         one = np.arange(children) % preset.parents
         two = (one + 1) % preset.parents
@@ -169,13 +169,15 @@ class Search:
             positions = generator.choice(length, changes, replace=False)
             drawn = generator.random(changes) < 0.5
             if preset.keep_ratio:
-                _move(row, positions[drawn], self.genomes[label].lengths, generator)
+                _swap_bits(row, positions[drawn], self.genomes[label].lengths, generator)
             else:
                 row[positions] = drawn
         return np.concatenate([ranked[: preset.kept], bits])
 
 
-def first(genome: Genome, preset: Preset, sensitive: Sequence[int], generator: np.random.Generator) -> Bits:
+def initial_population(
+    genome: Genome, preset: Preset, sensitive: Sequence[int], generator: np.random.Generator
+) -> Bits:
     """Draw a first population: in every layer a share of the bits, those of important groups more often."""
     parts = []
     for layer, length in enumerate(genome.lengths):
@@ -189,7 +191,7 @@ def first(genome: Genome, preset: Preset, sensitive: Sequence[int], generator: n
     return np.concatenate(parts, 1)
 
 
-def _move(
+def _swap_bits(
     row: NDArray[np.bool_], positions: NDArray[np.int64], lengths: list[int], generator: np.random.Generator
 ) -> None:
     """Flip bits, and for each one another of the same layer, so that a layer keeps about as many as it has."""

@@ -15,11 +15,11 @@ from deeppatch.data.images import Images
 from deeppatch.data.splits import halves, subset
 from deeppatch.metrics import accuracy
 from deeppatch.modular.analysis import Analysis
-from deeppatch.modular.genetic import Search
+from deeppatch.modular.genetic import PopulationSearch
 from deeppatch.modular.genome import Genome
 from deeppatch.modular.importance import orders
-from deeppatch.modular.masking import by_slices, replicas_of
-from deeppatch.modular.modules import Found
+from deeppatch.modular.masking import replicas_of, sliced_logits
+from deeppatch.modular.modules import SearchResult
 from deeppatch.modular.presets import PRESETS, Preset, thresholds
 from deeppatch.modular.winograd import optimize_for_cpu
 
@@ -48,7 +48,7 @@ class GeneticSearch:
         amp: bool = False,
         seed: int = 2021,
         checkpoint: Checkpoint | None = None,
-    ) -> Found:
+    ) -> SearchResult:
         """Search, always in float32. `history` has one row for each generation, from 0 on."""
         preset = PRESETS[self.preset] if isinstance(self.preset, str) else self.preset
         searched, held_out = halves(data.val, seed, data.name)
@@ -59,11 +59,11 @@ class GeneticSearch:
         replicas = replicas_of(candidate)
 
         def evaluate(label: int, kept: Sequence[Tensor], samples: Tensor) -> Tensor:
-            return by_slices(candidate, analysis.layers, kept, x[samples], replicas=replicas)[:, :, label]
+            return sliced_logits(candidate, analysis.layers, kept, x[samples], replicas=replicas)[:, :, label]
 
         with torch.inference_mode():
             strong = accuracy(analysis.network(x).argmax(1), searched.labels)
-        search = Search(
+        search = PopulationSearch(
             [Genome(orders(analysis.importance, label)) for label in range(analysis.classes)],
             evaluate,
             validate,
@@ -90,7 +90,7 @@ class GeneticSearch:
         )
         frame.insert(0, "generation", range(len(frame)))
         frame["best"] = frame.index == record.best
-        return Found(masks, None, frame)
+        return SearchResult(masks, None, frame)
 
 
 def composed_accuracy(analysis: Analysis, images: Images) -> Callable[[Sequence[Tensor]], float]:
@@ -106,7 +106,7 @@ def composed_accuracy(analysis: Analysis, images: Images) -> Callable[[Sequence[
             own = [rows[label : label + 1] for rows in kept]
             key = torch.cat(own, 1).cpu().numpy().tobytes()
             if key not in last:
-                known[label] = {key: by_slices(analysis.network, analysis.layers, own, x)[0, :, label]}
+                known[label] = {key: sliced_logits(analysis.network, analysis.layers, own, x)[0, :, label]}
         scores = torch.stack([row for last in known for row in last.values()], 1)
         return accuracy(scores.argmax(1), images.labels)
 

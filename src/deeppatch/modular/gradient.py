@@ -16,17 +16,17 @@ from deeppatch.data.views import Shuffled, clean
 from deeppatch.distributed.data_parallel import Batch, Stream
 from deeppatch.modular.heads import Heads
 from deeppatch.modular.layers import Layer
-from deeppatch.modular.masking import all_logits
+from deeppatch.modular.masking import masked_logits
 from deeppatch.runtime import generator
 from deeppatch.training import History, Loss
 
-BATCH = 64  # images a step
+BATCH_SIZE = 64  # images a step
 EPOCHS = 145  # as published
-WARM_UP = 5  # epochs that train only heads before the first mask moves
-ROUND = (5, 2)  # epochs with masks, then with heads only
+WARM_UP_EPOCHS = 5  # epochs that train only heads before the first mask moves
+CYCLE = (5, 2)  # epochs with masks, then with heads only
 
 
-class Step(Function):
+class BinaryStep(Function):
     """One where the input is above zero, else zero; the gradient passes, within -1 and 1 (Qi et al., TOSEM 2023)."""
 
     @staticmethod
@@ -59,7 +59,7 @@ class Splitter(nn.Module):
 
     def masks(self) -> list[Tensor]:
         """Return which kernels the modules keep, in {0, 1}, (classes, kernels) by layer; a layer keeps at least one."""
-        return [_alive(Step.apply(values), values) for values in self.thresholds]
+        return [_keep_at_least_one(BinaryStep.apply(values), values) for values in self.thresholds]
 
     def kept(self) -> Tensor:
         """Return the mean share of kernels that the modules keep; tied convolutions count each."""
@@ -70,7 +70,7 @@ class Splitter(nn.Module):
     def logits(self, pixels: Tensor) -> Tensor:
         """Return every module's logits (N, modules, classes) for pixels (N, 3, H, W) in [0, 1]."""
         normalize, network = self.frozen
-        return all_logits(network, self.layers, self.masks(), normalize(pixels)).transpose(0, 1)
+        return masked_logits(network, self.layers, self.masks(), normalize(pixels)).transpose(0, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map pixels (N, 3, H, W), or the modules' logits (N, modules, classes), to scores (N, modules)."""
@@ -93,14 +93,14 @@ def first_thresholds(importance: Sequence[Tensor], start: float) -> list[Tensor]
     return found
 
 
-def _alive(mask: Tensor, values: Tensor) -> Tensor:
+def _keep_at_least_one(mask: Tensor, values: Tensor) -> Tensor:
     """Let a module whose layer has nothing left keep the kernel that is nearest to being kept."""
     dead = mask.sum(1, keepdim=True) == 0
     nearest = F.one_hot(values.argmax(1), values.shape[1]).to(mask)
     return mask + dead * nearest
 
 
-def loss(alpha: float) -> Loss:
+def splitting_loss(alpha: float) -> Loss:
     """Return the cross entropy over the modules' scores, and where masks move `alpha` times the mean mask."""
 
     def value(model: nn.Module, batch: Batch) -> Tensor:
@@ -162,15 +162,15 @@ def epochs(model: Splitter, images: Images, batch_size: int, seed: int, count: i
     known: dict[bytes, Tensor] = {}
     streams: list[Stream] = []
     for epoch in range(count):
-        turn = (epoch - WARM_UP) % sum(ROUND)
-        if model.heads is not None and (epoch < WARM_UP or turn >= ROUND[0]):
+        turn = (epoch - WARM_UP_EPOCHS) % sum(CYCLE)
+        if model.heads is not None and (epoch < WARM_UP_EPOCHS or turn >= CYCLE[0]):
             streams.append(HeadEpoch(model, images, batch_size, seed, epoch, known))
         else:
             streams.append(Shuffled(images, batch_size, seed, epoch))
     return streams
 
 
-def chosen(strong: float, allowed: float) -> Callable[[History], int]:
+def choose_smallest(strong: float, allowed: float) -> Callable[[History], int]:
     """Return the rule that chooses an epoch by accuracy and what is kept (`History.watched`), both held out.
 
     Of the epochs that lose less than `allowed` to the `strong` model's accuracy, both in [0, 1], the one that keeps

@@ -14,8 +14,8 @@ from deeppatch.graph.hooks import hooked_before
 from deeppatch.modular.layers import Layer
 from deeppatch.progress import info, track
 
-SURE = 0.9  # probability of the class from which on an image counts
-FALLBACK = 50  # images that count where none is sure
+CONFIDENT = 0.9  # probability of the class from which on an image counts
+FALLBACK_IMAGES = 50  # images that count where none is sure
 
 
 @torch.inference_mode()
@@ -46,17 +46,17 @@ def importances(network: nn.Module, layers: Sequence[Layer], x: Tensor, labels: 
             for index, values in maps.items():
                 norms[index].append(values)
     own = torch.cat(probabilities).gather(1, labels.unsqueeze(1)).squeeze(1)
-    chosen = [_sure(own, labels == label, label) for label in range(classes)]
+    chosen = [_confident_images(own, labels == label, label) for label in range(classes)]
     return [torch.stack([torch.cat(parts)[rows].mean(0) for rows in chosen]) for parts in norms]
 
 
-def _sure(probability: Tensor, of_class: Tensor, label: int) -> Tensor:
-    found = (of_class & (probability >= SURE)).nonzero().squeeze(1)
+def _confident_images(probability: Tensor, of_class: Tensor, label: int) -> Tensor:
+    found = (of_class & (probability >= CONFIDENT)).nonzero().squeeze(1)
     if len(found):
         return found
-    info(f"class {label}: no image has a probability of {SURE} or more; the {FALLBACK} likeliest are taken")
+    info(f"class {label}: no image has a probability of {CONFIDENT} or more; the {FALLBACK_IMAGES} likeliest are taken")
     rows = of_class.nonzero().squeeze(1)
-    return rows[probability[rows].argsort(descending=True)[:FALLBACK]]
+    return rows[probability[rows].argsort(descending=True)[:FALLBACK_IMAGES]]
 
 
 def orders(importance: Sequence[Tensor], label: int) -> list[NDArray[np.int64]]:

@@ -15,9 +15,20 @@ from deeppatch.data.dataset import Data
 from deeppatch.data.images import Images
 from deeppatch.errors import UserError
 from deeppatch.modular.join_names import parse
-from deeppatch.modular.joins import JOINS, RANGES, Calibrated, JoinData, Range, calibrate, class_metrics, joined, span
-from deeppatch.modular.modules import Member, Modules, device_of
+from deeppatch.modular.joins import (
+    JOINS,
+    RANGES,
+    Calibrated,
+    JoinData,
+    Range,
+    calibrate,
+    class_metrics,
+    fit_range,
+    join_scores,
+)
+from deeppatch.modular.modules import ClassModule, Modules
 from deeppatch.progress import track
+from deeppatch.zoo.classifier import device_of
 
 BEFORE = "weak model alone"
 Join = Range | Calibrated | None  # what makes joined logits: None takes a module's scores as they are
@@ -53,11 +64,11 @@ class JoinComparison:
 
 
 @dataclass(frozen=True)
-class _Pair:
+class _WeakModelAndModule:
     """A weak model and a module in eval mode, and how they are run."""
 
     weak: nn.Module
-    module: Member
+    module: ClassModule
     batch_size: int
     amp: bool
     seed: int
@@ -145,11 +156,11 @@ def join_module(
         torch.Size([2, 3])
     """
     join = join or ("direct" if modules.bounded else "min_max")
-    pair = _pair(weak, modules, strong, target, data, (batch_size, amp, seed))
+    pair = _prepare(weak, modules, strong, target, data, (batch_size, amp, seed))
     name = parse(join)[0]
     found: Join = None
     if name in RANGES:
-        found = span(join, pair.own_scores(data))
+        found = fit_range(join, pair.own_scores(data))
     elif name == "calibrate":
         if weak_data is None:
             raise UserError("the join calibrate is trained on the weak model's data; give weak_data")
@@ -178,9 +189,9 @@ def compare_joins(
     image once.
     """
     joins = default_joins(modules) if joins is None else joins
-    pair = _pair(weak, modules, strong, target, data, (batch_size, amp, seed))
+    pair = _prepare(weak, modules, strong, target, data, (batch_size, amp, seed))
     own = pair.own_scores(data)
-    ranges = {join: span(join, own) for join in dict.fromkeys([*RANGES, *joins]) if parse(join)[0] in RANGES}
+    ranges = {join: fit_range(join, own) for join in dict.fromkeys([*RANGES, *joins]) if parse(join)[0] in RANGES}
     test = pair.join_data(weak_data.test, "test")
     found = {BEFORE: test.logits}
     for join in joins:
@@ -200,16 +211,16 @@ def default_joins(modules: Modules) -> list[str]:
     return ["direct"] * modules.bounded + [join for join in JOINS if join != "direct"]
 
 
-def _pair(
+def _prepare(
     weak: nn.Module, modules: Modules, strong: nn.Module, target: int, data: Data, how: tuple[int, bool, int]
-) -> _Pair:
+) -> _WeakModelAndModule:
     if not 0 <= target < modules.classes:
         raise UserError(f"class {target}: the modules are of classes 0 to {modules.classes - 1}")
-    return _Pair(copy.deepcopy(weak).eval(), modules.member(strong, data.example, target), *how)
+    return _WeakModelAndModule(copy.deepcopy(weak).eval(), modules.member(strong, data.example, target), *how)
 
 
 def _joined(join: Join, logits: Tensor, scores: Tensor) -> Tensor:
     if isinstance(join, Calibrated):
         found: Tensor = join(torch.cat([logits[:, :-1], scores.unsqueeze(1)], 1))
         return found
-    return joined(logits, scores if join is None else join(scores))
+    return join_scores(logits, scores if join is None else join(scores))

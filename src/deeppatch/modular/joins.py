@@ -15,8 +15,8 @@ from deeppatch.modular.join_names import parse
 from deeppatch.runtime import generator
 from deeppatch.training import cross_entropy, fit, predict, sgd
 
-EPOCHS, RATE, BATCH = 20, 0.05, 128  # of calibration
-SPREAD = 1.5  # interquartile ranges beyond the quartiles
+EPOCHS, LEARNING_RATE, BATCH_SIZE = 20, 0.05, 128  # of calibration
+WHISKER = 1.5  # interquartile ranges beyond the quartiles
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def percentile(scores: Tensor, low: float = 10, high: float = 90) -> Range:
 def outlier(scores: Tensor) -> Range:
     """Return the range from 1.5 interquartile ranges below the quartiles to as far above them."""
     quartiles = percentile(scores, 25, 75)
-    reach = SPREAD * (quartiles.high - quartiles.low)
+    reach = WHISKER * (quartiles.high - quartiles.low)
     return Range(quartiles.low - reach, quartiles.high + reach)
 
 
@@ -63,7 +63,7 @@ RANGES: dict[str, Callable[..., Range]] = {
 JOINS = (*RANGES, "calibrate", "direct")
 
 
-def span(join: str, scores: Tensor) -> Range:
+def fit_range(join: str, scores: Tensor) -> Range:
     """Return the range that a join takes, of the scores (N,) of images of the module's class (Qi et al., ASE 2022).
 
     `join` is a name of RANGES; percentile may go on with its two, as in percentile:5,95.
@@ -72,7 +72,7 @@ def span(join: str, scores: Tensor) -> Range:
     return RANGES[name](scores.double(), *numbers)
 
 
-def joined(logits: Tensor, confidence: Tensor) -> Tensor:
+def join_scores(logits: Tensor, confidence: Tensor) -> Tensor:
     """Return a weak model's scores (N, K) with a module's for the last class (Qi et al., ASE 2022).
 
     `logits` (N, K) are the weak model's: its probabilities of the other classes stay as they are, that of the last is
@@ -126,10 +126,10 @@ def calibrate(train: JoinData, val: JoinData, seed: int) -> Calibrated:
     def epochs() -> Iterator[list[Batch]]:
         for epoch in range(EPOCHS):
             order = torch.randperm(len(inputs), generator=generator(seed, "calibrate", epoch)).to(inputs.device)
-            yield [(inputs[index], train.labels[index]) for index in order.split(BATCH)]
+            yield [(inputs[index], train.labels[index]) for index in order.split(BATCH_SIZE)]
 
     optimizer, schedule = sgd(
-        join.parameters(), lr=RATE, momentum=0.9, weight_decay=0, steps=EPOCHS * -(-len(inputs) // BATCH)
+        join.parameters(), lr=LEARNING_RATE, momentum=0.9, weight_decay=0, steps=EPOCHS * -(-len(inputs) // BATCH_SIZE)
     )
     fit(
         join,
@@ -160,7 +160,7 @@ def class_metrics(predictions: Tensor, labels: Tensor, target: int) -> dict[str,
     }
 
 
-def mean(rows: list[Mapping[str, float]]) -> dict[str, float]:
+def mean_of_rows(rows: list[Mapping[str, float]]) -> dict[str, float]:
     """Return the mean of each number over rows."""
     return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
 

@@ -38,17 +38,17 @@ class Layer:
         return self.convs[0] + (f" + {len(self.convs) - 1} tied" if len(self.convs) > 1 else "")
 
 
-class _Space:
+class _ChannelGroup:
     """The channels of some values; spaces whose values are added become one."""
 
     def __init__(self, layer: Layer | None) -> None:
         self.layer = layer
-        self.into: _Space | None = None
+        self.into: _ChannelGroup | None = None
 
-    def found(self) -> _Space:
+    def found(self) -> _ChannelGroup:
         return self if self.into is None else self.into.found()
 
-    def join(self, other: _Space) -> None:
+    def join(self, other: _ChannelGroup) -> None:
         """Make one space of two; one that holds more than outputs of convolutions has nothing to keep or drop."""
         one, two = self.found(), other.found()
         if one is two:
@@ -66,7 +66,7 @@ class _Space:
         self.found().layer = None
 
 
-def find(network: nn.Module, example: Tensor) -> list[Layer]:
+def find_layers(network: nn.Module, example: Tensor) -> list[Layer]:
     """Return a network's layers of kernels in order of execution (Qi et al., ASE 2022, residual ties included).
 
     `example` is a batch (N, C, H, W). Kernels that are added to something that is no convolution's output, or whose
@@ -79,21 +79,21 @@ def find(network: nn.Module, example: Tensor) -> list[Layer]:
         raise UserError(f"this network cannot be split: {error}; use one of the zoo") from error
     with torch.no_grad():
         ShapeProp(graph).propagate(example)
-    return _Walk(graph).layers()
+    return _LayerFinder(graph).layers()
 
 
-class _Walk:
+class _LayerFinder:
     """One pass over the graph that gives every value its space, and how many inputs a channel of it makes."""
 
     def __init__(self, graph: fx.GraphModule) -> None:
         self.graph = graph
-        self.spaces: dict[fx.Node, tuple[_Space, int]] = {}
-        self.made: list[_Space] = []
+        self.spaces: dict[fx.Node, tuple[_ChannelGroup, int]] = {}
+        self.made: list[_ChannelGroup] = []
 
     def layers(self) -> list[Layer]:
         for node in self.graph.graph.nodes:
             if node.op == "placeholder":
-                self.spaces[node] = _Space(None), 1
+                self.spaces[node] = _ChannelGroup(None), 1
             elif node.op.startswith("call"):
                 self.spaces[node] = self._called(node)
         layers = {id(space.found()): space.found().layer for space in self.made}.values()
@@ -104,10 +104,10 @@ class _Walk:
             layer.readers = dict(sorted(layer.readers.items(), key=lambda reader: order[reader[0]]))
         return sorted(found, key=lambda layer: order[layer.convs[0]])
 
-    def _called(self, node: fx.Node) -> tuple[_Space, int]:
+    def _called(self, node: fx.Node) -> tuple[_ChannelGroup, int]:
         """Return the space of what a step gives, and how many inputs of a reader a channel of it makes."""
         sources = [source for source in node.all_input_nodes if source in self.spaces]
-        space, inputs = self.spaces[sources[0]] if sources else (_Space(None), 1)
+        space, inputs = self.spaces[sources[0]] if sources else (_ChannelGroup(None), 1)
         kind = operation(self.graph, node)
         if kind in (Operation.CONVOLUTION, Operation.LINEAR, Operation.NORMALISATION):
             return self._layer(node, space, inputs)
@@ -120,7 +120,7 @@ class _Walk:
             return space, inputs
         elif kind is Operation.PADDING:  # a parameter-free shortcut: kernels would leave, and the new channels stay
             space.pin()
-            return _Space(None), 1
+            return _ChannelGroup(None), 1
         elif kind is Operation.FLATTEN and len(_shape(node)) == 2:
             return space, inputs * _shape(sources[0])[2:].numel()
         name = name_of(self.graph, node)
@@ -134,21 +134,21 @@ class _Walk:
             return is_spatial_mean(node) and len(_shape(node.all_input_nodes[0])) == 4
         if kind is Operation.PADDING:
             return len(padding(node)) <= 2 * (len(_shape(node)) - 2)
-        return kind is Operation.EACH_CHANNEL
+        return kind is Operation.CHANNELWISE
 
-    def _layer(self, node: fx.Node, space: _Space, inputs: int) -> tuple[_Space, int]:
+    def _layer(self, node: fx.Node, space: _ChannelGroup, inputs: int) -> tuple[_ChannelGroup, int]:
         name, layer = str(node.target), space.found().layer
         module = self.graph.get_submodule(name)
         if isinstance(module, nn.Conv2d) and module.groups == 1:
             if layer:
                 layer.readers[name] = inputs
-            made = _Space(Layer([name], module.out_channels))
+            made = _ChannelGroup(Layer([name], module.out_channels))
             self.made.append(made)
             return made, 1
         if isinstance(module, nn.Linear):
             if layer:
                 layer.readers[name] = inputs
-            return _Space(None), 1
+            return _ChannelGroup(None), 1
         if isinstance(module, nn.Conv2d) and not module.groups == module.in_channels == module.out_channels:
             raise UserError(
                 f"this network cannot be split at {name} (Conv2d in groups); use a sequential or residual one"

@@ -16,7 +16,7 @@ from deeppatch.modular.extract import sliced
 from deeppatch.modular.layers import Layer
 from deeppatch.progress import track
 
-AT_ONCE = 1024  # images that modules side by side read at a time: many threads need not need much memory
+MAX_CONCURRENT_IMAGES = 1024  # images that modules side by side read at a time: many threads need not need much memory
 
 
 @contextmanager
@@ -43,14 +43,14 @@ def masked(network: nn.Module, layers: Sequence[Layer], masks: Sequence[Tensor])
         yield
 
 
-def all_logits(network: nn.Module, layers: Sequence[Layer], masks: Sequence[Tensor], x: Tensor) -> Tensor:
+def masked_logits(network: nn.Module, layers: Sequence[Layer], masks: Sequence[Tensor], x: Tensor) -> Tensor:
     """Return the logits (P, N, classes) of P modules for inputs (N, C, H, W), by masks: gradients reach the masks."""
     with masked(network, layers, masks):
         logits: Tensor = network(x.repeat(len(masks[0]), 1, 1, 1))
     return logits.unflatten(0, (-1, len(x)))
 
 
-def by_slices(
+def sliced_logits(
     network: nn.Module,
     layers: Sequence[Layer],
     masks: Sequence[Tensor],
@@ -62,7 +62,7 @@ def by_slices(
 
     With `replicas` of the network, modules run side by side on a CPU, on one thread each.
     """
-    batch_size = min(batch_size, max(64, AT_ONCE // (1 + len(replicas))))
+    batch_size = min(batch_size, max(64, MAX_CONCURRENT_IMAGES // (1 + len(replicas))))
 
     def run(kept: Sequence[Tensor]) -> Tensor:
         one = idle.get()
@@ -78,7 +78,7 @@ def by_slices(
         idle.put(one)
     if not replicas or len(modules) == 1:
         return torch.stack([run(kept) for kept in track(modules, len(modules), "candidates")])
-    with runtime.one_thread_each(1 + len(replicas)) as pool:
+    with runtime.single_threaded_workers(1 + len(replicas)) as pool:
         return torch.stack(list(track(pool.map(run, modules), len(modules), "candidates")))
 
 

@@ -17,11 +17,11 @@ from deeppatch.errors import StaleArtifact
 from deeppatch.modular.composition import dissimilarity
 from deeppatch.modular.extract import extract
 from deeppatch.modular.heads import Heads
-from deeppatch.modular.layers import find
-from deeppatch.zoo.classifier import Classifier
+from deeppatch.modular.layers import find_layers
+from deeppatch.zoo.classifier import Classifier, device_of
 
 
-class Found(NamedTuple):
+class SearchResult(NamedTuple):
     """What a search found: masks (classes, kernels) by layer, heads if there are any, and a row for each step."""
 
     masks: Sequence[Tensor]
@@ -84,7 +84,7 @@ class Modules:
                 raise StaleArtifact(f"{origin} is damaged: its heads fit nothing; run modularize again") from error
         return Modules(meta["base"], kept, heads)
 
-    def member(self, model: nn.Module, example: Tensor, label: int) -> Member:
+    def member(self, model: nn.Module, example: Tensor, label: int) -> ClassModule:
         """Return the module of class `label`, a smaller network that shares nothing with the classifier.
 
         Args:
@@ -99,16 +99,16 @@ class Modules:
         if state_digest(model.state_dict()) != self.base:
             raise StaleArtifact("the modules were made of other base weights; run modularize for these")
         device = device_of(model)
-        layers = find(model.network, model.normalize(example.to(device)))
+        layers = find_layers(model.network, model.normalize(example.to(device)))
         if {layer.name: layer.kernels for layer in layers} != {name: mask.shape[1] for name, mask in self.kept.items()}:
             raise StaleArtifact("the modules do not fit the network's layers; run modularize again")
         small = extract(model.network, layers, [self.kept[layer.name][label].to(device) for layer in layers])
         head = self.heads.only(label) if self.heads else None
-        return Member(copy.deepcopy(model.normalize), small, label, head).to(device)
+        return ClassModule(copy.deepcopy(model.normalize), small, label, head).to(device)
 
-    def composed(self, model: nn.Module, example: Tensor) -> Composed:
+    def composed(self, model: nn.Module, example: Tensor) -> ComposedModules:
         """Return all modules as one classifier, whose highest score wins; arguments are those of `member`."""
-        return Composed([self.member(model, example, label) for label in range(self.classes)])
+        return ComposedModules([self.member(model, example, label) for label in range(self.classes)])
 
     def dissimilarity(self) -> Tensor:
         """Return one minus the Jaccard index of the kernels of every two modules, (classes, classes)."""
@@ -123,7 +123,7 @@ class Modules:
         return kept / total
 
 
-class Member(nn.Module):
+class ClassModule(nn.Module):
     """A module: normalisation, the smaller network, and the logit of its class or the score of its head."""
 
     def __init__(self, normalize: nn.Module, network: nn.Module, label: int, head: Heads | None) -> None:
@@ -143,10 +143,10 @@ class Member(nn.Module):
         return scores.squeeze(1)
 
 
-class Composed(nn.Module):
+class ComposedModules(nn.Module):
     """All modules as one classifier: the class whose module gives the highest score."""
 
-    def __init__(self, members: list[Member]) -> None:
+    def __init__(self, members: list[ClassModule]) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
 
@@ -164,8 +164,3 @@ def as_classifier(model: nn.Module) -> Classifier:
     if isinstance(model, Classifier):
         return model
     return Classifier(model, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)).to(device_of(model))
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Return where the parameters of a model lie."""
-    return next(model.parameters()).device

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 PUBLISHED_THRESHOLDS = {2: 0.95, 4: 0.95, 8: 0.85, 10: 0.80}
-SLACK = 0.05  # below the strong model's accuracy on the same classes a composition counts as good
+TOLERANCE = 0.05  # below the strong model's accuracy on the same classes a composition counts as good
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,6 @@ def thresholds(preset: Preset, classes: int, strong: float) -> dict[int, float]:
     Published thresholds are taken for the numbers of classes that they name; the next larger one's for others.
     """
     if preset.thresholds is None:
-        return dict.fromkeys(sizes(classes), max(0.0, strong - SLACK))
+        return dict.fromkeys(sizes(classes), max(0.0, strong - TOLERANCE))
     known = preset.thresholds
     return {size: known[min((k for k in known if k >= size), default=max(known))] for size in sizes(classes)}

@@ -11,7 +11,8 @@ from deeppatch.errors import UserError
 from deeppatch.modular.analysis import Analysis, analyse
 from deeppatch.modular.genetic_search import GeneticSearch
 from deeppatch.modular.gradient_search import GradientSearch
-from deeppatch.modular.modules import Modules, device_of
+from deeppatch.modular.modules import Modules
+from deeppatch.zoo.classifier import device_of
 
 METHODS: dict[str, type[GradientSearch | GeneticSearch]] = {"grad": GradientSearch, "ga": GeneticSearch}
 Method = str | GradientSearch | GeneticSearch

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from deeppatch.graph import hooks
 
-WIDE = 128  # input channels from which the products saved outweigh the transforms
+MIN_CHANNELS = 128  # input channels from which the products saved outweigh the transforms
 
 
 class Transforms(NamedTuple):
@@ -56,12 +56,12 @@ class WinogradConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in, H, W) to (N, out, H, W)."""
-        if self.in_channels < WIDE:
+        if self.in_channels < MIN_CHANNELS:
             return super().forward(x)
-        return by_tiles(x, self.weight, self.bias)
+        return winograd_conv2d(x, self.weight, self.bias)
 
 
-def by_tiles(x: Tensor, weight: Tensor, bias: Tensor | None, size: int | None = None) -> Tensor:
+def winograd_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, size: int | None = None) -> Tensor:
     """Convolve (N, in, H, W) with (out, in, 3, 3) by tiles of `size` outputs, by default those of fewest products."""
     (samples, channels, height, width), out = x.shape, len(weight)
     size = size or min(TILES, key=lambda m: -(-height // m) * -(-width // m) * (m + 2) ** 2)
@@ -98,8 +98,8 @@ def optimize_for_cpu(network: nn.Module) -> nn.Module:
 
 def _pool_first(network: fx.GraphModule) -> None:
     for pool in network.graph.nodes:
-        relu = pool.args[0] if _runs(network, pool, F.max_pool2d, nn.MaxPool2d) else None
-        if relu is not None and _runs(network, relu, F.relu, nn.ReLU) and len(relu.users) == 1:
+        relu = pool.args[0] if _calls(network, pool, F.max_pool2d, nn.MaxPool2d) else None
+        if relu is not None and _calls(network, relu, F.relu, nn.ReLU) and len(relu.users) == 1:
             pool.replace_input_with(relu, relu.args[0])
             pool.replace_all_uses_with(relu)
             relu.replace_input_with(relu.args[0], pool)
@@ -107,7 +107,7 @@ def _pool_first(network: fx.GraphModule) -> None:
     network.recompile()
 
 
-def _runs(network: fx.GraphModule, node: fx.Node, function: Callable[..., Tensor], kind: type[nn.Module]) -> bool:
+def _calls(network: fx.GraphModule, node: fx.Node, function: Callable[..., Tensor], kind: type[nn.Module]) -> bool:
     if node.op == "call_module":
         return isinstance(network.get_submodule(str(node.target)), kind)
     return node.op == "call_function" and node.target is function

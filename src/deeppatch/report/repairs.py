@@ -11,9 +11,9 @@ from torch import Tensor
 from deeppatch.training import History
 
 # what tells one kind of run from another; runs of one kind differ only by seed
-TRAINING = ["epochs", "lr", "batch_size", "steps", "ramp"]
-KIND = ["method", "use", "features", "encoder", "encoder_epochs", "budget", "views", *TRAINING]
-SPREAD = ["finetuned_percent", "last_percent", "gained_points", "fixed", "broken"]
+TRAINING_OPTIONS = ["epochs", "lr", "batch_size", "steps", "ramp"]
+KIND_COLUMNS = ["method", "use", "features", "encoder", "encoder_epochs", "budget", "views", *TRAINING_OPTIONS]
+SUMMARISED = ["finetuned_percent", "last_percent", "gained_points", "fixed", "broken"]
 
 
 def outcome(before: Tensor, after: Tensor, labels: Tensor) -> dict[str, Any]:
@@ -78,12 +78,12 @@ def over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
 
     Most is gained in the first row. Deviations are missing where there is one seed.
     """
-    rows = rows.reindex(columns=rows.columns.union(KIND, sort=False))  # rows of earlier versions lack some
-    grouped = rows.groupby(KIND, dropna=False, sort=True)
+    rows = rows.reindex(columns=rows.columns.union(KIND_COLUMNS, sort=False))  # rows of earlier versions lack some
+    grouped = rows.groupby(KIND_COLUMNS, dropna=False, sort=True)
     table = grouped.agg(
         seeds=("seed", "nunique"), labels_bought=("labels_bought", "mean"), wall_seconds=("wall_seconds", "mean")
     )
-    for name in SPREAD:
+    for name in SUMMARISED:
         table[name], table[f"{name}_deviation"] = grouped[name].mean(), grouped[name].std(ddof=1)
     return table.reset_index().sort_values("gained_points", ascending=False, kind="stable", ignore_index=True)
 
@@ -102,7 +102,7 @@ def name_of(kind: Mapping[Hashable, Any], kinds: pd.DataFrame) -> str:
         "encoder": alike,
         "encoder_epochs": alike,
         "views": same,
-        **dict.fromkeys(TRAINING, kinds),
+        **dict.fromkeys(TRAINING_OPTIONS, kinds),
     }
     telling = [name for name, others in compared.items() if others[name].nunique(dropna=False) > 1]
     return " ".join([str(kind["method"]), *(f"{name}={_spelled(kind[name])}" for name in telling)])
@@ -122,7 +122,7 @@ def _spelled(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def show(table: pd.DataFrame) -> str:
+def format_comparison(table: pd.DataFrame) -> str:
     """Format a comparison for the terminal: accuracies and gains as mean ± deviation."""
     shown = pd.DataFrame({"method": [name_of(kind, table) for kind in table.to_dict("records")]})
     shown["labels"] = table["labels_bought"].map("{:g}".format)

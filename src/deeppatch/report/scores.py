@@ -15,7 +15,7 @@ def table(networks: dict[str, dict[str, float]]) -> pd.DataFrame:
     return frame.rename_axis("network").reset_index()
 
 
-def show(frame: pd.DataFrame) -> str:
+def format_table(frame: pd.DataFrame) -> str:
     """Format a table for the terminal, numbers with two decimals."""
     return frame.to_string(index=False, float_format=lambda value: f"{value:.2f}", na_rep="-")
 
@@ -28,7 +28,7 @@ def with_changes(accuracy: pd.DataFrame, changed: dict[str, dict[str, dict[str, 
     return pd.concat(frames, ignore_index=True)
 
 
-def show_changes(changed: dict[str, dict[str, dict[str, float]]]) -> str:
+def format_changes(changed: dict[str, dict[str, dict[str, float]]]) -> str:
     """Format repair and break rates as one cell a view: `+repair -break`."""
     cells = {
         name: {view: f"+{each['repair'][view]:.1f} -{each['break'][view]:.1f}" for view in each["repair"]}

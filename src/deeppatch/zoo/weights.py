@@ -16,13 +16,13 @@ from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
 from deeppatch.artifacts import DAMAGE
-from deeppatch.errors import NoNetwork, WrongWeights
+from deeppatch.errors import DownloadFailed, WrongWeights
 from deeppatch.zoo.entries import ENTRIES
 
 # where checkpoints of whole training runs keep the network, and the numpy numbers that stand beside it, which files of
 # numpy 1 and of numpy 2 name differently
 NESTED = ("state_dict", "model_state_dict")
-NUMBERS: list[Any] = [
+NUMPY_SCALARS: list[Any] = [
     *((np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
     np.dtype, type(np.dtype(np.float64)), type(np.dtype(np.int64)),
 ]  # fmt: skip
@@ -40,7 +40,7 @@ def fetch(url: str) -> Path:
         try:
             torch.hub.download_url_to_file(url, str(path), hash_in_name(path), progress=sys.stderr.isatty())
         except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
-            raise NoNetwork(
+            raise DownloadFailed(
                 f"cannot download {url} ({error}); put the file at {path}, give a copy with --weights FILE, "
                 "or train the network with --train"
             ) from error
@@ -78,7 +78,7 @@ def read(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_safetensors(path.read_bytes())
-        with torch.serialization.safe_globals(NUMBERS):
+        with torch.serialization.safe_globals(NUMPY_SCALARS):
             content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except DAMAGE as error:
         raise WrongWeights(f"{path} is damaged or holds more than a state dict; fetch or save it again") from error

@@ -115,11 +115,11 @@ def run(options: Options) -> None:
     from deeppatch.hybrid.budget import affordable
     from deeppatch.hybrid.oracle import Oracle
     from deeppatch.hybrid.selection_methods import METHODS as CHOOSERS
-    from deeppatch.hybrid.selection_methods import Evidence
+    from deeppatch.hybrid.selection_methods import SelectionInputs
     from deeppatch.progress import info
 
     context = open_stage(options, STAGE)
-    report.keep_filled_in(context)
+    report.check_no_labels_given(context)
     model = base_model(context)
     pool = inputs.pool_of(context)
     budget = affordable(options.budget, len(pool), "--budget")
@@ -127,7 +127,7 @@ def run(options: Options) -> None:
         return
     encoder = inputs.encoder_of(context, pool) if options.features == "ssl" else None
     train = context.splits.train.pixels[:]
-    evidence = Evidence(
+    evidence = SelectionInputs(
         model, pool.pixels, train, options.seed, options.views, encoder, options.batch_size, options.amp
     )
     oracle = Oracle(pool.truth, budget)
@@ -137,7 +137,7 @@ def run(options: Options) -> None:
         "base": state_digest(model.state_dict()),
         "encoder": encoder.facts if encoder else None,
     }
-    report.leave(context, pool, evidence, choice, found)
+    report.write_selection(context, pool, evidence, choice, found)
     context.stage.finish()
     context.checkpoint().remove()
     spent = f"{oracle.spent} of {budget} labels {'bought' if options.bias else 'to be given'}"

@@ -57,7 +57,7 @@ def check_partition(context: Context, parts: Partition) -> None:
         raise StaleArtifact(f"{path} cuts {context.source.name} otherwise; make it again with: {command}")
 
 
-def leave_partition(context: Context) -> None:
+def write_partition(context: Context) -> None:
     """Write which image went where, for pretrain of a biased model; without bias nothing.
 
     The file's metadata name the order, the bias, and a hash of the lists. How many images of each class the model has

@@ -10,27 +10,29 @@ from PIL import Image
 
 from deeppatch.cli.context import Context
 from deeppatch.data.files import open_rgb
-from deeppatch.data.label_file import FILE, LABEL, labels_in
+from deeppatch.data.label_file import FILE, LABEL, count_labels
 from deeppatch.data.pool import Pool
 from deeppatch.errors import UserError
 from deeppatch.hybrid.consistency import uncertainty
 from deeppatch.hybrid.diagnostics import PoolTruth
-from deeppatch.hybrid.selection_methods import Choice, Evidence
+from deeppatch.hybrid.selection_methods import Choice, SelectionInputs
 from deeppatch.progress import info
 from deeppatch.report.contact_sheet import Tile, contact_sheet
 
 TABLE = "selection.csv"
 
 
-def keep_filled_in(context: Context) -> None:
+def check_no_labels_given(context: Context) -> None:
     """Raise UserError where an earlier run's table has labels that a person gave: this run would write over them."""
     path = context.stage.folder / TABLE
-    if not context.options.bias and path.exists() and (given := labels_in(path.read_bytes(), path)):
+    if not context.options.bias and path.exists() and (given := count_labels(path.read_bytes(), path)):
         command = f"{context.command('relearn')} --labels {shlex.quote(str(path))}"
         raise UserError(f"{path} holds {given} labels; go on with: {command} (or move the file away to choose anew)")
 
 
-def leave(context: Context, pool: Pool, evidence: Evidence, choice: Choice, found: dict[str, Any]) -> None:
+def write_selection(
+    context: Context, pool: Pool, evidence: SelectionInputs, choice: Choice, found: dict[str, Any]
+) -> None:
     """Write selection.safetensors, selection.json, selection.csv and contact.html; `found` are further facts."""
     options, selection, source = context.options, choice.selection, context.source
     facts = {
@@ -58,16 +60,16 @@ def leave(context: Context, pool: Pool, evidence: Evidence, choice: Choice, foun
             "members": len(selection.members),
             "unlabelled": len(selection.unlabelled),
             "mean_uncertainty_of_pool": round(uncertain.mean().item(), 6),
-            "diagnostics": diagnosed(pool, evidence, choice),
+            "diagnostics": diagnostics(pool, evidence, choice),
         },
     )
-    table = tabulated(pool, choice, uncertain[selection.bought].tolist(), source.classes)
+    table = selection_table(pool, choice, uncertain[selection.bought].tolist(), source.classes)
     context.stage.write_table(TABLE, table)
     lead = f"{len(table)} of {len(pool)} images chosen by {options.method} for {options.model} on {source.name}."
     context.stage.write("contact.html", contact_sheet("Images to label", lead, tiles(pool, choice, table)))
 
 
-def tabulated(pool: Pool, choice: Choice, uncertain: list[float], classes: tuple[str, ...]) -> pd.DataFrame:
+def selection_table(pool: Pool, choice: Choice, uncertain: list[float], classes: tuple[str, ...]) -> pd.DataFrame:
     """Return one row for each image that was bought, in the order of the choice; labels are empty in the field."""
     indices, labels = choice.selection.bought.tolist(), choice.selection.labels.tolist()
     return pd.DataFrame(
@@ -97,7 +99,7 @@ def tiles(pool: Pool, choice: Choice, table: pd.DataFrame) -> list[Tile]:
     return found
 
 
-def diagnosed(pool: Pool, evidence: Evidence, choice: Choice) -> dict[str, Any] | None:
+def diagnostics(pool: Pool, evidence: SelectionInputs, choice: Choice) -> dict[str, Any] | None:
     """Return and log what the truth of a simulated pool says; None in the field."""
     if pool.truth is None:
         return None

@@ -107,7 +107,7 @@ def run(options: Options) -> None:
     asked = options.join or default_joins(modules)
     chosen = inputs.targets(context)
     for target in chosen:
-        inputs.prepared(inputs.weak_context(context, target))
+        inputs.prepare_weak_model(inputs.weak_context(context, target))
     if context.already_finished():
         return
     checkpoint = context.checkpoint(modules=digest)

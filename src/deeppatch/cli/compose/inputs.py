@@ -65,14 +65,14 @@ def weak_context(context: Context, target: int) -> Context:
 
 def weak_model(context: Context) -> Classifier:
     """Return the weak model of a `weak_context`; one that pretrain has not left is trained as pretrain does it."""
-    path, command = prepared(context)
+    path, command = prepare_weak_model(context)
     state, _ = tensors_from_bytes(context.stage.read(path, command), path)
     made = json.loads(context.stage.read(path.parent / "metrics.json", command))["weights"]
     info(f"inherited {path} ({made})")
     return restore(context, state, path)
 
 
-def prepared(context: Context) -> tuple[Path, str]:
+def prepare_weak_model(context: Context) -> tuple[Path, str]:
     """Return the weights file of a `weak_context`, trained if need be, and the command that makes it."""
     options, (recipe, file) = context.options, FITS[context.options.fit]
     command = context.command("pretrain", recipe=recipe)

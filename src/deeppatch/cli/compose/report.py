@@ -9,7 +9,7 @@ import pandas as pd
 
 from deeppatch.cli.context import Context
 from deeppatch.modular.joining import BEFORE
-from deeppatch.modular.joins import mean
+from deeppatch.modular.joins import mean_of_rows
 from deeppatch.modular.weak_networks import published_weak_network
 from deeppatch.progress import info
 from deeppatch.report import join_plots
@@ -31,7 +31,7 @@ def report(context: Context, done: Mapping[str, Mapping[str, Any]], asked: Seque
         name: {join: {k: 100 * v for k, v in row.items()} for join, row in found["metrics"].items()}
         for name, found in done.items()
     }
-    percent[MEAN] = {join: mean([percent[name][join] for name in done]) for join in (BEFORE, *asked)}
+    percent[MEAN] = {join: mean_of_rows([percent[name][join] for name in done]) for join in (BEFORE, *asked)}
     rows = [{"class": name, "join": join, **row} for name, by in percent.items() for join, row in by.items()]
     stage.write_table("table.csv", pd.DataFrame(rows))
     stage.write_json(
@@ -40,7 +40,7 @@ def report(context: Context, done: Mapping[str, Mapping[str, Any]], asked: Seque
     )
     title = f"{weak} ({options.fit}), corrected by modules of {options.model} on {context.source.name}"
     before, after = ({name: by[join] for name, by in percent.items()} for join in (BEFORE, headline))
-    stage.write("corrected.png", join_plots.corrected(before, after, MEASURES, f"{title}, join: {headline}"))
+    stage.write("corrected.png", join_plots.before_and_after(before, after, MEASURES, f"{title}, join: {headline}"))
     stage.write_json(
         "metrics.json",
         {

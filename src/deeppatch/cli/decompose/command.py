@@ -26,7 +26,7 @@ DESCRIPTION = """Decompose the last layer: each class reads only its k most infl
 EXAMPLE = "validate -m resnet20a -d cifar10"
 REPAIR = False
 # the actions that heed an option
-HEEDED = {
+ACTIONS_BY_OPTION = {
     "csg": ("essential", "mutual-info"), "head_only": ("finetune",), "draws": ("essential",),
     "lr": ("finetune", "sweep"), "max_epoch": ("finetune", "sweep"),
 }  # fmt: skip
@@ -96,7 +96,7 @@ def problems(options: Options) -> list[str]:
     """Return what is wrong with this stage's own options."""
     found = [
         f"--{name} goes with {' and '.join(actions)}, not with {options.action}"
-        for name, actions in HEEDED.items()
+        for name, actions in ACTIONS_BY_OPTION.items()
         if options.action not in actions and getattr(options, name) != getattr(Options, name)
     ]
     if options.draws < 1:
@@ -133,7 +133,7 @@ def _validate(context: Context, last: LastLayer) -> None:
     test = last.features("test")
     table = validation.validate(compared, test)
     batch = test.values[:256]
-    report.leave_validation(context, table, len(test), validation.times(compared, batch), len(batch))
+    report.write_validation(context, table, len(test), validation.times(compared, batch), len(batch))
 
 
 def _essential(context: Context, last: LastLayer) -> None:
@@ -141,20 +141,20 @@ def _essential(context: Context, last: LastLayer) -> None:
     from deeppatch.decomposition.essential import essential
 
     options = context.options
-    sets = inputs.owned_sets(context, last, ks(options))
+    sets = inputs.sets_with_layers(context, last, ks(options))
     counts = {
         name: essential(owner.features("test"), owner.layer, indices, draws=options.draws, seed=options.seed)
         for name, (owner, indices) in sets.items()
     }
-    report.leave_essential(context, counts)
+    report.write_essential(context, counts)
 
 
 def _mutual_information(context: Context, last: LastLayer) -> None:
     from deeppatch.cli.decompose import inputs, report
     from deeppatch.decomposition.mutual_information import mean_mutual_information
 
-    sets = {name: indices for name, (_, indices) in inputs.owned_sets(context, last, ks(context.options)).items()}
-    report.leave_mutual_information(context, mean_mutual_information(sets, last.layer.in_features))
+    sets = {name: indices for name, (_, indices) in inputs.sets_with_layers(context, last, ks(context.options)).items()}
+    report.write_mutual_information(context, mean_mutual_information(sets, last.layer.in_features))
 
 
 def _finetune(context: Context, last: LastLayer) -> None:
@@ -171,7 +171,7 @@ def _finetune(context: Context, last: LastLayer) -> None:
         tuned = tune_head(last, indices, settings, checkpoint=checkpoint)
     else:
         tuned = tune_network(last.model, indices, last.data, settings, layer=last.name, checkpoint=checkpoint)
-    report.leave_finetuned(context, tuned, name, base)
+    report.write_finetuned(context, tuned, name, base)
     context.checkpoint().remove()
 
 
@@ -186,7 +186,7 @@ def _sweep(context: Context, last: LastLayer) -> None:
     if not fitting:
         raise UserError(f"-k {min(options.k)}: {options.model} has {width} features; give at most {width}")
     table, whole = sweep(last, fitting, inputs.tune_settings(options))
-    report.leave_sweep(context, table, whole, len(last.data.test))
+    report.write_sweep(context, table, whole, len(last.data.test))
 
 
 RUN = {

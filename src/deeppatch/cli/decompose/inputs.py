@@ -20,7 +20,7 @@ from deeppatch.storage import read_given
 from deeppatch.zoo import weights
 from deeppatch.zoo.classifier import Classifier
 
-__all__ = ["last_layer", "named_sets", "owned_sets", "tune_settings"]
+__all__ = ["last_layer", "named_sets", "sets_with_layers", "tune_settings"]
 LOWEST, HIGHEST = "CSG, lowest gates (as published)", "CSG, highest gates"
 
 
@@ -48,18 +48,18 @@ def named_sets(context: Context, last: LastLayer, ks: Sequence[int]) -> dict[str
     return found
 
 
-def owned_sets(context: Context, last: LastLayer, ks: Sequence[int]) -> dict[str, tuple[LastLayer, Tensor]]:
+def sets_with_layers(context: Context, last: LastLayer, ks: Sequence[int]) -> dict[str, tuple[LastLayer, Tensor]]:
     """Return the sets of `named_sets` and those of the gates of --csg, by name, each with the layer that it is for."""
     sets = {name: (last, indices) for name, indices in named_sets(context, last, ks).items()}
     if context.options.csg:
-        other, gates = gated(context, last, context.options.csg)
+        other, gates = load_gates(context, last, context.options.csg)
         for k in sorted({indices.shape[1] for _, indices in sets.values()}):
             for name, highest in ((LOWEST, False), (HIGHEST, True)):
                 sets[f"{name}, k={k}"] = (other, index_sets.from_gates(gates, k, highest=highest))
     return sets
 
 
-def gated(context: Context, last: LastLayer, path: Path) -> tuple[LastLayer, Tensor]:
+def load_gates(context: Context, last: LastLayer, path: Path) -> tuple[LastLayer, Tensor]:
     """Return the network that was trained with class-specific gates, and the gates (C, D), of the checkpoint --csg."""
     state = dict(weights.read(path))
     found = state.pop("csg", None)

@@ -64,7 +64,7 @@ def run(options: Options) -> None:
     from deeppatch.cli.evaluate.report import show_calibration, write_report
     from deeppatch.cli.predecessors import base_model, load_patch, patched_copy
     from deeppatch.data import views
-    from deeppatch.evaluation import answers, oracle
+    from deeppatch.evaluation import correct_predictions, oracle_router
     from deeppatch.patching.calibration import fit_switch
     from deeppatch.patching.routing import route_by_level
 
@@ -90,11 +90,11 @@ def run(options: Options) -> None:
     test, settings = context.data.test, {**batches, "seed": options.seed}
     networks = {"pretrained": model, "finetuned": tuned, "patched always on": patched_copy(context, model, patch)}
     found = {
-        name: answers(network, test, context.blur, label=name, **settings)
+        name: correct_predictions(network, test, context.blur, label=name, **settings)
         for name, network in networks.items()
         if network is not None
     }
     found["switched"], routing = route_by_level(switched, test, context.blur, **settings)
     stream = views.mixed_stream(test, context.blur, options.batch_size, options.seed)
-    found["oracle router"] = oracle(found["pretrained"], found["patched always on"], stream)
+    found["oracle router"] = oracle_router(found["pretrained"], found["patched always on"], stream)
     write_report(context, found, routing, switched)

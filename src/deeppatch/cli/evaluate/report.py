@@ -6,7 +6,7 @@ from typing import Any
 
 from deeppatch import metrics
 from deeppatch.cli.context import Context
-from deeppatch.evaluation import Answers
+from deeppatch.evaluation import CorrectPredictions
 from deeppatch.patching.routing import Routing
 from deeppatch.patching.switched import SwitchedModel
 from deeppatch.progress import info
@@ -27,13 +27,15 @@ def show_calibration(facts: dict[str, Any]) -> None:
         info(f"router: so few images cannot show less than {least:.2f} points, so no loss on val was allowed")
 
 
-def write_report(context: Context, answers: dict[str, Answers], routing: Routing, switched: SwitchedModel) -> None:
+def write_report(
+    context: Context, answers: dict[str, CorrectPredictions], routing: Routing, switched: SwitchedModel
+) -> None:
     """Write the router, metrics.json, metrics.csv, router.csv, accuracy.png and the record; print the tables."""
     options, stage, levels = context.options, context.stage, context.blur.level_names
     accuracy = {name: _accuracies(each, levels) for name, each in answers.items()}
     before = answers["pretrained"]
     changed = {name: _changes(each, before, levels) for name, each in answers.items() if name != "pretrained"}
-    card = metrics.scorecard(routing.scores, routing.switched, levels, MEAN)
+    card = metrics.router_metrics(routing.scores, routing.switched, levels, MEAN)
     images = len(context.data.test)
     stage.write_json(
         "metrics.json",
@@ -62,21 +64,23 @@ def write_report(context: Context, answers: dict[str, Answers], routing: Routing
     stage.write("router.safetensors", switched.router.to_bytes())
     stage.finish()
 
-    print(scores.show(table))
+    print(scores.format_table(table))
     print("\nrepaired (+, wrong to correct) and broken (-, correct to wrong) against pretrained, percent of all images")
-    print(scores.show_changes(changed))
+    print(scores.format_changes(changed))
     print(f"\nrouter: {options.router}, one decision a {options.switch}")
-    print(scores.show(router_table))
+    print(scores.format_table(router_table))
     info(f"accuracy in percent on {images} test images; written to {stage.folder}")
 
 
-def _accuracies(each: Answers, levels: tuple[str, ...]) -> dict[str, float]:
+def _accuracies(each: CorrectPredictions, levels: tuple[str, ...]) -> dict[str, float]:
     in_stream = 100 * each.in_stream.double().mean().item()
     return {**metrics.accuracies(each.by_level, levels, MEAN), "mixed": in_stream}
 
 
-def _changes(each: Answers, before: Answers, levels: tuple[str, ...]) -> dict[str, dict[str, float]]:
-    changed = metrics.changes(each.by_level, before.by_level, levels, MEAN)
+def _changes(
+    each: CorrectPredictions, before: CorrectPredictions, levels: tuple[str, ...]
+) -> dict[str, dict[str, float]]:
+    changed = metrics.repair_and_break_rates(each.by_level, before.by_level, levels, MEAN)
     changed["repair"]["mixed"] = 100 * (each.in_stream & ~before.in_stream).double().mean().item()
     changed["break"]["mixed"] = 100 * (before.in_stream & ~each.in_stream).double().mean().item()
     return changed

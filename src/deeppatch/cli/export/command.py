@@ -69,7 +69,7 @@ def run(options: Options) -> None:
     for name, content in export.export(model, patch, switched, context.example):
         files[name] = content
         info(f"{context.stage.write(name, content)}: {len(content) / 1e6:.2f} MB")
-    forms = export.loaded(files)
+    forms = export.load_exported(files)
     test = context.data.test
     found = {
         "clean": export.compare(switched, forms, views.clean(test, options.batch_size), label="comparing, clean"),

@@ -72,4 +72,4 @@ def run(options: Options) -> None:
         raise UserError(f"--augment: a crop or mirror image would change the class in {options.dataset}; leave it out")
     everything = last.training_features(augment_seed=options.seed if options.augment else None)
     for influence in measure(everything, len(context.source.classes), options.k):
-        report.leave(context, influence, len(everything), given)
+        report.write_influence(context, influence, len(everything), given)

@@ -17,7 +17,7 @@ from deeppatch.report import plots
 from deeppatch.stage import Stage
 
 
-def leave(context: Context, influence: Influence, images: int, given: list[tuple[Path, Tensor]]) -> None:
+def write_influence(context: Context, influence: Influence, images: int, given: list[tuple[Path, Tensor]]) -> None:
     """Write indices, figures, table and plots of one k."""
     facts = {**context.stage.facts, "settings": {**context.stage.facts["settings"], "k": influence.k}}
     stage = Stage(context.options.output_dir, context.folder("influence", k=influence.k), facts)

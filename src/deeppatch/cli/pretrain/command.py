@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 STAGE = "pretrain"
 DESCRIPTION = "Pretrain: load published weights, or train; report standard accuracy and accuracy at every blur level."
 EXAMPLE = "-m resnet32 -d cifar10"
-TOLD = (
+RECIPE_HELP = (
     "how to train: default, or as for CNNSplitter strong (SGD, learning rate 0.01, a tenth of it after 3/10 and "
     "6/10 of 200 epochs, weight decay 1e-4), weak (the same but constant, 100 epochs) or poorfit (constant, 200 "
     "epochs, no momentum, weight decay or augmentation; leaves the best epoch, over-fitted, and the one at half of "
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this stage only."""
     group = parser.add_argument_group("pretrain")
     group.add_argument("--train", action="store_true", help="train even where there are published weights")
-    group.add_argument("--recipe", choices=list(RECIPES), default="default", metavar="NAME", help=TOLD)
+    group.add_argument("--recipe", choices=list(RECIPES), default="default", metavar="NAME", help=RECIPE_HELP)
     add_bias(group)
     group.add_argument(
         "--mean", type=float, nargs=3, metavar="M", help="mean of the channels, in [0, 1] (default: the zoo's)"
@@ -110,7 +110,7 @@ def run(options: Options) -> None:
 
 def run_pretrained(options: Options, context: Context) -> None:
     """Load or train the network, measure it, and write its weights."""
-    from deeppatch.cli.annotate.inputs import leave_partition
+    from deeppatch.cli.annotate.inputs import write_partition
     from deeppatch.cli.pretrain.inputs import classifier, read_weights
     from deeppatch.cli.pretrain.report import report, write_training, write_weights
     from deeppatch.pretraining.classifier import train_classifier
@@ -144,7 +144,7 @@ def run_pretrained(options: Options, context: Context) -> None:
     else:
         facts = {"weights": f"{found.path.name}, {found.origin}"}
     write_weights(context, model)
-    leave_partition(context)
+    write_partition(context)
     report(context, model, facts)
     context.stage.finish()
     context.checkpoint().remove()

@@ -61,16 +61,16 @@ def report(context: Context, model: Classifier, facts: dict[str, Any]) -> None:
             "test_images": len(test),
             "limit": options.limit,
             "accuracy_percent": measured,
-            "normalisation_doctor": None if check is None else doctor(check, measured["clean"]),
+            "normalisation_doctor": None if check is None else report_normalisation(check, measured["clean"]),
         },
     )
     frame = scores.table({correction(options) if options.state == "corrected" else "pretrained": measured})
     context.stage.write_table("metrics.csv", frame)
-    print(scores.show(frame))
+    print(scores.format_table(frame))
     info(f"accuracy in percent on {len(test)} test images; written to {context.stage.folder}")
 
 
-def doctor(check: NormalisationCheck, measured: float) -> dict[str, Any]:
+def report_normalisation(check: NormalisationCheck, measured: float) -> dict[str, Any]:
     """Tell what other constants give on val, and return it with the options that set the best ones."""
     info(
         f"doctor: {measured:.2f} % is far under the published {check.published_percent:.2f} %; "

@@ -14,7 +14,7 @@ from deeppatch.cli.annotate.inputs import partition_of
 from deeppatch.cli.context import Context
 from deeppatch.data import views
 from deeppatch.hybrid.selection import UNKNOWN, Selection
-from deeppatch.hybrid.semisupervised import PREDICTING
+from deeppatch.hybrid.semisupervised import EVAL_BATCH_SIZE
 from deeppatch.progress import info
 from deeppatch.report import plots, repairs
 from deeppatch.training import History, predict
@@ -29,7 +29,7 @@ def report(context: Context, selection: Selection, networks: list[nn.Module], hi
     Accuracy before repair is that of the warm start, the headline that of the last epoch; test images
     choose nothing.
     """
-    test = views.clean(context.splits.test, PREDICTING)
+    test = views.clean(context.splits.test, EVAL_BATCH_SIZE)
     predicted = [predict(network, test, amp=context.options.amp, label="testing") for network in networks]
     predictions = dict(zip(NETWORKS, predicted, strict=True))
     table = repairs.epochs(history)
@@ -132,7 +132,7 @@ def compare(context: Context, finished_runs: Callable[[Context], pd.DataFrame]) 
     stage.write_json("comparison.json", json.loads(table.to_json(orient="records")))  # missing numbers as null
     title = f"{options.model} on {rows['dataset'].iloc[0]}" + (f", bias {options.bias}" if options.bias else "")
     title += "; mean and deviation over seeds"
-    stage.write("gained.png", plots.gained(repairs.curves(table), title))
+    stage.write("gained.png", plots.gain_against_labels(repairs.curves(table), title))
     stage.finish()
-    print(repairs.show(table))
+    print(repairs.format_comparison(table))
     info(f"{len(rows)} runs; written to {stage.folder}")
