@@ -187,7 +187,9 @@ def test_the_gradient_search_trains_on_train_and_chooses_by_val(fresh, monkeypat
 
 def test_a_published_preset_weighs_no_size(fresh, monkeypatch):
     searches = []
-    monkeypatch.setattr(genetic_search, "Search", lambda *a: searches.append(PopulationSearch(*a)) or searches[-1])
+    monkeypatch.setattr(
+        genetic_search, "PopulationSearch", lambda *a: searches.append(PopulationSearch(*a)) or searches[-1]
+    )
     fresh.ran("modularize --method ga --preset rescnn-svhn_5 --budget 1 --sensitivity_images 30 --search_images 40")
     assert len(searches[0].labels) == 40
     history = pd.read_csv(fresh.folder("modularize-ga-rescnn-svhn_5") / "history.csv")

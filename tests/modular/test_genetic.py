@@ -99,17 +99,17 @@ def test_a_candidate_runs_on_a_sample_once():
 
 
 def test_a_search_that_runs_everything_at_once_finds_the_same(monkeypatch):
-    monkeypatch.setattr(composition, "FEWEST", 3)
-    monkeypatch.setattr(composition, "MOST", 8)
+    monkeypatch.setattr(composition, "MIN_KEPT", 3)
+    monkeypatch.setattr(composition, "MAX_KEPT", 8)
     lazy = Problem().search().run(5)
 
-    def rated(logits, *rest):
-        for number, rows in enumerate(logits):
-            rest[-1](number, torch.arange(len(rows)), range(CLASSES))
-        assert not logits.isnan().any()
-        return beam_search(logits, *rest[:-1])
+    def rated(candidates, order, rating, compute):
+        for label, rows in enumerate(candidates.logits):
+            compute(label, torch.arange(len(rows)), range(CLASSES))
+        assert not candidates.logits.isnan().any()
+        return beam_search(candidates, order, rating)
 
-    monkeypatch.setattr(genetic, "beam", rated)
+    monkeypatch.setattr(genetic, "beam_search", rated)
     eager = Problem().search().run(5)
     assert sum(lazy[1].passes) < 0.9 * sum(eager[1].passes) == 0.9 * SAMPLES * sum(eager[1].evaluated)
     lazy[1].passes = eager[1].passes
@@ -134,12 +134,14 @@ def test_breeding_keeps_the_fittest_and_redraws_an_exact_share_of_a_child():
     preset = Preset((0,), (0.6,), (0.4,), population=12, mutation=0.0)
     search = Problem().search(preset)
     ranked = np.random.default_rng(1).random((12, 20)) < 0.5
-    bred = search._bred(0, ranked, 0)
+    bred = search._next_generation(0, ranked, 0)
     assert np.array_equal(bred[: preset.kept], ranked[: preset.kept])
     for j, child in enumerate(bred[preset.kept :]):
         one, two = ranked[j % preset.parents], ranked[(j + 1) % preset.parents]
         assert any(np.array_equal(child, np.concatenate([one[:cut], two[cut:]])) for cut in range(20))
-    mutated = Problem().search(Preset((0,), (0.6,), (0.4,), population=12, mutation=0.25))._bred(0, ranked, 0)
+    mutated = (
+        Problem().search(Preset((0,), (0.6,), (0.4,), population=12, mutation=0.25))._next_generation(0, ranked, 0)
+    )
     changed = (mutated[preset.kept :] != bred[preset.kept :]).sum(1)
     assert changed.max() <= 5
     assert changed.sum() > 0
@@ -173,7 +175,7 @@ def test_a_search_without_progress_ends_early():
 
 def test_every_class_and_generation_draws_for_itself(monkeypatch):
     """Published explorers all drew the same first bits and cuts (specification, fault 9)."""
-    rate, bred = PopulationSearch._rate, PopulationSearch._bred
+    rate, bred = PopulationSearch._rate, PopulationSearch._next_generation
     parents = np.random.default_rng(1).random((PRESET.population, 20)) < 0.5
     populations, children = [], []
 
@@ -186,7 +188,7 @@ def test_every_class_and_generation_draws_for_itself(monkeypatch):
         return bred(self, number, ranked, generation)
 
     monkeypatch.setattr(PopulationSearch, "_rate", rating)
-    monkeypatch.setattr(PopulationSearch, "_bred", breeding)
+    monkeypatch.setattr(PopulationSearch, "_next_generation", breeding)
     Problem().search(replace(PRESET, mutation=0.0)).run(1)
     assert (len(populations[0]), len(children)) == (CLASSES, 2 * CLASSES)
     for drawn in (populations[0], children):
@@ -196,12 +198,12 @@ def test_every_class_and_generation_draws_for_itself(monkeypatch):
 def test_the_beam_is_told_where_the_last_winners_stand(monkeypatch):
     seen = []
 
-    def rated(logits, *rest):
-        fitness, accuracy = beam_search(logits, *rest)
-        seen.append((logits, rest[-2], fitness.ranked()[:, 0]))
+    def rated(candidates, order, rating, compute):
+        fitness, accuracy = beam_search(candidates, order, rating, compute)
+        seen.append((candidates.logits, rating.winners, fitness.ranked()[:, 0]))
         return fitness, accuracy
 
-    monkeypatch.setattr(genetic, "beam", rated)
+    monkeypatch.setattr(genetic, "beam_search", rated)
     Problem().search().run(3)
     assert [winners is None for _, winners, _ in seen] == [True, False, False, False]
     rows = torch.arange(CLASSES)
@@ -222,7 +224,7 @@ def test_a_weight_on_size_makes_winners_smaller_and_counts_in_their_value():
 def test_children_have_as_many_bits_a_layer_where_the_preset_keeps_ratios():
     ranked = np.random.default_rng(1).random((12, 20)) < 0.5
     crossed, kept, free = (
-        Problem().search(replace(PRESET, mutation=mutation, keep_ratio=keep))._bred(0, ranked, 0)
+        Problem().search(replace(PRESET, mutation=mutation, keep_ratio=keep))._next_generation(0, ranked, 0)
         for mutation, keep in ((0.0, False), (0.3, True), (0.3, False))
     )
     counts = [bits.reshape(12, 2, 10).sum(2) for bits in (crossed, kept, free)]

@@ -75,7 +75,7 @@ def test_every_module_begins_as_the_whole_network(splitter, some):
         logits = splitter.logits(pixels)
         assert torch.allclose(logits, network(normalize(pixels)).unsqueeze(1).expand_as(logits), atol=1e-5)
         assert torch.allclose(gradient.module_logits(splitter, some), logits, atol=1e-5)
-        assert splitter.kept() == 1
+        assert splitter.kept_share() == 1
 
 
 def test_modules_answer_as_their_smaller_networks_do(splitter, some):
@@ -97,8 +97,9 @@ def test_a_layer_keeps_at_least_the_kernel_nearest_to_being_kept(splitter):
 
 def train(splitter, epochs, **options):
     optimizer, schedule = adam(splitter.parameters(), lr=0.02)
-    return fit(splitter, epochs, lambda _model: 0.5, loss=gradient.splitting_loss(0.5), optimizer=optimizer, schedule=schedule,
-               watch=lambda model: model.kept().item(), **options)  # fmt: skip
+    return fit(splitter, epochs, lambda _model: 0.5, loss=gradient.splitting_loss(0.5), optimizer=optimizer,
+               schedule=schedule,
+               watch=lambda model: model.kept_share().item(), **options)  # fmt: skip
 
 
 def last(history):
@@ -144,10 +145,10 @@ def test_the_loss_is_cross_entropy_and_the_mean_mask(splitter, some):
     splitter.thresholds[1].data[:, :4] = -1
     scores = splitter(pixels)
     assert ((scores > 0) & (scores < 1)).all()
-    expected = F.cross_entropy(scores, some.labels) + 0.5 * splitter.kept()
+    expected = F.cross_entropy(scores, some.labels) + 0.5 * splitter.kept_share()
     assert gradient.splitting_loss(0.5)(splitter, (pixels, some.labels)).item() == pytest.approx(expected.item())
     kept = sum(mask.sum() * len(layer.convs) for mask, layer in zip(splitter.masks(), splitter.layers, strict=True))
-    assert splitter.kept().item() == pytest.approx(kept.item() / (5 * 28))
+    assert splitter.kept_share().item() == pytest.approx(kept.item() / (5 * 28))
 
 
 def test_the_chosen_epoch_loses_less_than_a_point_and_keeps_fewest():

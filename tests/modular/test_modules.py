@@ -28,7 +28,7 @@ def made(tiny, heads=None):
 def test_a_file_gives_the_same_composed_model(tiny, heads):
     modules, layers = made(tiny, heads)
     again = Modules.from_bytes(modules.to_bytes(), Path("modules.safetensors"))
-    assert again.bounded == (heads is not None)
+    assert again.has_heads == (heads is not None)
     assert again.to_bytes() == modules.to_bytes()
     x = tiny.normalize(EXAMPLE)
     masks = [modules.kept[layer.name] for layer in layers]

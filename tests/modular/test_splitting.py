@@ -81,7 +81,7 @@ def test_modules_of_one_s_own_network_are_smaller_and_answer_together(model, dat
     assert state_digest(model.state_dict()) == before
     assert {name: tuple(mask.shape) for name, mask in modules.kept.items()} == {"0": (3, 8), "4": (3, 12)}
     assert modules.shares().max() < 1
-    assert modules.bounded == (method == "grad")
+    assert modules.has_heads == (method == "grad")
     model.eval()
     test = [(data.test.pixels.float() / 255, data.test.labels)]
     composed = modules.composed(model, data.example)
@@ -120,7 +120,9 @@ def test_a_search_goes_on_from_its_checkpoint(model, data, method, tmp_path):
 
 def test_the_genetic_search_reads_one_half_of_val_once_and_chooses_by_the_other(model, data, monkeypatch):
     searches, prepared = [], []
-    monkeypatch.setattr(genetic_search, "Search", lambda *a: searches.append(PopulationSearch(*a)) or searches[-1])
+    monkeypatch.setattr(
+        genetic_search, "PopulationSearch", lambda *a: searches.append(PopulationSearch(*a)) or searches[-1]
+    )
     analysis = analyse(model, data)
     with hooked_before(analysis.model.normalize, lambda _module, inputs: prepared.append(len(inputs[0]))):
         search(analysis, data, QUICK["ga"])

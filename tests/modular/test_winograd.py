@@ -24,7 +24,7 @@ def test_tiles_of_either_size_give_the_convolution_at_every_height_and_width(siz
 
 @pytest.mark.parametrize("name", ["simcnn_x0_25", "rescnn_x0_25", "resnet20"])
 def test_modules_of_a_quickened_network_answer_as_with_masks(name, monkeypatch):
-    monkeypatch.setattr("deeppatch.modular.winograd.WIDE", 8)
+    monkeypatch.setattr("deeppatch.modular.winograd.MIN_CHANNELS", 8)
     network = ARCHITECTURES[name](10).eval().to(memory_format=torch.channels_last)
     x = torch.randn(4, 3, 32, 32).contiguous(memory_format=torch.channels_last)
     layers = find_layers(network, x[:2])
@@ -39,7 +39,7 @@ def test_modules_of_a_quickened_network_answer_as_with_masks(name, monkeypatch):
 def test_narrow_convolutions_run_as_they_are_and_others_are_left_alone():
     conv = nn.Conv2d(MIN_CHANNELS - 1, 5, 3, padding=1)
     x = torch.randn(2, MIN_CHANNELS - 1, 4, 4)
-    assert torch.equal(WinogradConv2d.like(conv)(x), conv(x))
+    assert torch.equal(WinogradConv2d.from_conv(conv)(x), conv(x))
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, 2, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 5, 1, 1),
                             nn.Conv2d(4, 4, 3, 1, 1, 2), nn.Conv2d(4, 4, 3, padding=1, groups=2),
                             nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"))  # fmt: skip
@@ -57,7 +57,7 @@ class Sizes(fx.Interpreter):
 
 @pytest.mark.parametrize(("name", "pools"), [("simcnn_x0_125", 5), ("vgg13_bn", 5), ("resnet8", 0)])
 def test_a_traced_network_pools_before_its_relus_and_answers_the_same(name, pools, monkeypatch):
-    monkeypatch.setattr("deeppatch.modular.winograd.WIDE", 10**6)
+    monkeypatch.setattr("deeppatch.modular.winograd.MIN_CHANNELS", 10**6)
     network = folded(ARCHITECTURES[name](10).eval())
     x = torch.randn(4, 3, 32, 32)
     whole, quick = Sizes(network), Sizes(optimize_for_cpu(network))

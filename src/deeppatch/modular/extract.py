@@ -1,4 +1,4 @@
-"""Make physically smaller networks that keep some kernels of each layer, and count what a network costs."""
+"""Make smaller networks that keep some kernels of each layer, and count multiply-adds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from deeppatch.modular.layers import Layer
 def extract(network: nn.Module, layers: Sequence[Layer], kept: Sequence[Tensor]) -> nn.Module:
     """Return a smaller copy of a network, in eval mode, that holds only the `kept` kernels: bool (kernels,) by layer.
 
-    It gives what the network gives with the outputs of all other kernels, behind their normalisations, at zero
+    Its output is that of the network with the outputs of all other kernels, after normalisation, set to zero
     (Qi et al., ASE 2022).
     """
     small = copy.deepcopy(network).eval()
@@ -26,7 +26,7 @@ def extract(network: nn.Module, layers: Sequence[Layer], kept: Sequence[Tensor])
 
 @contextmanager
 def sliced(network: nn.Module, layers: Sequence[Layer], kept: Sequence[Tensor]) -> Iterator[None]:
-    """Let a network be what `extract` would return, within the block; nothing but the kept weights is copied."""
+    """Turn a network into what `extract` returns, within the block; only the kept weights are copied."""
     names = {name for layer in layers for name in (*layer.convs, *layer.followers, *layer.readers)}
     modules = [network.get_submodule(name) for name in names]
     before = [{**vars(each), "_parameters": {**each._parameters}, "_buffers": {**each._buffers}} for each in modules]
@@ -46,7 +46,7 @@ def _keep_kernels(network: nn.Module, layers: Sequence[Layer], kept: Sequence[Te
         index = mask.nonzero().squeeze(1)
         for name in (*layer.convs, *layer.followers):
             _keep_outputs(network.get_submodule(name), index)
-    for layer, mask in zip(layers, kept, strict=True):  # after all outputs: what is left to gather from is small
+    for layer, mask in zip(layers, kept, strict=True):  # after all outputs, so that less is gathered
         for name, inputs in layer.readers.items():
             _keep_inputs(network.get_submodule(name), mask.repeat_interleave(inputs).nonzero().squeeze(1))
 

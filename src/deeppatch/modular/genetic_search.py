@@ -1,4 +1,4 @@
-"""CNNSplitter: modules found by a genetic search on one half of val, the best generation chosen by the other."""
+"""CNNSplitter: modules from a genetic search on one half of val, with the best generation chosen on the other half."""
 
 from __future__ import annotations
 
@@ -28,9 +28,13 @@ from deeppatch.modular.winograd import optimize_for_cpu
 class GeneticSearch:
     """Settings of the genetic search (Qi et al., ASE 2022).
 
-    `preset` is a name of PRESETS, or one's own. There are `generations` of them (None: the preset's), fewer where
-    `patience` of them bring nothing better. `images` of one half of val rate candidates. Where the preset names no
-    sensitive layers, those are sensitive whose accuracy falls by more than `drop` where modules keep a `share` of them.
+    Args:
+        preset: A name of PRESETS, or a `Preset`.
+        generations: The number of generations (default: that of the preset).
+        patience: The number of generations without a better one after which the search ends (default: never).
+        images: The number of images of one half of val on which candidates are rated.
+        drop: If the preset names no sensitive layers, a layer is sensitive when the accuracy falls by more than this...
+        share: ... as modules keep only this share of its kernels.
     """
 
     preset: str | Preset = "auto"
@@ -68,7 +72,7 @@ class GeneticSearch:
             evaluate,
             validate,
             searched.labels,
-            analysis.tied.to(x.device),
+            analysis.convolutions_per_kernel.to(x.device),
             preset,
             analysis.sensitive(self.drop, self.share) if preset.sensitive is None else preset.sensitive,
             thresholds(preset, analysis.classes, strong),
@@ -94,9 +98,9 @@ class GeneticSearch:
 
 
 def composed_accuracy(analysis: Analysis, images: Images) -> Callable[[Sequence[Tensor]], float]:
-    """Return what tells the accuracy, in [0, 1], of all modules together on images, from masks (classes, kernels).
+    """Return a function that measures the accuracy of all modules together, in [0, 1], from masks (classes, kernels).
 
-    A module that stays what it was when it was asked for last is not run again.
+    The scores of modules that have not changed since the last call are not computed again.
     """
     x = analysis.inputs(images)
     known: list[dict[bytes, Tensor]] = [{} for _ in range(analysis.classes)]

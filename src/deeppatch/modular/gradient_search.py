@@ -1,4 +1,4 @@
-"""GradSplitter: modules found by gradient on train, the best epoch chosen by val."""
+"""GradSplitter: modules that are trained by gradient descent on train, with the best epoch chosen on val."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class GradientSearch:
             optimizer=optimizer,
             schedule=schedule,
             checkpoint=checkpoint,
-            watch=lambda _model: splitter.kept().item(),
+            watch=lambda _model: splitter.kept_share().item(),
             choose=choose,
             amp=amp,
             label="modules",

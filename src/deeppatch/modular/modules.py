@@ -1,4 +1,4 @@
-"""The modules of a network as a small file: which kernels each class keeps, and the heads, if there are any."""
+"""The modules of a network: which kernels each class keeps, and the heads if there are any."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from deeppatch.zoo.classifier import Classifier, device_of
 
 
 class SearchResult(NamedTuple):
-    """What a search found: masks (classes, kernels) by layer, heads if there are any, and a row for each step."""
+    """The result of a search: masks (classes, kernels) by layer, heads if there are any, and a row for each step."""
 
     masks: Sequence[Tensor]
     heads: Heads | None
@@ -57,8 +57,8 @@ class Modules:
         return len(next(iter(self.kept.values())))
 
     @property
-    def bounded(self) -> bool:
-        """Whether scores lie in (0, 1), because heads make them; else they are logits."""
+    def has_heads(self) -> bool:
+        """Whether heads map scores into (0, 1); otherwise scores are logits."""
         return self.heads is not None
 
     def to_bytes(self) -> bytes:
@@ -69,7 +69,7 @@ class Modules:
 
     @staticmethod
     def from_bytes(content: bytes, origin: Path) -> Modules:
-        """Read what `to_bytes` made; StaleArtifact when the file is damaged or holds no modules."""
+        """Return the modules that `to_bytes` has serialised; StaleArtifact when the file is damaged or another one."""
         tensors, meta = tensors_from_bytes(content, origin)
         kept = {name.removeprefix("kept/"): mask for name, mask in tensors.items() if name.startswith("kept/")}
         if "base" not in meta or not kept or any(mask.dtype != torch.bool for mask in kept.values()):
@@ -85,15 +85,15 @@ class Modules:
         return Modules(meta["base"], kept, heads)
 
     def member(self, model: nn.Module, example: Tensor, label: int) -> ClassModule:
-        """Return the module of class `label`, a smaller network that shares nothing with the classifier.
+        """Return the module of class `label`, a smaller network that shares no parameters with the classifier.
 
         Args:
-            model: the classifier that was split.
-            example: a batch of pixels (N, 3, H, W) in [0, 1], to trace the network with.
-            label: index of the class.
+            model: The classifier that was split.
+            example: A batch of pixels (N, 3, H, W) in [0, 1], to trace the network with.
+            label: The index of the class.
 
         Raises:
-            StaleArtifact: the classifier is not the one that was split.
+            StaleArtifact: When another classifier was split.
         """
         model = as_classifier(model)
         if state_digest(model.state_dict()) != self.base:
@@ -107,16 +107,16 @@ class Modules:
         return ClassModule(copy.deepcopy(model.normalize), small, label, head).to(device)
 
     def composed(self, model: nn.Module, example: Tensor) -> ComposedModules:
-        """Return all modules as one classifier, whose highest score wins; arguments are those of `member`."""
+        """Return all modules as one classifier, which predicts the class of highest score (see `member`)."""
         return ComposedModules([self.member(model, example, label) for label in range(self.classes)])
 
     def dissimilarity(self) -> Tensor:
-        """Return one minus the Jaccard index of the kernels of every two modules, (classes, classes)."""
+        """Return one minus the Jaccard index of the kernels of each pair of modules, (classes, classes)."""
         tied = [torch.full((mask.shape[1],), float(len(name.split("+")))) for name, mask in self.kept.items()]
         return dissimilarity(torch.cat(list(self.kept.values()), 1), torch.cat(tied))
 
     def shares(self) -> Tensor:
-        """Return the share of kernels that each module keeps, in [0, 1], (classes,); tied convolutions count each."""
+        """Return the share of kernels that each module keeps, in [0, 1], (classes,), counted in each convolution."""
         kept = sum(mask.sum(1) * len(name.split("+")) for name, mask in self.kept.items())
         total = sum(mask.shape[1] * len(name.split("+")) for name, mask in self.kept.items())
         assert isinstance(kept, Tensor)
@@ -160,7 +160,7 @@ class ComposedModules(nn.Module):
 
 
 def as_classifier(model: nn.Module) -> Classifier:
-    """Return a model as normalisation and network: itself, or with pixels that reach it as they are."""
+    """Return a model as a `Classifier`: itself, or one without normalisation around it."""
     if isinstance(model, Classifier):
         return model
     return Classifier(model, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)).to(device_of(model))

@@ -1,4 +1,4 @@
-"""3 by 3 convolutions with fewer multiply-adds, for the many small networks that a search runs on a CPU."""
+"""Winograd convolutions (3 by 3 kernels), for the many small networks that a search runs on a CPU."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from deeppatch.graph import hooks
 
-MIN_CHANNELS = 128  # input channels from which the products saved outweigh the transforms
+MIN_CHANNELS = 128  # input channels from which the saved multiplications outweigh the transforms
 
 
 class Transforms(NamedTuple):
@@ -45,11 +45,11 @@ TILES = {
 
 
 class WinogradConv2d(nn.Conv2d):
-    """A 3 by 3 convolution of stride and padding 1 that goes by tiles where it is wide."""
+    """A 3 by 3 convolution of stride and padding 1 that uses Winograd's algorithm if it has enough input channels."""
 
     @classmethod
-    def like(cls, conv: nn.Conv2d) -> WinogradConv2d:
-        """Return one with the parameters of `conv`, which it shares."""
+    def from_conv(cls, conv: nn.Conv2d) -> WinogradConv2d:
+        """Return a Winograd convolution that shares the parameters of `conv`."""
         found = cls(conv.in_channels, conv.out_channels, 3, padding=1, bias=False, device="meta")
         found.weight, found.bias = conv.weight, conv.bias
         return found
@@ -62,7 +62,7 @@ class WinogradConv2d(nn.Conv2d):
 
 
 def winograd_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, size: int | None = None) -> Tensor:
-    """Convolve (N, in, H, W) with (out, in, 3, 3) by tiles of `size` outputs, by default those of fewest products."""
+    """Convolve (N, in, H, W) with (out, in, 3, 3) in tiles of `size` outputs (default: with fewest multiplications)."""
     (samples, channels, height, width), out = x.shape, len(weight)
     size = size or min(TILES, key=lambda m: -(-height // m) * -(-width // m) * (m + 2) ** 2)
     tiles, side = TILES[size], size + 2
@@ -79,9 +79,9 @@ def winograd_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, size: int | 
 
 
 def optimize_for_cpu(network: nn.Module) -> nn.Module:
-    """Return a copy that is faster on a CPU; off the CPU, the network itself.
+    """Return a copy that is faster on a CPU, or the network itself if it is on another device.
 
-    Its 3 by 3 convolutions run by tiles where they are wide. In a traced network a ReLU before a pooling comes behind
+    Its 3 by 3 convolutions use Winograd's algorithm. In a traced network, a ReLU before a max-pooling is moved behind
     it, which changes no logit.
     """
     if any(each.device.type != "cpu" for each in network.parameters()):
@@ -90,7 +90,7 @@ def optimize_for_cpu(network: nn.Module) -> nn.Module:
     for name, conv in hooks.convolutions(found).items():
         shape = (conv.kernel_size, conv.stride, conv.padding, conv.dilation)
         if type(conv) is nn.Conv2d and conv.padding_mode == "zeros" and shape == ((3, 3), (1, 1), (1, 1), (1, 1)):
-            hooks.swap(found, name, WinogradConv2d.like(conv))
+            hooks.swap(found, name, WinogradConv2d.from_conv(conv))
     if isinstance(found, fx.GraphModule):
         _pool_first(found)
     return found
