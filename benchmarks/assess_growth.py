@@ -67,7 +67,7 @@ def main() -> None:
         images = torch.randn(count, 3, 32, 32, device=device).contiguous(memory_format=torch.channels_last)
         filters, seconds, adds = measure(network, images, options.filters, options.rounds)
         rows.append({
-            "network": name, "filters": filters, "images_at_a_time": count, "ms_an_image": 1e3 * seconds,
+            "network": name, "filters": filters, "fitting_batch_size": count, "ms_an_image": 1e3 * seconds,
             "us_a_filter_and_image": 1e6 * seconds / filters, "million_multiply_adds_an_image": adds / 1e6,
             "percent_of_peak": 100 * adds / seconds / fastest,
         })  # fmt: skip

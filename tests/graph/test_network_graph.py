@@ -226,7 +226,7 @@ def test_costs_count_the_convolutions_behind_a_layer(network_and_sample):
 PEAK = """
 import torch
 from pathlib import Path
-from deeppatch.localization.ablation import DegradedBatch, in_graph
+from deeppatch.localization.ablation import DegradedBatch, graph_ablation
 from deeppatch.graph.network_graph import Graph
 from deeppatch.zoo.architectures import ARCHITECTURES
 def peak():  # of this process alone: the kernel's other count, ru_maxrss, begins with its parent's
@@ -237,7 +237,7 @@ graph = Graph(network, torch.rand(2, 3, 32, 32))
 sample = DegradedBatch(torch.rand(100, 3, 32, 32), torch.zeros(100))
 before = peak()
 with torch.inference_mode():
-    edited = in_graph(graph, swap=False)(sample)
+    edited = graph_ablation(graph, swap=False)(sample)
     for name in graph.convs:
         edited(name, 0)
 print((peak() - before) / 100 / graph.bytes_per_image(sample.degraded[:2]))

@@ -83,7 +83,7 @@ def test_an_epoch_pairs_two_copies_of_each_image_and_repeats(pixels):
 
 
 def test_copies_are_of_the_same_image(pixels, monkeypatch):
-    monkeypatch.setattr(encoding, "distorted", lambda copies, _draw, *, mirror: copies)
+    monkeypatch.setattr(encoding, "augment", lambda copies, _draw, *, mirror: copies)
     for copies, places in PositivePairs(pixels, 8, 3, 0):
         assert torch.equal(copies, (pixels[places].float() / 255).repeat(2, 1, 1, 1))
 

@@ -55,7 +55,7 @@ def test_a_method_buys_its_budget_once_and_repeats_by_seed(evidence, truth, name
     choice = METHODS[name](evidence(), oracle, BUDGET)
     found = choice.selection
     count = 0 if name == "none" else BUDGET
-    assert len(found.bought) == len(found.bought.unique()) == oracle.spent == count
+    assert len(found.bought) == len(found.bought.unique()) == oracle.labels_bought == count
     assert torch.equal(found.labels, truth[found.bought])
     assert len(found.members) == len(found.members.unique()) == len(found.lender)
     assert torch.isin(found.bought, found.members).all(), "what is bought trains with its own label"

@@ -120,7 +120,7 @@ def test_the_numbers_of_batches_are_those_of_the_definition(knowing, data, image
 def test_the_second_phase_mixes_replayed_labels_with_pseudo_labels_on_every_view(knowing, data, monkeypatch):
     """Undo the mixing and look at the parts: eight labelled rows, then each drawn image in two views."""
     mixed = []
-    monkeypatch.setattr(semisupervised, "mixed", lambda values, *_: mixed.append(values) or values)
+    monkeypatch.setattr(semisupervised, "mix_rows", lambda values, *_: mixed.append(values) or values)
     _, second = batches(knowing, dataclasses.replace(data, crop=False))
     knowing.eval()
     certain, guessed = 0, 0
@@ -147,7 +147,7 @@ def test_the_second_phase_mixes_replayed_labels_with_pseudo_labels_on_every_view
 
 def test_labels_are_mixed_with_the_partners_and_shares_of_their_images(knowing, data, monkeypatch):
     seen = []
-    monkeypatch.setattr(semisupervised, "mixed", lambda *given: seen.append(given) or targets.mix_rows(*given))
+    monkeypatch.setattr(semisupervised, "mix_rows", lambda *given: seen.append(given) or targets.mix_rows(*given))
     _, second = batches(knowing, data)
     for (pixels, *how), (labels, *same), (shown, taught, _) in zip(seen[::2], seen[1::2], second, strict=True):
         partners, share = how

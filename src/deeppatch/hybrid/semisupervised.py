@@ -1,4 +1,4 @@
-"""Semi-supervised repair: an epoch replays what the model knows with new labels, then learns from pseudo-labels."""
+"""Semi-supervised repair: each epoch has a supervised phase, then a phase with pseudo-labels."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from deeppatch.hybrid.training_data import Recipe, RepairSettings, SemiSupervise
 from deeppatch.runtime import autocast
 from deeppatch.training import History, constant_sgd, fit, last_epoch, predict
 
-EVAL_BATCH_SIZE = 256  # images a batch where nothing is learnt
+EVAL_BATCH_SIZE = 256  # without training
 
 
 @dataclass
 class RepairState:
-    """A network under repair. `finished` counts its epochs; `model` is trained by `fit` and looked at here."""
+    """The state of a repair: the model that `fit` trains, and the number of `finished` epochs."""
 
     model: nn.Module
     data: SemiSupervisedData
@@ -37,18 +37,18 @@ class RepairState:
     _measured: dict[int, Tensor] = field(default_factory=dict)
 
     def replayed(self) -> Tensor:
-        """Return the indices (n,) of the training images that the model classifies correctly, as they are."""
+        """Return the indices (n,) of the training images that the model classifies correctly without augmentation."""
         train, training = self.data.train, self.model.training
-        right = predict(self.model, views.clean(train, EVAL_BATCH_SIZE), amp=self.amp, label="replay") == train.labels
+        correct = predict(self.model, views.clean(train, EVAL_BATCH_SIZE), amp=self.amp, label="replay") == train.labels
         self.model.train(training)
-        if not right.any():
+        if not correct.any():
             raise UserError(
-                "the model classifies no training image correctly: train it longer first, or give a lower learning rate"
+                "the model classifies no training image correctly: train it passes first, or give a lower learning rate"
             )
-        return right.nonzero()[:, 0]
+        return correct.nonzero()[:, 0]
 
     def consistency_entropy(self, epochs: int) -> Tensor:
-        """Return entropies (N,) in [0, 1] of the model after `epochs` epochs; measured once."""
+        """Return the entropies (N,) in [0, 1] of the model after `epochs` epochs; they are measured once."""
         if epochs not in self._measured:
             training = self.model.training
             self._measured = {epochs: self.data.consistency_entropy(self.model, epochs)}  # type: ignore[misc]
@@ -56,7 +56,7 @@ class RepairState:
         return self._measured[epochs]
 
     def weights(self, epoch: int) -> Tensor:
-        """Return the drawing weights (N,) of an epoch (from 0): as given in the first, then by the model as it is."""
+        """Return the sampling weights (N,) of an epoch (from 0): given in the first, then by the current model."""
         data = self.data
         if epoch == 0 or data.consistency_entropy is None or not data.weights.any():
             return data.weights
@@ -65,11 +65,11 @@ class RepairState:
 
 @dataclass(frozen=True)
 class RepairEpoch:
-    """The batches (pixels, targets, weights, see `weighted_loss`) of one epoch, chosen by the model as it is when read.
+    """The batches (pixels, targets, weights; see `weighted_loss`) of one epoch, selected by the model when read.
 
-    First phase: replayed training images and pool images whose label is known, shuffled, with smoothed labels. Second
-    phase: replayed images with their labels, and pool images drawn by weight, each in all its views, with pseudo-labels
-    (or the smoothed label where it is known), all mixed up.
+    First phase: replayed training images and pool images with known labels, shuffled, with smoothed labels. Second
+    phase: replayed images with their labels, and pool images sampled by weight, each with all its views and with
+    pseudo-labels (or the smoothed label if it is known), combined by mixup.
     """
 
     repair: RepairState
@@ -81,12 +81,12 @@ class RepairEpoch:
 
     @property
     def _steps(self) -> tuple[int, int]:
-        """How many batches each phase has."""
+        """The number of batches of each phase."""
         data, recipe = self.repair.data, self.repair.recipe
         replayed, known = len(self._replayed), int((data.known >= 0).sum())
         first = recipe.capped((replayed + known) // recipe.batch) if data.supervised else 0
-        longer = max(replayed, data.drawn_from) // recipe.batch
-        return first, recipe.capped(longer) if data.weights.any() else 0
+        passes = max(replayed, data.drawn_from) // recipe.batch
+        return first, recipe.capped(passes) if data.weights.any() else 0
 
     def __len__(self) -> int:
         return sum(self._steps)
@@ -98,7 +98,7 @@ class RepairEpoch:
             yield from self._supervised(first)
         if second:
             yield from self._semi_supervised(second, weights)
-        self.repair.finished = self.epoch + 1  # read to the end: the last step has been taken
+        self.repair.finished = self.epoch + 1  # the stream has been read, so the last step is done
 
     def _supervised(self, steps: int) -> Iterator[Batch]:
         data, recipe = self.repair.data, self.repair.recipe
@@ -121,22 +121,22 @@ class RepairEpoch:
             weights, recipe.batch, steps, generator, replacement=data.consistency_entropy is not None
         ).to(device)
         shares = mixing_shares(steps, recipe.alpha, generator).to(device)
-        certain = data.labelled(replayed, recipe.batch, steps, generator)
-        for step, (pixels, labels) in enumerate(certain):
-            seen = data.views(data.pool[order[step]], generator)
+        replay_batches = data.labelled(replayed, recipe.batch, steps, generator)
+        for step, (pixels, labels) in enumerate(replay_batches):
+            view_pixels = data.views(data.pool[order[step]], generator)
             with autocast(device, repair.amp):
-                pseudo = pseudo_labels(repair.model, seen, recipe.temperature)
+                pseudo = pseudo_labels(repair.model, view_pixels, recipe.temperature)
             known = data.known[order[step]].unsqueeze(1)
-            taught = smooth_labels(known.clamp(min=0)[:, 0], data.classes, recipe.smoothing)
-            pseudo = torch.where(known >= 0, taught, pseudo).repeat_interleave(seen.shape[1], 0)
-            whole = torch.cat([pixels, seen.flatten(0, 1)])
+            label_targets = smooth_labels(known.clamp(min=0)[:, 0], data.classes, recipe.smoothing)
+            pseudo = torch.where(known >= 0, label_targets, pseudo).repeat_interleave(view_pixels.shape[1], 0)
+            whole = torch.cat([pixels, view_pixels.flatten(0, 1)])
             targets = torch.cat([smooth_labels(labels, data.classes, 0), pseudo])
             partners = torch.randperm(len(whole), generator=generator).to(device)
-            grown = 1.0 if not recipe.ramp else min(1.0, (self.epoch + step / steps) / recipe.ramp)
+            ramp_factor = 1.0 if not recipe.ramp else min(1.0, (self.epoch + step / steps) / recipe.ramp)
             yield (
                 mix_rows(whole, partners, shares[step]),
                 mix_rows(targets, partners, shares[step]),
-                row_weights(len(labels), len(pseudo), grown * recipe.weight, device),
+                row_weights(len(labels), len(pseudo), ramp_factor * recipe.weight, device),
             )
 
 
@@ -151,10 +151,10 @@ def repair(
     checkpoint: Checkpoint | None = None,
     label: str = "relearn",
 ) -> History:
-    """Train a model in place at a constant learning rate, and leave it as the last epoch has it.
+    """Train a model in place at a constant learning rate, and leave it in the state of the last epoch.
 
-    `validate` returns an accuracy in [0, 1] that chooses nothing. The history's `watched` has what `watch` returns
-    after each epoch, and where the data measure it "entropy", the pool's mean consistency entropy in [0, 1].
+    `validate` returns an accuracy in [0, 1] for the history only. The history's `watched` has what `watch` returns
+    after each epoch, and if the data measure it "entropy", the pool's mean consistency entropy in [0, 1].
     """
     torch.manual_seed(settings.seed)  # dropout must not depend on what came before
     state = RepairState(model, data, recipe, settings.seed, settings.amp)
@@ -162,7 +162,7 @@ def repair(
         model.parameters(), lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
     )
 
-    def noted(trained: nn.Module) -> dict[str, Any]:
+    def watched(trained: nn.Module) -> dict[str, Any]:
         measured = data.consistency_entropy is not None and data.weights.any()
         entropy = {"entropy": state.consistency_entropy(state.finished).mean().item()} if measured else {}
         return {**watch(trained), **entropy}
@@ -175,7 +175,7 @@ def repair(
         optimizer=optimizer,
         schedule=schedule,
         checkpoint=checkpoint,
-        watch=noted,
+        watch=watched,
         choose=last_epoch,
         amp=settings.amp,
         label=label,

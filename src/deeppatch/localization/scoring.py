@@ -106,7 +106,7 @@ def _check_arguments(method: str, count: int, delta: float | None, side: str) ->
     if delta is not None and not (0 < delta < 0.5 and method in EXACT_METHODS):
         raise ValueError(f"eliminate={delta}: give a probability above 0, below 0.5, and an exact method, not {method}")
     if side == "random" and (count or delta is not None):
-        raise ValueError("side='random' does not cut a ranking: leave out refine and eliminate")
+        raise ValueError("side='random' makes no cut in a ranking: leave out refine and eliminate")
 
 
 def _refine_ranking(

@@ -54,7 +54,7 @@ class Analysis:
         return torch.cat([torch.full((layer.kernels,), float(len(layer.convs))) for layer in self.layers])
 
     def sensitive(self, drop: float = 0.05, share: float = 0.5) -> list[int]:
-        """Return the indices of layers where accuracy falls by more than `drop` if modules keep a `share` of kernels."""
+        """Return the layers whose accuracy falls by more than `drop` when modules keep a `share` of kernels."""
         return sensitivity.sensitive(self.sensitivity, drop, share)
 
     def inputs(self, images: Images) -> Tensor:

@@ -60,7 +60,7 @@ def sliced_logits(
 ) -> Tensor:
     """Return the logits (P, N, classes) of P modules, each run as the smaller network that it is.
 
-    With `replicas` of the network, modules run in parallel on a CPU, each on replica thread.
+    With `replicas` of the network, modules run in parallel on a CPU, each on one thread.
     """
     batch_size = min(batch_size, max(64, MAX_CONCURRENT_IMAGES // (1 + len(replicas))))
 

@@ -133,12 +133,12 @@ def run(options: Options) -> None:
     oracle = Oracle(pool.truth, budget)
     choice = CHOOSERS[options.method](evidence, oracle, budget)
     found = {
-        "labels_bought": oracle.spent,
+        "labels_bought": oracle.labels_bought,
         "base": state_digest(model.state_dict()),
         "encoder": encoder.facts if encoder else None,
     }
     report.write_selection(context, pool, evidence, choice, found)
     context.stage.finish()
     context.checkpoint().remove()
-    spent = f"{oracle.spent} of {budget} labels {'bought' if options.bias else 'to be given'}"
+    spent = f"{oracle.labels_bought} of {budget} labels {'bought' if options.bias else 'to be given'}"
     info(f"{options.method}: {spent}; written to {context.stage.folder}")
