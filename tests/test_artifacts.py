@@ -418,7 +418,7 @@ def test_the_revision_is_that_of_the_source_tree_or_none(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     revision = stage.git_revision()
     assert revision is None or len(revision.removesuffix("-dirty")) == 40
-    monkeypatch.setattr(artifacts, "__file__", str(tmp_path / "artifacts.py"))
+    monkeypatch.setattr(stage, "__file__", str(tmp_path / "stage.py"))
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert stage.git_revision() is None
     monkeypatch.setenv("PATH", "")

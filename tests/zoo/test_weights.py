@@ -275,7 +275,7 @@ def test_another_number_of_classes_is_told_from_another_network(state):
         other = ARCHITECTURES["resnet8"](count)
         before = {key: value.clone() for key, value in other.state_dict().items()}
         message = complaint(weights.load_network, other, state, "x.pt")
-        assert message == (f"x.pt tells 10 classes apart, the data set has {count}; choose the -d that it was made for")
+        assert message == (f"x.pt is for 10 classes, the data set has {count}; choose the -d that it was made for")
         assert same(other.state_dict(), before)
 
 

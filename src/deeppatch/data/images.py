@@ -1,4 +1,4 @@
-"""Labelled images, and data sets made of them: with the official split, or with some classes chosen and mixed."""
+"""Labelled images, and data sets with their official split, or with a selection of classes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The names of data sets and degradations, and what can be said of them before any image is read."""
+"""The names of data sets and corruptions, and checks of them that read no image."""
 
 from __future__ import annotations
 

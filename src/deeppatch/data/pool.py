@@ -1,4 +1,4 @@
-"""The pool: images that labels are bought for, cut from a labelled data set, or a user's own that have none yet."""
+"""The pool of images to choose from: part of a labelled data set, or a folder of unlabelled images."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from deeppatch.storage import sha256
 
 @dataclass(frozen=True)
 class Pool:
-    """Images, `pixels` uint8 (N, 3, H, W), and what they are called.
+    """Images, `pixels` uint8 (N, 3, H, W), and their names.
 
-    `truth` int64 (N,) are the labels of a simulated pool, only for the oracle and for diagnostics; None in the field,
-    where `folder` holds the files. `digest` tells one pool from another.
+    `truth` int64 (N,) are the labels of a simulated pool, only for the oracle and for diagnostics. It is None for a
+    real pool, whose files are in `folder`. `digest` is a hash of the pool.
     """
 
     pixels: Tensor

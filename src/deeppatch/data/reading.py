@@ -1,4 +1,4 @@
-"""Labelled images from what a caller has: tensors, arrays, a torch Dataset or a DataLoader."""
+"""Convert tensors, arrays, a torch Dataset or a DataLoader to labelled images."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def to_images(given: DataInput, name: str) -> Images:
         given: `Images`; a pair of pixels and labels, as tensors or arrays; a torch Dataset whose items are pairs of an
             image (tensor, array or PIL image) and a label; or a DataLoader whose batches are pairs of tensors. A loader
             that shuffles is read in the order of its data set.
-        name: what the images are called in messages.
+        name: The name of the images in messages.
 
     Returns:
         Pixels uint8 where all have 8 bits, else float32 in [0, 1]; grey images repeated to three channels.
 
     Raises:
-        DataProblem: for pixels outside [0, 1], images of several sizes, labels that are not whole numbers.
+        DataProblem: When pixels are outside [0, 1], images differ in size, or labels are not whole numbers.
     """
     if isinstance(given, Images):
         return given

@@ -22,7 +22,7 @@ from deeppatch.data.names import check_folder, check_name, slug
 from deeppatch.errors import DataProblem
 from deeppatch.runtime import generator
 
-# the width and height of CIFAR, SVHN and GTSRB as the field reads them, and of the digits here
+# the usual width and height of CIFAR, SVHN and GTSRB images, and that of the digits here
 SIZE = 32
 # what torchvision raises for files that it can neither read nor download
 UNREACHABLE = (urllib.error.URLError, RuntimeError, TimeoutError, ConnectionError, pickle.UnpicklingError)
@@ -77,7 +77,7 @@ def _cifar100(data_dir: Path, seed: int) -> Source:
 def _official_or_folder(
     read: Callable[[Path, int], list[svhn_gtsrb.PixelsAndLabels]], name: str, classes: int, data_dir: Path, files: str
 ) -> Source:
-    """Read signs or house numbers, which a mirror image would change: from an image folder or the official files."""
+    """Read GTSRB or SVHN, which must not be mirrored, from an image folder or from the official files."""
     if (data_dir / name / "train").is_dir():
         return _numbered(data_dir / name, name, classes)
     try:
@@ -156,7 +156,7 @@ def _folder(path: Path, name: str, size: int, *, mirror: bool = True) -> Source:
 
 
 def _numbered(path: Path, name: str, count: int) -> Source:
-    """Read an image folder whose classes are numbers, in the order of these; a mirror image is of another class."""
+    """Read an image folder whose classes are numbers, in the order of these; images must not be mirrored."""
     source = _folder(path, name, SIZE, mirror=False)
     numbers = [int(each) if each.isdecimal() else -1 for each in source.classes]
     if sorted(numbers) != list(range(count)):

@@ -16,7 +16,7 @@ from deeppatch.runtime import generator
 
 @dataclass(frozen=True)
 class Splits:
-    """Train and val are parts of the source's training part; only evaluations read test."""
+    """The parts of a data set: train and val from its training part, and test, which is used only for evaluation."""
 
     train: Images
     val: Images
@@ -43,7 +43,7 @@ def hold_out(images: Images, val_share: float | None, seed: int, name: str) -> t
     """Return a training part and, class-stratified, the share `val_share` of its images, which becomes val.
 
     Where no share is given it is 1/50 (CIFAR: 1,000 images, as published), or where that would be fewer than 1,000
-    images, 1,000 or a fifth, whichever is less: thresholds are calibrated on val, and a few dozen images bound nothing.
+    images, 1,000 or a fifth, whichever is less, because thresholds are calibrated on val.
     """
     total = len(images)
     size = max(total // 50, min(1000, total // 5)) if val_share is None else round(val_share * total)

@@ -1,4 +1,4 @@
-"""Images that nobody has labelled yet: all that lie in a folder."""
+"""Read unlabelled images from a folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plots of modules: what each keeps of each layer, what they share, and how a search went."""
+"""Plots of modules: the kernels that they keep and share, and the history of a search."""
 
 from __future__ import annotations
 

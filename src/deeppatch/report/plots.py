@@ -21,7 +21,7 @@ def accuracy_against_blur(curves: Mapping[str, Sequence[float]], sigmas: Sequenc
     """Plot accuracy in percent of each network (clean first, then the levels) against the blur's sigma in pixels."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
-    # curves often coincide: hollow markers, smaller from curve to curve, leave every one visible
+    # curves often coincide, so markers are hollow and become smaller from curve to curve
     for index, (name, values) in enumerate(curves.items()):
         style, size = ["-o", "-s", "-^", "-D", "--v", ":P"][index % 6], max(4.0, 12 - 2 * index)
         axes.plot([0, *sigmas], values, style, label=name, markersize=size, fillstyle="none")
@@ -87,7 +87,7 @@ def influence(
 
 
 def overlap(shared: Sequence[Sequence[int]], classes: Sequence[str], title: str) -> bytes:
-    """Plot a class-by-class heat map of how many features two classes share; few classes are named and numbered."""
+    """Plot a class-by-class heat map of how many features two classes share, with names and numbers for few classes."""
     few = len(classes) <= MAX_NAMED_CLASSES
     figure = Figure(figsize=(0.5 * len(classes) + 4, 0.5 * len(classes) + 2.5) if few else (9, 8), layout="constrained")
     axes = figure.add_subplot()
@@ -144,7 +144,7 @@ def accuracy_against_k(frame: pd.DataFrame, whole: float, title: str) -> bytes:
 def gain_against_labels(curves: Mapping[str, Sequence[tuple[int, float, float]]], title: str) -> bytes:
     """Plot accuracy gained, in points, against labels bought: (labels, mean, deviation) of each kind of run.
 
-    Kinds that bought as many labels stand side by side; a deviation that is not a number is not drawn.
+    Kinds with the same number of labels are shown side by side; a deviation of NaN is not drawn.
     """
     counts = sorted({labels for points in curves.values() for labels, _mean, _deviation in points})
     figure = Figure(figsize=(max(7.0, 2.2 * len(counts) + 4), 4.8), layout="constrained")

@@ -17,7 +17,7 @@ class SimCNN(nn.Module):
 
     def __init__(self, classes: int, width: float = 1.0, dropout: float = 0.5) -> None:
         super().__init__()
-        self.steps: list[str] = []  # of the convolutional part, in order
+        self.steps: list[str] = []  # the layers of the convolutional part, in order
         channels = 3
         for layer in LAYERS:
             if isinstance(layer, int):

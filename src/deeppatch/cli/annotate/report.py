@@ -1,4 +1,4 @@
-"""What annotate leaves: the selection, a table to fill in, a sheet to look at, and what is known of it all."""
+"""The report of annotate: the selection, a table for the labels, a page of images, and facts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TABLE = "selection.csv"
 
 
 def check_no_labels_given(context: Context) -> None:
-    """Raise UserError where an earlier run's table has labels that a person gave: this run would write over them."""
+    """Raise UserError when the table of an earlier run has labels that a person gave, which would be overwritten."""
     path = context.stage.folder / TABLE
     if not context.options.bias and path.exists() and (given := count_labels(path.read_bytes(), path)):
         command = f"{context.command('relearn')} --labels {shlex.quote(str(path))}"
@@ -31,7 +31,7 @@ def check_no_labels_given(context: Context) -> None:
 
 
 def write_selection(
-    context: Context, pool: Pool, evidence: SelectionInputs, choice: Choice, found: dict[str, Any]
+    context: Context, pool: Pool, inputs: SelectionInputs, choice: Choice, found: dict[str, Any]
 ) -> None:
     """Write selection.safetensors, selection.json, selection.csv and contact.html; `found` are further facts."""
     options, selection, source = context.options, choice.selection, context.source
@@ -60,7 +60,7 @@ def write_selection(
             "members": len(selection.members),
             "unlabelled": len(selection.unlabelled),
             "mean_uncertainty_of_pool": round(uncertain.mean().item(), 6),
-            "diagnostics": diagnostics(pool, evidence, choice),
+            "diagnostics": diagnostics(pool, inputs, choice),
         },
     )
     table = selection_table(pool, choice, uncertain[selection.bought].tolist(), source.classes)
@@ -70,13 +70,13 @@ def write_selection(
 
 
 def selection_table(pool: Pool, choice: Choice, uncertain: list[float], classes: tuple[str, ...]) -> pd.DataFrame:
-    """Return one row for each image that was bought, in the order of the choice; labels are empty in the field."""
+    """Return one row for each chosen image in the order of the choice; unknown labels are empty."""
     indices, labels = choice.selection.bought.tolist(), choice.selection.labels.tolist()
     return pd.DataFrame(
         {
             FILE if pool.folder else "index": [pool.names[index] for index in indices],
             "reason": choice.reasons,
-            "cluster": [str(each) if each >= 0 else "" for each in choice.clusters.tolist()],
+            "cluster": [str(cluster) if cluster >= 0 else "" for cluster in choice.clusters.tolist()],
             "uncertainty": uncertain,
             LABEL: [classes[label] if label >= 0 else "" for label in labels],
         }
@@ -84,7 +84,7 @@ def selection_table(pool: Pool, choice: Choice, uncertain: list[float], classes:
 
 
 def tiles(pool: Pool, choice: Choice, table: pd.DataFrame) -> list[Tile]:
-    """Return the images of the table's rows with what it says of them."""
+    """Return the images of the table's rows with their captions."""
     found = []
     for index, (name, reason, cluster, entropy, label) in zip(
         choice.selection.bought.tolist(), table.itertuples(index=False), strict=True
@@ -99,11 +99,11 @@ def tiles(pool: Pool, choice: Choice, table: pd.DataFrame) -> list[Tile]:
     return found
 
 
-def diagnostics(pool: Pool, evidence: SelectionInputs, choice: Choice) -> dict[str, Any] | None:
-    """Return and log what the truth of a simulated pool says; None in the field."""
+def diagnostics(pool: Pool, inputs: SelectionInputs, choice: Choice) -> dict[str, Any] | None:
+    """Return and log diagnostics from the true labels of a simulated pool; None for a real pool."""
     if pool.truth is None:
         return None
-    truth = PoolTruth(pool.truth, evidence.embeddings.logits.argmax(1))
+    truth = PoolTruth(pool.truth, inputs.embeddings.logits.argmax(1))
     found = truth.diagnostics(choice.selection, choice.predictions.argmax(1))
     for name, value in found.items():
         shown = "of none" if value is None else f"{value} %"

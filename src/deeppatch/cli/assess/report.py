@@ -1,4 +1,4 @@
-"""What assess writes: the ranking, its plot, the curve of ratio estimation, and the record."""
+"""The report of assess: the ranking, its plot, the curve of ratio estimation, and the record."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ REPAIR = False
 
 @dataclass(frozen=True, kw_only=True)
 class Options(StageOptions):
-    """The options of this stage; None for `join` are all that apply, for `weak` and `weak_epoch` the published ones."""
+    """The options of compose; `join` None means all that apply, `weak` and `weak_epoch` None the published ones."""
 
     target: str = "all"
     fit: str = "simple"
@@ -37,7 +37,7 @@ class Options(StageOptions):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this stage only."""
+    """Add the arguments of this stage."""
     group = parser.add_argument_group("compose")
     group.add_argument(
         "--target", default="all", metavar="CLASS", help="class to correct, by index or name, or all (default: all)"
@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--join",
         nargs="+",
         metavar="JOIN",
-        help=f"{', '.join(JOINS)}, or percentile:M,N; the first is the one that is shown by class (default: all "
+        help=f"{', '.join(JOINS)}, or percentile:M,N; the first is shown by class (default: all "
         "that apply, first direct where modules have heads, else min_max)",
     )
     group.add_argument(
@@ -73,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def problems(options: Options) -> list[str]:
-    """Return what is wrong with this stage's own options."""
+    """Return the problems with this stage's own options."""
     found = []
     if options.weak_epoch is not None and options.weak_epoch < 1:
         found.append(f"--weak_epoch {options.weak_epoch}: give a whole number above 0")
@@ -104,7 +104,7 @@ def run(options: Options) -> None:
     context = open_stage(options, STAGE)
     strong = base_model(context)
     modules, digest = inputs.read_modules(context, strong)
-    asked = options.join or default_joins(modules)
+    joins = options.join or default_joins(modules)
     chosen = inputs.targets(context)
     for target in chosen:
         inputs.prepare_weak_model(inputs.weak_context(context, target))
@@ -125,12 +125,12 @@ def run(options: Options) -> None:
                 target,
                 data,
                 data_of(weak),
-                asked,
+                joins,
                 batch_size=options.batch_size,
                 amp=options.amp,
                 seed=options.seed,
             )
             done[name] = {"base": base, **asdict(found)}
             checkpoint.save(done)
-    report(context, done, asked)
+    report(context, done, joins)
     checkpoint.remove()

@@ -1,4 +1,4 @@
-"""decompose: judge and fine-tune a head that reads k features for each class."""
+"""decompose: evaluate and fine-tune a head that reads k features for each class."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DESCRIPTION = """Decompose the last layer: each class reads only its k most infl
   sweep         accuracy against k, without and with head-only fine-tuning"""
 EXAMPLE = "validate -m resnet20a -d cifar10"
 REPAIR = False
-# the actions that heed an option
+# the actions that use an option
 ACTIONS_BY_OPTION = {
     "csg": ("essential", "mutual-info"), "head_only": ("finetune",), "draws": ("essential",),
     "lr": ("finetune", "sweep"), "max_epoch": ("finetune", "sweep"),
@@ -48,7 +48,7 @@ class Options(StageOptions):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that are this stage's own."""
+    """Add the arguments of this stage."""
     parser.add_argument("action", choices=list(ACTIONS), metavar="ACTION", help=", ".join(ACTIONS))
     group = parser.add_argument_group("decompose")
     group.add_argument(
@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         nargs="+",
         metavar="K",
-        help="features a class (default: 5; mutual-info 5 10 20; sweep 5 to 64)",
+        help="features per class (default: 5; mutual-info 5 10 20; sweep 5 to 64)",
     )
     group.add_argument(
         "--csg",
@@ -77,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=5,
         metavar="N",
-        help="times that the noise is drawn (essential; default: %(default)s)",
+        help="number of random draws of the noise (essential; default: %(default)s)",
     )
     tuning = parser.add_argument_group("finetune, sweep")
     tuning.add_argument("--lr", type=float, default=2e-4, metavar="X", help="learning rate of Adam (default: 2e-4)")
@@ -93,7 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def problems(options: Options) -> list[str]:
-    """Return what is wrong with this stage's own options."""
+    """Return the problems with this stage's own options."""
     found = [
         f"--{name} goes with {' and '.join(actions)}, not with {options.action}"
         for name, actions in ACTIONS_BY_OPTION.items()
@@ -112,7 +112,7 @@ def problems(options: Options) -> list[str]:
 
 
 def run(options: Options) -> None:
-    """Do what the action names and leave its folder."""
+    """Run the action and write its results."""
     from deeppatch.cli.context import open_stage
     from deeppatch.cli.decompose import inputs
 
@@ -121,7 +121,7 @@ def run(options: Options) -> None:
 
 
 def ks(options: Options) -> list[int]:
-    """Return the numbers of features of -k, or those that are usual for the action."""
+    """Return the numbers of features of -k, or the defaults of the action."""
     return options.k or USUAL_KS.get(options.action, [DEFAULT_K])
 
 

@@ -1,4 +1,4 @@
-"""What decompose reads: the last layer, and sets of features: influence's, given ones, and class-specific gates'."""
+"""The inputs of decompose: the last layer, and sets of features from influence, files, or class-specific gates."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ LOWEST, HIGHEST = "CSG, lowest gates (as published)", "CSG, highest gates"
 
 
 def tune_settings(options: Any) -> TuneSettings:
-    """Return how the options say that a head or network is trained."""
+    """Return the settings of fine-tuning."""
     return TuneSettings(options.max_epoch, options.lr, options.batch_size, options.seed, options.amp)
 
 
 def named_sets(context: Context, last: LastLayer, ks: Sequence[int]) -> dict[str, Tensor]:
-    """Return indices (C, k) by name: the files of -i, or else what influence left for each of `ks`."""
+    """Return indices (C, k) by name: from the files of -i, or else from influence for each of `ks`."""
     classes, width = len(context.source.classes), last.layer.in_features
     found: dict[str, Tensor] = {}
     for path in context.options.indices or []:

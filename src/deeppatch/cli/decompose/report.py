@@ -1,4 +1,4 @@
-"""What the actions of decompose leave: tables, JSON, plots, and the weights of a fine-tuned network."""
+"""The reports of decompose's actions: tables, JSON, plots, and the weights of a fine-tuned network."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def write_validation(
 
 
 def write_essential(context: Context, counts: Mapping[str, Essential]) -> None:
-    """Write how many images of each class stay correct under noise at its features, and at all others."""
+    """Write the number of correct images of each class with noise at its features, and at all others."""
     options, names, stage = context.options, context.source.classes, context.stage
     tables = [found.by_class(names) for found in counts.values()]
     for name, each in zip(counts, tables, strict=True):
@@ -65,7 +65,7 @@ def write_mutual_information(context: Context, rows: list[dict[str, Any]]) -> No
     stage.write("mutual-info.csv", frame.to_csv(index=False).encode())
     stage.finish()
     print(frame.to_string(index=False, float_format="%.6f"))
-    info(f"lower: the classes share less; written to {stage.folder}")
+    info(f"lower values: classes share less information; written to {stage.folder}")
 
 
 def write_finetuned(context: Context, tuned: FineTuned, features: str, base: str) -> None:

@@ -1,4 +1,4 @@
-"""evaluate: fit a router on val, switch on the fly on test, and compare with every other network at hand."""
+"""evaluate: fit a router on val, route the test images, and compare with the other networks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EXAMPLE = "-m resnet32 -d cifar10 -f perfloss -c patch --crt_type replace"
 
 @dataclass(frozen=True, kw_only=True)
 class Options(RepairOptions):
-    """What evaluate is told: the router, who is routed together, and the bound on the loss of clean accuracy."""
+    """The options of evaluate: the router, what is routed, and the bound on the loss of clean accuracy."""
 
     router: str = "probe"
     switch: str = "sample"
@@ -24,13 +24,13 @@ class Options(RepairOptions):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this stage only."""
+    """Add the arguments of this stage."""
     group = parser.add_argument_group("evaluate")
     group.add_argument(
         "--router",
         choices=sorted(ROUTERS),
         default="probe",
-        help="what decides: probe, a logistic regression on the first maps, or flips, as published (default: probe)",
+        help="router: probe, a logistic regression on the first maps, or flips, as published (default: probe)",
     )
     group.add_argument(
         "--switch",
@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def problems(options: Options) -> list[str]:
-    """Return what is wrong with this stage's own options."""
+    """Return the problems with this stage's own options."""
     found = []
     if options.crt_method != "patch":
         found.append(f"-c {options.crt_method} cannot be switched: use -c patch; what finetune left is compared anyway")
@@ -58,7 +58,7 @@ def problems(options: Options) -> list[str]:
 
 
 def run(options: Options) -> None:
-    """Calibrate the router, evaluate everything on test, and leave router, metrics, table and plot."""
+    """Calibrate the router, evaluate all networks on test, and write router, metrics, tables and plot."""
     from deeppatch.cli.context import open_stage
     from deeppatch.cli.evaluate.inputs import finetuned_if_there
     from deeppatch.cli.evaluate.report import show_calibration, write_report

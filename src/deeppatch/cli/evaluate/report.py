@@ -1,4 +1,4 @@
-"""The report of evaluate: what the repair gained and what it cost, as JSON, CSV, plot and printed table."""
+"""The report of evaluate: accuracies, changes and routing as JSON, CSV, plot and printed tables."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MEAN = "blurred"
 
 
 def show_calibration(facts: dict[str, Any]) -> None:
-    """Tell what the calibration bounds."""
+    """Log the bound on the loss of clean accuracy."""
     if "clean_drop_bound" not in facts:
         return
     bound, wanted = 100 * facts["clean_drop_bound"], 100 * facts["max_clean_drop"]
@@ -24,7 +24,7 @@ def show_calibration(facts: dict[str, Any]) -> None:
     info(f"router: {seen}; clean drop at most {bound:.2f} points (95 %), wanted {wanted:g}")
     if not facts["bound_attained"]:
         least = 100 * facts["smallest_bound"]
-        info(f"router: so few images cannot show less than {least:.2f} points, so no loss on val was allowed")
+        info(f"router: with so few images the bound is at least {least:.2f} points, so no loss on val was allowed")
 
 
 def write_report(
@@ -35,7 +35,7 @@ def write_report(
     accuracy = {name: _accuracies(each, levels) for name, each in answers.items()}
     before = answers["pretrained"]
     changed = {name: _changes(each, before, levels) for name, each in answers.items() if name != "pretrained"}
-    card = metrics.router_metrics(routing.scores, routing.switched, levels, MEAN)
+    routing_metrics = metrics.router_metrics(routing.scores, routing.switched, levels, MEAN)
     images = len(context.data.test)
     stage.write_json(
         "metrics.json",
@@ -48,14 +48,14 @@ def write_report(
             "router": options.router,
             "accuracy_percent": accuracy,
             "change_against_pretrained_percent": changed,
-            "routing": card,
+            "routing": routing_metrics,
             "calibration": switched.calibration,
         },
     )
 
     table = scores.table(accuracy)
     stage.write_table("metrics.csv", scores.with_changes(table, changed))
-    router_table = scores.routing_table(card)
+    router_table = scores.routing_table(routing_metrics)
     stage.write_table("router.csv", router_table)
     curves = {name: [row[view] for view in metrics.view_names(levels)] for name, row in accuracy.items()}
     title = f"{options.model} on {context.source.name}, {images} test images"

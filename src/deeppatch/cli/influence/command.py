@@ -1,4 +1,4 @@
-"""influence: find the features of the last layer that carry each class's decision."""
+"""influence: find the features of the last layer that are most influential for each class."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Options(StageOptions):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that are this stage's own."""
+    """Add the arguments of this stage."""
     group = parser.add_argument_group("influence")
     group.add_argument(
-        "-k", type=int, nargs="+", default=list(KS), metavar="K", help="features a class (default: 5 10 20)"
+        "-k", type=int, nargs="+", default=list(KS), metavar="K", help="features per class (default: 5 10 20)"
     )
     group.add_argument(
         "--compare",
@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def problems(options: Options) -> list[str]:
-    """Return what is wrong with this stage's own options."""
+    """Return the problems with this stage's own options."""
     found = [f"-k {k}: give at least 1 feature" for k in options.k if k < 1]
     return found + (
         [f"-k {' '.join(map(str, options.k))}: give each number once"] * (len(set(options.k)) < len(options.k))
@@ -56,7 +56,7 @@ def problems(options: Options) -> list[str]:
 
 
 def run(options: Options) -> None:
-    """Extract from all training images, val included, and leave one folder for each k."""
+    """Extract features from all training images, including val, and write one folder for each k."""
     from deeppatch.cli.context import open_stage
     from deeppatch.cli.influence import inputs, report
     from deeppatch.decomposition.influence import measure

@@ -1,4 +1,4 @@
-"""What influence leaves for each k: indices, figures, a table and plots."""
+"""The report of influence for each k: indices, numbers, a table and plots."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from deeppatch.stage import Stage
 
 
 def write_influence(context: Context, influence: Influence, images: int, given: list[tuple[Path, Tensor]]) -> None:
-    """Write indices, figures, table and plots of one k."""
+    """Write indices, numbers, table and plots of one k."""
     facts = {**context.stage.facts, "settings": {**context.stage.facts["settings"], "k": influence.k}}
     stage = Stage(context.options.output_dir, context.folder("influence", k=influence.k), facts)
     stage.inputs.update(context.stage.inputs)

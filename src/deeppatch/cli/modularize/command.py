@@ -35,7 +35,7 @@ class Options(StageOptions):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this stage only."""
+    """Add the arguments of this stage."""
     group = parser.add_argument_group("modularize")
     group.add_argument(
         "--method",
@@ -99,7 +99,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def problems(options: Options) -> list[str]:
-    """Return what is wrong with this stage's own options."""
+    """Return the problems with this stage's own options."""
     counts = {name: getattr(options, name) for name in ("budget", "search_images", "sensitivity_images", "patience")}
     found = [f"--{k} {v}: give a whole number above 0" for k, v in counts.items() if v is not None and v < 1]
     drop, share = options.sensitive
@@ -149,7 +149,7 @@ def run(options: Options) -> None:
 
 @contextmanager
 def timed(phase: str, seconds: dict[str, float]) -> Iterator[None]:
-    """Note the wall time of a phase."""
+    """Record and log the wall time of a phase."""
     from deeppatch.progress import info
 
     start = time.monotonic()

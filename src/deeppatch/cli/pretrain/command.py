@@ -30,7 +30,7 @@ RECIPE_HELP = (
 
 @dataclass(frozen=True, kw_only=True)
 class Options(RepairOptions):
-    """What pretrain is told: which weights, how to train, with what normalisation, and which state to measure."""
+    """The options of pretrain: weights, training, normalisation, and the state to measure."""
 
     train: bool = False
     recipe: str = "default"
@@ -41,7 +41,7 @@ class Options(RepairOptions):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this stage only."""
+    """Add the arguments of this stage."""
     group = parser.add_argument_group("pretrain")
     group.add_argument("--train", action="store_true", help="train even where there are published weights")
     group.add_argument("--recipe", choices=list(RECIPES), default="default", metavar="NAME", help=RECIPE_HELP)
@@ -72,7 +72,7 @@ def preset(options: argparse.Namespace) -> Mapping[str, Any]:
 
 
 def problems(options: Options) -> list[str]:
-    """Return what is wrong with this stage's own options."""
+    """Return the problems with this stage's own options."""
     found = []
     if options.train and options.weights:
         train = "--train" if options.recipe == "default" else "--recipe"
@@ -84,7 +84,7 @@ def problems(options: Options) -> list[str]:
     if not all(0 < value < math.inf for value in options.std or []):
         found.append("--std: give numbers above 0")
     if options.state == "corrected" and (options.train or options.mean or options.bias):
-        found.append("--state corrected measures what is there: leave out --train, --recipe, --bias, --mean and --std")
+        found.append("--state corrected only measures: leave out --train, --recipe, --bias, --mean and --std")
     elif options.bias and not (options.train or options.weights):
         found.append(f"--bias {options.bias}: published weights have seen all training images; add --train")
     if options.bias and options.val_share:
@@ -93,7 +93,7 @@ def problems(options: Options) -> list[str]:
 
 
 def run(options: Options) -> None:
-    """Measure one state of a model; the pretrained one is left as weights for the later stages."""
+    """Measure one state of a model; the weights of the pretrained one are written for the later stages."""
     from deeppatch.cli.context import open_stage
     from deeppatch.cli.naming import correction
     from deeppatch.cli.predecessors import base_model, load_corrected

@@ -1,4 +1,4 @@
-"""What pretrain leaves and prints: accuracies on test, the history of a training, and a check of the normalisation."""
+"""The report of pretrain: accuracies on test, the history of a training, and a check of the normalisation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from deeppatch.zoo.entries import COMMON_STATS
 
 
 def write_training(context: Context, history: History, halfway: Halfway, underfitted: bool) -> dict[str, Any]:
-    """Write how the network was trained, and the under-fitted state where the recipe keeps one; return the facts."""
+    """Write the training history, and the under-fitted state if the recipe keeps one; return the facts."""
     options = context.options
     context.stage.write_table("history.csv", scores.training_table(history))
     named = "" if options.recipe == "default" else f" by the recipe {options.recipe}"
@@ -71,9 +71,9 @@ def report(context: Context, model: Classifier, facts: dict[str, Any]) -> None:
 
 
 def report_normalisation(check: NormalisationCheck, measured: float) -> dict[str, Any]:
-    """Tell what other constants give on val, and return it with the options that set the best ones."""
+    """Log the results of other constants on val, and return them with the options that set the best ones."""
     info(
-        f"doctor: {measured:.2f} % is far under the published {check.published_percent:.2f} %; "
+        f"doctor: {measured:.2f} % is far below the published {check.published_percent:.2f} %; "
         "trying other constants on val"
     )
     for name, found in check.val.items():

@@ -18,7 +18,7 @@ REPAIR = False
 
 @dataclass(frozen=True, kw_only=True)
 class Options(annotate.Options):
-    """The options of relearn; those of annotate name the selection that it reads."""
+    """The options of relearn; those of annotate identify the selection that it reads."""
 
     labels: Path | None = None
     selection: Path | None = None
@@ -32,7 +32,7 @@ class Options(annotate.Options):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that are this stage's own, and those that name annotate's folder."""
+    """Add the arguments of this stage, and those that identify annotate's folder."""
     annotate.add_selection(parser, "--encoder_epochs")
     group = parser.add_argument_group("relearn")
     group.add_argument(
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("-e", "--epochs", type=int, default=10, metavar="N", help="epochs (default: 10)")
     group.add_argument("--lr", type=float, default=1e-3, metavar="X", help="learning rate of SGD (default: 1e-3)")
-    group.add_argument("--steps", type=int, metavar="N", help="batches a phase at most, for CPUs (default: all)")
+    group.add_argument("--steps", type=int, metavar="N", help="at most N batches per phase, for CPUs (default: all)")
     group.add_argument(
         "--ramp",
         type=int,
@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def problems(options: Options) -> list[str]:
-    """Return what is wrong with this stage's own options."""
+    """Return the problems with this stage's own options."""
     found = annotate.problems(options)
     found += [f"--epochs {options.epochs}: give at least 1"] * (options.epochs < 1)
     found += [f"--steps {options.steps}: give at least 1"] * (options.steps is not None and options.steps < 1)
@@ -77,13 +77,13 @@ def problems(options: Options) -> list[str]:
 
 
 def run(options: Options) -> None:
-    """Fine-tune (or find what an earlier run fine-tuned), repair, and report; or compare what earlier runs left."""
+    """Repair the network and report, or compare the results of earlier runs."""
     from deeppatch.cli.context import open_stage
     from deeppatch.cli.relearn import inputs, report
 
     if options.compare:
-        anywhere = type(options)(**{**vars(options), "seed": DEFAULT_SEED})  # the comparison is over all seeds
-        report.compare(open_stage(anywhere, STAGE), inputs.finished_runs)
+        any_seed = type(options)(**{**vars(options), "seed": DEFAULT_SEED})  # the comparison is over all seeds
+        report.compare(open_stage(any_seed, STAGE), inputs.finished_runs)
         return
     _repair(options)
 
