@@ -127,7 +127,7 @@ def test_a_weak_model_has_the_bytes_that_the_command_it_names_makes(done, tmp_pa
     shutil.copytree(done.output / "digits_5", other.output / "digits_5")
     shutil.rmtree(other.folder())
     said = other.ran("compose --method ga --epochs 3 --target 3")
-    command = said.split("there is no weak model yet; as by: ")[1].splitlines()[0]
+    command = said.split("there is no weak model yet; training it as by: ")[1].splitlines()[0]
     assert done.hashes(done.weak(3)) == other.hashes(other.weak(3))
     shutil.rmtree(other.weak(3))
     words = shlex.split(command)

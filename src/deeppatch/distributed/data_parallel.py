@@ -122,7 +122,7 @@ def _norm_on_cpu(norm: nn.BatchNorm2d) -> Callable[[Tensor], Tensor]:
 
 
 def batch_statistics(x: Tensor) -> tuple[Tensor, Tensor, float]:
-    """Return mean (C,), variance (C,) and the total of values per channel over the maps (N, C, H, W) of all ranks.
+    """Return mean (C,), variance (C,) and the number of values per channel over the maps (N, C, H, W) of all ranks.
 
     Means and sums of squares are combined as by Chan, Golub and LeVeque (1983), without cancellation.
     """

@@ -43,7 +43,7 @@ class RepairState:
         self.model.train(training)
         if not correct.any():
             raise UserError(
-                "the model classifies no training image correctly: train it passes first, or give a lower learning rate"
+                "the model classifies no training image correctly: train it longer first, or give a lower learning rate"
             )
         return correct.nonzero()[:, 0]
 
