@@ -51,7 +51,7 @@ def test_the_cpu_needs_no_cuda(monkeypatch):
 def test_auto_is_cuda_where_there_is_one(monkeypatch):
     pretend_cuda(monkeypatch, 0)
     assert runtime.pick_device("auto") == torch.device("cpu")
-    with pytest.raises(UserError, match="^--gpu 1 goes with --device cuda only$"):
+    with pytest.raises(UserError, match="^--gpu 1 can only be used with --device cuda$"):
         runtime.pick_device("auto", 1)
     chosen = pretend_cuda(monkeypatch, 2)
     assert runtime.pick_device("auto", 1) == torch.device("cuda", 1)

@@ -42,7 +42,7 @@ def pick_device(kind: str, gpu: int = 0) -> torch.device:
     """
     kind = default_device() if kind == "auto" else kind
     if kind == "cpu" and gpu:
-        raise UserError(f"--gpu {gpu} goes with --device cuda only")
+        raise UserError(f"--gpu {gpu} can only be used with --device cuda")
     if kind == "cpu":
         return torch.device("cpu")
     if not torch.cuda.is_available():

@@ -354,7 +354,7 @@ def test_a_repair_that_is_killed_goes_on_to_the_same_bytes(repaired, fresh, tmp_
         ("--ramp -1", "--ramp -1: give 0 or more"),
         ("--lr 0", "--lr 0.0: give a number above 0"),
         ("--method gini --use unlabelled", "--use unlabelled: --method gini reads no unlabelled images"),
-        ("--use unlabelled --labels x.csv", "--labels goes with --use both or labels; --labels goes with"),
+        ("--use unlabelled --labels x.csv", "--labels can only be used with --use both or labels; --labels"),
         ("--method nonsense", "nonsense"),
         ("--use some", "some"),
     ],

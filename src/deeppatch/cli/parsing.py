@@ -149,7 +149,7 @@ def check(options: StageOptions, own: Callable[[Any], list[str]] | None = None) 
     if options.seed < 0 or options.seed >= 2**31:
         problems.append(f"--seed {options.seed}: give a whole number from 0 to 2147483647")
     if options.device == "cpu" and options.gpu != 0:
-        problems.append(f"--gpu {options.gpu} goes with --device cuda only")
+        problems.append(f"--gpu {options.gpu} can only be used with --device cuda")
     problems += own(options) if own else []
     if problems:
         raise Contradictions(problems)

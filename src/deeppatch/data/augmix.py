@@ -64,17 +64,17 @@ def apply_chains(pixels: Tensor, chains: Chains) -> Tensor:
     """Apply the operations of the chains to uint8 pixels (M, 3, H, W), with rounding to uint8 after each."""
     for step in range(DEPTH if len(pixels) else 0):
         levels = chains.levels[:, step] * chains.signs[:, step]
-        found, order = [], []
+        results, order = [], []
         for operate, kinds in BATCHED.items():
             rows = (
                 torch.isin(chains.operations[:, step], kinds).nonzero().flatten()
             )  # on the CPU, without synchronisation
             if len(rows):
                 own = pixels.index_select(0, rows.to(pixels.device, non_blocking=True))
-                found.append(operate(own, chains.operations[rows, step], levels[rows]))
+                results.append(operate(own, chains.operations[rows, step], levels[rows]))
                 order.append(rows)
         # restored to order by gathering, which is many times as fast as scattering
-        pixels = torch.cat(found).index_select(0, torch.cat(order).argsort().to(pixels.device, non_blocking=True))
+        pixels = torch.cat(results).index_select(0, torch.cat(order).argsort().to(pixels.device, non_blocking=True))
     return pixels
 
 
@@ -129,9 +129,9 @@ def warp(pixels: Tensor, operations: Tensor, levels: Tensor) -> Tensor:
         by_row = (y * down.unsqueeze(1) + offset.unsqueeze(1) - 1).unsqueeze(2)
         torch.add(by_row, (x * across.unsqueeze(1)).unsqueeze(1), out=grid[..., axis])
     # truncated as by PIL, with a small offset against rounding errors of whole numbers
-    found = F.grid_sample(pixels.float().add_(1e-3), grid, padding_mode="border", align_corners=False)
+    warped = F.grid_sample(pixels.float().add_(1e-3), grid, padding_mode="border", align_corners=False)
     inside_image = (grid[..., 0].abs() < 1) & (grid[..., 1].abs() < 1)
-    return found.to(torch.uint8).mul_(inside_image.unsqueeze(1))
+    return warped.to(torch.uint8).mul_(inside_image.unsqueeze(1))
 
 
 def shift(pixels: Tensor, operations: Tensor, levels: Tensor) -> Tensor:
@@ -148,7 +148,7 @@ def shift(pixels: Tensor, operations: Tensor, levels: Tensor) -> Tensor:
     inside = (
         plane * torch.arange(channels).view(-1, 1, 1) + line * torch.arange(height).view(-1, 1) + torch.arange(width)
     )
-    corner, inside = (each.int().to(pixels.device, non_blocking=True) for each in (corner, inside.flatten()))
+    corner, inside = (tensor.int().to(pixels.device, non_blocking=True) for tensor in (corner, inside.flatten()))
     return padded.flatten().index_select(0, (corner.unsqueeze(1) + inside).flatten()).view(pixels.shape)
 
 

@@ -115,7 +115,7 @@ def _cifar10_mix(name: str, data_dir: Path, seed: int, target: int) -> Source:
     others, wanted = _cifar100(data_dir, seed), _cifar10(data_dir, seed)
     if absent := sorted(set(OTHERS) - set(others.classes)):
         raise DataProblem(f"{name}: cifar100 has no class {', '.join(absent)}; give all of CIFAR-100, or these of it")
-    others = others.only(name, [others.classes.index(each) for each in OTHERS])
+    others = others.only(name, [others.classes.index(name_of_class) for name_of_class in OTHERS])
     wanted = wanted.only(name, [target])
     drawn = torch.randperm(len(wanted.train), generator=generator(seed, "mix", target))[:MIX_TRAIN].sort().values
     return Source(
@@ -158,7 +158,7 @@ def _folder(path: Path, name: str, size: int, *, mirror: bool = True) -> Source:
 def _numbered(path: Path, name: str, count: int) -> Source:
     """Read an image folder whose classes are numbers, in the order of these; images must not be mirrored."""
     source = _folder(path, name, SIZE, mirror=False)
-    numbers = [int(each) if each.isdecimal() else -1 for each in source.classes]
+    numbers = [int(name_of_class) if name_of_class.isdecimal() else -1 for name_of_class in source.classes]
     if sorted(numbers) != list(range(count)):
         raise DataProblem(f"{path}: {name} has {count} classes; call their folders 0 to {count - 1}, all in both parts")
     return source.only(name, [numbers.index(label) for label in range(count)])

@@ -28,12 +28,12 @@ def gtsrb(data_dir: Path, size: int) -> list[PixelsAndLabels]:
     The training images are tracks of 30 frames of the same sign. Random splits (as HybridRepair's) share signs, so
     accuracy on a part of them is too optimistic.
     """
-    found = []
+    parts = []
     for name in ("train", "test"):
         part = load_or_download(partial(GTSRB, str(data_dir), name))
         pixels = torch.stack([open_resized(Path(file), size) for file, _label in part._samples])
-        found.append((pixels, torch.tensor([label for _file, label in part._samples])))
-    return found
+        parts.append((pixels, torch.tensor([label for _file, label in part._samples])))
+    return parts
 
 
 def load_or_download(make: Callable[..., Any]) -> Any:

@@ -104,7 +104,7 @@ def _crops(count: int, generator: torch.Generator, mirror: bool) -> Tensor:
     """Draw the crop of each image: affine matrices (N, 2, 3) from output to input, in [-1, 1]."""
     area = MIN_CROP_AREA + (1 - MIN_CROP_AREA) * torch.rand(count, generator=generator)
     ratio = ((2 * torch.rand(count, generator=generator) - 1) * math.log(4 / 3)).exp()
-    width, height = ((area * each).sqrt().clamp(max=1) for each in (ratio, 1 / ratio))
+    width, height = ((area * factor).sqrt().clamp(max=1) for factor in (ratio, 1 / ratio))
     across, down = ((2 * torch.rand(count, generator=generator) - 1) * (1 - size) for size in (width, height))
     flipped = 1 - 2.0 * ((torch.rand(count, generator=generator) < 0.5) & mirror)
     zero = torch.zeros(count)

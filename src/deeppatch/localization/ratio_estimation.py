@@ -103,8 +103,8 @@ def estimate_ratio(
 
     done = (ranks.broadcast_from_rank0(checkpoint.load) if checkpoint else None) or {}
     keep = checkpoint.save if checkpoint else lambda _curve: None
-    found = choose_ratio(RATIOS if ratios is None else ratios, correct_at, done, keep)
-    return RatioEstimate(found["ratio"], found["curve"], ranking)
+    result = choose_ratio(RATIOS if ratios is None else ratios, correct_at, done, keep)
+    return RatioEstimate(result["ratio"], result["curve"], ranking)
 
 
 def choose_ratio(

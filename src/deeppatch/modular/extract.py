@@ -29,7 +29,9 @@ def sliced(network: nn.Module, layers: Sequence[Layer], kept: Sequence[Tensor]) 
     """Turn a network into what `extract` returns, within the block; only the kept weights are copied."""
     names = {name for layer in layers for name in (*layer.convs, *layer.followers, *layer.readers)}
     modules = [network.get_submodule(name) for name in names]
-    before = [{**vars(each), "_parameters": {**each._parameters}, "_buffers": {**each._buffers}} for each in modules]
+    before = [
+        {**vars(module), "_parameters": {**module._parameters}, "_buffers": {**module._buffers}} for module in modules
+    ]
     try:
         _keep_kernels(network, layers, kept)
         yield

@@ -100,8 +100,8 @@ class PopulationSearch:
             if patience and record.value and generation - 1 - record.best >= patience:
                 info(f"search: nothing better for {patience} generations")
                 break
-            ranked, found = self._rate(population, candidates, generation, weight, winners, record)
-            weight = self.preset.alpha + max(0.0, self.preset.gamma - found)
+            ranked, accuracy = self._rate(population, candidates, generation, weight, winners, record)
+            weight = self.preset.alpha + max(0.0, self.preset.gamma - accuracy)
             if record.best == generation:
                 best = [bits[ranks[:1]] for bits, ranks in zip(population, ranked, strict=True)]
             search, held_out = 100 * record.search[-1], 100 * record.holdout[-1]

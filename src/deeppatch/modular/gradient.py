@@ -87,11 +87,11 @@ def first_thresholds(importance: Sequence[Tensor], start: float) -> list[Tensor]
     Kernels are then dropped one by one, least important first. Published thresholds all start at the same value, and
     cross zero at the same time.
     """
-    found = []
+    thresholds = []
     for values in importance:
         ranks = values.argsort(dim=1, stable=True).argsort(dim=1) + 1
-        found.append(2 * start * ranks / values.shape[1])
-    return found
+        thresholds.append(2 * start * ranks / values.shape[1])
+    return thresholds
 
 
 def _keep_at_least_one(mask: Tensor, values: Tensor) -> Tensor:

@@ -51,9 +51,9 @@ def importances(network: nn.Module, layers: Sequence[Layer], x: Tensor, labels: 
 
 
 def _confident_images(probability: Tensor, of_class: Tensor, label: int) -> Tensor:
-    found = (of_class & (probability >= CONFIDENT)).nonzero().squeeze(1)
-    if len(found):
-        return found
+    rows = (of_class & (probability >= CONFIDENT)).nonzero().squeeze(1)
+    if len(rows):
+        return rows
     info(f"class {label}: no image has a probability of {CONFIDENT} or more; the {FALLBACK_IMAGES} likeliest are taken")
     rows = of_class.nonzero().squeeze(1)
     return rows[probability[rows].argsort(descending=True)[:FALLBACK_IMAGES]]

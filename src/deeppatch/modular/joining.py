@@ -162,16 +162,16 @@ def join_module(
     join = join or ("direct" if modules.has_heads else "min_max")
     pair = _prepare(weak, modules, strong, target, data, (batch_size, amp, seed))
     name = parse(join)[0]
-    found: Join = None
+    joined_by: Join = None
     if name in RANGES:
-        found = fit_range(join, pair.own_scores(data))
+        joined_by = fit_range(join, pair.own_scores(data))
     elif name == "calibrate":
         if weak_data is None:
             raise UserError("the join calibrate is trained on the weak model's data; give weak_data")
-        found = pair.calibrated(weak_data)
+        joined_by = pair.calibrated(weak_data)
     elif not modules.has_heads:
         raise UserError("the join direct needs modules with heads, of the gradient search")
-    return JoinedModel(pair.weak, pair.module, found)
+    return JoinedModel(pair.weak, pair.module, joined_by)
 
 
 def compare_joins(
@@ -197,16 +197,16 @@ def compare_joins(
     own = pair.own_scores(data)
     ranges = {join: fit_range(join, own) for join in dict.fromkeys([*RANGES, *joins]) if parse(join)[0] in RANGES}
     test = pair.join_data(weak_data.test, "test")
-    found = {BEFORE: test.logits}
+    logits_by_join = {BEFORE: test.logits}
     for join in joins:
         made: Join = pair.calibrated(weak_data) if join == "calibrate" else ranges.get(join)
-        found[join] = _joined(made, test.logits, test.scores).detach()
+        logits_by_join[join] = _joined(made, test.logits, test.scores).detach()
     last = test.logits.shape[1] - 1
     return JoinComparison(
         ranges=ranges,
         range_images=len(own),
         test_images=len(test.labels),
-        metrics={join: class_metrics(logits.argmax(1), test.labels, last) for join, logits in found.items()},
+        metrics={join: class_metrics(logits.argmax(1), test.labels, last) for join, logits in logits_by_join.items()},
     )
 
 
@@ -225,6 +225,6 @@ def _prepare(
 
 def _joined(join: Join, logits: Tensor, scores: Tensor) -> Tensor:
     if isinstance(join, Calibrated):
-        found: Tensor = join(torch.cat([logits[:, :-1], scores.unsqueeze(1)], 1))
-        return found
+        logits_joined: Tensor = join(torch.cat([logits[:, :-1], scores.unsqueeze(1)], 1))
+        return logits_joined
     return join_scores(logits, scores if join is None else join(scores))

@@ -103,11 +103,11 @@ class _LayerFinder:
                 self.groups[node] = self._called(node)
         layers = {id(group.root()): group.root().layer for group in self.created}.values()
         order = {str(node.target): index for index, node in enumerate(self.graph.graph.nodes)}
-        for layer in (found := [layer for layer in layers if layer is not None]):
+        for layer in (kept_layers := [layer for layer in layers if layer is not None]):
             layer.convs.sort(key=order.__getitem__)
             layer.followers.sort(key=order.__getitem__)
             layer.readers = dict(sorted(layer.readers.items(), key=lambda reader: order[reader[0]]))
-        return sorted(found, key=lambda layer: order[layer.convs[0]])
+        return sorted(kept_layers, key=lambda layer: order[layer.convs[0]])
 
     def _called(self, node: fx.Node) -> tuple[_ChannelGroup, int]:
         """Return the group of a step's output, and the number of a reader's inputs per channel."""

@@ -85,6 +85,8 @@ def sliced_logits(
 def replicas_of(network: nn.Module) -> list[nn.Module]:
     """Return copies of a network that share its parameters: one less than there are threads, none off the CPU."""
     shared = [*network.parameters(), *network.buffers()]
-    if any(each.device.type != "cpu" for each in shared):
+    if any(tensor.device.type != "cpu" for tensor in shared):
         return []
-    return [copy.deepcopy(network, {id(each): each for each in shared}) for _ in range(torch.get_num_threads() - 1)]
+    return [
+        copy.deepcopy(network, {id(tensor): tensor for tensor in shared}) for _ in range(torch.get_num_threads() - 1)
+    ]

@@ -69,12 +69,12 @@ PRESETS: dict[str, Preset] = {
 
 def sizes(classes: int) -> list[int]:
     """Return the numbers of classes that result from merges in a tournament, in which an odd last list waits."""
-    lists, found = [1] * classes, set()
+    lists, totals = [1] * classes, set()
     while len(lists) > 1:
         pairs = [a + b for a, b in zip(lists[::2], lists[1::2], strict=False)]
-        found |= set(pairs)
+        totals |= set(pairs)
         lists = pairs + lists[len(lists) - len(lists) % 2 :]
-    return sorted(found)
+    return sorted(totals)
 
 
 def thresholds(preset: Preset, classes: int, strong: float) -> dict[int, float]:

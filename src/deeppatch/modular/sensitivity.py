@@ -45,7 +45,7 @@ def measure(
         before, after = cut(network, reader)
         with masked(network, [layer], [masks]):
             for part, truth in parts:
-                read, *crossing = (_copies(each, len(masks)) for each in before(part))
+                read, *crossing = (_copies(value, len(masks)) for value in before(part))
                 logits = after(network.get_submodule(reader)(read), *crossing)
                 scores = logits.view(len(correct), len(ranks), len(part), -1).diagonal(dim1=1, dim2=3)
                 correct += (scores.argmax(2) == truth).sum(1)

@@ -84,6 +84,6 @@ def search(
         raise UserError(f"{method}: there is no such method; choose from {', '.join(METHODS)}")
     settings = METHODS[method]() if isinstance(method, str) else method
     data = data.to(device_of(analysis.model))
-    found = settings.run(analysis, data, amp=amp, seed=seed, checkpoint=checkpoint)
-    kept = {layer.name: mask.bool().cpu() for layer, mask in zip(analysis.layers, found.masks, strict=True)}
-    return Modules(state_digest(analysis.model.state_dict()), kept, found.heads, found.history)
+    result = settings.run(analysis, data, amp=amp, seed=seed, checkpoint=checkpoint)
+    kept = {layer.name: mask.bool().cpu() for layer, mask in zip(analysis.layers, result.masks, strict=True)}
+    return Modules(state_digest(analysis.model.state_dict()), kept, result.heads, result.history)

@@ -50,9 +50,9 @@ class WinogradConv2d(nn.Conv2d):
     @classmethod
     def from_conv(cls, conv: nn.Conv2d) -> WinogradConv2d:
         """Return a Winograd convolution that shares the parameters of `conv`."""
-        found = cls(conv.in_channels, conv.out_channels, 3, padding=1, bias=False, device="meta")
-        found.weight, found.bias = conv.weight, conv.bias
-        return found
+        convolution = cls(conv.in_channels, conv.out_channels, 3, padding=1, bias=False, device="meta")
+        convolution.weight, convolution.bias = conv.weight, conv.bias
+        return convolution
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in, H, W) to (N, out, H, W)."""
@@ -72,10 +72,10 @@ def winograd_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, size: int | 
     patches = F.pad(x.permute(0, 2, 3, 1), margins).unfold(1, side, size).unfold(2, side, size)
     flat = tiles.inputs.to(x) @ patches.permute(4, 5, 0, 1, 2, 3).reshape(side * side, -1)
     products = torch.bmm(flat.view(side * side, -1, channels), filters.permute(1, 2, 0))
-    found = (tiles.products.to(x) @ products.flatten(1)).view(size, size, samples, rows, columns, out)
-    found = found.permute(2, 3, 0, 4, 1, 5).reshape(samples, rows * size, columns * size, out)
-    found = found[:, :height, :width]
-    return (found if bias is None else found + bias).permute(0, 3, 1, 2)
+    outputs = (tiles.products.to(x) @ products.flatten(1)).view(size, size, samples, rows, columns, out)
+    outputs = outputs.permute(2, 3, 0, 4, 1, 5).reshape(samples, rows * size, columns * size, out)
+    outputs = outputs[:, :height, :width]
+    return (outputs if bias is None else outputs + bias).permute(0, 3, 1, 2)
 
 
 def optimize_for_cpu(network: nn.Module) -> nn.Module:
@@ -84,16 +84,16 @@ def optimize_for_cpu(network: nn.Module) -> nn.Module:
     Its 3 by 3 convolutions use Winograd's algorithm. In a traced network, a ReLU before a max-pooling is moved behind
     it, which changes no logit.
     """
-    if any(each.device.type != "cpu" for each in network.parameters()):
+    if any(parameter.device.type != "cpu" for parameter in network.parameters()):
         return network
-    found = copy.deepcopy(network)
-    for name, conv in hooks.convolutions(found).items():
+    faster = copy.deepcopy(network)
+    for name, conv in hooks.convolutions(faster).items():
         shape = (conv.kernel_size, conv.stride, conv.padding, conv.dilation)
         if type(conv) is nn.Conv2d and conv.padding_mode == "zeros" and shape == ((3, 3), (1, 1), (1, 1), (1, 1)):
-            hooks.swap(found, name, WinogradConv2d.from_conv(conv))
-    if isinstance(found, fx.GraphModule):
-        _pool_first(found)
-    return found
+            hooks.swap(faster, name, WinogradConv2d.from_conv(conv))
+    if isinstance(faster, fx.GraphModule):
+        _pool_first(faster)
+    return faster
 
 
 def _pool_first(network: fx.GraphModule) -> None:

@@ -54,11 +54,11 @@ def epochs(history: History) -> pd.DataFrame:
             "epoch": range(1, len(history.loss) + 1),
             "loss": history.loss,
             "val_percent": [100 * value for value in history.accuracy],
-            "test_percent": [100 * each["test"] for each in history.watched],
+            "test_percent": [100 * values["test"] for values in history.watched],
         }
     )
     if "entropy" in history.watched[0]:
-        table["pool_entropy"] = [each["entropy"] for each in history.watched]
+        table["pool_entropy"] = [values["entropy"] for values in history.watched]
     return table
 
 

@@ -24,15 +24,15 @@ def with_changes(accuracy: pd.DataFrame, changed: dict[str, dict[str, dict[str, 
     """Return accuracies, repair and break rates in one table, distinguished by the column `measure`."""
     frames = [accuracy.assign(measure="accuracy")]
     for measure in ("repair", "break"):
-        frames.append(table({name: each[measure] for name, each in changed.items()}).assign(measure=measure))
+        frames.append(table({name: rates[measure] for name, rates in changed.items()}).assign(measure=measure))
     return pd.concat(frames, ignore_index=True)
 
 
 def format_changes(changed: dict[str, dict[str, dict[str, float]]]) -> str:
     """Format repair and break rates as one cell per view: `+repair -break`."""
     cells = {
-        name: {view: f"+{each['repair'][view]:.1f} -{each['break'][view]:.1f}" for view in each["repair"]}
-        for name, each in changed.items()
+        name: {view: f"+{rates['repair'][view]:.1f} -{rates['break'][view]:.1f}" for view in rates["repair"]}
+        for name, rates in changed.items()
     }
     frame = pd.DataFrame.from_dict(cells, orient="index").rename_axis("network").reset_index()
     return frame.to_string(index=False)

@@ -41,7 +41,7 @@ def rescnn(classes: int, width: float = 1.0, dropout: float = 0.4) -> nn.Module:
 
     Keys are those of the published checkpoints: conv_0.0 to conv_11.0, classifier.2.
     """
-    channels = [round(width * each) for each in (64, 128, 128, 128, 256, 512, 512, 512, 512, 512, 512, 512)]
+    channels = [round(width * full_width) for full_width in (64, 128, 128, 128, 256, 512, 512, 512, 512, 512, 512, 512)]
     head = nn.Sequential(nn.Flatten(), nn.Dropout(dropout), nn.Linear(channels[-1], classes))
     return ResCNN(channels, {1, 4, 5, 8, 9}, {3: 1, 7: 5, 11: 9}, head)
 

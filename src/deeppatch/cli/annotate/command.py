@@ -96,14 +96,16 @@ def add_selection(parser: argparse.ArgumentParser, *epochs: str) -> None:
 def problems(options: Options) -> list[str]:
     """Return the problems with the options of the selection."""
     problem = budget_problem(options.budget)
-    found = [f"--budget {options.budget}: {problem}"] if problem else []
+    messages = [f"--budget {options.budget}: {problem}"] if problem else []
     for name in ("views", "encoder_epochs"):
-        found += [f"--{name} {getattr(options, name)}: give at least 1"] * (getattr(options, name) < 1)
+        messages += [f"--{name} {getattr(options, name)}: give at least 1"] * (getattr(options, name) < 1)
     if options.features != "penultimate" and options.method not in BY_FEATURES:
-        found.append(f"--features {options.features} goes with --method {' or '.join(BY_FEATURES)}")
+        messages.append(f"--features {options.features} can only be used with --method {' or '.join(BY_FEATURES)}")
     if not options.bias and not options.dataset.startswith("folder:"):
-        found.append(f"-d {options.dataset}: give --bias to simulate a pool, or folder:PATH with images in PATH/pool")
-    return found
+        messages.append(
+            f"-d {options.dataset}: give --bias to simulate a pool, or folder:PATH with images in PATH/pool"
+        )
+    return messages
 
 
 def run(options: Options) -> None:

@@ -79,7 +79,7 @@ def encoder_of(context: Context, pool: Pool) -> TrainedEncoder:
     """Return the encoder of --features ssl, which is cached in encoder/, next to the folders of the stages."""
     options = context.options
     settings = EncoderSettings(options.encoder, options.encoder_epochs, options.batch_size, options.seed, options.amp)
-    found = train_encoder(
+    encoder = train_encoder(
         lambda: ARCHITECTURES[options.encoder](2),
         context.data,
         pool.pixels,
@@ -87,6 +87,6 @@ def encoder_of(context: Context, pool: Pool) -> TrainedEncoder:
         cache=ContentCache(model_folder(options) / "encoder"),
         checkpoint=context.checkpoint(),
     )
-    correct = found.facts["knn_accuracy_on_val_percent"]
+    correct = encoder.facts["knn_accuracy_on_val_percent"]
     info(f"encoder: most neighbours of {correct} % of val images are of their class")
-    return found
+    return encoder

@@ -85,7 +85,7 @@ def selection_table(pool: Pool, choice: Choice, uncertain: list[float], classes:
 
 def tiles(pool: Pool, choice: Choice, table: pd.DataFrame) -> list[Tile]:
     """Return the images of the table's rows with their captions."""
-    found = []
+    tiles_of_rows = []
     for index, (name, reason, cluster, entropy, label) in zip(
         choice.selection.bought.tolist(), table.itertuples(index=False), strict=True
     ):
@@ -95,8 +95,8 @@ def tiles(pool: Pool, choice: Choice, table: pd.DataFrame) -> list[Tile]:
             else Image.fromarray(pool.pixels[index].permute(1, 2, 0).cpu().numpy())
         )
         notes = [reason + (f" (cluster {cluster})" if cluster else ""), f"uncertainty {entropy:.2f}"]
-        found.append(Tile(image, name, notes + [f"label {label}"] * bool(label)))
-    return found
+        tiles_of_rows.append(Tile(image, name, notes + [f"label {label}"] * bool(label)))
+    return tiles_of_rows
 
 
 def diagnostics(pool: Pool, inputs: SelectionInputs, choice: Choice) -> dict[str, Any] | None:
@@ -104,13 +104,13 @@ def diagnostics(pool: Pool, inputs: SelectionInputs, choice: Choice) -> dict[str
     if pool.truth is None:
         return None
     truth = PoolTruth(pool.truth, inputs.embeddings.logits.argmax(1))
-    found = truth.diagnostics(choice.selection, choice.predictions.argmax(1))
-    for name, value in found.items():
+    percentages = truth.diagnostics(choice.selection, choice.predictions.argmax(1))
+    for name, value in percentages.items():
         shown = "of none" if value is None else f"{value} %"
         info(f"diagnostic, unknown in the field: {name.replace('_', ' ').removesuffix(' percent')} {shown}")
     propagated, own = (
-        found[f"{name}_percent"] for name in ("propagated_labels_correct", "own_predictions_correct_on_members")
+        percentages[f"{name}_percent"] for name in ("propagated_labels_correct", "own_predictions_correct_on_members")
     )
     if len(choice.selection.members) > len(choice.selection.bought) and propagated is not None and propagated < own:
         info("the propagated labels are wrong more often than the model's own predictions there")
-    return {"note": "from the truth of the simulated pool, not available in the field", **found}
+    return {"note": "from the truth of the simulated pool, not available in the field", **percentages}

@@ -60,18 +60,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def problems(options: argparse.Namespace | Options) -> list[str]:
     """Return the problems with this stage's own options."""
-    found = [f"--mem {options.mem}: give at least 1 MiB"] if options.mem < 1 else []
+    messages = [f"--mem {options.mem}: give at least 1 MiB"] if options.mem < 1 else []
     if options.refine < 0:
-        found.append(f"--refine {options.refine}: give 0 or more filters")
+        messages.append(f"--refine {options.refine}: give 0 or more filters")
     if options.refine and options.fs_method not in ESTIMATED_METHODS:
-        found.append(f"--refine goes with -f {' and '.join(ESTIMATED_METHODS)}, not with {options.fs_method}")
+        messages.append(
+            f"--refine can only be used with -f {' and '.join(ESTIMATED_METHODS)}, not with {options.fs_method}"
+        )
     if options.race is not None and not 0 < options.race < 0.5:
-        found.append(f"--race {options.race}: give a probability above 0, below 0.5")
+        messages.append(f"--race {options.race}: give a probability above 0, below 0.5")
     if options.race is not None and options.fs_method not in EXACT_METHODS:
-        found.append(f"--race goes with -f {' and '.join(EXACT_METHODS)}, not with {options.fs_method}")
+        messages.append(f"--race can only be used with -f {' and '.join(EXACT_METHODS)}, not with {options.fs_method}")
     if (options.race is not None or options.refine) and options.susp_side == "random":
-        found.append("--susp_side random makes no cut in a ranking: leave out --race and --refine")
-    return found
+        messages.append("--susp_side random makes no cut in a ranking: leave out --race and --refine")
+    return messages
 
 
 def run(options: Options) -> None:

@@ -74,20 +74,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def problems(options: Options) -> list[str]:
     """Return the problems with this stage's own options."""
-    found = []
+    messages = []
     if options.weak_epoch is not None and options.weak_epoch < 1:
-        found.append(f"--weak_epoch {options.weak_epoch}: give a whole number above 0")
+        messages.append(f"--weak_epoch {options.weak_epoch}: give a whole number above 0")
     joins = list(options.join or [])
     for join in joins:
         try:
             parse(join)
         except UserError as error:
-            found.append(str(error))
+            messages.append(str(error))
     if len(set(joins)) < len(joins):
-        found.append(f"--join {' '.join(joins)}: give each once")
+        messages.append(f"--join {' '.join(joins)}: give each once")
     if "direct" in joins and (options.method != "grad" or options.no_head):
-        found.append("--join direct needs modules with heads, of modularize --method grad")
-    return found
+        messages.append("--join direct needs modules with heads, of modularize --method grad")
+    return messages
 
 
 def run(options: Options) -> None:
@@ -118,7 +118,7 @@ def run(options: Options) -> None:
         model = inputs.weak_model(weak)
         base = state_digest(model.state_dict())
         if name not in done or done[name]["base"] != base:
-            found = compare_joins(
+            comparison = compare_joins(
                 model,
                 modules,
                 strong,
@@ -130,7 +130,7 @@ def run(options: Options) -> None:
                 amp=options.amp,
                 seed=options.seed,
             )
-            done[name] = {"base": base, **asdict(found)}
+            done[name] = {"base": base, **asdict(comparison)}
             checkpoint.save(done)
     report(context, done, joins)
     checkpoint.remove()

@@ -94,21 +94,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def problems(options: Options) -> list[str]:
     """Return the problems with this stage's own options."""
-    found = [
-        f"--{name} goes with {' and '.join(actions)}, not with {options.action}"
+    messages = [
+        f"--{name} can only be used with {' and '.join(actions)}, not with {options.action}"
         for name, actions in ACTIONS_BY_OPTION.items()
         if options.action not in actions and getattr(options, name) != getattr(Options, name)
     ]
     if options.draws < 1:
-        found.append(f"--draws {options.draws}: give at least 1")
-    found += [f"-k {k}: give at least 1 feature" for k in options.k or [] if k < 1]
+        messages.append(f"--draws {options.draws}: give at least 1")
+    messages += [f"-k {k}: give at least 1 feature" for k in options.k or [] if k < 1]
     if options.k and options.indices:
-        found.append("-k and -i exclude each other: a file brings its own k")
+        messages.append("-k and -i exclude each other: a file brings its own k")
     if options.indices and options.action == "sweep":
-        found.append("-i does not go with sweep, which extracts the features for every k itself")
+        messages.append("-i does not go with sweep, which extracts the features for every k itself")
     if options.action == "finetune" and len(options.indices or options.k or [0]) > 1:
-        found.append("finetune takes one set of features: give one -i, or one -k")
-    return found
+        messages.append("finetune takes one set of features: give one -i, or one -k")
+    return messages
 
 
 def run(options: Options) -> None:

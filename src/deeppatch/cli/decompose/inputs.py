@@ -32,20 +32,20 @@ def tune_settings(options: Any) -> TuneSettings:
 def named_sets(context: Context, last: LastLayer, ks: Sequence[int]) -> dict[str, Tensor]:
     """Return indices (C, k) by name: from the files of -i, or else from influence for each of `ks`."""
     classes, width = len(context.source.classes), last.layer.in_features
-    found: dict[str, Tensor] = {}
+    sets: dict[str, Tensor] = {}
     for path in context.options.indices or []:
         content = read_given(path)
-        name = path.stem if path.stem not in found else str(path)
-        found[name] = index_sets.parse(content, path, classes, width)
+        name = path.stem if path.stem not in sets else str(path)
+        sets[name] = index_sets.parse(content, path, classes, width)
         context.stage.inherit(path, content)
-    if found:
-        return found
+    if sets:
+        return sets
     for k in ks:
         path, command = context.locate("influence", "indices.json", k=k, augment=False)
         content = context.stage.read(path, command)
-        found[f"influence, k={k}"] = index_sets.parse(content, path, classes, width)
+        sets[f"influence, k={k}"] = index_sets.parse(content, path, classes, width)
         info(f"inherited {path}")
-    return found
+    return sets
 
 
 def sets_with_layers(context: Context, last: LastLayer, ks: Sequence[int]) -> dict[str, tuple[LastLayer, Tensor]]:
@@ -62,10 +62,10 @@ def sets_with_layers(context: Context, last: LastLayer, ks: Sequence[int]) -> di
 def load_gates(context: Context, last: LastLayer, path: Path) -> tuple[LastLayer, Tensor]:
     """Return the network that was trained with class-specific gates, and the gates (C, D), of the checkpoint --csg."""
     state = dict(weights.read(path))
-    found = state.pop("csg", None)
+    gates = state.pop("csg", None)
     shape = (last.layer.out_features, last.layer.in_features)
-    if found is None or found.shape != torch.Size(shape):
-        held = "no gates" if found is None else f"gates of shape {tuple(found.shape)}"
+    if gates is None or gates.shape != torch.Size(shape):
+        held = "no gates" if gates is None else f"gates of shape {tuple(gates.shape)}"
         raise WrongWeights(f"--csg {path} holds {held}; give a checkpoint with the key csg, of shape {shape}")
     context.stage.inherit(path, path.read_bytes())
     network = context.new_network()
@@ -74,4 +74,4 @@ def load_gates(context: Context, last: LastLayer, path: Path) -> tuple[LastLayer
     mean, std = (getattr(last.model.normalize, key).flatten().tolist() for key in ("mean", "std"))
     info(f"CSG: {path}, its own network and gates, normalised as the base model is")
     model = context.place(Classifier(network, mean, std))
-    return LastLayer(model, last.data, last.batch_size, last.amp, last.cache), found
+    return LastLayer(model, last.data, last.batch_size, last.amp, last.cache), gates

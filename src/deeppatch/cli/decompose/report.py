@@ -36,8 +36,8 @@ def write_essential(context: Context, counts: Mapping[str, Essential]) -> None:
     """Write the number of correct images of each class with noise at its features, and at all others."""
     options, names, stage = context.options, context.source.classes, context.stage
     tables = [found.by_class(names) for found in counts.values()]
-    for name, each in zip(counts, tables, strict=True):
-        each.insert(0, "set", name)
+    for name, table in zip(counts, tables, strict=True):
+        table.insert(0, "set", name)
     frame = pd.concat(tables, ignore_index=True)
     stage.write_table("essential.csv", frame)
     totals = {name: found.percentages() for name, found in counts.items()}

@@ -49,12 +49,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def problems(options: Options) -> list[str]:
     """Return the problems with this stage's own options."""
-    found = []
+    messages = []
     if options.crt_method != "patch":
-        found.append(f"-c {options.crt_method} cannot be switched: use -c patch; what finetune left is compared anyway")
+        messages.append(
+            f"-c {options.crt_method} cannot be switched: use -c patch; what finetune left is compared anyway"
+        )
     if not 0 <= options.max_clean_drop <= 100:
-        found.append(f"--max_clean_drop {options.max_clean_drop}: give points from 0 to 100")
-    return found
+        messages.append(f"--max_clean_drop {options.max_clean_drop}: give points from 0 to 100")
+    return messages
 
 
 def run(options: Options) -> None:
@@ -89,12 +91,12 @@ def run(options: Options) -> None:
 
     test, settings = context.data.test, {**batches, "seed": options.seed}
     networks = {"pretrained": model, "finetuned": tuned, "patched always on": patched_copy(context, model, patch)}
-    found = {
+    correct = {
         name: correct_predictions(network, test, context.blur, label=name, **settings)
         for name, network in networks.items()
         if network is not None
     }
-    found["switched"], routing = route_by_level(switched, test, context.blur, **settings)
+    correct["switched"], routing = route_by_level(switched, test, context.blur, **settings)
     stream = views.mixed_stream(test, context.blur, options.batch_size, options.seed)
-    found["oracle router"] = oracle_router(found["pretrained"], found["patched always on"], stream)
-    write_report(context, found, routing, switched)
+    correct["oracle router"] = oracle_router(correct["pretrained"], correct["patched always on"], stream)
+    write_report(context, correct, routing, switched)

@@ -72,15 +72,15 @@ def write_report(
     info(f"accuracy in percent on {images} test images; written to {stage.folder}")
 
 
-def _accuracies(each: CorrectPredictions, levels: tuple[str, ...]) -> dict[str, float]:
-    in_stream = 100 * each.in_stream.double().mean().item()
-    return {**metrics.accuracies(each.by_level, levels, MEAN), "mixed": in_stream}
+def _accuracies(correct: CorrectPredictions, levels: tuple[str, ...]) -> dict[str, float]:
+    in_stream = 100 * correct.in_stream.double().mean().item()
+    return {**metrics.accuracies(correct.by_level, levels, MEAN), "mixed": in_stream}
 
 
 def _changes(
-    each: CorrectPredictions, before: CorrectPredictions, levels: tuple[str, ...]
+    correct: CorrectPredictions, before: CorrectPredictions, levels: tuple[str, ...]
 ) -> dict[str, dict[str, float]]:
-    changed = metrics.repair_and_break_rates(each.by_level, before.by_level, levels, MEAN)
-    changed["repair"]["mixed"] = 100 * (each.in_stream & ~before.in_stream).double().mean().item()
-    changed["break"]["mixed"] = 100 * (before.in_stream & ~each.in_stream).double().mean().item()
+    changed = metrics.repair_and_break_rates(correct.by_level, before.by_level, levels, MEAN)
+    changed["repair"]["mixed"] = 100 * (correct.in_stream & ~before.in_stream).double().mean().item()
+    changed["break"]["mixed"] = 100 * (before.in_stream & ~correct.in_stream).double().mean().item()
     return changed

@@ -38,12 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def problems(options: Options) -> list[str]:
     """Return the problems with this stage's own options."""
-    found = []
+    messages = []
     if options.crt_method != "patch":
-        found.append(f"-c {options.crt_method} has no two paths to export: use -c patch")
+        messages.append(f"-c {options.crt_method} has no two paths to export: use -c patch")
     if options.amp:
-        found.append("--amp: what is exported computes in float32; leave it out")
-    return found
+        messages.append("--amp: what is exported computes in float32; leave it out")
+    return messages
 
 
 def run(options: Options) -> None:
@@ -71,7 +71,7 @@ def run(options: Options) -> None:
         info(f"{context.stage.write(name, content)}: {len(content) / 1e6:.2f} MB")
     exported = export.load_exported(files)
     test = context.data.test
-    found = {
+    agreements = {
         "clean": export.compare(switched, exported, views.clean(test, options.batch_size), label="comparing, clean"),
         "mixed": export.compare(
             switched,
@@ -80,4 +80,4 @@ def run(options: Options) -> None:
             label="comparing, mixed",
         ),
     }
-    write_report(context, found, versions)
+    write_report(context, agreements, versions)

@@ -49,8 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def problems(options: Options) -> list[str]:
     """Return the problems with this stage's own options."""
-    found = [f"-k {k}: give at least 1 feature" for k in options.k if k < 1]
-    return found + (
+    messages = [f"-k {k}: give at least 1 feature" for k in options.k if k < 1]
+    return messages + (
         [f"-k {' '.join(map(str, options.k))}: give each number once"] * (len(set(options.k)) < len(options.k))
     )
 

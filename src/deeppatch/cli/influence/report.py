@@ -50,14 +50,14 @@ def write_influence(context: Context, influence: Influence, images: int, given: 
 
 def compare(stage: Stage, indices: Tensor, given: list[tuple[Path, Tensor]], width: int) -> dict[str, Any]:
     """Return by file how many features of each class are also those of the given files of this k."""
-    found: dict[str, Any] = {}
+    common_features: dict[str, Any] = {}
     for path, other in given:
         if other.shape[1] == indices.shape[1]:
             stage.inherit(path, path.read_bytes())
-            found[path.name] = index_sets.overlap(indices, other, width).diagonal().tolist()
-            per_class = " ".join(map(str, found[path.name]))
+            common_features[path.name] = index_sets.overlap(indices, other, width).diagonal().tolist()
+            per_class = " ".join(map(str, common_features[path.name]))
             info(f"k = {indices.shape[1]}: in common with {path.name}, by class: {per_class}")
-    return found
+    return common_features
 
 
 def table(influence: Influence, indices: Tensor, names: tuple[str, ...]) -> pd.DataFrame:

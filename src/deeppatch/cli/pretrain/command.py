@@ -73,23 +73,23 @@ def preset(options: argparse.Namespace) -> Mapping[str, Any]:
 
 def problems(options: Options) -> list[str]:
     """Return the problems with this stage's own options."""
-    found = []
+    messages = []
     if options.train and options.weights:
         train = "--train" if options.recipe == "default" else "--recipe"
-        found.append(f"{train} and --weights exclude each other: train anew, or use the file")
+        messages.append(f"{train} and --weights exclude each other: train anew, or use the file")
     if (options.mean is None) != (options.std is None):
-        found.append("--mean and --std go together: give both")
+        messages.append("--mean and --std go together: give both")
     if not all(map(math.isfinite, options.mean or [])):
-        found.append("--mean: give finite numbers")
+        messages.append("--mean: give finite numbers")
     if not all(0 < value < math.inf for value in options.std or []):
-        found.append("--std: give numbers above 0")
+        messages.append("--std: give numbers above 0")
     if options.state == "corrected" and (options.train or options.mean or options.bias):
-        found.append("--state corrected only measures: leave out --train, --recipe, --bias, --mean and --std")
+        messages.append("--state corrected only measures: leave out --train, --recipe, --bias, --mean and --std")
     elif options.bias and not (options.train or options.weights):
-        found.append(f"--bias {options.bias}: published weights have seen all training images; add --train")
+        messages.append(f"--bias {options.bias}: published weights have seen all training images; add --train")
     if options.bias and options.val_share:
-        found.append("--val_share and --bias exclude each other: a bias has its own val")
-    return found
+        messages.append("--val_share and --bias exclude each other: a bias has its own val")
+    return messages
 
 
 def run(options: Options) -> None:
@@ -116,12 +116,12 @@ def run_pretrained(options: Options, context: Context) -> None:
     from deeppatch.pretraining.classifier import train_classifier
     from deeppatch.pretraining.halfway import Halfway
 
-    found = read_weights(context)
+    weights = read_weights(context)
     if context.already_finished():
         return
-    model = classifier(context, found)
+    model = classifier(context, weights)
     halfway = Halfway(context.stage.workplace / "epochs", options.max_epoch)
-    if found is None:
+    if weights is None:
         recipe = replace(
             RECIPES[options.recipe],
             lr=options.lr,
@@ -142,7 +142,7 @@ def run_pretrained(options: Options, context: Context) -> None:
         )
         facts = write_training(context, history, halfway, recipe.underfitted)
     else:
-        facts = {"weights": f"{found.path.name}, {found.origin}"}
+        facts = {"weights": f"{weights.path.name}, {weights.origin}"}
     write_weights(context, model)
     write_partition(context)
     report(context, model, facts)

@@ -46,14 +46,14 @@ def read_weights(context: Context) -> Weights | None:
     return Weights(path, state, "given" if options.weights else f"published, {entry.top1} % on test")  # type: ignore[union-attr]
 
 
-def classifier(context: Context, found: Weights | None) -> Classifier:
+def classifier(context: Context, weights_file: Weights | None) -> Classifier:
     """Return the network of the zoo with these weights, or freshly initialised, on the device."""
-    if found is None:
+    if weights_file is None:
         return context.place(Classifier(context.new_network(), *normalisation(context, {})))
-    info(f"weights: {found.path} ({found.origin})")
-    mean, std = normalisation(context, found.state)
+    info(f"weights: {weights_file.path} ({weights_file.origin})")
+    mean, std = normalisation(context, weights_file.state)
     network = context.new_network()
-    weights.load_network(network, weights.network_state(found.state), found.path)
+    weights.load_network(network, weights.network_state(weights_file.state), weights_file.path)
     return context.place(Classifier(network, mean, std))
 
 

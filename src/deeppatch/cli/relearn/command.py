@@ -66,14 +66,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def problems(options: Options) -> list[str]:
     """Return the problems with this stage's own options."""
-    found = annotate.problems(options)
-    found += [f"--epochs {options.epochs}: give at least 1"] * (options.epochs < 1)
-    found += [f"--steps {options.steps}: give at least 1"] * (options.steps is not None and options.steps < 1)
-    found += [f"--ramp {options.ramp}: give 0 or more"] * (options.ramp < 0)
+    messages = annotate.problems(options)
+    messages += [f"--epochs {options.epochs}: give at least 1"] * (options.epochs < 1)
+    messages += [f"--steps {options.steps}: give at least 1"] * (options.steps is not None and options.steps < 1)
+    messages += [f"--ramp {options.ramp}: give 0 or more"] * (options.ramp < 0)
     if options.labels is not None:
-        found += ["--labels goes with --use both or labels"] * (options.use == "unlabelled")
-        found += ["--labels goes with images of your own: with --bias an oracle has the labels"] * bool(options.bias)
-    return found
+        messages += ["--labels can only be used with --use both or labels"] * (options.use == "unlabelled")
+        messages += ["--labels can only be used with images of your own: with --bias an oracle has the labels"] * bool(
+            options.bias
+        )
+    return messages
 
 
 def run(options: Options) -> None:
