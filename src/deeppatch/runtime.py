@@ -33,7 +33,7 @@ def default_device() -> str:
 
 
 def pick_device(kind: str, gpu: int = 0) -> torch.device:
-    """Return the device for `kind` (`cpu`, `cuda`, or `auto`: CUDA where there is one) and GPU index `gpu`.
+    """Return the device for `kind` (`cpu`, `cuda`, or `auto`: CUDA if there is one) and GPU index `gpu`.
 
     With several ranks, each uses the GPU of its local rank.
 

@@ -45,7 +45,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         dest="weights",
         type=Path,
         metavar="FILE",
-        help="base weights to use, .safetensors or torch checkpoint (default: published, or what pretrain left)",
+        help="base weights to use, .safetensors or torch checkpoint (default: published ones, or those of pretrain)",
     )
     data.add_argument(
         "--val_share",
@@ -162,14 +162,14 @@ def _add_repair(parser: argparse.ArgumentParser) -> None:
         "--ranking",
         type=Path,
         metavar="FILE",
-        help="a ranking.json to use instead of the one assess left for these options",
+        help="a ranking.json to use instead of the one from assess for these options",
     )
     stages.add_argument(
-        "--patch", type=Path, metavar="FILE", help="a patch.safetensors to use instead of the one correct left"
+        "--patch", type=Path, metavar="FILE", help="a patch.safetensors to use instead of the one from correct"
     )
     stages.add_argument(
         "--finetuned",
         type=Path,
         metavar="FILE",
-        help="a weights.safetensors of correct -c finetune to use instead of the one it left",
+        help="a weights.safetensors of correct -c finetune to use instead of the one for these options",
     )

@@ -45,7 +45,7 @@ def count_labels(content: bytes, origin: Path) -> int:
 
 
 def _rows(content: bytes, origin: Path) -> list[dict[str, str]]:
-    """Return what columns `file` and `label` hold; a spreadsheet may have put semicolons or tabs between them."""
+    """Return the columns `file` and `label`, separated by commas, or by semicolons or tabs from a spreadsheet."""
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -15,7 +15,7 @@ BIASES = ("A", "B", "C")  # how HybridRepair's training images are drawn: A with
 
 
 def names() -> list[str]:
-    """Return the names of all data sets but image folders; T stands for the class that a mix is made to correct."""
+    """Return the names of all data sets but image folders; T stands for the class to correct of a mix."""
     return [*DATASET_NAMES, *(f"{mix}:T" for mix in MIXES)]
 
 

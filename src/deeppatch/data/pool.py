@@ -36,7 +36,7 @@ class Pool:
 
 
 def simulated_pool(source: Source, parts: Partition, device: torch.device) -> Pool:
-    """Return the pool of a partition on `device`; its images are named by their indices in the mixed data set."""
+    """Return the pool of a partition on `device`; its images are named by their indices in the combined data set."""
     images = biased_split.combined(source).take(parts.pool).to(device)
     return Pool(images.pixels[:], [str(index) for index in parts.pool.tolist()], images.labels, None, parts.digest)
 

@@ -59,7 +59,7 @@ def to_images(given: DataInput, name: str) -> Images:
 
 
 def same_size(parts: Iterable[Tensor | Files], name: str) -> None:
-    """Raise DataProblem where the images of several parts (N, 3, H, W) differ in size."""
+    """Raise DataProblem when the images of several parts (N, 3, H, W) differ in size."""
     sizes = sorted({tuple(part.shape[-2:]) for part in parts})
     if len(sizes) > 1:
         found = " and ".join(f"{height}x{width}" for height, width in sizes[:2])
@@ -71,7 +71,7 @@ def class_names(
 ) -> list[str]:
     """Return the names of the classes: as given, as a data set has them in `classes`, or the numbers of the labels.
 
-    DataProblem where a label is not 0 to classes - 1.
+    DataProblem when a label is not 0 to classes - 1.
     """
     if classes is None:
         own = [getattr(each.dataset if isinstance(each, DataLoader) else each, "classes", None) for each in given]

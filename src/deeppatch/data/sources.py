@@ -33,7 +33,7 @@ MIX_TRAIN, MIX_TEST = 500, 100
 
 
 def load(name: str, data_dir: Path, seed: int, *, folder_size: int = SIZE) -> Source:
-    """Load a data set by its command-line name; DataProblem where it is unknown, absent or damaged.
+    """Load a data set by its command-line name; DataProblem when it is unknown, absent or damaged.
 
     Images of a folder are resized to `folder_size` x `folder_size` pixels; every other data set has its own size.
     """

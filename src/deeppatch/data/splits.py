@@ -52,7 +52,7 @@ def hold_out(images: Images, val_share: float | None, seed: int, name: str) -> t
 
 
 def halves(images: Images, seed: int, name: str) -> tuple[Images, Images]:
-    """Return two class-stratified halves of images; DataProblem where they cannot hold every class."""
+    """Return two class-stratified halves of images; DataProblem when they cannot hold every class."""
     one, two = _divide(images, len(images) // 2, seed, name)
     return images.take(one), images.take(two)
 

@@ -18,7 +18,7 @@ from deeppatch.errors import DataProblem
 def read_unlabelled(folder: Path, size: int) -> tuple[list[str], Tensor]:
     """Return the names of all images under a folder, sorted and relative to it, and their pixels (N, 3, size, size).
 
-    Images become RGB of 8 bits; DataProblem where the folder is missing or has none, or where one cannot be read.
+    Images become RGB of 8 bits; DataProblem when the folder is missing or has none, or where one cannot be read.
     """
     if not folder.is_dir():
         raise DataProblem(

@@ -49,7 +49,7 @@ class Selection:
         return self.labels[self.lender]
 
     def with_labels(self, labels: Tensor) -> Selection:
-        """Return the selection with labels, int64 (B,), for `bought` in that order; UserError if they are invalid."""
+        """Return the selection with labels, int64 (B,), for `bought` in that order; UserError when they are invalid."""
         labels = torch.as_tensor(labels).to(self.bought)
         if labels.shape != self.bought.shape or bool((labels < 0).any()):
             raise UserError(f"give one label, 0 or more, for each of the {len(self.bought)} images that are bought")

@@ -74,7 +74,7 @@ class CandidateLogits:
             whole.copy_(whole[first])
 
     def state(self) -> dict[str, Any]:
-        """Return what `load` reads."""
+        """Return the state as values for a checkpoint."""
         return {"keys": self.keys, "logits": self.logits, "computed": self.computed}
 
     def load(self, state: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The genetic search: a population of candidate modules for each class, rated together by what they compose."""
+"""The genetic search: a population of candidate modules for each class, rated by their compositions."""
 
 from __future__ import annotations
 

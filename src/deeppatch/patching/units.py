@@ -12,8 +12,8 @@ from torch import Tensor, nn
 class ReplacedConv2d(nn.Module):
     """ReplaceCorrect (TOSEM 2023): channels I of the output come from |I| new filters without bias.
 
-    That equals ONE convolution whose weight rows I are the new ones, which is what runs here: the frozen weight
-    with the trained `rows` (|I|, C_in, k, k) written into it. The rows start from the original filters.
+    This equals one convolution with new weight rows I, which runs here: the frozen weight with the trained `rows`
+    (|I|, C_in, k, k) written into it. The rows are initialised with the original filters.
     """
 
     kind = "replace"

@@ -63,7 +63,7 @@ def epochs(history: History) -> pd.DataFrame:
 
 
 def least_entropy(table: pd.DataFrame) -> dict[str, Any]:
-    """Return the epoch after which the pool's mean entropy was least, and the test accuracy then, in percent.
+    """Return the epoch after which the pool's mean entropy was lowest, and the test accuracy after it, in percent.
 
     None if it was not measured. HybridRepair's code chooses this epoch, because the choice needs no labels.
     """
@@ -118,7 +118,7 @@ def curves(table: pd.DataFrame) -> dict[str, list[tuple[int, float, float]]]:
 
 
 def _spelled(value: Any) -> str:
-    """Spell a count without a decimal point, though a column with gaps holds it as a float."""
+    """Format a count without a decimal point, even if a column with gaps has it as a float."""
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

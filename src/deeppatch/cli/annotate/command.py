@@ -67,7 +67,7 @@ def add_selection(parser: argparse.ArgumentParser, *epochs: str) -> None:
         "--features",
         choices=list(FEATURES),
         default=ANNOTATE["features"],
-        help="what coreset and hybrid compare images by: the model's last features, or those of an encoder that is "
+        help="features for coreset and hybrid to compare images: the model's last ones, or those of an encoder that is "
         "trained here on images without labels (default: penultimate)",
     )
     group.add_argument(

@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--no_head", action="store_true", help="modularize's: modules without heads")
     group.add_argument("--preset", choices=PRESETS, default="auto", help="modularize's (default: auto)")
     group.add_argument(
-        "--modules", type=Path, metavar="FILE", help="a modules.safetensors to use instead of the one modularize left"
+        "--modules", type=Path, metavar="FILE", help="a modules.safetensors to use instead of the one from modularize"
     )
     parser.set_defaults(problems=problems)
 

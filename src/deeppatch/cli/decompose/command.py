@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         nargs="+",
         metavar="FILE",
-        help="index files {class: [features]} (default: what influence left for each -k)",
+        help="index files {class: [features]} (default: those of influence for each -k)",
     )
     group.add_argument(
         "-k",

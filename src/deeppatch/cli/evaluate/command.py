@@ -52,7 +52,7 @@ def problems(options: Options) -> list[str]:
     messages = []
     if options.crt_method != "patch":
         messages.append(
-            f"-c {options.crt_method} cannot be switched: use -c patch; what finetune left is compared anyway"
+            f"-c {options.crt_method} cannot be switched: use -c patch; a fine-tuned network is compared anyway"
         )
     if not 0 <= options.max_clean_drop <= 100:
         messages.append(f"--max_clean_drop {options.max_clean_drop}: give points from 0 to 100")

@@ -29,10 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--router",
         choices=sorted(ROUTERS),
         default="probe",
-        help="which of the routers that evaluate left decides for each sample (default: probe)",
+        help="the router of evaluate that decides for each sample (default: probe)",
     )
     group.add_argument(
-        "--switched", type=Path, metavar="FILE", help="a router.safetensors to use instead of the one evaluate left"
+        "--switched", type=Path, metavar="FILE", help="a router.safetensors to use instead of the one from evaluate"
     )
 
 
@@ -42,7 +42,7 @@ def problems(options: Options) -> list[str]:
     if options.crt_method != "patch":
         messages.append(f"-c {options.crt_method} has no two paths to export: use -c patch")
     if options.amp:
-        messages.append("--amp: what is exported computes in float32; leave it out")
+        messages.append("--amp: exported networks compute in float32; leave it out")
     return messages
 
 

@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--state",
         choices=["pretrained", "corrected"],
         default="pretrained",
-        help="measure the pretrained network, or what correct left for -c, -f, --crt_type (default: pretrained)",
+        help="measure the pretrained network, or the corrected one for -c, -f, --crt_type (default: pretrained)",
     )
 
 

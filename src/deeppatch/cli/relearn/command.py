@@ -36,7 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     annotate.add_selection(parser, "--encoder_epochs")
     group = parser.add_argument_group("relearn")
     group.add_argument(
-        "--labels", type=Path, metavar="FILE", help="the label file that annotate left, filled in (default: as bought)"
+        "--labels",
+        type=Path,
+        metavar="FILE",
+        help="the label file of annotate, filled in (default: labels of the oracle)",
     )
     group.add_argument(
         "--use",
@@ -59,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--compare", action="store_true", help="train nothing: compare all runs of this model, over methods and seeds"
     )
     group.add_argument(
-        "--selection", type=Path, metavar="FILE", help="a selection.safetensors to use instead of the one annotate left"
+        "--selection", type=Path, metavar="FILE", help="a selection.safetensors to use instead of the one from annotate"
     )
     parser.set_defaults(problems=problems, batch_size=64)
 

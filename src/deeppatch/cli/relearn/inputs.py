@@ -87,7 +87,7 @@ def finished_runs(context: Context) -> pd.DataFrame:
 
 
 def recorded(path: Path) -> dict[str, Any] | None:
-    """Return a run's record, or None where there is none that can be read: the run has not finished."""
+    """Return the record of a run, or None if it cannot be read because the run has not finished."""
     with contextlib.suppress(*DAMAGE):
         record = json.loads(path.read_bytes())
         return {
