@@ -36,10 +36,10 @@ from deeppatch.data.splits import split, subset
 from deeppatch.data.views import expand, ordered
 from deeppatch.graph.hooks import convolutions, hooked
 from deeppatch.graph.network_graph import Graph
-from deeppatch.localization.ablation import DegradedBatch, by_hooks, in_graph
+from deeppatch.localization.ablation import DegradedBatch, graph_ablation, hook_ablation
 from deeppatch.localization.elimination import PARTS, margins
 from deeppatch.localization.estimates import taylor
-from deeppatch.localization.ranking import cut
+from deeppatch.localization.ranking import cut_index
 from deeppatch.localization.scoring_run import ScoringRun
 from deeppatch.localization.successive_elimination import Elimination, eliminate
 from deeppatch.zoo import weights
@@ -77,12 +77,12 @@ class Ways:
         self.batches = [DegradedBatch(images, torch.zeros(len(images), dtype=torch.int64, device=device))]
         self.loader = DataLoader(Published(pixels), batch_size=128, num_workers=WORKERS)
         self.widths = {name: conv.out_channels for name, conv in convolutions(network).items()}
-        self.plain = by_hooks(network, swap=False)(self.batches[0])
+        self.plain = hook_ablation(network, swap=False)(self.batches[0])
         amp = torch.bfloat16 if runtime.has_bfloat16(device) else torch.float32  # as assess --amp chooses
         self.graphs = {
-            "ours, fp32": in_graph(Graph(network, images[:2]), swap=False),
-            "ours, bf16": in_graph(Graph(network, images[:2]), swap=False, dtype=torch.bfloat16),
-            "ours, --amp": in_graph(Graph(network, images[:2]), swap=False, dtype=amp),
+            "ours, fp32": graph_ablation(Graph(network, images[:2]), swap=False),
+            "ours, bf16": graph_ablation(Graph(network, images[:2]), swap=False, dtype=torch.bfloat16),
+            "ours, --amp": graph_ablation(Graph(network, images[:2]), swap=False, dtype=amp),
         }
         self.prepared = {name: graph(self.batches[0]) for name, graph in self.graphs.items()}
         self.all: dict[str, Callable[[str], float]] = {
@@ -107,7 +107,7 @@ class Ways:
             """Eliminate among all filters of a layer; their share of the unedited passes comes on top."""
             shared = runtime.seconds(lambda: [graph(part) for part in parts], self.device) / sum(self.widths.values())
             width, edited = self.widths[layer], iter(prepared)
-            state = Elimination.start({layer: width}, {layer: cut(width, RATIO, "front")})
+            state = Elimination.start({layer: width}, {layer: cut_index(width, RATIO, "front")})
             spent = runtime.seconds(
                 lambda: eliminate(state, parts, images, lambda _: next(edited), DELTA, lambda _: None, lambda _: None),
                 self.device,
@@ -123,7 +123,7 @@ class Ways:
         def call() -> None:
             with torch.inference_mode():
                 for images in self.loader:
-                    by_hooks(self.network, swap=False)(DegradedBatch(images.to(self.device), images))(layer, 0)
+                    hook_ablation(self.network, swap=False)(DegradedBatch(images.to(self.device), images))(layer, 0)
 
         return runtime.seconds(call, self.device) / len(self.loader.dataset)  # type: ignore[arg-type]
 

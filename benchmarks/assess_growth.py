@@ -21,7 +21,7 @@ from tqdm import tqdm
 from deeppatch import runtime
 from deeppatch.graph.hooks import convolutions
 from deeppatch.graph.network_graph import Graph
-from deeppatch.localization.ablation import DegradedBatch, in_graph
+from deeppatch.localization.ablation import DegradedBatch, graph_ablation
 from deeppatch.zoo.resnet_cifar import CifarResNet
 
 # blocks a stage, width, images at a time
@@ -36,7 +36,7 @@ CASES = {
 def measure(network: nn.Module, images: torch.Tensor, filters: int, rounds: int) -> tuple[int, float, float]:
     """Return the network's number of filters, and seconds and multiply-adds of ranking them all, per image."""
     device, count = images.device, len(images)
-    ablation = in_graph(Graph(network, images[:2]), swap=False)
+    ablation = graph_ablation(Graph(network, images[:2]), swap=False)
     batch = DegradedBatch(images, torch.zeros(count, dtype=torch.int64, device=device))
     edited = ablation(batch)
     widths = {name: conv.out_channels for name, conv in convolutions(network).items()}
@@ -73,7 +73,7 @@ def main() -> None:
         images = torch.randn(count, 3, 32, 32, device=device).contiguous(memory_format=torch.channels_last)
         filters, seconds, adds = measure(network, images, options.filters, options.rounds)
         rows.append({
-            "network": name, "filters": filters, "images_at_a_time": count, "ms_an_image": 1e3 * seconds,
+            "network": name, "filters": filters, "fitting_batch_size": count, "ms_an_image": 1e3 * seconds,
             "us_a_filter_and_image": 1e6 * seconds / filters, "million_multiply_adds_an_image": adds / 1e6,
             "percent_of_peak": 100 * adds / seconds / fastest,
         })  # fmt: skip

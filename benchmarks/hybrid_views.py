@@ -24,10 +24,10 @@ from torchvision.transforms.v2 import AugMix
 
 from deeppatch import runtime
 from deeppatch.data.augmix import views
-from deeppatch.hybrid.clusters import regions
+from deeppatch.hybrid.clusters import cluster_pool
 from deeppatch.hybrid.diversity import diverse_gradients
 from deeppatch.hybrid.oracle import Oracle
-from deeppatch.hybrid.selection_methods import METHODS, Evidence
+from deeppatch.hybrid.selection_methods import METHODS, SelectionInputs
 from deeppatch.zoo.architectures import ARCHITECTURES
 from deeppatch.zoo.classifier import Classifier
 
@@ -117,12 +117,12 @@ def time_selection(options: argparse.Namespace, device: torch.device, model: Cla
         torch.randint(0, 256, (number, 3, 32, 32), dtype=torch.uint8, generator=draw).to(device)
         for number in (count, count // 3)
     )
-    evidence = Evidence(model, pool, train, 1, options.views)
+    evidence = SelectionInputs(model, pool, train, 1, options.views)
     budget, truth = max(1, count // 100), torch.zeros(count, dtype=torch.long, device=device)
     parts: dict[str, Callable[[], object]] = {
         "pool and training images once": lambda: (evidence.embeddings, evidence.train_embeddings),
         "views": lambda: evidence.consistency,
-        "regions": lambda: regions(evidence.features, budget, 1),
+        "regions": lambda: cluster_pool(evidence.features, budget, 1),
         "all of it, once more but for the passes": lambda: METHODS["hybrid"](evidence, Oracle(truth, budget), budget),
     }
     return [

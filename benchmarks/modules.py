@@ -38,11 +38,11 @@ from deeppatch.data.sources import load
 from deeppatch.data.splits import subset
 from deeppatch.graph.folding import folded
 from deeppatch.modular import composition
-from deeppatch.modular.genetic import Record, Search
+from deeppatch.modular.genetic import PopulationSearch, SearchRecord
 from deeppatch.modular.genome import Genome
 from deeppatch.modular.importance import importances, orders
-from deeppatch.modular.layers import Layer, find
-from deeppatch.modular.masking import by_slices, replicas_of
+from deeppatch.modular.layers import Layer, find_layers
+from deeppatch.modular.masking import replicas_of, sliced_logits
 from deeppatch.modular.presets import PRESETS, sizes, thresholds
 from deeppatch.modular.winograd import optimize_for_cpu
 from deeppatch.zoo import weights
@@ -83,7 +83,7 @@ class Timed:
     strong: float = 0.0
     start: float = 0.0
 
-    def run(self) -> Record:
+    def run(self) -> SearchRecord:
         """Search; return how generations did."""
         network, layers, device = self.subject.network, self.subject.layers, self.subject.x.device
         self.x, labels = self.subject.x[: self.images], self.subject.images.labels[: self.images].to(device)
@@ -98,7 +98,9 @@ class Timed:
         marks = thresholds(preset, CLASSES, self.strong)
         if self.options.most:
             marks = dict.fromkeys(marks, 0.0)
-        search = Search(self.subject.genomes, self.evaluate, self.done, labels, ones, preset, sensitive, marks, 2021)
+        search = PopulationSearch(
+            self.subject.genomes, self.evaluate, self.done, labels, ones, preset, sensitive, marks, 2021
+        )
         merge = composition.merge
 
         def counted(a: composition.Compositions, b: composition.Compositions, *rest: Any) -> Any:
@@ -114,7 +116,7 @@ class Timed:
         found: list[Tensor] = []
 
         def ours() -> None:
-            logits = by_slices(self.quick, self.subject.layers, kept, self.x[samples], replicas=self.replicas)
+            logits = sliced_logits(self.quick, self.subject.layers, kept, self.x[samples], replicas=self.replicas)
             found.append(logits[:, :, label])
 
         self.seconds[-1] += runtime.seconds(ours, samples.device)
@@ -133,7 +135,7 @@ class Timed:
         self.start = time.perf_counter()
         return 0.0
 
-    def rows(self, side: str, record: Record) -> list[dict[str, Any]]:
+    def rows(self, side: str, record: SearchRecord) -> list[dict[str, Any]]:
         """Return one row for each generation."""
         passes = CLASSES * self.options.population * self.images
         return [
@@ -168,7 +170,7 @@ def given(options: argparse.Namespace, device: torch.device) -> tuple[Subject, D
     train = subset(source.train, 10 * options.images, 2021, options.dataset)
     inputs = torch.cat(list(DataLoader(plain.Decoded(train.pixels, mean, std), 256)))
     inputs = inputs.to(device, memory_format=torch.channels_last)
-    layers = find(network, x[:2])
+    layers = find_layers(network, x[:2])
     values = importances(network, layers, inputs, train.labels.to(device), CLASSES)
     genomes = [Genome(orders(values, label)) for label in range(CLASSES)]
     return Subject(network, layers, genomes, images, x), loader

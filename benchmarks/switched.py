@@ -51,7 +51,7 @@ def random_patch(model: Classifier, ratio: float, pixels: Tensor) -> Patch:
 
 def thresholds(switched: SwitchedModel, kind: str, pixels: Tensor) -> dict[str, float]:
     """Give the model a random router, and return the thresholds that send this batch along one path or along both."""
-    features = FEATURES[kind](switched.begin(pixels)[1]).double()
+    features = FEATURES[kind](switched.run_stem(pixels)[1]).double()
     switched.router = Router(kind, torch.randn(features.shape[1]).double(), 0.0, 0.0).to(pixels.device)
     scores = switched.route(pixels)[1]
     return {"all clean": math.inf, "all degraded": -math.inf, "50/50": scores.quantile(0.5).item()}

@@ -11,7 +11,7 @@ from deeppatch.data.corruptions import corruption
 from deeppatch.data.dataset import Data
 from deeppatch.data.images import Images, to_float
 from deeppatch.errors import UserError
-from deeppatch.evaluation import Answers, answers, correct_by_level, evaluate, oracle
+from deeppatch.evaluation import CorrectPredictions, correct_by_level, correct_predictions, evaluate, oracle_router
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_each_level_is_measured_image_by_image(wide, size):
 
 def test_the_stream_is_the_mixed_view(wide):
     model, levels = Net(1), corruption(fog)
-    found = answers(model, wide, levels, batch_size=7, seed=5)
+    found = correct_predictions(model, wide, levels, batch_size=7, seed=5)
     stream = views.mixed_stream(wide, levels, 7, 5)
     want = [each for pixels, labels in stream for each in one_by_one(model, pixels, labels)]
     assert found.in_stream.tolist() == want
@@ -71,9 +71,9 @@ def test_the_stream_is_the_mixed_view(wide):
 
 def test_the_oracle_takes_the_patch_for_degraded_images_only(wide):
     draws = [torch.rand(3, 40) < 0.5 for _ in range(2)]
-    original, patched = (Answers(draw, draw[0]) for draw in draws)
+    original, patched = (CorrectPredictions(draw, draw[0]) for draw in draws)
     stream = views.mixed_stream(wide, corruption({"a": fog, "b": dark}), 7, 5)
-    found = oracle(original, patched, stream)
+    found = oracle_router(original, patched, stream)
     assert torch.equal(found.by_level, torch.stack([draws[0][0], draws[1][1], draws[1][2]]))
     clean = stream.levels == 0
     assert torch.equal(found.in_stream[clean], original.in_stream[clean])
@@ -86,7 +86,7 @@ def test_the_table_has_a_row_for_each_model_and_a_column_for_each_view(wide, siz
     table = evaluate(models, wide, levels, batch_size=size, seed=5)
     assert list(table.columns) == ["clean", "fog", "dark", "mean", "mixed", "repair", "break"]
     assert (list(table.index), table.index.name) == (["first", "second"], "model")
-    found = {name: answers(model, wide, levels, batch_size=size, seed=5) for name, model in models.items()}
+    found = {name: correct_predictions(model, wide, levels, batch_size=size, seed=5) for name, model in models.items()}
     for name, each in found.items():
         want = [100 * row.double().mean().item() for row in (*each.by_level, each.by_level[1:], each.in_stream)]
         assert table.loc[name].tolist()[:5] == pytest.approx(want)

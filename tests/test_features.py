@@ -15,7 +15,8 @@ from deeppatch.artifacts import state_digest
 from deeppatch.cache import ContentCache
 from deeppatch.data.files import Files
 from deeppatch.errors import UserError
-from deeppatch.features import embed, eval_mode, last_linear, penultimate
+from deeppatch.features import embed, last_linear, penultimate
+from deeppatch.graph.hooks import eval_mode
 from deeppatch.zoo.architectures import ARCHITECTURES
 from deeppatch.zoo.classifier import Classifier
 
@@ -95,7 +96,7 @@ EXAMPLES = {"not flat": (2, 3, 4), "twice": (2, 5)}
 @pytest.mark.parametrize("name", OTHERS)
 def test_a_network_that_does_not_end_in_a_linear_layer_is_refused(name):
     model = nn.Sequential(OTHERS[name])
-    with pytest.raises(UserError, match="does not end in a linear layer that makes its logits") as error:
+    with pytest.raises(UserError, match="does not end in a linear layer that computes its logits") as error:
         last_linear(model, torch.randn(EXAMPLES.get(name, (2, 12))))
     assert "\n" not in str(error.value)
     assert ("it has no linear layer" in str(error.value)) is (name == "no linear layer")

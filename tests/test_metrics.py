@@ -59,7 +59,7 @@ def test_append_is_the_share_of_all_answers():
 @pytest.mark.parametrize("seed", range(4))
 def test_accuracy_is_that_before_plus_repair_minus_break(seed):
     before, right = answers(seed, 0.5), answers(seed + 100, 0.7)
-    changed = metrics.changes(right, before, LEVELS)
+    changed = metrics.repair_and_break_rates(right, before, LEVELS)
     was, now = metrics.accuracies(before, LEVELS), metrics.accuracies(right, LEVELS)
     assert set(changed) == {"repair", "break"}
     for view in VIEWS + SUMMARIES:
@@ -71,10 +71,10 @@ def test_accuracy_is_that_before_plus_repair_minus_break(seed):
 def test_repair_is_from_wrong_to_right_and_break_the_other_way():
     before = torch.tensor([[1, 0, 0, 0]] * 4, dtype=torch.bool)
     right = torch.tensor([[0, 1, 1, 0]] * 4, dtype=torch.bool)
-    changed = metrics.changes(right, before, LEVELS)
+    changed = metrics.repair_and_break_rates(right, before, LEVELS)
     assert changed["repair"] == dict.fromkeys(VIEWS + SUMMARIES, 50.0)
     assert changed["break"] == dict.fromkeys(VIEWS + SUMMARIES, 25.0)
-    same = metrics.changes(before, before, LEVELS)
+    same = metrics.repair_and_break_rates(before, before, LEVELS)
     assert set(same["repair"].values()) | set(same["break"].values()) == {0.0}
 
 
@@ -86,7 +86,7 @@ def pairs(clean: list[float], degraded: list[float]) -> float:
 
 def test_scorecard_equals_plain_counts(routed):
     found, moved = routed
-    card = metrics.scorecard(found, moved, LEVELS)
+    card = metrics.router_metrics(found, moved, LEVELS)
     table = found.tolist()
     assert card["auroc"] == pytest.approx({
         "s=0.5": pairs(table[0], table[1]), "s=1": pairs(table[0], table[2]), "s=3": pairs(table[0], table[3]),
@@ -104,11 +104,11 @@ def test_scorecard_equals_plain_counts(routed):
 
 def test_perfect_and_useless_routers():
     found = torch.tensor([[0.0] * 5, [1.0] * 5, [2.0] * 5, [3.0] * 5])
-    card = metrics.scorecard(found, found > 0.5, LEVELS)
+    card = metrics.router_metrics(found, found > 0.5, LEVELS)
     assert set(card["auroc"].values()) == {1.0}
     assert card["false_switch_percent"] == 0
     assert set(card["missed_switch_percent"].values()) == {0.0}
-    card = metrics.scorecard(torch.zeros(4, 5), torch.zeros(4, 5, dtype=torch.bool), LEVELS)
+    card = metrics.router_metrics(torch.zeros(4, 5), torch.zeros(4, 5, dtype=torch.bool), LEVELS)
     assert set(card["auroc"].values()) == {0.5}
     assert card["false_switch_percent"] == 0
     assert set(card["missed_switch_percent"].values()) == {100.0}

@@ -24,7 +24,7 @@ def clock(monkeypatch):
     clock = Clock()
     monkeypatch.setattr(progress.time, "monotonic", clock)
     monkeypatch.setattr(progress.sys, "stderr", io.StringIO())  # no terminal
-    with progress.shown():
+    with progress.console_output():
         yield clock
 
 
@@ -34,9 +34,9 @@ class Terminal(io.StringIO):
 
 
 def test_info_is_one_marked_line_where_it_is_shown(capsys):
-    with progress.shown():
+    with progress.console_output():
         progress.info("three filters, 100 %d")
-        with progress.shown():  # a command that runs commands
+        with progress.console_output():  # a command that runs commands
             progress.info("once")
         progress.info("still")
     progress.info("not shown")
@@ -45,7 +45,7 @@ def test_info_is_one_marked_line_where_it_is_shown(capsys):
 
 def test_the_logger_is_left_as_it_was():
     before = (list(progress.LOGGER.handlers), progress.LOGGER.level, progress.LOGGER.propagate)
-    with pytest.raises(ValueError, match="broken"), progress.shown():
+    with pytest.raises(ValueError, match="broken"), progress.console_output():
         raise ValueError("broken")
     assert (list(progress.LOGGER.handlers), progress.LOGGER.level, progress.LOGGER.propagate) == before
 
@@ -117,7 +117,7 @@ def test_work_of_an_earlier_run_counts_as_done_but_not_as_fast(clock, capsys):
 def test_a_terminal_gets_a_bar_and_no_lines(monkeypatch, capsys):
     terminal = Terminal()
     monkeypatch.setattr(progress.sys, "stderr", terminal)
-    with progress.shown(), progress.counting(10, "ranking", done=6) as tick:
+    with progress.console_output(), progress.counting(10, "ranking", done=6) as tick:
         for _ in range(4):
             tick()
     assert "ranking" in terminal.getvalue()

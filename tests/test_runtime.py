@@ -51,7 +51,7 @@ def test_the_cpu_needs_no_cuda(monkeypatch):
 def test_auto_is_cuda_where_there_is_one(monkeypatch):
     pretend_cuda(monkeypatch, 0)
     assert runtime.pick_device("auto") == torch.device("cpu")
-    with pytest.raises(UserError, match="^--gpu 1 goes with --device cuda only$"):
+    with pytest.raises(UserError, match="^--gpu 1 can only be used with --device cuda$"):
         runtime.pick_device("auto", 1)
     chosen = pretend_cuda(monkeypatch, 2)
     assert runtime.pick_device("auto", 1) == torch.device("cuda", 1)
@@ -229,7 +229,7 @@ def test_every_rank_takes_the_gpu_of_its_number(monkeypatch, pretend_ranks):
 
 @pytest.mark.parametrize(("count", "of"), [(256, 2), (9, 2), (1, 2), (0, 3), (10, 4), (2, 5)])
 def test_parts_are_nearly_equal_and_together_everything(count, of):
-    parts = [list(range(count))[ranks.part_of(count, which, of)] for which in range(of)]
+    parts = [list(range(count))[ranks.shard_slice(count, which, of)] for which in range(of)]
     assert sum(parts, []) == list(range(count))
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
@@ -240,7 +240,7 @@ COSTS = {"conv1": 7, "conv2": 90, "conv3": 3, "conv4": 0}
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 5, 80])
 def test_filters_are_shared_out_by_cost(parts):
-    shares = ranks.share_out(FILTERS, COSTS, parts)
+    shares = ranks.distribute_by_cost(FILTERS, COSTS, parts)
     assert len(shares) == parts
     for name, channels in FILTERS.items():
         dealt = [share.get(name, []) for share in shares]
@@ -251,9 +251,9 @@ def test_filters_are_shared_out_by_cost(parts):
     whole = sum(COSTS[name] * len(row) for name, row in FILTERS.items())
     assert sum(loads) == whole
     assert max(loads) <= 4 / 3 * max(whole / parts, 90), "longest processing time first"
-    assert ranks.share_out(FILTERS, COSTS, parts) == shares
+    assert ranks.distribute_by_cost(FILTERS, COSTS, parts) == shares
 
 
 def test_sharing_out_can_go_on_with_what_is_left():
-    assert ranks.share_out({}, {}, 3) == [{}, {}, {}]
-    assert ranks.share_out({"a": [4]}, {"a": 1}, 2) == [{"a": [4]}, {}]
+    assert ranks.distribute_by_cost({}, {}, 3) == [{}, {}, {}]
+    assert ranks.distribute_by_cost({"a": [4]}, {"a": 1}, 2) == [{"a": [4]}, {}]

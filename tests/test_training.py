@@ -108,11 +108,11 @@ def test_fit_keeps_the_best_epoch_wherever_it_is(run, best):
 
 @pytest.mark.parametrize("killed", [None, *range(1, EPOCHS + 1)])
 def test_the_last_epoch_is_kept_where_that_is_asked_for_and_after_an_interruption(run, tmp_path, killed):
-    whole, resumed = run(choose=training.last), run(choose=training.last)
+    whole, resumed = run(choose=training.last_epoch), run(choose=training.last_epoch)
     history = whole.fit()
     if killed:
         with pytest.raises(Killed):
-            run(choose=training.last, die_at=killed).fit(checkpoint(tmp_path))
+            run(choose=training.last_epoch, die_at=killed).fit(checkpoint(tmp_path))
         assert resumed.fit(checkpoint(tmp_path)) == history
         whole = resumed
     assert history.best == 1
@@ -138,16 +138,16 @@ def test_the_loss_falls_and_is_the_mean_of_the_batches(run, images):
     assert history.loss[0] == pytest.approx(torch.stack(losses[:4]).mean().item())
 
 
-@pytest.mark.parametrize("drops", [[], [2, 5], [0, 7]])
-def test_with_drops_the_rate_is_constant_but_for_falls_to_a_tenth(drops):
+@pytest.mark.parametrize("milestones", [[], [2, 5], [0, 7]])
+def test_with_drops_the_rate_is_constant_but_for_falls_to_a_tenth(milestones):
     weight = nn.Parameter(torch.zeros(1))
-    optimizer, schedule = training.sgd([weight], lr=0.4, momentum=0, weight_decay=0, steps=8, drops=drops)
+    optimizer, schedule = training.sgd([weight], lr=0.4, momentum=0, weight_decay=0, steps=8, milestones=milestones)
     rates = []
     for _batch in range(8):
         rates.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         schedule.step()
-    assert rates == pytest.approx([0.4 * 0.1 ** sum(batch >= drop for drop in drops) for batch in range(8)])
+    assert rates == pytest.approx([0.4 * 0.1 ** sum(batch >= drop for drop in milestones) for batch in range(8)])
 
 
 def test_what_follows_an_epoch_sees_its_state_and_history_before_it_is_saved(run, tmp_path):

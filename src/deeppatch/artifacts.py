@@ -37,13 +37,13 @@ def state_digest(state: dict[str, Tensor]) -> str:
 
 
 def tensors_to_bytes(tensors: dict[str, Tensor], meta: dict[str, Any] | None = None) -> bytes:
-    """Serialise tensors as safetensors, with `meta` as JSON under one metadata key so that bytes repeat."""
+    """Serialise tensors as safetensors, with `meta` as JSON under one metadata key so that bytes are reproducible."""
     plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     return save_safetensors(plain, {"deeppatch": json.dumps(meta or {}, sort_keys=True)})
 
 
 def tensors_from_bytes(content: bytes, origin: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return tensors and metadata of what `tensors_to_bytes` made; StaleArtifact when it is damaged."""
+    """Return the tensors and metadata that `tensors_to_bytes` has serialised; StaleArtifact when they are damaged."""
     try:
         tensors = load_safetensors(content)
         length = int.from_bytes(content[:8], "little")
@@ -54,9 +54,9 @@ def tensors_from_bytes(content: bytes, origin: Path) -> tuple[dict[str, Tensor],
 
 
 class Checkpoint:
-    """The state of an unfinished run, replaced whole at each step; it goes when the run is finished.
+    """The state of an unfinished run, replaced atomically at each step and removed when the run is finished.
 
-    `settings` are what must not change between interruption and resumption. `writes` is False where another process
+    `settings` must not change between interruption and resumption. `writes` is False when another process
     writes for this one.
     """
 
@@ -77,7 +77,7 @@ class Checkpoint:
         write_bytes(self.path, hashlib.sha256(content).digest() + content)
 
     def load(self) -> dict[str, Any] | None:
-        """Return the saved state, or None where there is none; StaleArtifact when it is for other settings."""
+        """Return the saved state, or None if there is none; StaleArtifact when it belongs to other settings."""
         if not self.path.exists():
             return None
         digest, content = (whole := self.path.read_bytes())[:32], whole[32:]

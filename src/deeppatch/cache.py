@@ -1,4 +1,4 @@
-"""One cache for what takes long to compute: tensors in a folder, each file named by a digest of what it depends on."""
+"""A content-addressed cache: tensors in a folder, each file named by a digest of what its content depends on."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from deeppatch.storage import write_bytes
 
 
 def content_key(facts: Mapping[str, object]) -> str:
-    """Return 32 hexadecimal digits that differ where any of the named facts differs."""
+    """Return a hash of the facts as 32 hexadecimal digits."""
     return hashlib.sha256(json.dumps(dict(facts), sort_keys=True).encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What the cache keeps under one key: tensors by name, and notes that JSON can hold."""
+    """The content of a file of the cache: tensors by name, and notes as JSON values."""
 
     tensors: dict[str, Tensor]
     notes: dict[str, Any] = field(default_factory=dict)
@@ -35,7 +35,7 @@ class Entry:
 class ContentCache:
     """A folder of tensors, each file named by the facts that its content depends on.
 
-    An entry carries its facts and a digest of its tensors; one that is damaged counts as absent, which is logged.
+    An entry contains its facts and a digest of its tensors; a damaged entry counts as absent, which is logged.
     Files are written whole or not at all.
 
     >>> import tempfile
@@ -51,11 +51,11 @@ class ContentCache:
     folder: Path
 
     def path(self, facts: Mapping[str, object]) -> Path:
-        """Return the file that holds the entry of these facts, whether it is there or not."""
+        """Return the path of the entry of these facts, whether it exists or not."""
         return self.folder / f"{content_key(facts)}.safetensors"
 
     def read(self, facts: Mapping[str, object]) -> Entry | None:
-        """Return the entry of these facts, its tensors on the CPU; None where there is none or it is damaged."""
+        """Return the entry of these facts, with tensors on the CPU; None when it is absent or damaged."""
         path = self.path(facts)
         if not path.exists():
             return None
@@ -67,6 +67,6 @@ class ContentCache:
         return None
 
     def write(self, facts: Mapping[str, object], entry: Entry) -> None:
-        """Keep an entry under these facts."""
+        """Write the entry of these facts."""
         meta = {"facts": dict(facts), "notes": entry.notes, "digest": state_digest(entry.tensors)}
         write_bytes(self.path(facts), tensors_to_bytes(entry.tensors, meta))

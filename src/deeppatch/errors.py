@@ -1,4 +1,4 @@
-"""What a user can get wrong; every message is one line that says what to do next."""
+"""Errors for mistakes of the user; every message is one line that says what to do next."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from pathlib import Path
 
 
 class UserError(Exception):
-    """A mistake that the user can mend; commands print it as one line and exit with status 2."""
+    """A mistake that the user can correct; commands print it as one line and exit with status 2."""
 
 
 class MissingArtifact(UserError):
-    """An earlier stage has not left the file that this one reads."""
+    """A file of an earlier stage is missing."""
 
     def __init__(self, path: Path, command: str, others: str = "") -> None:
-        """Name the file, the command that makes it, and what finished runs there are that differ."""
+        """Create the message from the file, the command that makes it, and finished runs that differ."""
         there_are = f"; finished runs differ: {others}" if others else ""
         super().__init__(f"{path} is missing{there_are}; make it with: {command}")
 
 
 class StaleArtifact(UserError):
-    """A file under output/ is damaged, or was made from other inputs than the ones at hand."""
+    """A file is damaged, or was made from other inputs than the current ones."""
 
 
 class Busy(UserError):
@@ -35,7 +35,7 @@ class Busy(UserError):
 
 
 class OtherBase(StaleArtifact):
-    """A correction was made for other base weights than the ones at hand."""
+    """A file was made for other base weights than the current ones."""
 
     def __init__(self, path: Path, command: str) -> None:
         super().__init__(f"{path} was trained on other base weights; make one for these with: {command}")
@@ -45,27 +45,27 @@ class WrongWeights(UserError):
     """A weights file is damaged or does not fit the network."""
 
 
-class NoNetwork(UserError):
-    """A download is needed and cannot be made."""
+class DownloadFailed(UserError):
+    """A file is absent and cannot be downloaded."""
 
 
 class DataProblem(UserError):
-    """A data set is unknown, absent, damaged or too small for what is asked."""
+    """A data set is unknown, absent, damaged or too small."""
 
 
 class RankLost(UserError):
-    """One of the processes that share a run has ended, so that the others cannot go on."""
+    """One of the processes of a run has ended, so that the others cannot continue."""
 
 
 class Contradictions(UserError):
-    """Options that cannot stand together, all of them reported at once."""
+    """Options that contradict each other or are out of range, all reported at once."""
 
     def __init__(self, problems: Iterable[str]) -> None:
         super().__init__("; ".join(problems))
 
 
 def closest(word: str, known: Iterable[str]) -> str:
-    """Return ` (did you mean X?)` for the one of `known` that a mistyped word clearly resembles, or nothing."""
+    """Return ` (did you mean X?)` for the known word that a mistyped one resembles, or an empty string."""
     names = {name.lstrip("-").lower(): name for name in known}
     found = difflib.get_close_matches(word.lstrip("-").lower(), names, 1, 0.7)
     return f" (did you mean {names[found[0]]}?)" if found else ""

@@ -1,9 +1,8 @@
-"""The one way to measure classifiers: correct predictions at each level of a corruption and on a mixed stream."""
+"""Measure classifiers: correct predictions at each level of a corruption and on a mixed stream."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,15 +16,19 @@ from deeppatch.data.corruptions import Corruption
 from deeppatch.data.dataset import Data
 from deeppatch.data.images import Images
 from deeppatch.errors import UserError
+from deeppatch.graph.hooks import eval_mode
 from deeppatch.training import predict
 from deeppatch.zoo.classifier import device_of
 
 
 @dataclass(frozen=True)
-class Answers:
-    """Which images a classifier gets correct: bool (levels + 1, images), row 0 clean, and bool (images,) on the stream.
+class CorrectPredictions:
+    """Which images a classifier classifies correctly.
 
-    The stream has every image once, shuffled, every second one degraded (`views.mixed_stream`).
+    Args:
+        by_level: bool (levels + 1, images), row 0 for clean images.
+        in_stream: bool (images,), on a shuffled stream in which each image is degraded with probability 1/2
+            (`views.mixed_stream`).
     """
 
     by_level: Tensor
@@ -41,12 +44,12 @@ def correct_by_level(
     amp: bool = False,
     label: str = "evaluating",
 ) -> Tensor:
-    """Return which images a classifier gets correct, bool (levels + 1, images); row 0 is clean.
+    """Return which images a classifier classifies correctly, bool (levels + 1, images); row 0 is clean.
 
-    Images lie on the model's device. Without a corruption the only row is clean.
+    Images must be on the model's device. Without a corruption there is only the row of clean images.
     """
     rows = []
-    with in_eval_mode(model):
+    with eval_mode(model):
         for level in range(1 + (0 if corruption is None else len(corruption))):
             view = views.levels_view(images, corruption, [level], batch_size)
             found = predict(model, view, amp=amp, label=f"{label}, level {level}")
@@ -54,7 +57,7 @@ def correct_by_level(
     return torch.stack(rows)
 
 
-def answers(
+def correct_predictions(
     model: nn.Module,
     images: Images,
     corruption: Corruption,
@@ -63,21 +66,21 @@ def answers(
     amp: bool = False,
     seed: int = 2021,
     label: str = "evaluating",
-) -> Answers:
-    """Return which images a classifier gets correct at each level and on the mixed stream."""
+) -> CorrectPredictions:
+    """Return which images a classifier classifies correctly at each level and on the mixed stream."""
     by_level = correct_by_level(model, images, corruption, batch_size=batch_size, amp=amp, label=label)
     mixed = views.mixed_stream(images, corruption, batch_size, seed)
-    with in_eval_mode(model):
-        return Answers(by_level, predict(model, mixed, amp=amp, label=f"{label}, mixed") == mixed.labels)
+    with eval_mode(model):
+        return CorrectPredictions(by_level, predict(model, mixed, amp=amp, label=f"{label}, mixed") == mixed.labels)
 
 
-def oracle(original: Answers, patched: Answers, stream: views.View) -> Answers:
-    """Return what a router that knows which samples are degraded would get correct: the ceiling of every router.
+def oracle_router(original: CorrectPredictions, patched: CorrectPredictions, stream: views.View) -> CorrectPredictions:
+    """Return the correct predictions with a perfect router, which is an upper limit for every router.
 
-    `stream` is the mixed stream that both were measured on.
+    It routes exactly the degraded samples to the patched network. `stream` is the mixed stream of both arguments.
     """
     by_level = torch.cat([original.by_level[:1], patched.by_level[1:]])
-    return Answers(by_level, torch.where(stream.levels > 0, patched.in_stream, original.in_stream))
+    return CorrectPredictions(by_level, torch.where(stream.levels > 0, patched.in_stream, original.in_stream))
 
 
 def evaluate(
@@ -93,22 +96,22 @@ def evaluate(
     """Measure classifiers on clean and on degraded images.
 
     Args:
-        models: a classifier of pixels (N, 3, H, W) in [0, 1], or several by name.
-        images: labelled images, or data, whose test part is read. They are moved to each model's device.
-        corruption: what `deeppatch.corruption` takes or returns; without one, only clean images are measured.
-        batch_size: images a batch.
-        amp: run networks in bfloat16.
-        seed: what the mixed stream depends on.
-        compare: the name of the model that the others are compared with (default: the first).
+        models: A classifier of pixels (N, 3, H, W) in [0, 1], or several by name.
+        images: Labelled images, or data, of which the test part is read. They are moved to each model's device.
+        corruption: What `deeppatch.corruption` takes or returns; without one, only clean images are measured.
+        batch_size: The number of images in a batch.
+        amp: Whether networks run in bfloat16.
+        seed: The seed of the mixed stream.
+        compare: The name of the model that the others are compared with, the reference (default: the first).
 
     Returns:
-        One row a model. In percent: accuracy on `clean` images, at each level, its `mean` over the levels, and on a
-        `mixed` stream in which every second image is degraded. With several models, `repair` and `break` are the shares
-        of the mixed stream (without a corruption: of the clean images) that the model compared with gets wrong and this
-        one correct, and the other way round: accuracy is that of the model compared with, plus repair, minus break.
+        One row per model. In percent: accuracy on `clean` images, at each level, its `mean` over the levels, and on a
+        `mixed` stream in which each image is degraded with probability 1/2. With several models, `repair` is the share
+        of the mixed stream (without a corruption: of the clean images) that this model classifies correctly and the
+        reference does not, and `break` the reverse: accuracy is that of the reference, plus repair, minus break.
 
     Raises:
-        UserError: where there are no models, or none is called as `compare` says.
+        UserError: When there are no models, or none has the name `compare`.
 
     >>> import torch
     >>> from torch import nn
@@ -133,9 +136,9 @@ def evaluate(
             streams[name] = correct_by_level(model, own, None, batch_size=batch_size, amp=amp, label=name)[0].cpu()
             rows[name] = {"clean": _percent(streams[name])}
             continue
-        found = answers(model, own, chosen, seed=seed, batch_size=batch_size, amp=amp, label=name)
-        streams[name] = found.in_stream.cpu()
-        measured = metrics.accuracies(found.by_level, chosen.level_names)
+        correct = correct_predictions(model, own, chosen, seed=seed, batch_size=batch_size, amp=amp, label=name)
+        streams[name] = correct.in_stream.cpu()
+        measured = metrics.accuracies(correct.by_level, chosen.level_names)
         del measured["append"]
         rows[name] = {**measured, "mixed": _percent(streams[name])}
     if len(named) > 1:
@@ -143,18 +146,6 @@ def evaluate(
         for name, row in rows.items():
             row |= {"repair": _percent(streams[name] & ~before), "break": _percent(before & ~streams[name])}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
-
-
-@contextmanager
-def in_eval_mode(model: nn.Module) -> Iterator[None]:
-    """Put a model in eval mode, and every module of it back in the mode that it was in."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 def _percent(correct: Tensor) -> float:

@@ -1,10 +1,9 @@
-"""What a classifier makes of clean images: its logits, and the features that its last linear layer reads."""
+"""Compute the logits of a classifier and the features that its last linear layer reads."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +15,7 @@ from deeppatch.cache import ContentCache, Entry
 from deeppatch.data.files import Files
 from deeppatch.data.views import to_float
 from deeppatch.errors import UserError
-from deeppatch.graph.hooks import hooked
+from deeppatch.graph.hooks import eval_mode, hooked
 from deeppatch.progress import track
 
 SHARD = 2**16
@@ -35,18 +34,6 @@ class Embeddings:
         return self.logits.softmax(1)
 
 
-@contextmanager
-def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Put a model into eval mode within the block, and every module of it back into its own mode afterwards."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
-
-
 @torch.no_grad()
 def embed(
     model: nn.Module,
@@ -57,21 +44,21 @@ def embed(
     label: str = "features",
     layer: nn.Module | None = None,
 ) -> Embeddings:
-    """Run a classifier once, in eval mode and on its own device, over uint8 pixels (N, 3, H, W).
+    """Compute logits and features of uint8 pixels (N, 3, H, W), in eval mode and on the model's device.
 
     Args:
-        model: maps float pixels (N, 3, H, W) in [0, 1] to logits (N, C); it must end in a linear layer.
-        pixels: the images, in memory on any device, or in files.
-        batch_size: how many images each pass has.
-        amp: whether the passes run in bfloat16.
-        label: what the progress is called.
-        layer: the module whose input the features are; None: the last linear layer.
+        model: Maps float pixels (N, 3, H, W) in [0, 1] to logits (N, C); it must end in a linear layer.
+        pixels: The images, in memory on any device, or in files.
+        batch_size: The number of images per forward pass.
+        amp: Whether forward passes run in bfloat16.
+        label: The name of the progress bar.
+        layer: The module whose input is returned as features (default: the last linear layer).
 
     Returns:
         Logits and features, on the model's device.
 
     Raises:
-        UserError: where the network does not end in a linear layer.
+        UserError: When the network does not end in a linear layer.
 
     >>> network = nn.Sequential(nn.Flatten(), nn.Linear(12, 4), nn.ReLU(), nn.Linear(4, 3))
     >>> found = embed(network, torch.zeros(5, 3, 2, 2, dtype=torch.uint8))
@@ -100,9 +87,9 @@ def penultimate(
     label: str = "features",
     cache: ContentCache | None = None,
 ) -> Tensor:
-    """Return the features of `embed` only, float32 (N, D), on the model's device.
+    """Return only the features of `embed`, float32 (N, D), on the model's device.
 
-    A cache keeps them in shards of 65,536 images, under digests of weights, images and precision.
+    With a cache they are stored in shards of 65,536 images, keyed by digests of weights and images, and by precision.
     """
     if cache is None:
         return embed(model, pixels, batch_size=batch_size, amp=amp, label=label).features
@@ -113,16 +100,16 @@ def penultimate(
     for start in range(0, pixels.shape[0], SHARD):
         shard = _slice(pixels, start, start + SHARD)
         key = {**facts, "images": pixels_digest(shard)}
-        kept = cache.read(key)
-        if kept is None:
-            kept = Entry({"features": embed(model, shard, batch_size=batch_size, amp=amp, label=label).features})
-            cache.write(key, kept)
-        parts.append(kept.tensors["features"].to(device))
+        entry = cache.read(key)
+        if entry is None:
+            entry = Entry({"features": embed(model, shard, batch_size=batch_size, amp=amp, label=label).features})
+            cache.write(key, entry)
+        parts.append(entry.tensors["features"].to(device))
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def pixels_digest(pixels: Tensor | Files) -> str:
-    """Return a SHA-256 of images: of their values and shape, or of the state of the files that they lie in."""
+    """Return a SHA-256 of images: of values and shape, or of the paths, sizes and times of image files."""
     if isinstance(pixels, Files):
         return pixels.digest()
     return hashlib.sha256(f"{tuple(pixels.shape)}\n".encode() + pixels.cpu().contiguous().numpy().tobytes()).hexdigest()
@@ -136,17 +123,17 @@ def _slice(pixels: Tensor | Files, start: int, stop: int) -> Tensor | Files:
 
 @torch.no_grad()
 def last_linear(model: nn.Module, example: Tensor) -> tuple[str, nn.Linear]:
-    """Find the linear layer that makes the logits of a classifier.
+    """Find the linear layer that computes the logits of a classifier.
 
     Args:
-        model: maps float pixels (N, 3, H, W) in [0, 1] to logits (N, C).
-        example: such pixels, on the model's device; one image is enough.
+        model: Maps float pixels (N, 3, H, W) in [0, 1] to logits (N, C).
+        example: Such pixels on the model's device; one image is enough.
 
     Returns:
         The name of the layer within the model, and the layer.
 
     Raises:
-        UserError: where the logits are not what one linear layer returns, in one call.
+        UserError: When the logits are not the output of a linear layer that runs exactly once.
 
     >>> network = nn.Sequential(nn.Flatten(), nn.Linear(12, 4), nn.ReLU(), nn.Linear(4, 3))
     >>> last_linear(network, torch.zeros(1, 3, 2, 2))
@@ -161,8 +148,8 @@ def last_linear(model: nn.Module, example: Tensor) -> tuple[str, nn.Linear]:
     last = outputs[-1][0] if outputs else ""
     once = [name for name, _ in outputs].count(last) == 1
     if not once or logits.ndim != 2 or not torch.equal(outputs[-1][1], logits):
-        named = f"its linear layers: {', '.join(layers)}" if layers else "it has no linear layer"
+        description = f"its linear layers: {', '.join(layers)}" if layers else "it has no linear layer"
         raise UserError(
-            f"this network does not end in a linear layer that makes its logits ({named}); choose one that does"
+            f"this network does not end in a linear layer that computes its logits ({description}); choose another"
         )
     return last, layers[last]

@@ -33,7 +33,7 @@ def accuracies(correct: Tensor, level_names: Sequence[str], mean: str = "mean") 
     return {**named, mean: float(np.mean(shares[1:])), "append": float(np.mean(shares))}
 
 
-def changes(
+def repair_and_break_rates(
     correct: Tensor, before: Tensor, level_names: Sequence[str], mean: str = "mean"
 ) -> dict[str, dict[str, float]]:
     """Return repair (wrong to correct) and break (correct to wrong) rates, in percent of all images of each view.
@@ -46,36 +46,36 @@ def changes(
     }
 
 
-def scorecard(scores: Tensor, switched: Tensor, level_names: Sequence[str], mean: str = "mean") -> dict[str, Any]:
-    """Return how a router did on clean images and at each level.
+def router_metrics(scores: Tensor, switched: Tensor, level_names: Sequence[str], mean: str = "mean") -> dict[str, Any]:
+    """Measure the decisions of a router on clean images and at each level.
 
     Args:
-        scores: the router's scores (levels + 1, images), row 0 clean; higher means more probably degraded.
-        switched: which samples took the patched path, bool (levels + 1, images).
-        level_names: the names of the levels.
-        mean: the key of what is measured over all levels together.
+        scores: The router's scores (levels + 1, images), row 0 clean; higher means more probably degraded.
+        switched: Which samples used the patched network, bool (levels + 1, images).
+        level_names: The names of the levels.
+        mean: The key of the measures over all levels.
 
     Returns:
-        `auroc` of clean images against each level and against all, `false_switch_percent` of clean images that took the
-        patched path, and `missed_switch_percent` of degraded ones that did not.
+        `auroc` of clean images against each level and against all, `false_switch_percent` of clean images that used the
+        patched network, and `missed_switch_percent` of degraded ones that did not.
     """
-    table, moved = scores.cpu().numpy(), switched.double().cpu().numpy()
+    table, share_switched = scores.cpu().numpy(), switched.double().cpu().numpy()
 
     def auroc(degraded: np.ndarray) -> float:
         truth = np.r_[np.zeros(table.shape[1]), np.ones(degraded.size)]
         return float(roc_auc_score(truth, np.r_[table[0], degraded.ravel()]))
 
     by_level = {name: auroc(row) for name, row in zip(level_names, table[1:], strict=True)}
-    missed = {name: 100 * float(1 - row.mean()) for name, row in zip(level_names, moved[1:], strict=True)}
+    missed = {name: 100 * float(1 - row.mean()) for name, row in zip(level_names, share_switched[1:], strict=True)}
     return {
         "auroc": {**by_level, mean: auroc(table[1:])},
-        "false_switch_percent": 100 * float(moved[0].mean()),
-        "missed_switch_percent": {**missed, mean: 100 * float(1 - moved[1:].mean())},
+        "false_switch_percent": 100 * float(share_switched[0].mean()),
+        "missed_switch_percent": {**missed, mean: 100 * float(1 - share_switched[1:].mean())},
     }
 
 
 def upper_bound(losses: int, images: int) -> float:
-    """Return the one-sided 95 % upper bound (Clopper and Pearson) on a share, of which `losses` of `images` were seen.
+    """Return the one-sided 95 % upper confidence bound (Clopper and Pearson) on a share, given `losses` in `images`.
 
     >>> round(upper_bound(0, 1000), 4)
     0.003

@@ -1,6 +1,6 @@
-"""What a run says while it works: messages through `logging`, and progress with the remaining time.
+"""Messages through `logging`, and the progress of loops with the remaining time.
 
-The library logs to the logger `deeppatch` and prints nothing. The command line enables `shown`.
+The library logs to the logger `deeppatch` and prints nothing. The command line enables `console_output`.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ SECONDS_BETWEEN_LINES = 15.0
 LOGGER = logging.getLogger("deeppatch")
 
 
-class InfoLines(logging.Handler):
-    """Prints every message as one [info] line on stdout, and knows when it printed the last one.
+class ConsoleHandler(logging.Handler):
+    """Prints every message as one [info] line on stdout, and records the time of the last line.
 
-    While it is a handler of the logger `deeppatch`, loops show their progress; it holds all the state that this takes.
+    Loops show their progress only while it is a handler of the logger `deeppatch`.
     """
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class InfoLines(logging.Handler):
         self.last_line = time.monotonic()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print the message of a record; what stdout raises is raised."""
+        """Print the message of a record; errors of stdout are raised."""
         self.last_line = time.monotonic()
         print(f"[info] {record.getMessage()}", flush=True)
 
@@ -38,25 +38,25 @@ def info(message: str) -> None:
     LOGGER.info(message)
 
 
-def _info_lines() -> InfoLines | None:
-    return next((handler for handler in LOGGER.handlers if isinstance(handler, InfoLines)), None)
+def _console_handler() -> ConsoleHandler | None:
+    return next((handler for handler in LOGGER.handlers if isinstance(handler, ConsoleHandler)), None)
 
 
 @contextmanager
-def shown() -> Iterator[None]:
-    """Print messages as [info] lines and show the progress of loops within a block, as the command line does.
+def console_output() -> Iterator[None]:
+    """Print messages as [info] lines and show the progress of loops within the block, as the command line does.
 
-    >>> with shown():
+    >>> with console_output():
     ...     info("three filters")
     [info] three filters
     """
-    if _info_lines():  # a command that runs commands
+    if _console_handler():  # a command that runs other commands
         yield
         return
-    handler, level, propagate = InfoLines(), LOGGER.level, LOGGER.propagate
+    handler, level, propagate = ConsoleHandler(), LOGGER.level, LOGGER.propagate
     LOGGER.addHandler(handler)
     LOGGER.setLevel(logging.INFO)
-    LOGGER.propagate = False  # a library that configures the root logger must not have lines printed twice
+    LOGGER.propagate = False  # so that lines are not printed twice when a library configures the root logger
     try:
         yield
     finally:
@@ -67,12 +67,20 @@ def shown() -> Iterator[None]:
 
 @contextmanager
 def counting(total: int, label: str, done: float = 0) -> Iterator[Callable[..., object]]:
-    """Yield a function to call after each of `total` steps (or with a number n: after n), `done` of them earlier.
+    """Show the progress of a loop, and yield the function that advances it.
 
-    Where progress is `shown`, a terminal gets a bar with the remaining time, and anything else a line where none was
-    written for 15 seconds, by this loop or by any other. Elsewhere nothing is shown.
+    Within `console_output` a progress bar is shown on a terminal; otherwise a line is printed whenever no line has been
+    printed for 15 seconds. Outside of it nothing is shown.
+
+    Args:
+        total: The number of steps.
+        label: The name of the loop.
+        done: The number of steps that an earlier run has finished.
+
+    Yields:
+        A function to call after each step, or with a number n after n steps.
     """
-    lines = _info_lines()
+    lines = _console_handler()
     if lines is None:
         yield lambda steps=1: None
         return
@@ -96,7 +104,7 @@ def counting(total: int, label: str, done: float = 0) -> Iterator[Callable[..., 
 
 
 def track(items: Iterable[Item], total: int, label: str) -> Iterator[Item]:
-    """Pass `items` through and show how many of `total` have been dealt with."""
+    """Yield `items`, and show the progress of the loop over them."""
     with counting(total, label) as tick:
         for item in items:
             yield item

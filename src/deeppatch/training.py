@@ -1,4 +1,4 @@
-"""The only training loop: one epoch, evaluation, and fitting with the best or last epoch kept and resumption exact."""
+"""The training loop that all methods share, with exact resumption, and the optimizers and batches that it takes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from deeppatch.data import views
 from deeppatch.data.corruptions import Corruption
 from deeppatch.data.images import Images
 from deeppatch.distributed import ranks
-from deeppatch.distributed.data_parallel import Batch, Stream, own_parts, replicated, whole_batches
+from deeppatch.distributed.data_parallel import Batch, Stream, gather_batches, own_shards, replicated
 from deeppatch.errors import UserError
 from deeppatch.metrics import accuracy
 from deeppatch.progress import info, track
@@ -45,14 +45,14 @@ def train_epoch(
     amp: bool = False,
     label: str = "training",
 ) -> float:
-    """Train once over `batches`, the schedule stepping with each, and return the mean loss per batch.
+    """Train for one epoch over `batches` and return the mean loss per batch; the schedule steps after each batch.
 
-    With several ranks each computes its part of every batch, and `model` is what `parallel.replicated` yields. The loss
-    must be a mean over images, so that parts of a batch weigh in by their size.
+    With several ranks each computes its shard of every batch, and `model` is what `data_parallel.replicated` yields.
+    The loss must be a mean over images, because shards are weighted by their number of images.
     """
     device = next(model.parameters()).device
     total = torch.zeros((), device=device)
-    for batch, share in track(own_parts(batches), len(batches), label):
+    for batch, share in track(own_shards(batches), len(batches), label):
         with runtime.autocast(device, amp):
             value = loss(model, batch)
         optimizer.zero_grad(set_to_none=True)
@@ -71,10 +71,10 @@ def predict(model: nn.Module, batches: Stream, *, amp: bool = False, label: str 
     device = next(model.parameters()).device
     model.eval()
     predictions = []
-    for (pixels, _labels), _share in track(own_parts(batches), len(batches), label):
+    for (pixels, _labels), _share in track(own_shards(batches), len(batches), label):
         with runtime.autocast(device, amp):
             predictions.append(model(pixels).argmax(1))
-    return whole_batches(predictions)
+    return gather_batches(predictions)
 
 
 @torch.inference_mode()
@@ -100,7 +100,7 @@ class SGDSettings:
 
 
 def accuracy_on(images: Images, *, amp: bool = False) -> Callable[[nn.Module], float]:
-    """Return the function that measures the accuracy of a model, in [0, 1], on clean images of its device."""
+    """Return a function that measures a model's accuracy, in [0, 1], on clean images that are on its device."""
     view = views.clean(images, 256)
     return lambda model: accuracy(predict(model, view, amp=amp), view.labels)
 
@@ -112,15 +112,15 @@ def sgd(
     momentum: float,
     weight_decay: float,
     steps: int,
-    drops: Sequence[int] | None = None,
+    milestones: Sequence[int] | None = None,
 ) -> tuple[SGD, LRScheduler]:
-    """Return SGD and a cosine schedule that takes its learning rate to zero over `steps` batches.
+    """Return SGD and a cosine schedule that anneals the learning rate to zero over `steps` batches.
 
-    With `drops` the rate is constant instead, but for a fall to a tenth after each of these numbers of batches.
+    With `milestones` the rate is divided by ten after each of these numbers of batches instead.
     """
     optimizer = SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay)
-    if drops is not None:
-        return optimizer, MultiStepLR(optimizer, list(drops))
+    if milestones is not None:
+        return optimizer, MultiStepLR(optimizer, list(milestones))
     return optimizer, CosineAnnealingLR(optimizer, T_max=max(1, steps))
 
 
@@ -142,21 +142,21 @@ def _constant(optimizer: torch.optim.Optimizer) -> ConstantLR:
     return ConstantLR(optimizer, factor=1.0, total_iters=0)
 
 
-def two_rates(
-    steady: Iterable[nn.Parameter], quick: Iterable[nn.Parameter], *, lr: float, early: float, steps: int
+def adam_with_initial_rate(
+    parameters: Iterable[nn.Parameter], others: Iterable[nn.Parameter], *, lr: float, initial_lr: float, steps: int
 ) -> tuple[Adam, LRScheduler]:
-    """Return Adam and a schedule under which the `quick` parameters start at the rate `early`, for `steps` batches."""
-    groups = [{"params": list(parameters)} for parameters in (steady, quick)]
+    """Return Adam with rate `lr`; for the first `steps` batches the `others` have the rate `initial_lr`."""
+    groups = [{"params": list(group)} for group in (parameters, others)]
     optimizer = Adam([group for group in groups if group["params"]], lr=lr)
-    rates = [lambda _step: 1.0, lambda step: early / lr if step < steps else 1.0]
+    rates = [lambda _step: 1.0, lambda step: initial_lr / lr if step < steps else 1.0]
     return optimizer, LambdaLR(optimizer, rates[: len(optimizer.param_groups)])
 
 
 @dataclass
 class History:
-    """One entry an epoch: mean training loss and validation accuracy in [0, 1]; the best epoch counts from 0.
+    """The mean training loss and the validation accuracy in [0, 1] of each epoch.
 
-    `watched` has what `fit` was asked to watch, and is empty where it was not.
+    `watched` has what the `watch` function of `fit` returned, and is empty without one.
     """
 
     loss: list[float] = field(default_factory=list)
@@ -171,7 +171,7 @@ class History:
 
 @contextmanager
 def seeded(seed: int | None) -> Iterator[None]:
-    """Seed torch within the block, and restore all global random states behind it; None leaves them as they are."""
+    """Seed torch within the block, and restore all global random states afterwards; with None, do neither."""
     if seed is None:
         yield
         return
@@ -192,27 +192,27 @@ def clean_epochs(
     augment: bool = False,
     mirror: bool = True,
 ) -> list[views.Shuffled]:
-    """Return `epochs` passes over images: shuffled, clean, with `augment` cropped and with `mirror` mirrored too."""
+    """Return `epochs` shuffled passes over clean images; with `augment` they are cropped, and mirrored if `mirror`."""
     return [views.Shuffled(images, batch_size, seed, epoch, augment=augment, mirror=mirror) for epoch in range(epochs)]
 
 
 def degraded_epochs(
     images: Images, corruption: Corruption, *, epochs: int, batch_size: int = 256, seed: int = 2021
 ) -> list[views.Shuffled]:
-    """Return `epochs` passes over images: shuffled, each image clean with probability 1/2, else at a drawn level."""
+    """Return `epochs` shuffled passes, in which each image is clean with probability 1/2, else at a random level."""
     return [views.Shuffled(images, batch_size, seed, epoch, corruption=corruption) for epoch in range(epochs)]
 
 
 def accuracy_over_levels(
     images: Images, corruption: Corruption, *, batch_size: int = 256, amp: bool = False
 ) -> Callable[[nn.Module], float]:
-    """Return a function that measures a model's accuracy, in [0, 1], on images that are clean and at each level."""
+    """Return a function that measures a model's accuracy, in [0, 1], on all images, clean and at each level."""
     view = views.append(images, corruption, batch_size)
     return lambda model: accuracy(predict(model, view, amp=amp, label="validating"), view.labels)
 
 
-def last(history: History) -> int:
-    """Return the last epoch, whatever its accuracy."""
+def last_epoch(history: History) -> int:
+    """Return the last epoch; for `fit(choose=...)`."""
     return len(history.loss) - 1
 
 
@@ -232,30 +232,49 @@ def fit(
     amp: bool = False,
     label: str = "training",
 ) -> History:
-    """Train over `epochs`, one stream of batches each, and leave the model in the state of its best epoch.
+    """Train a model in place, and leave it in the state of its best epoch, in eval mode.
 
-    `validate` returns an accuracy in [0, 1] after each epoch, and `watch` further numbers, in lists or dicts if
-    several. `choose` returns the best epoch so far from the history (default: the earliest of highest
-    validation accuracy; `last`: the last). `after_epoch` may keep the state that an epoch has left, before the epoch
-    is saved. With a checkpoint, every finished epoch is saved (model, optimizer, schedule, random states, position)
-    and epochs that it holds are skipped: the result has the same bytes as that of a run without interruption. (Skipped
-    epochs are drawn from the iterable but not read; one that chooses its data by the model must not depend on what it
-    chose before, and may wait with choosing until it is asked for its length or read.)
+    A resumed run has the same result, to the byte, as a run without interruption.
+
+    Args:
+        model: The model.
+        epochs: A stream of batches for each epoch. The streams of finished epochs are drawn from the iterable when a
+            run is resumed, but they are not read; so a stream that selects its data by the model must do so when it is
+            read, and independently of earlier epochs.
+        validate: Returns the validation accuracy in [0, 1] after each epoch.
+        loss: Returns the loss of a model on a batch.
+        optimizer: The optimizer.
+        schedule: The schedule of its learning rate, which steps after each batch.
+        checkpoint: Where the state after each epoch is saved, and resumed from.
+        enter_training: Sets the training mode before each epoch.
+        watch: Returns further values after each epoch, as JSON values; they become `History.watched`.
+        choose: Returns the best epoch so far (default: the earliest one of highest validation accuracy).
+        after_epoch: Is called with model and history after each epoch, before the checkpoint is saved.
+        amp: Whether forward passes run in bfloat16.
+        label: The name of the training in messages.
+
+    Returns:
+        Loss and validation accuracy of each epoch.
+
+    Raises:
+        UserError: When the loss is no longer finite.
     """
     history = History()
-    kept_state: dict[str, Tensor] = copy.deepcopy(model.state_dict())
+    best_state: dict[str, Tensor] = copy.deepcopy(model.state_dict())
     saved = ranks.broadcast_from_rank0(checkpoint.load) if checkpoint else None
     if saved:
         history = History(**saved["history"])
         model.load_state_dict(saved["model"])
-        kept_state = {key: value.to(kept_state[key].device) for key, value in saved["best"].items()}
+        best_state = {key: value.to(best_state[key].device) for key, value in saved["best"].items()}
         optimizer.load_state_dict(saved["optimizer"])
         schedule.load_state_dict(saved["schedule"])
         info(f"{label}: resumed after epoch {len(history.loss)}")
     with replicated(model) as replica:
         for epoch, batches in enumerate(epochs):
             if epoch < len(history.loss):
-                if saved and epoch == len(history.loss) - 1:  # drawing the skipped epochs may have moved the states
+                if (
+                    saved and epoch == len(history.loss) - 1
+                ):  # drawing the skipped epochs may have changed the random states
                     runtime.restore_random_states(saved["random"])
                 continue
             enter_training(model)
@@ -270,7 +289,7 @@ def fit(
             if watch:
                 history.watched.append(watch(model))
             if choose(history) == epoch:
-                kept_state = copy.deepcopy(model.state_dict())
+                best_state = copy.deepcopy(model.state_dict())
             if after_epoch:
                 after_epoch(model, history)
             if checkpoint:
@@ -278,12 +297,12 @@ def fit(
                     {
                         "history": asdict(history),
                         "model": model.state_dict(),
-                        "best": kept_state,
+                        "best": best_state,
                         "optimizer": optimizer.state_dict(),
                         "schedule": {k: v for k, v in schedule.state_dict().items() if not callable(v)},
                         "random": runtime.random_states(),
                     }
                 )
-    model.load_state_dict(kept_state)
+    model.load_state_dict(best_state)
     model.eval()
     return history

@@ -85,7 +85,7 @@ def test_every_method_leaves_its_folder_whole(waves_bench, method):
 def test_labels_are_those_of_the_pool_and_the_table_names_images_by_place(waves_bench):
     waves_bench.ran(f"annotate {BIASED} --method gini")
     source = sources.load(f"folder:{waves_bench.data}", waves_bench.data, 2021)
-    pool, labels = biased_split.partition(source, "B", 2021).pool, biased_split.mixed(source).labels
+    pool, labels = biased_split.partition(source, "B", 2021).pool, biased_split.combined(source).labels
     found, rows = selection_of(waves_bench, f"annotate-gini-{END}"), rows_of(waves_bench, f"annotate-gini-{END}")
     assert torch.equal(found.labels, labels[pool[found.bought]])
     for row, place, label in zip(rows, found.bought.tolist(), found.labels.tolist(), strict=True):
@@ -208,7 +208,7 @@ def test_spread_labels_that_are_worse_than_the_model_s_own_are_told(truth, own, 
     )
     pool = Pool(torch.empty(count, 3, 1, 1), [], torch.tensor(truth), None, "")
     evidence = argparse.Namespace(embeddings=argparse.Namespace(logits=logits))
-    found = report.diagnosed(pool, evidence, Choice(selection, [""], torch.tensor([-1]), logits))
+    found = report.diagnostics(pool, evidence, Choice(selection, [""], torch.tensor([-1]), logits))
     assert found["propagated_labels_correct_percent"] == pytest.approx(100 * truth.count(0) / count, abs=0.01)
     assert ("are wrong more often than the model's own predictions there" in caplog.text) is warned
 
@@ -235,7 +235,7 @@ def test_biased_models_take_the_normalisation_that_is_published_with_the_protoco
         ("--bias B --budget=-5", "--budget -5: give a number of labels"),
         ("--bias B --budget lots", "--budget lots: give a number of labels, or a share of the pool as 1%"),
         ("--bias B --views 0", "--views 0: give at least 1"),
-        ("--bias B --method gini --features ssl", "--features ssl goes with --method coreset or hybrid"),
+        ("--bias B --method gini --features ssl", "--features ssl can only be used with --method coreset or hybrid"),
         ("-d digits", "-d digits: give --bias to simulate a pool, or folder:PATH with images in PATH/pool"),
         ("--bias B --budget 106", "--budget 106 is 106 of 105 images in the pool; give 1 to 105"),
         ("--bias B --budget 0.5%", "--budget 0.5% is 0 of 105 images in the pool; give 1 to 105"),
@@ -271,7 +271,7 @@ def test_a_model_of_another_cut_is_refused_for_it_may_have_seen_the_pool(waves_b
     assert f"{weights.parent / 'split.safetensors'} cuts" in line
     lone = shutil.copy(weights, tmp_path / "lone.safetensors")
     said = bench.ran(f"annotate {BIASED} --method random --seed 5 --weights {lone}").out
-    assert "nothing shows that it has not seen the pool" in said
+    assert "it may have been trained on images of the pool" in said
 
 
 def test_a_folder_without_a_pool_or_with_a_broken_image_is_one_line(new_bench, tmp_path, waves):

@@ -23,7 +23,7 @@ from deeppatch.data import sources, views
 from deeppatch.data.splits import split
 from deeppatch.modular import joining
 from deeppatch.modular.heads import Heads
-from deeppatch.modular.layers import find
+from deeppatch.modular.layers import find_layers
 from deeppatch.modular.modules import Modules
 from deeppatch.modular.weak_networks import published_weak_network
 from deeppatch.stage import Stage
@@ -85,7 +85,7 @@ def restored(path: Path, classes: int = 5) -> Classifier:
 def leave_modules(place: Place, name: str, *, heads: bool) -> Modules:
     """Write modules as modularize does: each without one kernel of each layer, that its class needs least."""
     strong = restored(place.folder("pretrain") / "weights.safetensors")
-    layers = find(strong.network, torch.rand(2, 3, 32, 32))
+    layers = find_layers(strong.network, torch.rand(2, 3, 32, 32))
     masks = {layer.name: torch.ones(5, layer.kernels, dtype=torch.bool) for layer in layers}
     for number, mask in enumerate(masks.values()):
         mask[:, number] = False
@@ -134,7 +134,7 @@ def test_a_weak_model_has_the_bytes_that_the_command_it_names_makes(done, tmp_pa
     shutil.copytree(done.output / "digits_5", other.output / "digits_5")
     shutil.rmtree(other.folder())
     said = other.ran("compose --method ga --epochs 3 --target 3")
-    command = said.split("there is no weak model yet; as by: ")[1].splitlines()[0]
+    command = said.split("there is no weak model yet; training it as by: ")[1].splitlines()[0]
     assert done.hashes(done.weak(3)) == other.hashes(other.weak(3))
     shutil.rmtree(other.weak(3))
     words = shlex.split(command)
@@ -196,14 +196,14 @@ def test_every_figure_is_that_of_the_plain_definition(done):
 
 def test_ranges_are_made_of_the_strong_model_s_own_val_images(fresh, monkeypatch):
     """The reference splits after choosing the class, so that most of these images trained the network (fault 1)."""
-    seen, outputs = [], joining._Pair.outputs
+    seen, outputs = [], joining._WeakModelAndModule.outputs
 
     def noted(pair, model, images, label):
         if label == "scores of val":
             seen.append(images)
         return outputs(pair, model, images, label)
 
-    monkeypatch.setattr(joining._Pair, "outputs", noted)
+    monkeypatch.setattr(joining._WeakModelAndModule, "outputs", noted)
     fresh.ran(LINE)
     parts = split(sources.load("digits_5", Path(), 2021), 2021, LIMIT)
     stored = [pixels.numpy().tobytes() for pixels in parts.val.pixels]

@@ -128,7 +128,7 @@ def test_a_damaged_router_is_refused(bench):
 def test_what_cannot_be_exported_is_refused_at_once(empty):
     line = empty.refused("export -c finetune --amp")
     assert "-c finetune has no two paths" in line
-    assert "--amp: what is exported computes in float32" in line
+    assert "--amp: exported networks compute in float32" in line
     assert not empty.output.exists()
 
 

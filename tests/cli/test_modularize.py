@@ -17,7 +17,7 @@ from deeppatch.artifacts import Checkpoint
 from deeppatch.data.sources import load
 from deeppatch.data.splits import halves, split
 from deeppatch.modular import analysis, genetic_search, gradient_search
-from deeppatch.modular.genetic import Search
+from deeppatch.modular.genetic import PopulationSearch
 from deeppatch.modular.modules import Modules
 from deeppatch.training import fit, predict
 
@@ -189,7 +189,9 @@ def test_the_gradient_search_trains_on_train_and_chooses_by_val(fresh, monkeypat
 
 def test_a_published_preset_weighs_no_size(fresh, monkeypatch):
     searches = []
-    monkeypatch.setattr(genetic_search, "Search", lambda *a: searches.append(Search(*a)) or searches[-1])
+    monkeypatch.setattr(
+        genetic_search, "PopulationSearch", lambda *a: searches.append(PopulationSearch(*a)) or searches[-1]
+    )
     fresh.ran("modularize --method ga --preset rescnn-svhn_5 --budget 1 --sensitivity_images 30 --search_images 40")
     assert len(searches[0].labels) == 40
     history = pd.read_csv(fresh.folder("modularize-ga-rescnn-svhn_5") / "history.csv")
@@ -213,8 +215,8 @@ def test_a_network_with_parameter_free_shortcuts_is_split(fresh):
             "modularize --budget 0 --sensitive 0.05 0.55",
             "--budget 0: give a whole number above 0; --sensitive 0.05 0.55",
         ),
-        ("modularize --patience 3", "--patience goes with --method ga only"),
-        ("modularize --method ga --no_head", "--no_head goes with --method grad only"),
+        ("modularize --patience 3", "--patience can only be used with --method ga"),
+        ("modularize --method ga --no_head", "--no_head can only be used with --method grad"),
         ("modularize --seed 7", "src/eval.py -m rescnn_svhn_weak -d digits_5 --seed 7"),
         ("modularize -m shufflenetv2_x1_0", "src/eval.py"),
     ],

@@ -222,7 +222,7 @@ def test_the_doctor_names_the_constants_that_were_right(chain, tmp_path, monkeyp
     assert doctor["val"][right]["accuracy_percent"] > 90
     losses = {name: tried["cross_entropy"] for name, tried in doctor["val"].items()}
     assert min(losses, key=losses.get) == right
-    assert f"% is far under the published {top1:.2f} %; trying other constants on val" in said
+    assert f"% is far below the published {top1:.2f} %; trying other constants on val" in said
     assert f"[info] doctor: best on val: {right}; {given}" in said
     assert all(f"{name}: mean " in said for name in COMMON_STATS)
     assert constants(bench)[1] == pytest.approx([0.05] * 3), "it advises, and changes nothing"

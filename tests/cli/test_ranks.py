@@ -125,8 +125,8 @@ def test_a_ranking_whose_rank_is_killed_goes_on_to_the_same_bytes(pretrained, ch
 @pytest.fixture
 def two(monkeypatch):
     """An environment as torchrun makes it, in which nobody waits for the other rank."""
-    monkeypatch.setattr(launch, "asked_ranks", lambda: 2)
-    monkeypatch.setattr(launch, "together", lambda _command: contextlib.nullcontext())
+    monkeypatch.setattr(launch, "requested_ranks", lambda: 2)
+    monkeypatch.setattr(launch, "joined_ranks", lambda _command: contextlib.nullcontext())
     return monkeypatch
 
 

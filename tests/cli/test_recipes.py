@@ -114,7 +114,7 @@ def test_the_learning_rate_falls_as_the_recipe_says(digits, monkeypatch, recipe,
     monkeypatch.setattr(classifier, "sgd", stop)
     digits(f"--recipe {recipe} -e {epochs} -b 16", status=130)
     batches = 3  # of 40 images
-    assert asked["drops"] == (None if drops is None else [batches * epoch for epoch in drops])
+    assert asked["milestones"] == (None if drops is None else [batches * epoch for epoch in drops])
     assert asked["steps"] == batches * epochs
 
 

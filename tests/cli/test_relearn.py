@@ -285,7 +285,7 @@ def field(new_bench, waves, tmp_path):
 def test_in_the_field_a_person_fills_in_the_labels(field, tmp_path):
     table, line = field.at("annotate-hybrid-budget6-views2") / "selection.csv", "relearn --budget 6 --views 2"
     said = field.refused(f"{line} {TRAINING}")
-    assert said == f"nobody has given the labels yet: fill in {table} and hand it over with --labels FILE"
+    assert said == f"nobody has given the labels yet: fill in {table} and give it with --labels FILE"
     chosen = pd.read_csv(table)
     chosen["label"] = [name.split("-")[0] for name in chosen["file"]]
     filled = tmp_path / "filled.csv"
@@ -359,7 +359,7 @@ def test_a_repair_that_is_killed_goes_on_to_the_same_bytes(repaired, fresh, tmp_
         ("--ramp -1", "--ramp -1: give 0 or more"),
         ("--lr 0", "--lr 0.0: give a number above 0"),
         ("--method gini --use unlabelled", "--use unlabelled: --method gini reads no unlabelled images"),
-        ("--use unlabelled --labels x.csv", "--labels goes with --use both or labels; --labels goes with"),
+        ("--use unlabelled --labels x.csv", "--labels can only be used with --use both or labels; --labels"),
         ("--method nonsense", "nonsense"),
         ("--use some", "some"),
     ],

@@ -74,7 +74,7 @@ def test_filters_that_were_counted_are_not_counted_again(pretrained, chain, monk
         if len(saved) == stop:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(scoring_run, "every_second", lambda save: lambda _counts: save())
+    monkeypatch.setattr(scoring_run, "at_most_once_a_second", lambda save: lambda _counts: save())
     monkeypatch.setattr(Checkpoint, "save", note)
     stop = 500
     assert bench.run("select -f perfloss").status == 130

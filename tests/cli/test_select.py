@@ -113,9 +113,9 @@ def test_a_network_that_cannot_be_traced_is_ranked_the_plain_way(pretrained, cha
     [
         ("--mem 0", "--mem 0: give at least 1 MiB"),
         ("-f taylor --refine -1", "--refine -1: give 0 or more filters"),
-        ("-f perfloss --refine 3", "--refine goes with -f taylor and activation, not with perfloss"),
+        ("-f perfloss --refine 3", "--refine can only be used with -f taylor and activation, not with perfloss"),
         ("--race 0.5", "--race 0.5: give a probability above 0, below 0.5"),
-        ("-f taylor --race 0.1", "--race goes with -f perfloss and featswap, not with taylor"),
+        ("-f taylor --race 0.1", "--race can only be used with -f perfloss and featswap, not with taylor"),
         ("--race 0.1 --susp_side random", "--susp_side random makes no cut"),
     ],
 )

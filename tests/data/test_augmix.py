@@ -68,7 +68,7 @@ def test_every_operation_is_pil_s_image_by_image(pictures, operation):
     draw = np.random.default_rng(2)
     levels = [0.1, 2.49, 2.5, 3.0, *draw.uniform(0.1, 3, len(pictures) - 4)]
     chains = single(operation, levels, draw.choice([-1.0, 1.0], len(pictures)).tolist())
-    found = augmix.applied(pictures, chains)
+    found = augmix.apply_chains(pictures, chains)
     expected = torch.stack([chained(image, chains, number) for number, image in enumerate(pictures)])
     off = (found.int() - expected.int()).abs()
     if operation in ("autocontrast", "equalize", "posterize", "solarize", "translate_x", "translate_y"):
@@ -81,8 +81,8 @@ def test_every_operation_is_pil_s_image_by_image(pictures, operation):
 
 def test_whole_chains_are_pil_s(pictures):
     pictures = pictures.repeat(10, 1, 1, 1)
-    chains = augmix.drawn_chains(len(pictures), torch.Generator().manual_seed(4))
-    found = augmix.applied(pictures, chains)
+    chains = augmix.draw_chains(len(pictures), torch.Generator().manual_seed(4))
+    found = augmix.apply_chains(pictures, chains)
     expected = torch.stack([chained(image, chains, number) for number, image in enumerate(pictures)])
     off = (found.int() - expected.int()).abs().float()
     # a value off by one before a threshold, or in a histogram, is further off after it
@@ -91,7 +91,7 @@ def test_whole_chains_are_pil_s(pictures):
 
 
 def test_chains_are_of_one_to_three_uniform_operations_at_uniform_levels():
-    chains = augmix.drawn_chains(20_000, torch.Generator().manual_seed(1))
+    chains = augmix.draw_chains(20_000, torch.Generator().manual_seed(1))
     depth = (chains.operations >= 0).sum(1)
     assert torch.equal(chains.operations >= 0, torch.arange(DEPTH) < depth[:, None]), "a chain has no gap"
     assert (torch.bincount(depth, minlength=4)[1:] / 20_000 - 1 / 3).abs().max() < 0.02
@@ -108,8 +108,8 @@ def test_views_are_the_image_and_mixtures_of_it_with_its_chains(pictures):
     found = augmix.views(pictures, 3, torch.Generator().manual_seed(6))
     assert found.shape == (24, 4, 3, SIZE, SIZE)
     assert torch.equal(found[:, 0], pictures.float() / 255)
-    chains = augmix.drawn_chains(24 * 3, torch.Generator().manual_seed(6))
-    ends = augmix.applied(pictures.repeat_interleave(3, 0), chains).view(24, 3, 3, SIZE, SIZE).float() / 255
+    chains = augmix.draw_chains(24 * 3, torch.Generator().manual_seed(6))
+    ends = augmix.apply_chains(pictures.repeat_interleave(3, 0), chains).view(24, 3, 3, SIZE, SIZE).float() / 255
     share = chains.shares.view(24, 3, 1, 1, 1)
     torch.testing.assert_close(found[:, 1:], (1 - share) * found[:, :1] + share * ends)
 
@@ -125,8 +125,8 @@ def test_views_repeat_by_seed_and_go_on_with_their_generator(pictures):
 
 def test_images_need_not_be_square():
     pixels = torch.randint(0, 256, (40, 3, 20, 36), dtype=torch.uint8)
-    chains = augmix.drawn_chains(40, torch.Generator().manual_seed(4))
-    found = augmix.applied(pixels, chains)
+    chains = augmix.draw_chains(40, torch.Generator().manual_seed(4))
+    found = augmix.apply_chains(pixels, chains)
     expected = torch.stack([chained(image, chains, number) for number, image in enumerate(pixels)])
     assert ((found.int() - expected.int()).abs() <= 1).float().mean() > 0.98
 

@@ -76,7 +76,7 @@ def test_other_sources_and_those_sorted_by_class_are_permuted_by_seed_within_the
     whole = source(name, 50_000, 10_000, shuffled=shuffled)
     parts, again, other = (biased_split.partition(whole, "A", seed) for seed in (1, 1, 2))
     assert parts.order == "seeded permutation"
-    counts = torch.bincount(biased_split.mixed(whole).labels[parts.test], minlength=10)
+    counts = torch.bincount(biased_split.combined(whole).labels[parts.test], minlength=10)
     assert (counts > 0).all(), "a part of images sorted by class would hold few classes"
     assert torch.cat([parts.train, parts.val, parts.test]).max() < 50_000, "the test part is all in the pool"
     assert all(map(torch.equal, lists(parts), lists(again)))
@@ -94,7 +94,7 @@ def test_a_draw_repeats_by_seed_and_differs_between_seeds_and_biases():
 
 def test_a_bias_makes_classes_rare_and_a_has_none():
     whole = source("cifar10", 50_000, 10_000)
-    labels = biased_split.mixed(whole).labels
+    labels = biased_split.combined(whole).labels
     for bias, expected in BIASED.items():
         found = torch.bincount(labels[biased_split.partition(whole, bias, 5).train], minlength=10)
         assert found.sum() == 11_250
@@ -135,7 +135,7 @@ def test_a_partition_survives_being_written(tmp_path):
 
 def test_split_gives_biased_train_and_val_and_the_protocol_s_test():
     whole = source("digits", 1_437, 360)
-    parts, images = biased_split.partition(whole, "B", 3, 40), biased_split.mixed(whole)
+    parts, images = biased_split.partition(whole, "B", 3, 40), biased_split.combined(whole)
     found = split(whole, 3, 40, bias="B")
     for part, places in ((found.train, parts.train), (found.val, parts.val), (found.test, parts.test)):
         assert torch.equal(part.pixels, images.pixels[places])
@@ -147,13 +147,13 @@ def test_a_source_too_small_or_on_disk_is_refused():
         biased_split.partition(source("tiny", 6, 3), "A", 1)
     held = Images(Files(["a.png"], 8, 8), torch.tensor([0]))
     with pytest.raises(DataProblem, match="choose another -d"):
-        biased_split.mixed(Source("large", held, held, ("a",)))
+        biased_split.combined(Source("large", held, held, ("a",)))
 
 
 @pytest.mark.realdata
 def test_parts_of_cifar10_hold_the_published_numbers_of_each_class(cifar10):
     whole = load("cifar10", cifar10, 2021)
-    labels = biased_split.mixed(whole).labels
+    labels = biased_split.combined(whole).labels
 
     def counts(places: Tensor) -> list[int]:
         return torch.bincount(labels[places], minlength=10).tolist()

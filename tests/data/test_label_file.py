@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from deeppatch.data.label_file import labels_in, read_labels
+from deeppatch.data.label_file import count_labels, read_labels
 from deeppatch.errors import Contradictions, UserError
 
 FILES = ["a.png", "sub/b, c.png", "d.png"]
@@ -25,7 +25,7 @@ GOOD = ['d.png,"far, away",dog', "a.png,x, cat ", '"sub/b, c.png",,dog']
 
 def test_labels_come_in_the_order_of_the_choice_whatever_that_of_the_rows():
     assert read(table(*GOOD)) == [0, 1, 1]
-    assert labels_in(table(*GOOD), PLACE) == 3
+    assert count_labels(table(*GOOD), PLACE) == 3
 
 
 @pytest.mark.parametrize(
@@ -82,4 +82,4 @@ def test_another_file_is_one_line(content, said):
 
 
 def test_a_short_row_counts_as_unlabelled():
-    assert labels_in(table("a.png", "d.png,,dog"), PLACE) == 1
+    assert count_labels(table("a.png", "d.png,,dog"), PLACE) == 1

@@ -27,7 +27,7 @@ def source() -> Source:
 def test_a_simulated_pool_is_the_rest_of_the_data_set_with_its_truth(source):
     parts = biased_split.partition(source, "A", 3)
     pool = simulated_pool(source, parts, CPU)
-    mixed = biased_split.mixed(source)
+    mixed = biased_split.combined(source)
     assert torch.equal(pool.pixels, mixed.pixels[parts.pool])
     assert torch.equal(pool.truth, mixed.labels[parts.pool])
     assert pool.names == [str(index) for index in parts.pool.tolist()]

@@ -79,7 +79,9 @@ def test_an_image_folder_in_their_place_is_cut_alike_and_never_mirrored(tmp_path
         assert torch.bincount(part.labels).tolist() == [count] * classes
     monkeypatch.setitem(biased_split.SIZES, name, (8, 6, 4))
     parts = biased_split.partition(source, "A", 2021)
-    drawn = [int(share * size) for share, size in zip(biased_split.DRAWN.get(name, (0.75, 0.75)), (8, 6), strict=True)]
+    drawn = [
+        int(share * size) for share, size in zip(biased_split.DRAWN_SHARES.get(name, (0.75, 0.75)), (8, 6), strict=True)
+    ]
     assert [len(parts.train), len(parts.val), len(parts.test)] == [*drawn, 4]
     assert parts.order == "seeded permutation", "folders are sorted by class"
 

@@ -105,7 +105,7 @@ def test_pixels_become_shares_of_255():
 
 
 def test_a_degraded_draw_is_every_image_once_never_clean(numbered):
-    view = views.degraded_draw(numbered, Recorder(), 64, 5)
+    view = views.random_level_view(numbered, Recorder(), 64, 5)
     assert view.index.tolist() == list(range(1000))
     counts = torch.bincount(view.levels, minlength=7)
     assert counts[0] == 0
@@ -115,9 +115,9 @@ def test_a_degraded_draw_is_every_image_once_never_clean(numbered):
 
 
 def test_a_degraded_draw_is_fixed_by_its_seed(images, blur):
-    first = views.degraded_draw(images, blur, 16, 5)
+    first = views.random_level_view(images, blur, 16, 5)
     torch.rand(3)
-    assert torch.equal(views.degraded_draw(images, blur, 60, 5).levels, first.levels)
+    assert torch.equal(views.random_level_view(images, blur, 60, 5).levels, first.levels)
     want = plain(images, blur, list(range(60)), first.levels.tolist())
     torch.testing.assert_close(read(first)[0], want, rtol=0, atol=1e-5)
 
@@ -304,7 +304,7 @@ def test_crops_come_before_the_blur(images, blur):
 
 
 def test_drawn_views_differ_between_seeds(images, blur):
-    for make in (views.degraded_draw, views.mixed_stream):
+    for make in (views.random_level_view, views.mixed_stream):
         assert not torch.equal(make(images, blur, 16, 5).levels, make(images, blur, 16, 6).levels)
     first, second = (next(iter(views.Shuffled(images, 60, seed, 0))) for seed in (3, 4))
     assert not torch.equal(first[1], second[1])
@@ -326,14 +326,14 @@ def test_drawn_views_differ_between_seeds(images, blur):
 )
 def test_the_parts_of_a_batch_are_the_batch(images, blur, make, of):
     whole = make(images, blur)
-    parts = [list(whole.divided(which, of)) for which in range(of)]
+    parts = [list(whole.shard(which, of)) for which in range(of)]
     assert whole.sizes == [len(labels) for _, labels in whole]
     for (pixels, labels), *found in zip(whole, *parts, strict=True):
         torch.testing.assert_close(torch.cat([part for part, _ in found]), pixels, rtol=0, atol=1e-6)
         assert torch.cat([part for _, part in found]).tolist() == labels.tolist()
         sizes = [len(part) for _, part in found]
         assert max(sizes) - min(sizes) <= 1
-    assert len(whole.divided(0, of)) == len(whole)
+    assert len(whole.shard(0, of)) == len(whole)
 
 
 # --- corruptions that draw
@@ -350,7 +350,7 @@ def dim(pixels, generator):
 
 MAKERS = {
     "append": views.append,
-    "degraded draw": lambda images, drawing, size: views.degraded_draw(images, drawing, size, 5),
+    "degraded draw": lambda images, drawing, size: views.random_level_view(images, drawing, size, 5),
     "mixed stream": lambda images, drawing, size: views.mixed_stream(images, drawing, size, 5),
     "epoch": lambda images, drawing, size: shuffled(images, 2, batch_size=size, corruption=drawing, augment=True),
 }
@@ -367,7 +367,7 @@ def test_what_a_callable_draws_repeats_and_does_not_depend_on_how_many_share_a_b
     other = make(images, corruption({"noise": noise, "dim": dim}, seed=4), size)
     assert torch.equal(read(other)[1], labels)
     assert not torch.equal(read(other)[0], pixels)
-    parts = zip(*(list(whole.divided(which, 3)) for which in range(3)), strict=True)
+    parts = zip(*(list(whole.shard(which, 3)) for which in range(3)), strict=True)
     assert torch.equal(torch.cat([part for batch in parts for part, _labels in batch]), pixels)
 
 
@@ -376,7 +376,7 @@ def test_batches_levels_epochs_and_views_draw_apart(images):
     drawing = corruption({"one": dim, "two": dim})
     pixels = [
         *[batch for batch, _labels in views.expand(same, drawing, 20)],
-        next(iter(views.degraded_draw(same, corruption({"one": dim}), 20, 1)))[0],
+        next(iter(views.random_level_view(same, corruption({"one": dim}), 20, 1)))[0],
         *[next(iter(shuffled(same, epoch, batch_size=60, corruption=drawing)))[0] for epoch in range(2)],
     ]
     shades = [batch.mean((1, 2, 3)).unique() for batch in pixels]

@@ -42,7 +42,7 @@ def test_augmented_features_are_those_of_images_that_are_cropped_once(tiny, data
 
 
 def test_a_network_for_another_number_of_classes_is_refused(tiny, data):
-    with pytest.raises(UserError, match="the network tells 5 classes apart, the data have 2"):
+    with pytest.raises(UserError, match="the network has 5 classes, the data have 2"):
         LastLayer(tiny, dataclasses.replace(data, classes=("a", "b"))).features("val")
 
 

@@ -50,10 +50,10 @@ def sets(**changed: object) -> bytes:
 
 
 PROBLEMS = {
-    "nothing": (b"", "is no JSON"),
-    "text": (b"class 0: 1, 2", "is no JSON"),
-    "cut short": (sets()[:-3], "is no JSON"),
-    "no text": (b"\xff\xfe\x00\x80", "is no JSON"),
+    "nothing": (b"", "is not JSON"),
+    "text": (b"class 0: 1, 2", "is not JSON"),
+    "cut short": (sets()[:-3], "is not JSON"),
+    "no text": (b"\xff\xfe\x00\x80", "is not JSON"),
     "a list": (b"[[0, 7], [5, 2], [0, 1]]", "is not of the form {class: [features]}"),
     "a number": (b"3", "is not of the form {class: [features]}"),
     "no lists": (sets(c1=5), "is not of the form {class: [features]}"),

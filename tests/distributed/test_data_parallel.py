@@ -102,7 +102,7 @@ def test_one_rank_trains_the_model_itself():
     with data_parallel.replicated(model) as replica:
         assert replica is model
     batches = [(torch.rand(3, 2), torch.arange(3))]
-    assert list(data_parallel.own_parts(batches)) == [(batches[0], 1.0)]
+    assert list(data_parallel.own_shards(batches)) == [(batches[0], 1.0)]
 
 
 def test_on_cuda_torchs_own_normalisation_works_on_the_same_tensors():

@@ -51,13 +51,13 @@ def test_without_torchrun_nothing_is_joined(monkeypatch, said):
     for name, value in said.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(ranks, "join", lambda: pytest.fail("joined"))
-    with launch.together("python src/correct.py"):
-        assert launch.asked_ranks() == 1
+    with launch.joined_ranks("python src/correct.py"):
+        assert launch.requested_ranks() == 1
 
 
 def test_a_run_that_ends_well_is_left_and_its_signals_are_set_back(torchrun):
     before = signal.getsignal(signal.SIGTERM)
-    with launch.together("python src/correct.py"):
+    with launch.joined_ranks("python src/correct.py"):
         assert signal.getsignal(signal.SIGTERM) != before
     assert signal.getsignal(signal.SIGTERM) == before
     assert torchrun == {"left": 1}
@@ -69,7 +69,7 @@ def test_a_run_that_ends_well_is_left_and_its_signals_are_set_back(torchrun):
 @pytest.mark.parametrize("said", [0, 1])
 def test_of_a_mistake_that_all_ranks_meet_one_speaks(torchrun, error, status, said):
     torchrun["said"] = said
-    with pytest.raises(SystemExit if said else type(error)) as caught, launch.together("python src/correct.py"):
+    with pytest.raises(SystemExit if said else type(error)) as caught, launch.joined_ranks("python src/correct.py"):
         raise error
     assert not said or caught.value.code == status
 
@@ -77,14 +77,14 @@ def test_of_a_mistake_that_all_ranks_meet_one_speaks(torchrun, error, status, sa
 @pytest.mark.parametrize("said", [0, 1])
 def test_a_failed_collective_is_one_line_with_the_command_that_goes_on(torchrun, said):
     torchrun["said"] = said
-    with pytest.raises(SystemExit if said else RankLost) as caught, launch.together("python src/correct.py -d x"):
+    with pytest.raises(SystemExit if said else RankLost) as caught, launch.joined_ranks("python src/correct.py -d x"):
         raise RuntimeError("[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer")
     if not said:
         assert str(caught.value).endswith("go on with: torchrun --nproc-per-node 2 src/correct.py -d x -r")
 
 
 def test_a_mistake_of_ours_keeps_its_traceback(torchrun):
-    with pytest.raises(RuntimeError, match="shape"), launch.together("python src/correct.py"):
+    with pytest.raises(RuntimeError, match="shape"), launch.joined_ranks("python src/correct.py"):
         raise RuntimeError("shape mismatch")
     assert sum(torchrun.values()) == 1, "the others are told that somebody has spoken"
 

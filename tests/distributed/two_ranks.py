@@ -20,7 +20,7 @@ from deeppatch.data import views
 from deeppatch.data.corruptions import SIGMAS, Blur
 from deeppatch.data.sources import Images
 from deeppatch.distributed import data_parallel, launch, ranks
-from deeppatch.localization.ablation import CorrectCounts, DegradedBatch, by_hooks, count_correct
+from deeppatch.localization.ablation import CorrectCounts, DegradedBatch, count_correct, hook_ablation
 from deeppatch.localization.successive_elimination import Elimination, eliminate
 from deeppatch.patching.training import fit_patch
 from deeppatch.retrain.finetune import fit_all
@@ -98,7 +98,7 @@ def localized(images: Images, blur: Blur) -> dict[str, Any]:
     samples = [DegradedBatch(pixels, labels) for pixels, labels in views.append(images, blur, 100)]
     with torch.no_grad():  # so that several classes are predicted
         network.fc.bias -= network(samples[0].degraded).mean(0)
-    ablation, costs = by_hooks(network, swap=False), {first: 5, second: 2, third: 1}
+    ablation, costs = hook_ablation(network, swap=False), {first: 5, second: 2, third: 1}
     begun = CorrectCounts(current={first: [1, 1], second: [1, 1, 1]})
     eliminations = [Elimination.start({first: 8, third: 12}, {first: 2, third: 3}) for _ in range(2)]
     eliminations[1].current = {first: [torch.ones(100, dtype=torch.bool)] * 3}
@@ -133,7 +133,7 @@ def layers() -> dict[str, Any]:
         x = whole.clone().requires_grad_()
         want = alone(x)
         (want * target).sum().backward()
-        part = ranks.part_of(7, runtime.rank(), runtime.ranks())
+        part = ranks.shard_slice(7, runtime.rank(), runtime.ranks())
         if momentum is None and runtime.ranks() > 1:
             part = slice(0, 7 * runtime.rank())  # rank 0 has nothing
         own = whole[part].clone().requires_grad_()
@@ -147,7 +147,7 @@ def layers() -> dict[str, Any]:
         torch.testing.assert_close(norm.bias.grad * runtime.ranks(), alone.bias.grad)
         for name, value in alone.state_dict().items():
             torch.testing.assert_close(norm.state_dict()[name], value)
-    half = whole.bfloat16()[ranks.part_of(7, runtime.rank(), runtime.ranks())].requires_grad_()
+    half = whole.bfloat16()[ranks.shard_slice(7, runtime.rank(), runtime.ranks())].requires_grad_()
     norm = nn.BatchNorm2d(3)
     with data_parallel.replicated(norm) as replica:
         replica(half).float().square().sum().backward()
@@ -166,7 +166,7 @@ def layers() -> dict[str, Any]:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     place = Path(sys.argv[1])
-    with launch.together("python src/correct.py"):
+    with launch.joined_ranks("python src/correct.py"):
         results = {"work": work(place), "layers": layers()}
         torch.save(results, place / f"rank{runtime.rank()}.pt")
         print("one voice", flush=True)

@@ -17,7 +17,7 @@ from deeppatch.artifacts import state_digest
 from deeppatch.graph.hooks import convolutions
 from deeppatch.graph.network_graph import Graph
 from deeppatch.graph.tracing import Untraceable
-from deeppatch.localization.ablation import CorrectCounts, DegradedBatch, by_hooks, count_correct, in_graph
+from deeppatch.localization.ablation import CorrectCounts, DegradedBatch, count_correct, graph_ablation, hook_ablation
 from deeppatch.localization.channel_delta import ChannelDelta, Downstream
 from deeppatch.zoo.architectures import ARCHITECTURES
 
@@ -119,7 +119,7 @@ def test_right_answers_are_as_many_as_by_whole_passes(network_and_sample, name, 
     filters = {layer: range(0, conv.out_channels, 8) for layer, conv in convolutions(network).items()}
     fast, plain = (
         count_correct([sample], filters, ablation, CorrectCounts(), lambda _: None, lambda _: None)
-        for ablation in (in_graph(Graph(network, degraded), swap=swap), by_hooks(network, swap=swap))
+        for ablation in (graph_ablation(Graph(network, degraded), swap=swap), hook_ablation(network, swap=swap))
     )
     assert fast.unedited == plain.unedited
     apart = [abs(a - b) for layer in filters for a, b in zip(fast.correct[layer], plain.correct[layer], strict=True)]
@@ -135,7 +135,10 @@ def test_right_answers_are_as_many_as_by_whole_passes(network_and_sample, name, 
 def test_edits_give_the_logits_of_a_whole_pass(network_and_sample, name, swap):
     network, sample = network_and_sample(name, seed=len(name))
     with torch.inference_mode():
-        fast, plain = in_graph(Graph(network, sample.degraded), swap=swap)(sample), by_hooks(network, swap=swap)(sample)
+        fast, plain = (
+            graph_ablation(Graph(network, sample.degraded), swap=swap)(sample),
+            hook_ablation(network, swap=swap)(sample),
+        )
         unedited = plain(None, 0)
         torch.testing.assert_close(fast(None, 0), unedited, rtol=1e-4, atol=1e-5)
         moved = 0
@@ -150,7 +153,10 @@ def test_edits_give_the_logits_of_a_whole_pass(network_and_sample, name, swap):
 def test_every_channel_of_a_network_with_odd_steps(network_and_sample):
     network, sample = network_and_sample("concatenating", seed=3)
     with torch.inference_mode():
-        fast, plain = in_graph(Graph(network, sample.degraded), swap=True)(sample), by_hooks(network, swap=True)(sample)
+        fast, plain = (
+            graph_ablation(Graph(network, sample.degraded), swap=True)(sample),
+            hook_ablation(network, swap=True)(sample),
+        )
         for layer, conv in convolutions(network).items():
             for channel in range(conv.out_channels):
                 torch.testing.assert_close(fast(layer, channel), plain(layer, channel), rtol=1e-4, atol=1e-5)
@@ -161,7 +167,7 @@ def test_the_network_is_left_as_it_was(network_and_sample):
     before, kinds = state_digest(network.state_dict()), [type(module) for module in network.modules()]
     graph = Graph(network, sample.degraded)
     with torch.inference_mode():
-        in_graph(graph, swap=False, dtype=torch.bfloat16)(sample)("conv1", 0)
+        graph_ablation(graph, swap=False, dtype=torch.bfloat16)(sample)("conv1", 0)
     assert state_digest(network.state_dict()) == before
     assert [type(module) for module in network.modules()] == kinds
     assert all(module.inplace for module in network.modules() if isinstance(module, nn.ReLU))
@@ -173,9 +179,9 @@ def test_normalisation_is_folded_and_silence_is_a_constant(network_and_sample):
     assert not [node for node in graph.nodes if node.op == "call_module" and "bn" in str(node.target)]
     for name, norm in (("conv1", network.bn1), ("layer1.0.conv2", network.layer1[0].bn2)):
         want = norm(torch.zeros(1, norm.num_features, 1, 1)).flatten()
-        torch.testing.assert_close(graph.silent[name], want)
+        torch.testing.assert_close(graph.silenced[name], want)
     network, sample = network_and_sample("concatenating", seed=2)
-    assert Graph(network, sample.degraded).silent["branch"].count_nonzero() == 0, "nothing follows but its ReLU"
+    assert Graph(network, sample.degraded).silenced["branch"].count_nonzero() == 0, "nothing follows but its ReLU"
 
 
 def test_unedited_values_survive_the_edits(network_and_sample):
@@ -201,7 +207,7 @@ def test_an_edit_that_changes_nothing_gives_the_same_logits(network_and_sample):
 
 @pytest.mark.parametrize(
     ("network", "why"),
-    [(Branching(), "depends on values"), (Twice(), "runs conv more than once"), (Writing(), "answers otherwise")],
+    [(Branching(), "depends on values"), (Twice(), "runs conv more than once"), (Writing(), "computes something else")],
 )
 def test_what_cannot_be_run_as_a_graph_says_why(network, why):
     with pytest.raises(Untraceable, match=why) as refusal:
@@ -220,7 +226,7 @@ def test_costs_count_the_convolutions_behind_a_layer(network_and_sample):
 PEAK = """
 import torch
 from pathlib import Path
-from deeppatch.localization.ablation import DegradedBatch, in_graph
+from deeppatch.localization.ablation import DegradedBatch, graph_ablation
 from deeppatch.graph.network_graph import Graph
 from deeppatch.zoo.architectures import ARCHITECTURES
 def peak():  # of this process alone: the kernel's other count, ru_maxrss, begins with its parent's
@@ -231,10 +237,10 @@ graph = Graph(network, torch.rand(2, 3, 32, 32))
 sample = DegradedBatch(torch.rand(100, 3, 32, 32), torch.zeros(100))
 before = peak()
 with torch.inference_mode():
-    edited = in_graph(graph, swap=False)(sample)
+    edited = graph_ablation(graph, swap=False)(sample)
     for name in graph.convs:
         edited(name, 0)
-print((peak() - before) / 100 / graph.bytes_an_image(sample.degraded[:2]))
+print((peak() - before) / 100 / graph.bytes_per_image(sample.degraded[:2]))
 """
 
 
@@ -242,7 +248,7 @@ def test_the_bytes_of_an_image_are_its_maps_and_an_edit_on_its_way():
     network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
     floats = 3 * 64 + 4 * 64 + 4 * 64 + 4 + 2  # flattening shares memory with the pooling
     want = 4 * (floats + 5 * 4 * 64)
-    assert Graph(network, torch.rand(2, 3, 8, 8)).bytes_an_image(torch.rand(2, 3, 8, 8)) == want
+    assert Graph(network, torch.rand(2, 3, 8, 8)).bytes_per_image(torch.rand(2, 3, 8, 8)) == want
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from there")

@@ -16,8 +16,8 @@ from deeppatch.graph.network_graph import Graph
 from deeppatch.graph.operations import Operation
 from deeppatch.localization import channel_delta
 from deeppatch.localization.channel_delta import ChannelDelta, Downstream
-from deeppatch.modular.layers import find
-from deeppatch.modular.masking import by_slices, masked
+from deeppatch.modular.layers import find_layers
+from deeppatch.modular.masking import masked, sliced_logits
 
 EXAMPLE = torch.rand(2, 3, 12, 12, generator=torch.Generator().manual_seed(1))
 LEAVES = {
@@ -75,12 +75,12 @@ def whole_steps(network: nn.Module) -> list[str]:
 
 def split(network: nn.Module) -> None:
     """Find the layers, and hold a module with few kernels against the network with the others silenced."""
-    layers = find(network.eval(), EXAMPLE)
+    layers = find_layers(network.eval(), EXAMPLE)
     assert [layer.name for layer in layers] == ["first", "last"]
     masks = [torch.tensor([[True, False, True, True, False, False]]), torch.tensor([[False, True, True, False, True]])]
     with torch.no_grad(), masked(network, layers, masks):
         expected = network(EXAMPLE)
-    torch.testing.assert_close(by_slices(network, layers, masks, EXAMPLE)[0], expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(sliced_logits(network, layers, masks, EXAMPLE)[0], expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", [*LEAVES, *MODULES])
@@ -91,7 +91,7 @@ def test_what_leaves_channels_apart_is_understood_by_both(name):
 
 
 def test_every_module_of_the_table_that_leaves_channels_apart_is_tested():
-    known = {kind for kind, found in operations.MODULES.items() if found is Operation.EACH_CHANNEL}
+    known = {kind for kind, found in operations.MODULES.items() if found is Operation.CHANNELWISE}
     assert known == {type(module) for module in MODULES.values()}
 
 
@@ -133,8 +133,8 @@ def test_what_is_added_to_the_table_is_new_to_both(monkeypatch):
     network = Between(torch.square)
     assert whole_steps(network) == ["square"]
     with pytest.raises(UserError, match="cannot be split: square mixes channels"):
-        find(network, EXAMPLE)
-    monkeypatch.setitem(operations.FUNCTIONS, torch.square, Operation.EACH_CHANNEL)
+        find_layers(network, EXAMPLE)
+    monkeypatch.setitem(operations.FUNCTIONS, torch.square, Operation.CHANNELWISE)
     assert whole_steps(network) == []
     split(network)
 
@@ -155,7 +155,7 @@ def test_what_only_ablation_can_follow_is_refused_by_splitting_with_its_name(fun
         network.last = nn.Conv2d(12, 5, 3)
     whole_steps(network)
     with pytest.raises(UserError, match=f"cannot be split: {name} mixes channels"):
-        find(network, EXAMPLE)
+        find_layers(network, EXAMPLE)
 
 
 def test_channels_that_are_added_to_one_channel_are_refused():
@@ -168,7 +168,7 @@ def test_channels_that_are_added_to_one_channel_are_refused():
             return self.head(self.one(x) + self.two(x)).mean((2, 3))
 
     with pytest.raises(UserError, match="add mixes channels"):
-        find(Gate().eval(), EXAMPLE)
+        find_layers(Gate().eval(), EXAMPLE)
 
 
 def test_ablation_has_a_rule_for_every_kind_of_operation():

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from deeppatch.hybrid import clusters
-from deeppatch.hybrid.clusters import Regions, most_uncertain, sharing
+from deeppatch.hybrid.clusters import PoolClusters, most_uncertain, propagation_targets
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def features() -> Tensor:
 
 
 def test_clusters_have_centres_that_are_members_distinct_and_nearest_to_the_mean(features):
-    found = clusters.regions(features, 8, 1)
+    found = clusters.cluster_pool(features, 8, 1)
     inside = found.cluster >= 0
     assert 100 <= inside.sum() <= 150, "what lies alone is noise"
     assert inside[:120].float().mean() > 0.95
@@ -40,7 +40,7 @@ def test_clusters_have_centres_that_are_members_distinct_and_nearest_to_the_mean
 
 
 def test_regions_repeat_by_seed_and_ignore_the_length_of_features(features):
-    first, again = clusters.regions(features, 8, 1), clusters.regions(features * 3, 8, 1)
+    first, again = clusters.cluster_pool(features, 8, 1), clusters.cluster_pool(features * 3, 8, 1)
     assert torch.equal(first.cluster, again.cluster)
     assert torch.equal(first.centers, again.centers)
 
@@ -51,7 +51,7 @@ def test_wide_features_are_reduced_first(features, monkeypatch):
     seen = []
     dense = clusters._dense
     monkeypatch.setattr(clusters, "_dense", lambda points: seen.append(points.shape) or dense(points))
-    found, plain = clusters.regions(wide, 8, 1), clusters.regions(features, 8, 1)
+    found, plain = clusters.cluster_pool(wide, 8, 1), clusters.cluster_pool(features, 8, 1)
     assert seen == [(160, 64), (160, 10)]
     # the first ten components hold everything, so that the same images are noise
     assert torch.equal(found.cluster >= 0, plain.cluster >= 0)
@@ -59,16 +59,16 @@ def test_wide_features_are_reduced_first(features, monkeypatch):
 
 @pytest.mark.parametrize("count", [1, 3, 4, 5, 30])
 def test_a_small_pool_and_one_of_copies_have_regions_too(count):
-    found = clusters.regions(torch.ones(count, 4), 2, 0)
+    found = clusters.cluster_pool(torch.ones(count, 4), 2, 0)
     assert len(found.centers) >= 1 or (found.cluster == -1).all()
     assert torch.equal(found.cluster[found.centers], torch.arange(len(found.centers)))
 
 
-def by_hand() -> Regions:
+def by_hand() -> PoolClusters:
     """Three clusters and noise: 0 has places 0 2 4 6, 1 has 1 3, 2 has 5 8; 7 and 9 are noise."""
     cluster = torch.tensor([0, 1, 0, 1, 0, 2, 0, -1, 2, -1])
     distance = torch.tensor([0.3, 0, 0.1, 0.5, 0, 0, 0.2, torch.inf, 0.4, torch.inf])
-    return Regions(cluster, torch.tensor([4, 1, 5]), distance)
+    return PoolClusters(cluster, torch.tensor([4, 1, 5]), distance)
 
 
 def test_clusters_with_most_entropy_in_all_are_best():
@@ -79,23 +79,23 @@ def test_clusters_with_most_entropy_in_all_are_best():
 
 
 def test_members_share_the_label_of_their_own_centre_from_there_outwards():
-    members, lender = sharing(by_hand(), torch.tensor([2, 0]), None)
+    members, lender = propagation_targets(by_hand(), torch.tensor([2, 0]), None)
     assert members.tolist() == [5, 8, 4, 2, 6, 0]
     assert lender.tolist() == [0, 0, 1, 1, 1, 1]
-    members, lender = sharing(by_hand(), torch.tensor([2, 0]), 3)
+    members, lender = propagation_targets(by_hand(), torch.tensor([2, 0]), 3)
     assert members.tolist() == [5, 8, 4, 2, 6]
-    members, lender = sharing(by_hand(), torch.tensor([2, 0]), 1)
+    members, lender = propagation_targets(by_hand(), torch.tensor([2, 0]), 1)
     assert (members.tolist(), lender.tolist()) == ([5, 4], [0, 1])
 
 
 def test_no_cluster_no_member():
-    none = Regions(torch.full((3,), -1), torch.empty(0, dtype=torch.long), torch.full((3,), torch.inf))
+    none = PoolClusters(torch.full((3,), -1), torch.empty(0, dtype=torch.long), torch.full((3,), torch.inf))
     assert most_uncertain(none, torch.ones(3), 2).tolist() == []
-    assert sharing(none, torch.empty(0, dtype=torch.long), None)[0].tolist() == []
+    assert propagation_targets(none, torch.empty(0, dtype=torch.long), None)[0].tolist() == []
 
 
 def test_clustering_leaves_the_threads_as_they_were(features):
     threads = torch.get_num_threads()
-    clusters.regions(features, 8, 1)
+    clusters.cluster_pool(features, 8, 1)
     assert torch.get_num_threads() == threads
     assert np.isfinite(features.numpy()).all()

@@ -93,7 +93,7 @@ def test_without_views_the_image_speaks_alone(tiny):
 
 
 def test_tau_is_the_mean_entropy_at_average_distance_from_the_training_images(monkeypatch):
-    for name, value in (("NEIGHBOURS", 5), ("TYPICAL", 9), ("REFERENCES", 30), ("CHUNK", 7)):
+    for name, value in (("NEIGHBOURS", 5), ("TYPICAL_IMAGES", 9), ("SAMPLED_IMAGES", 30), ("CHUNK", 7)):
         monkeypatch.setattr(tta, name, value)
     logits, train = torch.randn(50, 6, generator=fresh(1)), torch.randn(40, 6, generator=fresh(2))
     entropy = torch.rand(50, generator=fresh(3))

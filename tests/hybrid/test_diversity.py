@@ -95,5 +95,5 @@ def test_badge_buys_no_image_twice_where_gradients_are_equal_or_nothing():
 @pytest.mark.parametrize("lot", [0.0, 0.25, 0.9999, 1 - 2**-53])
 def test_a_lot_never_falls_on_a_place_without_weight(lot):
     weights = torch.tensor([0, 0.1, 0, 0.3, 0.6, 0, 0], dtype=torch.float64)
-    place = diversity._drawn(weights, weights > 0, torch.tensor(lot, dtype=torch.float64))
+    place = diversity._sample_index(weights, weights > 0, torch.tensor(lot, dtype=torch.float64))
     assert weights[place] > 0

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deeppatch.hybrid import encoder as encoding
-from deeppatch.hybrid.encoder import Encoder, Pairs, contrast, distorted, neighbours_accuracy
+from deeppatch.hybrid.encoder import Encoder, PositivePairs, augment, contrastive_loss, neighbours_accuracy
 
 
 def fresh(seed: int = 1) -> torch.Generator:
@@ -40,12 +40,16 @@ def test_the_loss_is_the_definition():
         partner = (i + 4) % 8
         others = [math.exp(float(rows[i] @ rows[k]) / 0.5) for k in range(8) if k != i]
         total -= math.log(math.exp(float(rows[i] @ rows[partner]) / 0.5) / sum(others))
-    assert contrast(model, (torch.zeros(8, 3, 1, 1), torch.arange(4))).item() == pytest.approx(total / 8, rel=1e-5)
+    assert contrastive_loss(model, (torch.zeros(8, 3, 1, 1), torch.arange(4))).item() == pytest.approx(
+        total / 8, rel=1e-5
+    )
 
 
 def test_partners_that_agree_cost_less():
     alike, apart = torch.eye(4).repeat(2, 1), torch.eye(8)
-    losses = [contrast(Fixed(rows), (torch.zeros(8, 3, 1, 1), torch.arange(4))).item() for rows in (alike, apart)]
+    losses = [
+        contrastive_loss(Fixed(rows), (torch.zeros(8, 3, 1, 1), torch.arange(4))).item() for rows in (alike, apart)
+    ]
     assert losses[0] < losses[1]
 
 
@@ -54,7 +58,7 @@ def test_the_head_is_a_projection_and_features_are_what_it_reads(tiny, pixels):
     encoder = Encoder(tiny, pixels[:1].float() / 255)
     assert encoder.head == "network.fc"
     projected = encoder.eval()(pixels.float() / 255)
-    assert projected.shape == (30, encoding.PROJECTION)
+    assert projected.shape == (30, encoding.PROJECTION_SIZE)
     torch.testing.assert_close(projected.norm(dim=1), torch.ones(30))
     features = encoder.train().features(pixels, batch_size=7)
     assert features.shape == (30, classes.in_features)
@@ -63,9 +67,9 @@ def test_the_head_is_a_projection_and_features_are_what_it_reads(tiny, pixels):
 
 
 def test_an_epoch_pairs_two_copies_of_each_image_and_repeats(pixels):
-    epoch = Pairs(pixels, 8, 3, 0)
+    epoch = PositivePairs(pixels, 8, 3, 0)
     assert len(epoch) == 3
-    batches, again, later = list(epoch), list(epoch), list(Pairs(pixels, 8, 3, 1))
+    batches, again, later = list(epoch), list(epoch), list(PositivePairs(pixels, 8, 3, 1))
     assert [copies.shape for copies, _ in batches] == [(16, 3, 12, 12)] * 3
     places = torch.cat([places for _, places in batches])
     assert len(places.unique()) == 24
@@ -75,18 +79,18 @@ def test_an_epoch_pairs_two_copies_of_each_image_and_repeats(pixels):
     assert not torch.equal(batches[0][1], later[0][1])
     first, second = batches[0][0].chunk(2)
     assert not torch.equal(first, second)
-    assert len(list(Pairs(pixels[:5], 8, 3, 0))) == 1, "a pool smaller than a batch is one"
+    assert len(list(PositivePairs(pixels[:5], 8, 3, 0))) == 1, "a pool smaller than a batch is one"
 
 
 def test_copies_are_of_the_same_image(pixels, monkeypatch):
-    monkeypatch.setattr(encoding, "distorted", lambda copies, _draw, *, mirror: copies)
-    for copies, places in Pairs(pixels, 8, 3, 0):
+    monkeypatch.setattr(encoding, "augment", lambda copies, _draw, *, mirror: copies)
+    for copies, places in PositivePairs(pixels, 8, 3, 0):
         assert torch.equal(copies, (pixels[places].float() / 255).repeat(2, 1, 1, 1))
 
 
 def test_distortions_differ_between_images_and_stay_in_range():
     same = torch.rand(1, 3, 16, 16, generator=fresh()).expand(200, -1, -1, -1)
-    found = distorted(same, fresh(2))
+    found = augment(same, fresh(2))
     assert 0 <= found.min() <= found.max() <= 1
     assert len(found.flatten(1).unique(dim=0)) == 200
     grey = (found.amax(1) - found.amin(1)).amax((1, 2)) < 0.02
@@ -102,7 +106,7 @@ def test_a_crop_is_a_part_of_the_image_mirrored_at_most_where_that_is_allowed():
         assert (width * height).min() > 0.14
         assert (width * height).max() <= 1
         assert (crops[:, 0, 0] < 0).any() == mirror
-    rising = distorted(ramp, fresh(), mirror=False)
+    rising = augment(ramp, fresh(), mirror=False)
     assert (rising[..., -4:].mean((1, 2, 3)) >= rising[..., :4].mean((1, 2, 3)) - 1e-6).all(), "no mirror image"
 
 
@@ -134,10 +138,10 @@ def test_learning_brings_copies_together(tiny, pixels):
     encoder = Encoder(tiny, pixels[:1].float() / 255).train()
     optimizer = torch.optim.Adam(encoder.parameters(), lr=0.01)
     plain = pixels[..., :1, :1].expand_as(pixels).contiguous()  # each of a colour of its own
-    batch = next(iter(Pairs(plain, 30, 1, 0)))
+    batch = next(iter(PositivePairs(plain, 30, 1, 0)))
     losses = []
     for _ in range(25):
-        loss = contrast(encoder, batch)
+        loss = contrastive_loss(encoder, batch)
         optimizer.zero_grad()
         loss.backward()
         assert encoder.body.network.conv1.weight.grad.abs().sum() > 0

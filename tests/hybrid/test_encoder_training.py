@@ -12,7 +12,7 @@ from deeppatch.cache import ContentCache
 from deeppatch.data.dataset import Data
 from deeppatch.hybrid import encoder_training
 from deeppatch.hybrid.encoder import Encoder
-from deeppatch.hybrid.encoder_training import EncoderSettings, learn, train_encoder
+from deeppatch.hybrid.encoder_training import EncoderSettings, fit_encoder, train_encoder
 from deeppatch.training import History
 
 SETTINGS = EncoderSettings("tiny", epochs=2, batch_size=8, seed=3)
@@ -32,7 +32,7 @@ def test_an_encoder_sees_mirror_images_where_they_keep_their_class(data, tiny, m
         lambda _encoder, epochs, *_given, **_named: seen.extend(epochs) or History([1.0], [0.5]),
     )
     encoder = Encoder(tiny, data.example)
-    facts = learn(encoder, data.train.pixels, dataclasses.replace(data, mirror=mirror), SETTINGS)
+    facts = fit_encoder(encoder, data.train.pixels, dataclasses.replace(data, mirror=mirror), SETTINGS)
     assert [(epoch.seed, epoch.epoch, epoch.mirror) for epoch in seen] == [(3, 0, mirror), (3, 1, mirror)]
     assert facts == {"encoder": "tiny", "epochs": 2, "images": 60, "knn_accuracy_on_val_percent": 50.0}
 

@@ -11,7 +11,7 @@ from deeppatch.hybrid import selection_methods
 from deeppatch.hybrid.diagnostics import PoolTruth
 from deeppatch.hybrid.oracle import Oracle
 from deeppatch.hybrid.selection import UNKNOWN
-from deeppatch.hybrid.selection_methods import METHODS, NEAREST, Evidence
+from deeppatch.hybrid.selection_methods import MEMBERS_PER_LABEL, METHODS, SelectionInputs
 
 BUDGET = 12
 PACKAGE = Path(selection_methods.__file__).parent
@@ -43,8 +43,8 @@ def truth() -> Tensor:
 
 @pytest.fixture
 def evidence(tiny, pool, images):
-    def gathered(seed: int = 1, encode=None) -> Evidence:
-        return Evidence(tiny, pool, images.pixels, seed, views=2, encode=encode, batch_size=32)
+    def gathered(seed: int = 1, encode=None) -> SelectionInputs:
+        return SelectionInputs(tiny, pool, images.pixels, seed, views=2, encode=encode, batch_size=32)
 
     return gathered
 
@@ -55,7 +55,7 @@ def test_a_method_buys_its_budget_once_and_repeats_by_seed(evidence, truth, name
     choice = METHODS[name](evidence(), oracle, BUDGET)
     found = choice.selection
     count = 0 if name == "none" else BUDGET
-    assert len(found.bought) == len(found.bought.unique()) == oracle.spent == count
+    assert len(found.bought) == len(found.bought.unique()) == oracle.labels_bought == count
     assert torch.equal(found.labels, truth[found.bought])
     assert len(found.members) == len(found.members.unique()) == len(found.lender)
     assert torch.isin(found.bought, found.members).all(), "what is bought trains with its own label"
@@ -124,8 +124,8 @@ def test_hybrid_buys_centres_and_reads_what_is_at_most_as_uncertain_as_tau(evide
     assert 0 < tau < 1
     assert torch.equal(found.unlabelled, (entropy <= tau).nonzero().flatten())
     torch.testing.assert_close(found.weights, 1 - entropy[found.unlabelled])
-    assert BUDGET < len(found.members) <= NEAREST * BUDGET, "a label reaches few of a cluster"
-    assert torch.bincount(found.lender).max() <= NEAREST
+    assert BUDGET < len(found.members) <= MEMBERS_PER_LABEL * BUDGET, "a label reaches few of a cluster"
+    assert torch.bincount(found.lender).max() <= MEMBERS_PER_LABEL
     assert torch.equal(found.member_labels, found.labels[found.lender])
 
 
@@ -135,7 +135,7 @@ def test_hybrid_spreads_over_whole_clusters_where_features_are_not_the_model_s(e
 
     found = METHODS["hybrid"](evidence(encode=encode), Oracle(truth, 3), 3)
     sizes = torch.bincount(found.selection.lender)
-    assert sizes.max() > NEAREST
+    assert sizes.max() > MEMBERS_PER_LABEL
     assert found.reasons == [f"centre of {size} similar images, uncertain together" for size in sizes.tolist()]
     assert (found.clusters >= 0).all()
 

@@ -15,7 +15,7 @@ from deeppatch.data import views
 from deeppatch.data.sources import Images
 from deeppatch.errors import UserError
 from deeppatch.hybrid import semisupervised, targets
-from deeppatch.hybrid.semisupervised import Repair, RepairEpoch, repair
+from deeppatch.hybrid.semisupervised import RepairEpoch, RepairState, repair
 from deeppatch.hybrid.training_data import Recipe, RepairSettings, SemiSupervisedData
 
 FEW = Recipe(batch=8, weight=10.0)
@@ -75,7 +75,7 @@ def knowing(tiny, images) -> torch.nn.Module:
 def batches(model, data: SemiSupervisedData, recipe: Recipe = FEW, epoch: int = 0) -> tuple[list, list]:
     """Return the batches of both phases of an epoch of a model that nobody trains."""
     model.train()
-    every = list(RepairEpoch(Repair(model, data, recipe, 5), epoch))
+    every = list(RepairEpoch(RepairState(model, data, recipe, 5), epoch))
     return [b for b in every if not b[2][1].any()], [b for b in every if b[2][1].any()]
 
 
@@ -89,7 +89,7 @@ def test_the_first_phase_is_the_replayed_and_the_labelled_images_and_no_other(kn
     match = (pixels.unsqueeze(1) == want).flatten(2).all(2)
     assert match.sum(1).tolist() == [1] * len(want)
     assert match.sum(0).tolist() == [1] * len(want)
-    assert torch.equal(taught, targets.smoothed(labels[match.int().argmax(1)], 5, 0.1))
+    assert torch.equal(taught, targets.smooth_labels(labels[match.int().argmax(1)], 5, 0.1))
     assert torch.allclose(weights[0], torch.tensor(1 / len(want)))
     assert not weights[1].any()
 
@@ -107,7 +107,7 @@ def test_newly_labelled_images_are_augmented_as_training_images_are(knowing, dat
 
 def test_the_numbers_of_batches_are_those_of_the_definition(knowing, data, images):
     right = int((training.predict(knowing, views.clean(images, 60)) == images.labels).sum())
-    epoch = RepairEpoch(Repair(knowing, data, FEW, 5), 0)
+    epoch = RepairEpoch(RepairState(knowing, data, FEW, 5), 0)
     first, second = batches(knowing, data)
     assert (len(first), len(second)) == ((right + 3) // 8, max(right, 40) // 8)
     assert len(epoch) == len(first) + len(second)
@@ -120,7 +120,7 @@ def test_the_numbers_of_batches_are_those_of_the_definition(knowing, data, image
 def test_the_second_phase_mixes_replayed_labels_with_pseudo_labels_on_every_view(knowing, data, monkeypatch):
     """Undo the mixing and look at the parts: eight labelled rows, then each drawn image in two views."""
     mixed = []
-    monkeypatch.setattr(semisupervised, "mixed", lambda values, *_: mixed.append(values) or values)
+    monkeypatch.setattr(semisupervised, "mix_rows", lambda values, *_: mixed.append(values) or values)
     _, second = batches(knowing, dataclasses.replace(data, crop=False))
     knowing.eval()
     certain, guessed = 0, 0
@@ -136,10 +136,10 @@ def test_the_second_phase_mixes_replayed_labels_with_pseudo_labels_on_every_view
             assert data.weights[place] > 0
             if data.known[place] >= 0:
                 certain += 1
-                assert torch.equal(target, targets.smoothed(data.known[place].view(1), 5, 0.1)[0])
+                assert torch.equal(target, targets.smooth_labels(data.known[place].view(1), 5, 0.1)[0])
             else:
                 guessed += 1
-                assert not torch.equal(target, targets.smoothed(target.argmax().view(1), 5, 0.1)[0])
+                assert not torch.equal(target, targets.smooth_labels(target.argmax().view(1), 5, 0.1)[0])
     assert certain > 3
     assert guessed > 3
     assert len(mixed) == 2 * len(second), "pixels and targets alike"
@@ -147,7 +147,7 @@ def test_the_second_phase_mixes_replayed_labels_with_pseudo_labels_on_every_view
 
 def test_labels_are_mixed_with_the_partners_and_shares_of_their_images(knowing, data, monkeypatch):
     seen = []
-    monkeypatch.setattr(semisupervised, "mixed", lambda *given: seen.append(given) or targets.mixed(*given))
+    monkeypatch.setattr(semisupervised, "mix_rows", lambda *given: seen.append(given) or targets.mix_rows(*given))
     _, second = batches(knowing, data)
     for (pixels, *how), (labels, *same), (shown, taught, _) in zip(seen[::2], seen[1::2], second, strict=True):
         partners, share = how
@@ -185,13 +185,13 @@ def test_every_epoch_and_every_phase_draws_anew_and_the_seed_repeats_it(knowing,
 
 def test_the_replayed_are_chosen_anew_for_the_second_phase_and_each_epoch(knowing, data, monkeypatch):
     chosen = []
-    replayed = Repair.replayed
+    replayed = RepairState.replayed
 
     def note(self):
         chosen.append((state_digest(dict(self.model.named_parameters())), replayed(self)))
         return chosen[-1][1]
 
-    monkeypatch.setattr(Repair, "replayed", note)
+    monkeypatch.setattr(RepairState, "replayed", note)
     repair(knowing, data, FEW, sgd(2), lambda _m: 0.0)
     assert len(chosen) == 4
     assert len({digest for digest, _ in chosen}) == 4
@@ -201,7 +201,7 @@ def test_the_replayed_are_judged_as_they_are_though_training_crops_and_mirrors_t
     assert data.crop
     assert data.mirror
     right = training.predict(knowing, views.clean(images, 60)) == images.labels
-    replayed = [Repair(knowing, each, FEW, 5).replayed() for each in (data, data.training_images_only())]
+    replayed = [RepairState(knowing, each, FEW, 5).replayed() for each in (data, data.training_images_only())]
     assert all(torch.equal(places, right.nonzero()[:, 0]) for places in replayed)
     ((moved, labels),) = data.labelled(images, 60, 1, torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -231,16 +231,16 @@ def test_lambda_is_whole_from_the_first_step_or_grows_over_the_first_epochs(know
 
     assert strengths(FEW, 0) == pytest.approx([10.0] * 5)
     growing = dataclasses.replace(FEW, ramp=2)
-    model_free = list(RepairEpoch(Repair(knowing.train(), data, growing, 5), 0))[-5:]
+    model_free = list(RepairEpoch(RepairState(knowing.train(), data, growing, 5), 0))[-5:]
     assert [16 * w[1, -1].item() for *_, w in model_free] == pytest.approx([0.0, 1.0, 2.0, 3.0, 4.0])
     assert strengths(growing, 2) == pytest.approx([10.0] * 5)
 
 
 def test_the_weights_follow_the_model_after_the_first_epoch(knowing, data):
-    state = Repair(knowing, data, FEW, 5)
+    state = RepairState(knowing, data, FEW, 5)
     assert torch.equal(state.weights(0), data.weights)
     assert torch.equal(state.weights(1), data.updated_weights(entropies(knowing, 1)))
-    fixed = Repair(knowing, dataclasses.replace(data, consistency_entropy=None), FEW, 5)
+    fixed = RepairState(knowing, dataclasses.replace(data, consistency_entropy=None), FEW, 5)
     assert torch.equal(fixed.weights(1), data.weights)
 
 
@@ -270,7 +270,7 @@ def test_the_warm_start_is_plain_cross_entropy_on_what_is_replayed(knowing, data
     for epoch in range(2):
         right = training.predict(theirs, views.clean(images, 60)) == images.labels
         theirs.train()
-        state = Repair(theirs, nothing, plain, 5)
+        state = RepairState(theirs, nothing, plain, 5)
         for pixels, taught, _weights in list(RepairEpoch(state, epoch)):
             assert int(right.sum()) >= 8
             optimizer.zero_grad()
@@ -331,7 +331,7 @@ def test_a_network_that_knows_nothing_is_refused(tiny, images, data):
 def test_looking_leaves_the_mode_of_the_model(knowing, data):
     for training_mode in (True, False):
         knowing.train(training_mode)
-        state = Repair(knowing, data, FEW, 5)
+        state = RepairState(knowing, data, FEW, 5)
         state.replayed()
         state.consistency_entropy(1)
         assert knowing.training is training_mode

@@ -17,10 +17,10 @@ def draw() -> torch.Generator:
 
 
 def test_smoothing_takes_from_the_label_and_gives_to_the_others_alone():
-    found = targets.smoothed(torch.tensor([2, 0]), 5, 0.1)
+    found = targets.smooth_labels(torch.tensor([2, 0]), 5, 0.1)
     want = torch.tensor([[0.025, 0.025, 0.9, 0.025, 0.025], [0.9, 0.025, 0.025, 0.025, 0.025]])
     assert torch.allclose(found, want)
-    assert torch.equal(targets.smoothed(torch.tensor([1]), 3, 0), torch.tensor([[0.0, 1.0, 0.0]]))
+    assert torch.equal(targets.smooth_labels(torch.tensor([1]), 3, 0), torch.tensor([[0.0, 1.0, 0.0]]))
 
 
 @pytest.mark.parametrize("classes", [2, 3, 10, 43])
@@ -29,19 +29,19 @@ def test_the_loss_on_smoothed_labels_is_torch_s_with_more_smoothing(classes, dra
     logits = torch.randn(7, classes, generator=draw)
     labels = torch.randint(0, classes, (7,), generator=draw)
     want = F.cross_entropy(logits, labels, label_smoothing=0.1 * classes / (classes - 1))
-    batch = (logits, targets.smoothed(labels, classes, 0.1), targets.row_weights(7, 0, 0, logits.device))
+    batch = (logits, targets.smooth_labels(labels, classes, 0.1), targets.row_weights(7, 0, 0, logits.device))
     assert torch.allclose(targets.weighted_loss(nn.Identity(), batch), want)
 
 
 def test_sharpening_at_a_half_is_squares_over_their_sum(draw):
     given = torch.rand(6, 4, generator=draw).softmax(1)
-    found = targets.sharpened(given, 0.5)
+    found = targets.sharpen(given, 0.5)
     assert torch.allclose(found, given**2 / (given**2).sum(1, keepdim=True))
     assert torch.allclose(found.sum(1), torch.ones(6))
     assert (found.max(1).values > given.max(1).values).all()
-    assert torch.allclose(targets.sharpened(given, 1.0), given)
+    assert torch.allclose(targets.sharpen(given, 1.0), given)
     certain = torch.tensor([[1.0, 0.0, 0.0]])
-    assert torch.equal(targets.sharpened(certain, 0.5), certain)
+    assert torch.equal(targets.sharpen(certain, 0.5), certain)
 
 
 def test_a_guess_is_the_sharpened_mean_over_the_views_of_an_image(tiny, draw):
@@ -67,11 +67,11 @@ def test_guessing_in_train_mode_moves_the_statistics_of_normalisation_and_no_wei
 def test_mixing_is_the_same_for_pixels_and_targets_and_keeps_their_sum(draw):
     pixels, taught = torch.rand(9, 3, 4, 4, generator=draw), torch.rand(9, 5, generator=draw).softmax(1)
     partners, share = torch.randperm(9, generator=draw), torch.tensor(0.7)
-    mixed = targets.mixed(taught, partners, share)
+    mixed = targets.mix_rows(taught, partners, share)
     assert torch.allclose(mixed, 0.7 * taught + 0.3 * taught[partners])
     assert torch.allclose(mixed.sum(1), torch.ones(9))
-    assert torch.allclose(targets.mixed(pixels, partners, share), 0.7 * pixels + 0.3 * pixels[partners])
-    assert torch.equal(targets.mixed(pixels, partners, torch.tensor(1.0)), pixels)
+    assert torch.allclose(targets.mix_rows(pixels, partners, share), 0.7 * pixels + 0.3 * pixels[partners])
+    assert torch.equal(targets.mix_rows(pixels, partners, torch.tensor(1.0)), pixels)
 
 
 def test_shares_are_of_a_beta_and_leave_each_row_the_larger_part(draw):

@@ -7,7 +7,7 @@ import torch
 
 from deeppatch.data import views
 from deeppatch.hybrid.selection import Selection
-from deeppatch.hybrid.training_data import Recipe, SemiSupervisedData, drawn, known_and_weights, passes
+from deeppatch.hybrid.training_data import Recipe, SemiSupervisedData, draw_batches, known_and_weights, shuffled_batches
 
 
 def draw(seed: int = 0) -> torch.Generator:
@@ -24,7 +24,7 @@ def data(images) -> SemiSupervisedData:
 
 
 def test_passes_go_through_everything_before_they_come_back():
-    order = passes(10, 3, 7, draw())
+    order = shuffled_batches(10, 3, 7, draw())
     assert order.shape == (7, 3)
     for start in (0, 3):
         assert len(set(order[start : start + 3].flatten().tolist())) == 9
@@ -33,7 +33,7 @@ def test_passes_go_through_everything_before_they_come_back():
 
 
 def test_fewer_images_than_a_batch_are_a_small_batch():
-    order = passes(5, 64, 3, draw())
+    order = shuffled_batches(5, 64, 3, draw())
     assert [sorted(row) for row in order.tolist()] == [[0, 1, 2, 3, 4]] * 3
 
 
@@ -41,20 +41,20 @@ def test_fewer_images_than_a_batch_are_a_small_batch():
 def test_an_image_of_weight_zero_is_never_drawn(replacement):
     weights = torch.rand(200, generator=draw()) * (torch.rand(200, generator=draw(1)) < 0.3)
     weights[17] = 1e-30
-    chosen = drawn(weights, 64, 50, draw(2), replacement=replacement)
+    chosen = draw_batches(weights, 64, 50, draw(2), replacement=replacement)
     assert (weights[chosen] > 0).all()
 
 
 def test_images_are_drawn_as_often_as_their_weight_says():
     weights = torch.tensor([0.0, 1.0, 3.0, 0.0, 4.0])
-    chosen = drawn(weights, 100, 400, draw(), replacement=True).flatten()
+    chosen = draw_batches(weights, 100, 400, draw(), replacement=True).flatten()
     shares = torch.bincount(chosen, minlength=5) / len(chosen)
     assert torch.allclose(shares, weights / 8, atol=0.01)
 
 
 def test_without_weights_they_come_in_shuffled_passes():
     weights = torch.tensor([0.0, 1.0, 1.0, 0.0, 1.0, 1.0])
-    chosen = drawn(weights, 2, 4, draw(), replacement=False)
+    chosen = draw_batches(weights, 2, 4, draw(), replacement=False)
     assert sorted(chosen[:2].flatten().tolist()) == sorted(chosen[2:].flatten().tolist()) == [1, 2, 4, 5]
 
 
@@ -76,7 +76,7 @@ def test_an_epoch_counts_the_whole_pool_where_weights_choose_and_else_what_may_b
 def test_labelled_images_are_cropped_and_mirrored_as_the_data_set_allows(data, images):
     whole = views.to_float(images.pixels)
     (pixels, labels), = data.labelled(images, 60, 1, draw())  # fmt: skip
-    order = passes(60, 60, 1, draw())[0]
+    order = shuffled_batches(60, 60, 1, draw())[0]
     assert torch.equal(pixels, whole[order])
     assert torch.equal(labels, images.labels[order])
     (cropped, _), = dataclasses.replace(data, crop=True).labelled(images, 60, 1, draw())  # fmt: skip

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from deeppatch.artifacts import state_digest
 from deeppatch.graph.hooks import convolutions
 from deeppatch.graph.network_graph import Graph
-from deeppatch.localization.ablation import CorrectCounts, DegradedBatch, by_hooks, count_correct, in_graph
+from deeppatch.localization.ablation import CorrectCounts, DegradedBatch, count_correct, graph_ablation, hook_ablation
 
 SEEDS = [0, 1, 2]
 
@@ -35,9 +35,9 @@ def score(request) -> Callable[..., dict[str, list[float]]]:
     ) -> dict[str, list[float]]:  # fmt: skip
         swap = method == "featswap"
         if request.param == "graph":
-            ablation = in_graph(Graph(network, samples[0].degraded), swap=swap)
+            ablation = graph_ablation(Graph(network, samples[0].degraded), swap=swap)
         else:
-            ablation = by_hooks(network, swap=swap)
+            ablation = hook_ablation(network, swap=swap)
         filters = {name: range(conv.out_channels) for name, conv in convolutions(network).items()}
         return count_correct(samples, filters, ablation, counts or CorrectCounts(), keep, tick).scores(
             1 if swap else -1
@@ -213,7 +213,7 @@ def test_no_hook_survives(case, score, method):
 def test_no_hook_survives_a_network_that_fails(case, method, passes):
     network, samples = case
     network.fc = Stumbles(network.fc, passes)
-    ablation = by_hooks(network, swap=method == "featswap")
+    ablation = hook_ablation(network, swap=method == "featswap")
     with pytest.raises(RuntimeError, match="stumbled"):
         count_correct(
             samples, {"conv1": range(8), "conv2": range(8), "conv3": range(12)}, ablation, CorrectCounts(), idle, idle

@@ -8,7 +8,7 @@ from fractions import Fraction
 import pytest
 import torch
 
-from deeppatch.localization.ranking import Ranking, cut, nearest_cut, random_ranking, rank, refine
+from deeppatch.localization.ranking import Ranking, cut_index, nearest_cut, random_ranking, rank, refine
 from deeppatch.localization.ratio_estimation import RATIOS
 
 SCORES = {"first": [0.3, -0.1, 0.2], "second": [0.0, 0.5]}
@@ -136,7 +136,7 @@ def test_the_filters_nearest_the_cut(ratio, side, count, expected):
 @pytest.mark.parametrize("side", ["front", "rear"])
 def test_the_cut_is_where_the_choice_ends(ratio, side):
     ranking = ranked(9)
-    before = ranking.order["conv"][: cut(9, ratio, side)]
+    before = ranking.order["conv"][: cut_index(9, ratio, side)]
     chosen = ranking.choose(ratio, side, 0).get("conv", [])
     assert set(chosen) == (set(before) if side == "front" else set(range(9)) - set(before))
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from deeppatch.data.dataset import Data
 from deeppatch.localization.ranking import random_ranking
-from deeppatch.localization.ratio_estimation import RATIOS, estimate, estimate_ratio, summary
+from deeppatch.localization.ratio_estimation import RATIOS, accuracy_summary, choose_ratio, estimate_ratio
 
 
 def correct(count: int, images: int = 100) -> Tensor:
@@ -20,7 +20,7 @@ def correct(count: int, images: int = 100) -> Tensor:
 
 
 def chosen_of(curve: dict[float, int]) -> float:
-    return estimate(list(curve), lambda ratio: correct(curve[ratio]), {}, lambda found: None)["ratio"]
+    return choose_ratio(list(curve), lambda ratio: correct(curve[ratio]), {}, lambda found: None)["ratio"]
 
 
 def test_ratios_are_the_published_ones():
@@ -53,13 +53,13 @@ def test_smallest_is_chosen_whatever_the_order_of_trial():
 
 def test_the_error_is_that_over_images_not_over_answers():
     """The levels of an image are not independent: two levels with the same answers halve no error."""
-    one, two = summary(correct(90)), summary(correct(90).expand(2, -1))
+    one, two = accuracy_summary(correct(90)), accuracy_summary(correct(90).expand(2, -1))
     assert two["standard_error"] == pytest.approx(one["standard_error"])
     assert one["standard_error"] == pytest.approx((0.9 * 0.1 / 99) ** 0.5)
 
 
 def test_summary_by_hand():
-    point = summary(torch.tensor([[1, 1, 0, 0], [1, 0, 0, 0]], dtype=torch.bool))
+    point = accuracy_summary(torch.tensor([[1, 1, 0, 0], [1, 0, 0, 0]], dtype=torch.bool))
     assert point["levels"] == [0.5, 0.25]
     assert point["mean"] == pytest.approx(0.375)
     # per image 1, 1/2, 0, 0: sum of squares about the mean 0.6875
@@ -69,7 +69,11 @@ def test_summary_by_hand():
 
 
 def test_summary_of_one_image_has_no_error():
-    assert summary(torch.tensor([[True], [False]])) == {"levels": [1.0, 0.0], "mean": 0.5, "standard_error": 0.0}
+    assert accuracy_summary(torch.tensor([[True], [False]])) == {
+        "levels": [1.0, 0.0],
+        "mean": 0.5,
+        "standard_error": 0.0,
+    }
 
 
 def test_resumed_estimate_equals_one_run():
@@ -81,7 +85,7 @@ def test_resumed_estimate_equals_one_run():
         tried.append(ratio)
         return correct(curve[ratio])
 
-    whole = estimate(list(curve), correct_at, {}, lambda found: kept.append(copy.deepcopy(found)))
+    whole = choose_ratio(list(curve), correct_at, {}, lambda found: kept.append(copy.deepcopy(found)))
     assert tried == list(curve), "every ratio is tried once, in order"
     assert [list(found) for found in kept] == [[str(r) for r in list(curve)[: n + 1]] for n in range(4)]
     assert kept[-1] == whole["curve"]
@@ -89,7 +93,7 @@ def test_resumed_estimate_equals_one_run():
         tried.clear()
         done = json.loads(json.dumps(kept[place]))
         again: list[dict] = []
-        assert estimate(list(curve), correct_at, done, lambda found: again.append(copy.deepcopy(found))) == whole  # noqa: B023
+        assert choose_ratio(list(curve), correct_at, done, lambda found: again.append(copy.deepcopy(found))) == whole  # noqa: B023
         assert tried == list(curve)[place + 1 :]
         assert again == kept[place + 1 :]
         assert done == kept[place], "the argument was changed"

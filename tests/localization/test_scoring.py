@@ -57,7 +57,7 @@ def data(model) -> Data:
 def stream(data: Data, blur: Blur, method: str) -> tuple[Tensor, Tensor, Tensor]:
     """Return degraded pixels, labels and clean pixels, all in one batch, as a method reads them."""
     paired = method in ("featswap", "activation")
-    view = views.degraded_draw(data.val, blur, 999, 2021) if paired else views.expand(data.val, blur, 999)
+    view = views.random_level_view(data.val, blur, 999, 2021) if paired else views.expand(data.val, blur, 999)
     ((degraded, labels),) = view
     return degraded, labels, data.val.pixels[view.index] / 255
 
@@ -160,7 +160,7 @@ def test_bfloat16_only_where_the_processor_has_it(model, data, blur, monkeypatch
 
 def test_little_memory_gives_the_same_ranking(model, data, blur):
     small = scoring_run.ScoringRun(model, data.val, blur, batch_size=20, memory=1)
-    assert [small.images_at_a_time(size) for size in (1, 2**18, 2**30)] == [20, 4, 1]
+    assert [small.fitting_batch_size(size) for size in (1, 2**18, 2**30)] == [20, 4, 1]
     assert rank_filters(model, data, blur, memory=1) == rank_filters(model, data, blur)
 
 
@@ -185,7 +185,7 @@ def test_elimination_without_a_decision_is_exact_and_with_one_spares_passes(mode
 
 @pytest.mark.parametrize("more", [{}, {"eliminate": 1e-6}, {"method": "taylor", "refine": 4}])
 def test_an_interrupted_ranking_continues(model, data, blur, tmp_path, monkeypatch, more):
-    monkeypatch.setattr(scoring_run, "every_second", lambda save: lambda _state: save())
+    monkeypatch.setattr(scoring_run, "at_most_once_a_second", lambda save: lambda _state: save())
     whole = rank_filters(model, data, blur, batch_size=7, **more)
     save, saves = Checkpoint.save, []
 

@@ -11,11 +11,11 @@ import torch
 
 from deeppatch.artifacts import Checkpoint
 from deeppatch.modular import composition, genetic
-from deeppatch.modular.composition import beam
-from deeppatch.modular.genetic import Search, _move, first
+from deeppatch.modular.composition import beam_search
+from deeppatch.modular.genetic import PopulationSearch, _swap_bits, initial_population
 from deeppatch.modular.genome import Genome
 from deeppatch.modular.presets import Preset, thresholds
-from deeppatch.runtime import entropy
+from deeppatch.runtime import numpy_generator
 
 CLASSES, KERNELS, SAMPLES = 4, 16, 80
 PRESET = Preset((0,), (0.6, 0.8), (0.4, 0.6), population=12, generations=6, mutation=0.1)
@@ -39,7 +39,7 @@ class Problem:
         genomes = [
             Genome([np.random.default_rng(number).permutation(KERNELS) for _ in range(2)]) for number in range(4)
         ]
-        return Search(
+        return PopulationSearch(
             genomes, self.evaluate, lambda masks: masks[0].float().mean().item(), self.labels, torch.ones(2 * KERNELS),
             preset, preset.sensitive, thresholds(preset, CLASSES, 0.9), seed,
         )  # fmt: skip
@@ -50,9 +50,9 @@ def same(one, two):
 
 
 def test_the_same_seed_gives_the_same_modules_and_another_one_others():
-    first = Problem().search().run(3)
-    assert same(first, Problem().search().run(3))
-    assert not same(first, Problem().search(seed=4).run(3))
+    initial_population = Problem().search().run(3)
+    assert same(initial_population, Problem().search().run(3))
+    assert not same(initial_population, Problem().search(seed=4).run(3))
 
 
 class Killed(Exception):
@@ -99,17 +99,17 @@ def test_a_candidate_runs_on_a_sample_once():
 
 
 def test_a_search_that_runs_everything_at_once_finds_the_same(monkeypatch):
-    monkeypatch.setattr(composition, "FEWEST", 3)
-    monkeypatch.setattr(composition, "MOST", 8)
+    monkeypatch.setattr(composition, "MIN_KEPT", 3)
+    monkeypatch.setattr(composition, "MAX_KEPT", 8)
     lazy = Problem().search().run(5)
 
-    def rated(logits, *rest):
-        for number, rows in enumerate(logits):
-            rest[-1](number, torch.arange(len(rows)), range(CLASSES))
-        assert not logits.isnan().any()
-        return beam(logits, *rest[:-1])
+    def rated(candidates, order, rating, compute):
+        for label, rows in enumerate(candidates.logits):
+            compute(label, torch.arange(len(rows)), range(CLASSES))
+        assert not candidates.logits.isnan().any()
+        return beam_search(candidates, order, rating)
 
-    monkeypatch.setattr(genetic, "beam", rated)
+    monkeypatch.setattr(genetic, "beam_search", rated)
     eager = Problem().search().run(5)
     assert sum(lazy[1].passes) < 0.9 * sum(eager[1].passes) == 0.9 * SAMPLES * sum(eager[1].evaluated)
     lazy[1].passes = eager[1].passes
@@ -119,7 +119,7 @@ def test_a_search_that_runs_everything_at_once_finds_the_same(monkeypatch):
 def test_the_first_population_has_the_shares_of_its_preset_and_differs_by_class():
     search = Problem().search()
     populations = [
-        first(genome, search.preset, search.sensitive, np.random.default_rng(number))
+        initial_population(genome, search.preset, search.sensitive, np.random.default_rng(number))
         for number, genome in enumerate(search.genomes)
     ]
     for bits in populations:
@@ -134,22 +134,24 @@ def test_breeding_keeps_the_fittest_and_redraws_an_exact_share_of_a_child():
     preset = Preset((0,), (0.6,), (0.4,), population=12, mutation=0.0)
     search = Problem().search(preset)
     ranked = np.random.default_rng(1).random((12, 20)) < 0.5
-    bred = search._bred(0, ranked, 0)
+    bred = search._next_generation(0, ranked, 0)
     assert np.array_equal(bred[: preset.kept], ranked[: preset.kept])
     for j, child in enumerate(bred[preset.kept :]):
         one, two = ranked[j % preset.parents], ranked[(j + 1) % preset.parents]
         assert any(np.array_equal(child, np.concatenate([one[:cut], two[cut:]])) for cut in range(20))
-    mutated = Problem().search(Preset((0,), (0.6,), (0.4,), population=12, mutation=0.25))._bred(0, ranked, 0)
+    mutated = (
+        Problem().search(Preset((0,), (0.6,), (0.4,), population=12, mutation=0.25))._next_generation(0, ranked, 0)
+    )
     changed = (mutated[preset.kept :] != bred[preset.kept :]).sum(1)
     assert changed.max() <= 5
     assert changed.sum() > 0
 
 
 def test_a_mutation_that_keeps_the_ratio_moves_bits_within_their_layer():
-    draw = entropy(1)
+    draw = numpy_generator(1)
     row = draw.random(30) < 0.5
     before = row.copy()
-    _move(row, np.arange(6), [10, 20], draw)
+    _swap_bits(row, np.arange(6), [10, 20], draw)
     assert row[:10].sum() == before[:10].sum()
     assert row[10:].sum() == before[10:].sum()
     assert not np.array_equal(row, before)
@@ -173,7 +175,7 @@ def test_a_search_without_progress_ends_early():
 
 def test_every_class_and_generation_draws_for_itself(monkeypatch):
     """Published explorers all drew the same first bits and cuts (specification, fault 9)."""
-    rate, bred = Search._rate, Search._bred
+    rate, bred = PopulationSearch._rate, PopulationSearch._next_generation
     parents = np.random.default_rng(1).random((PRESET.population, 20)) < 0.5
     populations, children = [], []
 
@@ -185,8 +187,8 @@ def test_every_class_and_generation_draws_for_itself(monkeypatch):
         children.append(bred(self, number, parents, generation))  # without mutation they differ by their cuts alone
         return bred(self, number, ranked, generation)
 
-    monkeypatch.setattr(Search, "_rate", rating)
-    monkeypatch.setattr(Search, "_bred", breeding)
+    monkeypatch.setattr(PopulationSearch, "_rate", rating)
+    monkeypatch.setattr(PopulationSearch, "_next_generation", breeding)
     Problem().search(replace(PRESET, mutation=0.0)).run(1)
     assert (len(populations[0]), len(children)) == (CLASSES, 2 * CLASSES)
     for drawn in (populations[0], children):
@@ -196,12 +198,12 @@ def test_every_class_and_generation_draws_for_itself(monkeypatch):
 def test_the_beam_is_told_where_the_last_winners_stand(monkeypatch):
     seen = []
 
-    def rated(logits, *rest):
-        fitness, accuracy = beam(logits, *rest)
-        seen.append((logits, rest[-2], fitness.ranked()[:, 0]))
+    def rated(candidates, order, rating, compute):
+        fitness, accuracy = beam_search(candidates, order, rating, compute)
+        seen.append((candidates.logits, rating.winners, fitness.ranked()[:, 0]))
         return fitness, accuracy
 
-    monkeypatch.setattr(genetic, "beam", rated)
+    monkeypatch.setattr(genetic, "beam_search", rated)
     Problem().search().run(3)
     assert [winners is None for _, winners, _ in seen] == [True, False, False, False]
     rows = torch.arange(CLASSES)
@@ -222,7 +224,7 @@ def test_a_weight_on_size_makes_winners_smaller_and_counts_in_their_value():
 def test_children_have_as_many_bits_a_layer_where_the_preset_keeps_ratios():
     ranked = np.random.default_rng(1).random((12, 20)) < 0.5
     crossed, kept, free = (
-        Problem().search(replace(PRESET, mutation=mutation, keep_ratio=keep))._bred(0, ranked, 0)
+        Problem().search(replace(PRESET, mutation=mutation, keep_ratio=keep))._next_generation(0, ranked, 0)
         for mutation, keep in ((0.0, False), (0.3, True), (0.3, False))
     )
     counts = [bits.reshape(12, 2, 10).sum(2) for bits in (crossed, kept, free)]

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from deeppatch.modular.genome import Genome, group_sizes
-from deeppatch.modular.layers import find
+from deeppatch.modular.layers import find_layers
 from deeppatch.zoo.architectures import ARCHITECTURES
 
 
@@ -26,7 +26,7 @@ def test_group_sizes_are_the_published_ones(kernels, sizes):
 @pytest.mark.parametrize(("name", "bits"), [("simcnn", 940), ("rescnn", 630)])
 def test_simcnn_has_940_bits_and_rescnn_630(name, bits):
     with torch.device("meta"):  # shapes without values
-        layers = find(ARCHITECTURES[name](10).eval(), torch.empty(1, 3, 32, 32))
+        layers = find_layers(ARCHITECTURES[name](10).eval(), torch.empty(1, 3, 32, 32))
     genome = Genome([np.random.default_rng(0).permutation(layer.kernels) for layer in layers])
     assert sum(genome.lengths) == bits
     assert all(mask.all() for mask in genome.decode(np.ones((2, bits), bool)))

@@ -12,9 +12,9 @@ from deeppatch.artifacts import Checkpoint
 from deeppatch.data.images import Images
 from deeppatch.data.views import Shuffled
 from deeppatch.modular import gradient
-from deeppatch.modular.gradient import HeadEpoch, Splitter, Step
-from deeppatch.modular.layers import find
-from deeppatch.modular.masking import by_slices
+from deeppatch.modular.gradient import BinaryStep, HeadEpoch, Splitter
+from deeppatch.modular.layers import find_layers
+from deeppatch.modular.masking import sliced_logits
 from deeppatch.training import History, adam, fit
 
 
@@ -22,7 +22,7 @@ from deeppatch.training import History, adam, fit
 def splitter(tiny):
     torch.manual_seed(2)
     example = torch.rand(2, 3, 12, 12)
-    layers = find(tiny.network, tiny.normalize(example))
+    layers = find_layers(tiny.network, tiny.normalize(example))
     tiny.requires_grad_(False)
     first = [torch.full((5, layer.kernels), 0.05) for layer in layers]
     return Splitter((tiny.normalize, tiny.network), layers, first, head=True)
@@ -43,7 +43,7 @@ def some():
 
 def test_a_step_passes_the_gradient_within_one():
     values = torch.tensor([0.3, -0.2, 0.0, 1e-6], requires_grad=True)
-    mask = Step.apply(values)
+    mask = BinaryStep.apply(values)
     assert mask.tolist() == [1, 0, 0, 1]
     (mask * torch.tensor([0.4, -3.0, 7.0, -0.2])).sum().backward()
     assert values.grad.tolist() == pytest.approx([0.4, -1, 1, -0.2])
@@ -57,7 +57,7 @@ def test_the_gradient_of_one_kernel_is_that_of_its_map_clamped(splitter, some):
     (name,) = reader
     reads = {}
     handle = network.get_submodule(name).register_forward_hook(lambda _m, i, o: reads.update(x=i[0], y=o))
-    loss = gradient.loss(0.0)(splitter, (pixels, some.labels))
+    loss = gradient.splitting_loss(0.0)(splitter, (pixels, some.labels))
     by_output = torch.autograd.grad(loss, reads["y"], retain_graph=True)[0]
     handle.remove()
     loss.backward()
@@ -75,7 +75,7 @@ def test_every_module_begins_as_the_whole_network(splitter, some):
         logits = splitter.logits(pixels)
         assert torch.allclose(logits, network(normalize(pixels)).unsqueeze(1).expand_as(logits), atol=1e-5)
         assert torch.allclose(gradient.module_logits(splitter, some), logits, atol=1e-5)
-        assert splitter.kept() == 1
+        assert splitter.kept_share() == 1
 
 
 def test_modules_answer_as_their_smaller_networks_do(splitter, some):
@@ -86,7 +86,7 @@ def test_modules_answer_as_their_smaller_networks_do(splitter, some):
     kept = [mask.bool() for mask in splitter.masks()]
     with torch.no_grad():
         assert torch.allclose(splitter.logits(some.pixels.float() / 255).transpose(0, 1),
-                              by_slices(network, splitter.layers, kept, x), atol=1e-5)  # fmt: skip
+                              sliced_logits(network, splitter.layers, kept, x), atol=1e-5)  # fmt: skip
 
 
 def test_a_layer_keeps_at_least_the_kernel_nearest_to_being_kept(splitter):
@@ -97,8 +97,9 @@ def test_a_layer_keeps_at_least_the_kernel_nearest_to_being_kept(splitter):
 
 def train(splitter, epochs, **options):
     optimizer, schedule = adam(splitter.parameters(), lr=0.02)
-    return fit(splitter, epochs, lambda _model: 0.5, loss=gradient.loss(0.5), optimizer=optimizer, schedule=schedule,
-               watch=lambda model: model.kept().item(), **options)  # fmt: skip
+    return fit(splitter, epochs, lambda _model: 0.5, loss=gradient.splitting_loss(0.5), optimizer=optimizer,
+               schedule=schedule,
+               watch=lambda model: model.kept_share().item(), **options)  # fmt: skip
 
 
 def last(history):
@@ -144,14 +145,14 @@ def test_the_loss_is_cross_entropy_and_the_mean_mask(splitter, some):
     splitter.thresholds[1].data[:, :4] = -1
     scores = splitter(pixels)
     assert ((scores > 0) & (scores < 1)).all()
-    expected = F.cross_entropy(scores, some.labels) + 0.5 * splitter.kept()
-    assert gradient.loss(0.5)(splitter, (pixels, some.labels)).item() == pytest.approx(expected.item())
+    expected = F.cross_entropy(scores, some.labels) + 0.5 * splitter.kept_share()
+    assert gradient.splitting_loss(0.5)(splitter, (pixels, some.labels)).item() == pytest.approx(expected.item())
     kept = sum(mask.sum() * len(layer.convs) for mask, layer in zip(splitter.masks(), splitter.layers, strict=True))
-    assert splitter.kept().item() == pytest.approx(kept.item() / (5 * 28))
+    assert splitter.kept_share().item() == pytest.approx(kept.item() / (5 * 28))
 
 
 def test_the_chosen_epoch_loses_less_than_a_point_and_keeps_fewest():
-    choose = gradient.chosen(0.95, 0.01)
+    choose = gradient.choose_smallest(0.95, 0.01)
     assert choose(History([1] * 4, [0.93, 0.945, 0.95, 0.941], [1.0, 0.6, 0.7, 0.5])) == 3
     assert choose(History([1] * 3, [0.93, 0.945, 0.92], [1.0, 0.6, 0.1])) == 1
     assert choose(History([1] * 3, [0.91, 0.93, 0.92], [1.0, 0.9, 0.1])) == 1

@@ -9,7 +9,8 @@ from deeppatch.graph.folding import folded
 from deeppatch.modular import sensitivity
 from deeppatch.modular.extract import extract
 from deeppatch.modular.importance import importances, orders
-from deeppatch.modular.layers import find
+from deeppatch.modular.layers import find_layers
+from deeppatch.progress import console_output
 from deeppatch.zoo.architectures import ARCHITECTURES
 
 
@@ -23,7 +24,7 @@ def case(lively):
         scale = 5 / network(x).std()
         network.fc.weight *= scale
         network.fc.bias *= scale
-    return network, find(network, x[:2]), x, labels
+    return network, find_layers(network, x[:2]), x, labels
 
 
 def test_importance_is_the_mean_norm_over_sure_images_of_the_class(case):
@@ -48,7 +49,8 @@ def test_where_no_image_is_sure_the_likeliest_count_and_that_is_logged(case, cap
     network, layers, x, labels = case
     network.fc.weight.data.zero_()
     network.fc.bias.data.zero_()
-    found = importances(network, layers, x, labels, 4)
+    with console_output():
+        found = importances(network, layers, x, labels, 4)
     assert all(values.isfinite().all() for values in found)
     assert caplog.text.count("likeliest are taken") == 4
 
@@ -56,7 +58,7 @@ def test_where_no_image_is_sure_the_likeliest_count_and_that_is_logged(case, cap
 def test_sensitivity_is_that_of_composed_modules_one_layer_cut(case):
     network, layers, x, labels = case
     quick = folded(network)
-    layers = find(quick, x[:2])
+    layers = find_layers(quick, x[:2])
     importance = importances(quick, layers, x, labels, 4)
     table = sensitivity.measure(quick, layers, importance, x, labels, batch_size=7)
     for place, layer in enumerate(layers):

@@ -39,13 +39,13 @@ def test_every_range_is_the_published_one(scores):
     }
     assert {name.partition(":")[0] for name in want} == joins.RANGES.keys()
     for name, ends in want.items():
-        found = joins.span(name, scores)
+        found = joins.fit_range(name, scores)
         assert (found.low, found.high) == pytest.approx(ends, rel=1e-12), name
 
 
 def test_a_range_does_not_clip(scores):
     assert Range(2, 6)(torch.tensor([2.0, 6, 4, 0, 10])).tolist() == [0, 1, 0.5, -0.5, 2]
-    z_scores = joins.span("norm", scores)(scores.double())
+    z_scores = joins.fit_range("norm", scores)(scores.double())
     assert z_scores.mean().item() == pytest.approx(0, abs=1e-12)
     assert z_scores.std(correction=0).item() == pytest.approx(1)
 
@@ -53,15 +53,15 @@ def test_a_range_does_not_clip(scores):
 @pytest.mark.parametrize("join", joins.RANGES)
 def test_a_range_without_width_does_not_divide_by_zero(join):
     """One image, or one answer to all: lower scores are no, others yes."""
-    span = joins.span(join, torch.full((3,), 4.0))
+    span = joins.fit_range(join, torch.full((3,), 4.0))
     assert span(torch.tensor([3.9, 4.0, 4.1])).tolist() == [0, 1, 1]
 
 
 def test_one_outlier_stretches_min_max_alone(scores):
     """The fault of the one published join (specification, 7.1, 15): so others are reported beside it."""
-    usual = {name: joins.span(name, scores) for name in joins.RANGES}
+    usual = {name: joins.fit_range(name, scores) for name in joins.RANGES}
     for stray in (-500.0, 500.0):
-        stretched = {name: joins.span(name, torch.cat([scores, torch.tensor([stray])])) for name in joins.RANGES}
+        stretched = {name: joins.fit_range(name, torch.cat([scores, torch.tensor([stray])])) for name in joins.RANGES}
         width = {
             name: (each.high - each.low) / (usual[name].high - usual[name].low) for name, each in stretched.items()
         }
@@ -85,7 +85,7 @@ def test_what_is_no_join_is_refused_in_one_line(join):
 
 @pytest.mark.parametrize(("confidence", "winner"), [(0.4, 0), (0.6, 2), (-3.0, 0), (0.5000001, 2), (7.0, 2)])
 def test_the_target_wins_where_its_module_is_surer_than_the_weak_model_of_any_other(confidence, winner):
-    answer = joins.joined(LOGITS, torch.tensor([confidence]))
+    answer = joins.join_scores(LOGITS, torch.tensor([confidence]))
     torch.testing.assert_close(answer, torch.tensor([[0.5, 0.3, confidence]]))
     assert answer.argmax(1).item() == winner
 
@@ -93,8 +93,8 @@ def test_the_target_wins_where_its_module_is_surer_than_the_weak_model_of_any_ot
 def test_the_weak_model_s_own_answer_for_the_target_is_dropped():
     """Even where it is nearly sure of it; the probabilities of the others stay what they were."""
     sure = torch.tensor([[0.02, 0.03, 0.95]]).log()
-    torch.testing.assert_close(joins.joined(sure, torch.tensor([0.01])), torch.tensor([[0.02, 0.03, 0.01]]))
-    assert joins.joined(sure, torch.tensor([0.01])).argmax(1).item() == 1
+    torch.testing.assert_close(joins.join_scores(sure, torch.tensor([0.01])), torch.tensor([[0.02, 0.03, 0.01]]))
+    assert joins.join_scores(sure, torch.tensor([0.01])).argmax(1).item() == 1
 
 
 # --- the metrics of a class
@@ -142,7 +142,7 @@ def test_a_prediction_of_the_target_is_an_error_of_the_others():
 
 
 def test_means_are_over_rows():
-    assert joins.mean([{"f1": 0.2, "recall": 1.0}, {"f1": 0.4, "recall": 0.0}]) == pytest.approx(
+    assert joins.mean_of_rows([{"f1": 0.2, "recall": 1.0}, {"f1": 0.4, "recall": 0.0}]) == pytest.approx(
         {"f1": 0.3, "recall": 0.5}
     )
 

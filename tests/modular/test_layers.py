@@ -7,20 +7,20 @@ from torch import nn
 from torch.nn import functional as F
 
 from deeppatch.errors import UserError
-from deeppatch.modular.layers import find
+from deeppatch.modular.layers import find_layers
 from deeppatch.zoo.architectures import ARCHITECTURES
 
 EXAMPLE = torch.rand(2, 3, 32, 32)
 
 
 def test_simcnn_has_a_layer_for_each_convolution():
-    layers = find(ARCHITECTURES["simcnn_x0_125"](10).eval(), EXAMPLE)
+    layers = find_layers(ARCHITECTURES["simcnn_x0_125"](10).eval(), EXAMPLE)
     assert [layer.name for layer in layers] == [f"conv_{number}" for number in range(13)]
     assert [list(layer.readers) for layer in layers] == [[f"conv_{number}"] for number in range(1, 13)] + [["fc_13"]]
 
 
 def test_the_ties_of_rescnn_are_the_published_ones():
-    layers = find(ARCHITECTURES["rescnn_x0_25"](10).eval(), EXAMPLE)
+    layers = find_layers(ARCHITECTURES["rescnn_x0_25"](10).eval(), EXAMPLE)
     tied = [layer.convs for layer in layers if len(layer.convs) > 1]
     assert tied == [["conv_1.0", "conv_3.0"], ["conv_5.0", "conv_7.0"], ["conv_9.0", "conv_11.0"]]
     assert len(layers) == 9
@@ -29,7 +29,7 @@ def test_the_ties_of_rescnn_are_the_published_ones():
 
 
 def test_what_is_added_in_a_resnet_is_tied_over_the_whole_stage():
-    layers = find(ARCHITECTURES["resnet20"](10).eval(), EXAMPLE)
+    layers = find_layers(ARCHITECTURES["resnet20"](10).eval(), EXAMPLE)
     assert layers[0].convs == ["conv1", "layer1.0.conv2", "layer1.1.conv2", "layer1.2.conv2"]
     assert layers[0].followers == ["bn1", "layer1.0.bn2", "layer1.1.bn2", "layer1.2.bn2"]
     assert sum(layer.kernels * len(layer.convs) for layer in layers) == 784
@@ -43,7 +43,7 @@ def test_layers_are_the_groups_that_torch_pruning_finds(name):
     network = ARCHITECTURES[name](10).eval()
     graph = torch_pruning.DependencyGraph().build_dependency(network, example_inputs=EXAMPLE)
     names = {module: path for path, module in network.named_modules()}
-    for layer in find(network, EXAMPLE):
+    for layer in find_layers(network, EXAMPLE):
         found = {"convs": set(), "followers": set(), "readers": set()}
         conv = network.get_submodule(layer.convs[0])
         for dependency, _ in graph.get_pruning_group(conv, torch_pruning.prune_conv_out_channels, idxs=[0]):
@@ -58,13 +58,13 @@ def test_a_depthwise_convolution_follows_and_a_flattened_map_makes_several_input
     network = nn.Sequential(
         nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, groups=4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 28 * 28, 5)
     )
-    (layer,) = find(network.eval(), EXAMPLE)
+    (layer,) = find_layers(network.eval(), EXAMPLE)
     assert (layer.convs, layer.followers, layer.readers) == (["0"], ["1"], {"4": 28 * 28})
 
 
 @pytest.mark.parametrize(("name", "blocks"), [("resnet20a", 3), ("resnet32a", 5)])
 def test_beside_parameter_free_shortcuts_the_inner_convolutions_of_blocks_are_split(name, blocks):
-    layers = find(ARCHITECTURES[name](10).eval(), EXAMPLE)
+    layers = find_layers(ARCHITECTURES[name](10).eval(), EXAMPLE)
     places = [f"layer{stage}.{block}" for stage in (1, 2, 3) for block in range(blocks)]
     assert [layer.convs for layer in layers] == [[f"{place}.conv1"] for place in places]
     assert [layer.followers for layer in layers] == [[f"{place}.bn1"] for place in places]
@@ -86,23 +86,23 @@ class Between(nn.Module):
 
 @pytest.mark.parametrize("function", [lambda x: x[:, :, 1:, ::2], lambda x: F.pad(x, (1, 1, 2, 0))])
 def test_what_is_cropped_or_padded_in_height_and_width_alone_is_split(function):
-    assert [layer.name for layer in find(Between(function).eval(), EXAMPLE)] == ["one", "two"]
+    assert [layer.name for layer in find_layers(Between(function).eval(), EXAMPLE)] == ["one", "two"]
 
 
 def test_what_is_padded_with_channels_is_in_no_layer():
     padded = Between(lambda x: F.pad(x, pad=(0, 0, 0, 0, 1, 1)), inputs=6)
-    assert [layer.name for layer in find(padded.eval(), EXAMPLE)] == ["two"]
+    assert [layer.name for layer in find_layers(padded.eval(), EXAMPLE)] == ["two"]
 
 
 @pytest.mark.parametrize("function", [lambda x: x[:, ::2].repeat(1, 2, 1, 1), lambda x: x[:, [3, 2, 1, 0]]])
 def test_channels_that_are_picked_are_refused(function):
     with pytest.raises(UserError, match="cannot be split: getitem mixes channels"):
-        find(Between(function).eval(), EXAMPLE)
+        find_layers(Between(function).eval(), EXAMPLE)
 
 
 def test_a_network_that_mixes_channels_is_refused_in_one_line():
     with pytest.raises(UserError, match="cannot be split") as refused:
-        find(ARCHITECTURES["shufflenetv2_x1_0"](10).eval(), EXAMPLE)
+        find_layers(ARCHITECTURES["shufflenetv2_x1_0"](10).eval(), EXAMPLE)
     assert "\n" not in str(refused.value)
 
 
@@ -115,4 +115,4 @@ def test_what_is_added_to_the_input_is_in_no_layer():
         def forward(self, x):
             return self.two(self.one(x) + x).mean((2, 3))
 
-    assert [layer.name for layer in find(Added().eval(), EXAMPLE)] == ["two"]
+    assert [layer.name for layer in find_layers(Added().eval(), EXAMPLE)] == ["two"]

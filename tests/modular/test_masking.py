@@ -14,8 +14,8 @@ from deeppatch.artifacts import state_digest
 from deeppatch.graph.folding import folded
 from deeppatch.graph.hooks import convolutions
 from deeppatch.modular.extract import extract, multiply_adds, sliced
-from deeppatch.modular.layers import find
-from deeppatch.modular.masking import all_logits, by_slices, masked, replicas_of
+from deeppatch.modular.layers import find_layers
+from deeppatch.modular.masking import masked, masked_logits, replicas_of, sliced_logits
 from deeppatch.zoo.architectures import ARCHITECTURES
 
 LARGE = [pytest.param(name, marks=pytest.mark.slow) for name in ("vgg13_bn", "resnet20", "mobilenetv2_x0_5")]
@@ -25,14 +25,14 @@ NETWORKS = ["simcnn_x0_125", "rescnn_x0_25", "resnet8", "resnet20a", *LARGE]
 def by_masks(network, layers, masks, x):
     """The definition: the whole network with masks, (P, N, classes)."""
     with torch.no_grad():
-        return all_logits(network, layers, masks, x)
+        return masked_logits(network, layers, masks, x)
 
 
 def case(name, lively):
     torch.manual_seed(4)
     network = lively(ARCHITECTURES[name](10))
     x = torch.rand(3, 3, 32, 32)
-    layers = find(network, x)
+    layers = find_layers(network, x)
     masks = [torch.rand(2, layer.kernels) < 0.7 for layer in layers]
     for mask in masks:
         mask[:, 0] = True
@@ -43,7 +43,7 @@ def case(name, lively):
 def test_masks_and_smaller_networks_answer_the_same(name, lively):
     network, layers, masks, x = case(name, lively)
     before = state_digest(network.state_dict())
-    by_mask, by_slice = by_masks(network, layers, masks, x), by_slices(network, layers, masks, x)
+    by_mask, by_slice = by_masks(network, layers, masks, x), sliced_logits(network, layers, masks, x)
     assert torch.allclose(by_mask, by_slice, atol=1e-5, rtol=1e-4)
     assert not torch.allclose(by_mask[0], by_mask[1])
     for row in range(2):
@@ -59,7 +59,7 @@ def test_modules_that_keep_all_kernels_are_the_whole_network(name, lively):
     network, layers, masks, x = case(name, lively)
     every = [torch.ones_like(mask[:1]) for mask in masks]
     with torch.no_grad():
-        assert torch.equal(by_slices(network, layers, every, x)[0], network(x))
+        assert torch.equal(sliced_logits(network, layers, every, x)[0], network(x))
 
 
 @pytest.mark.parametrize("name", ["simcnn_x0_125", "resnet20a", "mobilenetv2_x0_5"])
@@ -77,9 +77,9 @@ def test_smaller_networks_are_the_same_in_channels_last(name, lively):
 def test_in_inference_form_the_layers_and_answers_are_the_same(lively):
     network, layers, masks, x = case("resnet8", lively)
     quick = folded(network)
-    again = find(quick, x)
+    again = find_layers(quick, x)
     assert [layer.name for layer in again] == [layer.name for layer in layers]
-    assert torch.allclose(by_slices(quick, again, masks, x), by_slices(network, layers, masks, x), atol=1e-5)
+    assert torch.allclose(sliced_logits(quick, again, masks, x), sliced_logits(network, layers, masks, x), atol=1e-5)
 
 
 def test_every_silenced_kernel_is_one_behind_activation_at_zero(lively):
@@ -131,7 +131,7 @@ def test_nothing_is_left_behind(lively):
 def test_gradients_reach_the_masks(lively):
     network, layers, masks, x = case("resnet8", lively)
     soft = [mask.float().requires_grad_() for mask in masks]
-    found = torch.autograd.grad(all_logits(network, layers, soft, x).sum(), soft)
+    found = torch.autograd.grad(masked_logits(network, layers, soft, x).sum(), soft)
     assert all(gradient.abs().sum() > 0 for gradient in found)
 
 
@@ -139,7 +139,7 @@ def test_a_layer_without_a_kernel_is_refused(lively):
     network, layers, masks, x = case("resnet8", lively)
     masks[1][0] = False
     with pytest.raises(ValueError, match="keeps no kernel"):
-        by_slices(network, layers, masks, x)
+        sliced_logits(network, layers, masks, x)
 
 
 def test_multiply_adds_are_counted_once_each():
@@ -162,12 +162,12 @@ def test_replicas_share_their_parameters_and_answer_as_one_network_does(lively, 
     assert len({value.data_ptr() for one in (network, *others) for value in one.state_dict().values()}) == len(
         network.state_dict()
     )
-    alone = by_slices(network, layers, masks, x)
-    assert torch.allclose(by_slices(network, layers, masks, x, replicas=others), alone, atol=1e-5)
+    alone = sliced_logits(network, layers, masks, x)
+    assert torch.allclose(sliced_logits(network, layers, masks, x, replicas=others), alone, atol=1e-5)
     assert torch.get_num_threads() == threads
     masks[0][2] = False
     with pytest.raises(ValueError, match="keeps no kernel"):
-        by_slices(network, layers, masks, x, replicas=others)
+        sliced_logits(network, layers, masks, x, replicas=others)
     assert torch.get_num_threads() == threads
     with torch.no_grad():
         assert all(torch.equal(one(x), network(x)) for one in others)
@@ -181,7 +181,7 @@ def test_what_waits_is_not_begun_where_one_fails(threads):
         assert torch.get_num_threads() == 1
         raise ZeroDivisionError
 
-    with pytest.raises(ZeroDivisionError), runtime.one_thread_each(2) as pool:
+    with pytest.raises(ZeroDivisionError), runtime.single_threaded_workers(2) as pool:
         list(pool.map(work, range(10_000)))
     assert len(begun) < 10_000
     assert torch.get_num_threads() == threads

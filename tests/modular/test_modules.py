@@ -8,8 +8,8 @@ import torch
 from deeppatch.artifacts import state_digest
 from deeppatch.errors import StaleArtifact
 from deeppatch.modular.heads import Heads
-from deeppatch.modular.layers import find
-from deeppatch.modular.masking import all_logits
+from deeppatch.modular.layers import find_layers
+from deeppatch.modular.masking import masked_logits
 from deeppatch.modular.modules import Modules
 
 EXAMPLE = torch.rand(4, 3, 12, 12)
@@ -17,7 +17,7 @@ EXAMPLE = torch.rand(4, 3, 12, 12)
 
 def made(tiny, heads=None):
     torch.manual_seed(1)
-    layers = find(tiny.network, tiny.normalize(EXAMPLE))
+    layers = find_layers(tiny.network, tiny.normalize(EXAMPLE))
     kept = {layer.name: torch.rand(5, layer.kernels) < 0.7 for layer in layers}
     for mask in kept.values():
         mask[:, 0] = True
@@ -28,12 +28,12 @@ def made(tiny, heads=None):
 def test_a_file_gives_the_same_composed_model(tiny, heads):
     modules, layers = made(tiny, heads)
     again = Modules.from_bytes(modules.to_bytes(), Path("modules.safetensors"))
-    assert again.bounded == (heads is not None)
+    assert again.has_heads == (heads is not None)
     assert again.to_bytes() == modules.to_bytes()
     x = tiny.normalize(EXAMPLE)
     masks = [modules.kept[layer.name] for layer in layers]
     with torch.no_grad():
-        logits = all_logits(tiny.network, layers, masks, x)
+        logits = masked_logits(tiny.network, layers, masks, x)
         expected = logits.diagonal(dim1=0, dim2=2) if heads is None else heads(logits.transpose(0, 1))
         found = again.composed(tiny, EXAMPLE)(EXAMPLE)
     assert torch.allclose(found, expected, atol=1e-5)

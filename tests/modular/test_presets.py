@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from deeppatch.modular import composition
-from deeppatch.modular.layers import find
+from deeppatch.modular.layers import find_layers
 from deeppatch.modular.presets import PRESETS, thresholds
 from deeppatch.zoo.architectures import ARCHITECTURES
 
@@ -31,7 +31,7 @@ PUBLISHED = {
 def test_a_published_preset_is_the_table_s(name):
     preset = PRESETS[name]
     with torch.device("meta"):  # shapes without values
-        layers = find(ARCHITECTURES[name.partition("-")[0]](10).eval(), torch.empty(1, 3, 32, 32))
+        layers = find_layers(ARCHITECTURES[name.partition("-")[0]](10).eval(), torch.empty(1, 3, 32, 32))
     found = (
         [layers[place].name for place in preset.sensitive], preset.ratios, preset.insensitive_ratios, preset.population,
         preset.generations, preset.mutation, preset.gamma, preset.thresholds,
@@ -44,7 +44,7 @@ def test_a_published_preset_is_the_table_s(name):
 
 def test_there_are_the_published_presets_and_one_that_is_derived():
     assert PRESETS.keys() == {"auto", *PUBLISHED}
-    assert (composition.FEWEST, composition.MOST) == (50, 500)
+    assert (composition.MIN_KEPT, composition.MAX_KEPT) == (50, 500)
 
 
 def test_the_derived_preset_weighs_size_and_keeps_ratios():

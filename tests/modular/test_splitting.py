@@ -17,11 +17,11 @@ from deeppatch.graph.hooks import hooked_before
 from deeppatch.metrics import accuracy
 from deeppatch.modular import genetic_search, names
 from deeppatch.modular.analysis import analyse
-from deeppatch.modular.genetic import Search
+from deeppatch.modular.genetic import PopulationSearch
 from deeppatch.modular.genetic_search import GeneticSearch, composed_accuracy
 from deeppatch.modular.gradient_search import GradientSearch
 from deeppatch.modular.joins import JOINS
-from deeppatch.modular.masking import all_logits
+from deeppatch.modular.masking import masked_logits
 from deeppatch.modular.presets import PRESETS, Preset
 from deeppatch.modular.splitting import METHODS, search, split_into_modules
 from deeppatch.modular.weak_networks import FITS
@@ -81,7 +81,7 @@ def test_modules_of_one_s_own_network_are_smaller_and_answer_together(model, dat
     assert state_digest(model.state_dict()) == before
     assert {name: tuple(mask.shape) for name, mask in modules.kept.items()} == {"0": (3, 8), "4": (3, 12)}
     assert modules.shares().max() < 1
-    assert modules.bounded == (method == "grad")
+    assert modules.has_heads == (method == "grad")
     model.eval()
     test = [(data.test.pixels.float() / 255, data.test.labels)]
     composed = modules.composed(model, data.example)
@@ -120,7 +120,9 @@ def test_a_search_goes_on_from_its_checkpoint(model, data, method, tmp_path):
 
 def test_the_genetic_search_reads_one_half_of_val_once_and_chooses_by_the_other(model, data, monkeypatch):
     searches, prepared = [], []
-    monkeypatch.setattr(genetic_search, "Search", lambda *a: searches.append(Search(*a)) or searches[-1])
+    monkeypatch.setattr(
+        genetic_search, "PopulationSearch", lambda *a: searches.append(PopulationSearch(*a)) or searches[-1]
+    )
     analysis = analyse(model, data)
     with hooked_before(analysis.model.normalize, lambda _module, inputs: prepared.append(len(inputs[0]))):
         search(analysis, data, QUICK["ga"])
@@ -134,7 +136,7 @@ def test_the_genetic_search_reads_one_half_of_val_once_and_chooses_by_the_other(
         mask[:, 0] = True
     with torch.no_grad():
         by_masks = {
-            name: all_logits(analysis.network, analysis.layers, masks, analysis.inputs(part))
+            name: masked_logits(analysis.network, analysis.layers, masks, analysis.inputs(part))
             for name, part in (("searched", searched), ("held out", held_out))
         }
     some = torch.rand(len(searched)) < 0.4

@@ -70,7 +70,7 @@ def test_only_the_patch_changes_while_it_trains(tiny, example, kind):
     new = {name: value.detach().clone() for name, value in enumerate(attachment.parameters())}
     statistics = {name: copy.deepcopy(norm.state_dict()) for name, norm in attachment.norms.items()}
     train(attachment, network)
-    for name, module in attachment.own.items():
+    for name, module in attachment.original_modules.items():
         assert state_digest(module.state_dict()) == state_digest(base.get_submodule(name).state_dict()), name
     assert state_digest(network.fc.state_dict()) == state_digest(base.fc.state_dict())
     assert not any(torch.equal(value, new[place]) for place, value in enumerate(attachment.parameters()))
@@ -119,7 +119,7 @@ def test_norms_before_the_first_patched_convolution_stay(tiny, example, channels
     for name in ("bn1", "bn2"):
         assert (network.get_submodule(name) is before[name]) == (name not in replaced)
         assert all(attachment.norms[name] is not before[name] for name in attachment.norms)
-    assert set(attachment.own) == {*channels, *replaced}
+    assert set(attachment.original_modules) == {*channels, *replaced}
     assert attachment.norm_after == {"conv1": "bn1", "conv2": "bn2"}
 
 

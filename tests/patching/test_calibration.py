@@ -96,7 +96,7 @@ def test_the_calibration_tells_what_val_showed(model, patch, data, router):
 def test_features_are_those_of_the_first_patched_maps(model, patch, data):
     switched = fit_switch(model, patch, data, speckle)
     found = router_features(switched, "flips", data.val, corruption(speckle), batch_size=7)
-    maps = switched.begin(to_float(data.val.pixels))[1]
+    maps = switched.run_stem(to_float(data.val.pixels))[1]
     want = [
         ((old > 0) != (new > 0)).double().mean().item() for old, new in zip(maps.original, maps.replaced, strict=True)
     ]

@@ -60,17 +60,17 @@ class Exported:
         self.patched = copy.deepcopy(self.model)
         apply(self.patched, self.patch, self.pixels[:2])
         self.switched = SwitchedModel(self.model, self.patch, self.pixels[:2])
-        features = FEATURES[router](self.switched.begin(self.pixels)[1]).double()
+        features = FEATURES[router](self.switched.run_stem(self.pixels)[1]).double()
         weight = torch.randn(features.shape[1], dtype=torch.float64) / (features.std(0) + 1e-3)
         scores = (features @ weight).sort().values
         place = 3 + int(scores.diff()[3:8].argmax())  # no score is near the threshold
         self.switched.router = Router(router, weight, 0.0, scores[place : place + 2].mean().item())
         self.files = dict(export.export(self.model, self.patch, self.switched, self.pixels[:2]))
 
-    def forms(self) -> dict[str, export.Answer]:
+    def forms(self) -> dict[str, export.ExportedForward]:
         return {
-            "onnx": export.loaded_onnx(*(self.files[name] for name in FILES[:3])),
-            "switched.pt2": export.loaded_program(self.files["switched.pt2"]),
+            "onnx": export.load_onnx(*(self.files[name] for name in FILES[:3])),
+            "switched.pt2": export.load_program(self.files["switched.pt2"]),
         }
 
 

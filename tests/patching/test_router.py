@@ -19,12 +19,12 @@ from deeppatch.metrics import upper_bound
 from deeppatch.patching.router import (
     FEATURES,
     ROUTERS,
-    Evidence,
+    CalibrationData,
     Maps,
     Router,
     fit_flips,
     fit_probe,
-    flipped_share,
+    flip_fraction,
     loosest_threshold,
     pooled_statistics,
 )
@@ -60,7 +60,7 @@ def test_flipped_share_counts_entries_that_are_active_in_one_version():
             for a, b in zip(row, row_b, strict=True)
         ]
         expected.append(sum((a > 0) != (b > 0) for a, b in pairs) / len(pairs))
-    found = flipped_share(maps)
+    found = flip_fraction(maps)
     assert found.shape == (5, 1)
     assert found[:, 0].tolist() == pytest.approx(expected, abs=1e-6)
     assert len(set(expected)) > 2
@@ -69,7 +69,7 @@ def test_flipped_share_counts_entries_that_are_active_in_one_version():
 def test_flipped_share_of_zero_is_inactive():
     original, replaced = torch.tensor([0.0, 0.0, 0.0, -1.0]), torch.tensor([1.0, -1.0, -1.0, 0.0])
     maps = Maps(torch.rand(1, 3, 4, 4), original.view(1, 1, 2, 2), replaced.view(1, 1, 2, 2))
-    assert flipped_share(maps).item() == 0.25
+    assert flip_fraction(maps).item() == 0.25
 
 
 def test_pooled_statistics_equal_plain_loops():
@@ -190,7 +190,7 @@ def test_bound_holds_for_the_rate_of_loss_behind_the_threshold():
 
 def evidence(
     seed: int = 0, images: int = 60, kind: str = "probe", shift: float = 0.6, dim: float = 0.7
-) -> tuple[Evidence, Maps]:
+) -> tuple[CalibrationData, Maps]:
     """Clean and twice degraded (brighter maps, dimmer pixels) images; half of the clean ones are lost when patched."""
     clean, degraded = draw_maps(images, seed, 0.3), draw_maps(2 * images, seed + 1, 0.3)
     degraded = Maps(degraded.pixels * dim, degraded.original, degraded.replaced + shift)
@@ -198,7 +198,7 @@ def evidence(
     features = FEATURES[kind](maps).double().numpy()
     image = np.tile(np.arange(images), 3)
     lost = np.random.default_rng(seed).random(images) < 0.5
-    return Evidence(features, image, np.arange(3 * images) >= images, lost), maps
+    return CalibrationData(features, image, np.arange(3 * images) >= images, lost), maps
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def evidence(
 def test_flips_boundary_is_the_midpoint_and_the_side_is_recorded(clean, degraded, side):
     d = np.array([*clean, *degraded]).reshape(-1, 1)
     router, facts = fit_flips(
-        Evidence(d, np.arange(len(d)), np.arange(len(d)) >= len(clean), np.zeros(len(clean), dtype=bool)), 0.001
+        CalibrationData(d, np.arange(len(d)), np.arange(len(d)) >= len(clean), np.zeros(len(clean), dtype=bool)), 0.001
     )
     boundary = (mean(list(clean)) + mean(list(degraded))) / 2
     assert facts == {

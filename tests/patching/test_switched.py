@@ -68,7 +68,7 @@ def random_patch(model: Classifier, kind: str, ratio: float, pixels: Tensor, str
 def scored(switched: SwitchedModel, kind: str, pixels: Tensor) -> Router:
     """Return a router with weights of every sign whose threshold halves these samples: no score is near it."""
     with torch.no_grad():
-        features = FEATURES[kind](switched.begin(pixels)[1]).double()
+        features = FEATURES[kind](switched.run_stem(pixels)[1]).double()
     spread = features.std(0) + 1e-3
     weight = torch.randn(features.shape[1], generator=torch.Generator().manual_seed(1), dtype=torch.float64) / spread
     scores = (features @ weight).sort().values
@@ -214,7 +214,7 @@ def test_a_normalisation_that_cannot_be_folded_stays_and_the_router_sees_it(mixe
     check_routes(model, patch, pixels, router, (1, 7, 64))
     patched = copy.deepcopy(model)
     apply(patched, patch, pixels[:2])
-    maps = SwitchedModel(model, patch, pixels[:2]).begin(pixels)[1]
+    maps = SwitchedModel(model, patch, pixels[:2]).run_stem(pixels)[1]
     for network, seen in ((model.network, maps.original), (patched.network, maps.replaced)):
         normed = network.bn1(network.conv1(model.normalize(pixels)))
         torch.testing.assert_close(seen, normed[:, patch.channels["conv1"]], **CLOSE)
@@ -257,7 +257,7 @@ def test_router_sees_both_versions_behind_their_own_norms(mixed, kind, ratio, fi
         handle = network.get_submodule(norm or first).register_forward_hook(lambda _m, _i, y: seen.append(y.clone()))
         network(model.normalize(pixels))
         handle.remove()
-    crossing, maps = SwitchedModel(model, patch, pixels[:2]).begin(pixels)
+    crossing, maps = SwitchedModel(model, patch, pixels[:2]).run_stem(pixels)
     channels = patch.channels[first]
     torch.testing.assert_close(maps.original, seen[0][:, channels], **CLOSE)
     torch.testing.assert_close(maps.replaced, seen[1][:, channels], **CLOSE)
@@ -316,7 +316,7 @@ def test_without_a_router_the_error_says_so(mixed):
     bare = SwitchedModel(model, random_patch(model, "replace", 0.25, pixels), pixels[:2])
     with pytest.raises(ValueError, match="router"):
         bare(pixels)
-    assert bare.begin(pixels)[1].original.shape[0] == 24, "calibration needs none"
+    assert bare.run_stem(pixels)[1].original.shape[0] == 24, "calibration needs none"
 
 
 def hooks(model: nn.Module) -> int:

@@ -88,7 +88,7 @@ def test_images_are_cropped_and_mirrored_where_data_and_recipe_allow_it(
 
 
 def test_the_recipes_have_the_published_rates():
-    assert {name: each.drops for name, each in RECIPES.items()} == {
+    assert {name: each.milestones for name, each in RECIPES.items()} == {
         "default": None, "strong": (0.3, 0.6), "weak": (), "poorfit": (), "hybrid": (101 / 200, 151 / 200),
     }  # fmt: skip
     assert [name for name, each in RECIPES.items() if each.underfitted] == ["poorfit"]

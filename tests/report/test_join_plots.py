@@ -20,7 +20,9 @@ AFTER = {"cat": {"f1": 80.0, "recall": 75.0}, "dog": {"f1": 60.0, "recall": 0.0}
 
 
 def test_same_data_give_the_same_png_and_other_data_another():
-    one, again, other = (join_plots.corrected(BEFORE, after, MEASURES, "a title") for after in (AFTER, AFTER, BEFORE))
+    one, again, other = (
+        join_plots.before_and_after(BEFORE, after, MEASURES, "a title") for after in (AFTER, AFTER, BEFORE)
+    )
     assert one == again != other
     with Image.open(io.BytesIO(one)) as image:
         assert image.format == "PNG"
@@ -35,7 +37,7 @@ def test_bars_are_the_figures_before_and_after(monkeypatch):
         return seen[-1]
 
     monkeypatch.setattr(matplotlib.figure.Figure, "add_subplot", watched)
-    join_plots.corrected(BEFORE, AFTER, MEASURES, "a title")
+    join_plots.before_and_after(BEFORE, AFTER, MEASURES, "a title")
     assert [axes.get_ylabel() for axes in seen] == ["F1 (%)", "recall (%)"]
     for axes, measure in zip(seen, MEASURES, strict=True):
         for bars, rows in zip(axes.containers, (BEFORE, AFTER), strict=True):
@@ -47,6 +49,6 @@ def test_bars_are_the_figures_before_and_after(monkeypatch):
 @pytest.mark.parametrize("classes", [1, 10])
 def test_few_and_many_classes_have_room(classes):
     rows = {f"class {number}": {"f1": 50.0, "recall": 50.0} for number in range(classes)}
-    with Image.open(io.BytesIO(join_plots.corrected(rows, rows, MEASURES, "a title"))) as image:
+    with Image.open(io.BytesIO(join_plots.before_and_after(rows, rows, MEASURES, "a title"))) as image:
         assert image.width >= 840
         assert image.width / 120 >= 1.1 * classes

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from deeppatch.report import module_plots
-from deeppatch.report.plots import MOST_NAMED
+from deeppatch.report.plots import MAX_NAMED_CLASSES
 
 SHARES, LAYERS, CLASSES = [[0.25, 1.0, 0.5], [0.75, 0.0, 0.1]], ["a", "b", "c"], ["cat", "dog"]
 JACCARD = [[1.0, 0.4], [0.4, 1.0]]
@@ -62,7 +62,7 @@ def test_a_cell_is_what_two_modules_share(figures):
 
 
 def test_too_many_classes_have_no_numbers(figures):
-    many = MOST_NAMED + 1
+    many = MAX_NAMED_CLASSES + 1
     module_plots.overlap([[0.5] * many] * many, [str(number) for number in range(many)], "a title")
     assert not figures[0].axes[0].texts
 

@@ -62,9 +62,11 @@ PLOTS: dict[str, list[Callable[[], bytes]]] = {
         lambda: plots.accuracy_against_blur(CURVES, SIGMAS, "another title"),
     ],
     "suspicion": [
-        lambda: plots.suspicion(SCORES, "points", "a title", descending=False),
-        lambda: plots.suspicion(SCORES, "points", "a title", descending=True),
-        lambda: plots.suspicion({**SCORES, "conv1": [0.01, -0.02, 0.0, 0.05]}, "points", "a title", descending=False),
+        lambda: plots.filter_scores(SCORES, "points", "a title", descending=False),
+        lambda: plots.filter_scores(SCORES, "points", "a title", descending=True),
+        lambda: plots.filter_scores(
+            {**SCORES, "conv1": [0.01, -0.02, 0.0, 0.05]}, "points", "a title", descending=False
+        ),
     ],
     "ratio": [
         lambda: plots.ratio_curve(CURVE, 0.25, "a title"),
@@ -87,10 +89,10 @@ PLOTS: dict[str, list[Callable[[], bytes]]] = {
         lambda: plots.essential(ESSENTIAL.assign(noise_at_spread=0.0), "a title"),
     ],
     "gained": [
-        lambda: plots.gained(GAINED, "a title"),
-        lambda: plots.gained({**GAINED, "none": [(0, 0.6, NAN)]}, "a title"),
-        lambda: plots.gained({**GAINED, "none": [(0, 0.1, 0.2)]}, "a title"),
-        lambda: plots.gained({"none": GAINED["none"]}, "a title"),
+        lambda: plots.gain_against_labels(GAINED, "a title"),
+        lambda: plots.gain_against_labels({**GAINED, "none": [(0, 0.6, NAN)]}, "a title"),
+        lambda: plots.gain_against_labels({**GAINED, "none": [(0, 0.1, 0.2)]}, "a title"),
+        lambda: plots.gain_against_labels({"none": GAINED["none"]}, "a title"),
     ],
     "by k": [
         lambda: plots.accuracy_against_k(BY_K, 93.0, "a title"),
@@ -146,18 +148,18 @@ def test_more_networks_than_line_styles_are_all_drawn(axes):
 
 
 def test_suspicion_shows_every_filter(axes):
-    plots.suspicion(SCORES, "points", "a title", descending=False)
+    plots.filter_scores(SCORES, "points", "a title", descending=False)
     drawn = [sorted(dots.get_offsets()[:, 1].tolist()) for dots in axes[0].collections]
     assert drawn == [pytest.approx(sorted(values)) for values in SCORES.values()]
     assert [label.get_text() for label in axes[0].get_xticklabels()] == list(SCORES)
     assert "points; low is suspicious" in axes[0].get_ylabel()
-    plots.suspicion(SCORES, "points", "a title", descending=True)
+    plots.filter_scores(SCORES, "points", "a title", descending=True)
     assert "high is suspicious" in axes[1].get_ylabel()
 
 
 def test_suspicion_marks_the_median_of_each_layer(axes):
     scores = {"even": [0.0, 0.01, 0.02, 0.05], "odd": [0.3, 0.1, 0.2]}
-    plots.suspicion(scores, "points", "a title", descending=False)
+    plots.filter_scores(scores, "points", "a title", descending=False)
     bars = [
         line.get_ydata()[0] for line in axes[0].get_lines() if line.get_color() == "tab:red" and len(line.get_xdata())
     ]
@@ -177,7 +179,7 @@ def test_ratio_curve_is_in_percent_with_its_errors(axes):
 def test_plotting_draws_no_random_numbers():
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    plots.suspicion(SCORES, "points", "a title", descending=False)
+    plots.filter_scores(SCORES, "points", "a title", descending=False)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -226,11 +228,11 @@ def test_essential_has_a_panel_for_each_set_in_percent_of_the_class_s_images(axe
     plots.essential(ESSENTIAL, "a title")
     assert [panel.get_title() for panel in axes] == ["k=5", "lowest gates"]
     for panel, rows in zip(axes, (ESSENTIAL[:2], ESSENTIAL[2:]), strict=True):
-        bars = [group for group in panel.containers if group.get_label() in plots.NOISES.values()]
+        bars = [group for group in panel.containers if group.get_label() in plots.NOISE_LABELS.values()]
         heights = {
             group.get_label(): [bar.get_height() for bar in group] for group in bars if hasattr(group, "patches")
         }
-        want = {label: (100 * rows[column] / rows["images"]).tolist() for column, label in plots.NOISES.items()}
+        want = {label: (100 * rows[column] / rows["images"]).tolist() for column, label in plots.NOISE_LABELS.items()}
         assert heights == want
 
 
@@ -245,7 +247,7 @@ def test_accuracy_against_k_shows_both_heads_and_the_whole_layer(axes):
 
 
 def test_gains_stand_over_the_labels_that_they_took_with_their_deviations(axes):
-    plots.gained(GAINED, "a title")
+    plots.gain_against_labels(GAINED, "a title")
     (panel,) = axes
     assert [label.get_text() for label in panel.get_xticklabels()] == ["0", "10", "50"]
     assert panel.get_legend_handles_labels()[1] == list(GAINED)

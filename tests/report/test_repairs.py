@@ -107,7 +107,7 @@ def test_budgets_are_apart_under_one_name():
 
 def test_what_is_shown_has_signs_and_deviations_where_there_are_any():
     rows = pd.DataFrame([kind("hybrid", 10, 51.0), kind("hybrid", 20, 53.0), kind("gini", 10, 49.0)])
-    shown = repairs.show(repairs.over_seeds(rows)).splitlines()
+    shown = repairs.format_comparison(repairs.over_seeds(rows)).splitlines()
     assert shown[0].split() == ["method", "labels", "seeds", "finetuned", "last", "gained", "fixed", "broken"]
     assert " ".join(shown[1].split()) == "hybrid 10 2 50.00 ± 0.00 52.00 ± 1.41 +2.00 ± 1.41 7.0 3.0"
     assert " ".join(shown[2].split()) == "gini 10 1 50.00 49.00 -1.00 7.0 3.0"

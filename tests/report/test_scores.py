@@ -33,7 +33,7 @@ def routed() -> tuple[Tensor, Tensor]:
 
 
 def test_routing_table_has_one_row_a_view(routed):
-    card = metrics.scorecard(*routed, LEVELS)
+    card = metrics.router_metrics(*routed, LEVELS)
     frame = scores.routing_table(card)
     assert list(frame.columns) == ["view", "auroc", "routed_wrongly_percent"]
     assert frame["view"].tolist() == [*VIEWS, "mean"]
@@ -41,7 +41,7 @@ def test_routing_table_has_one_row_a_view(routed):
     assert frame["auroc"][1:].tolist() == [card["auroc"][view] for view in [*VIEWS[1:], "mean"]]
     wrong = [card["false_switch_percent"], *card["missed_switch_percent"].values()]
     assert frame["routed_wrongly_percent"].tolist() == wrong
-    shown = scores.show(frame)
+    shown = scores.format_table(frame)
     assert len(shown.splitlines()) == 6
     assert f"{card['auroc']['s=3']:.2f}" in shown
     assert "nan" not in shown.lower()
@@ -55,7 +55,7 @@ def test_tables_hold_every_network_and_measure():
     assert frame["network"].tolist() == ["pretrained", "patched"]
     assert frame.loc[1, "s=1"] == networks["patched"]["s=1"]
 
-    changed = {"patched": metrics.changes(right, before, LEVELS)}
+    changed = {"patched": metrics.repair_and_break_rates(right, before, LEVELS)}
     joined = scores.with_changes(frame, changed)
     assert list(zip(joined["network"], joined["measure"], strict=True)) == [
         ("pretrained", "accuracy"), ("patched", "accuracy"), ("patched", "repair"), ("patched", "break"),
@@ -72,7 +72,7 @@ def test_tables_hold_every_network_and_measure():
 
 def test_changes_are_shown_in_one_cell():
     changed = {"patched": {"repair": {"clean": 0.25, "s=1": 40.0}, "break": {"clean": 1.0, "s=1": 2.06}}}
-    shown = scores.show_changes(changed)
+    shown = scores.format_changes(changed)
     assert "+0.2 -1.0" in shown
     assert "+40.0 -2.1" in shown
     assert shown.splitlines()[0].split() == ["network", "clean", "s=1"]

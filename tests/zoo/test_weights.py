@@ -12,7 +12,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from deeppatch.errors import NoNetwork, WrongWeights
+from deeppatch.errors import DownloadFailed, WrongWeights
 from deeppatch.zoo import weights
 from deeppatch.zoo.architectures import ARCHITECTURES
 
@@ -111,7 +111,7 @@ def test_a_damaged_download_is_refused_and_leaves_nothing(hub, published, tmp_pa
 def test_without_a_network_the_message_names_three_ways_out(hub, published, monkeypatch, error):
     offline(monkeypatch, error)
     url, _ = published
-    with pytest.raises(NoNetwork) as caught:
+    with pytest.raises(DownloadFailed) as caught:
         weights.fetch(url)
     message = str(caught.value)
     assert "\n" not in message
@@ -275,7 +275,7 @@ def test_another_number_of_classes_is_told_from_another_network(state):
         other = ARCHITECTURES["resnet8"](count)
         before = {key: value.clone() for key, value in other.state_dict().items()}
         message = complaint(weights.load_network, other, state, "x.pt")
-        assert message == (f"x.pt tells 10 classes apart, the data set has {count}; choose the -d that it was made for")
+        assert message == (f"x.pt is for 10 classes, the data set has {count}; choose the -d that it was made for")
         assert same(other.state_dict(), before)
 
 

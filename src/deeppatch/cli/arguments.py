@@ -1,4 +1,4 @@
-"""The options that all stages share, in groups."""
+"""The arguments that all stages share, in groups."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         dest="weights",
         type=Path,
         metavar="FILE",
-        help="base weights to use, .safetensors or torch checkpoint (default: published, or what pretrain left)",
+        help="base weights to use, .safetensors or torch checkpoint (default: published ones, or those of pretrain)",
     )
     data.add_argument(
         "--val_share",
@@ -76,7 +76,7 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
     )
     machine.add_argument("--gpu", type=int, default=0, metavar="N", help="index of the CUDA device (default: 0)")
     machine.add_argument(
-        "-b", "--batch_size", type=int, default=256, metavar="N", help="images a batch (default: %(default)s)"
+        "-b", "--batch_size", type=int, default=256, metavar="N", help="images per batch (default: %(default)s)"
     )
     machine.add_argument(
         "--amp", action="store_true", help="run networks in bfloat16 where that is safe (default: float32)"
@@ -86,7 +86,7 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=DEFAULT_SEED,
         metavar="N",
-        help=f"seed of splits, draws and training (default: {DEFAULT_SEED})",
+        help=f"seed of splits, random choices and training (default: {DEFAULT_SEED})",
     )
     machine.add_argument(
         "-r",
@@ -109,7 +109,7 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=50,
         metavar="N",
-        help="epochs when pretrain trains a network; idle in other stages (default: 50)",
+        help="epochs when pretrain trains a network; ignored by other stages (default: 50)",
     )
 
 
@@ -142,7 +142,7 @@ def _add_repair(parser: argparse.ArgumentParser) -> None:
         "--crt_type",
         choices=sorted(UNITS),
         default="replace",
-        help="kind of patch: new filters, or correction units behind the old ones (default: replace)",
+        help="kind of patch: new filters, or correction units after the old ones (default: replace)",
     )
     stages.add_argument("--crt_epoch", type=int, default=20, metavar="N", help="epochs of the correction (default: 20)")
     stages.add_argument(
@@ -162,14 +162,14 @@ def _add_repair(parser: argparse.ArgumentParser) -> None:
         "--ranking",
         type=Path,
         metavar="FILE",
-        help="a ranking.json to use instead of the one assess left for these options",
+        help="a ranking.json to use instead of the one from assess for these options",
     )
     stages.add_argument(
-        "--patch", type=Path, metavar="FILE", help="a patch.safetensors to use instead of the one correct left"
+        "--patch", type=Path, metavar="FILE", help="a patch.safetensors to use instead of the one from correct"
     )
     stages.add_argument(
         "--finetuned",
         type=Path,
         metavar="FILE",
-        help="a weights.safetensors of correct -c finetune to use instead of the one it left",
+        help="a weights.safetensors of correct -c finetune to use instead of the one for these options",
     )

@@ -45,8 +45,8 @@ def whole_parser() -> argparse.ArgumentParser:
 
 def _actions(parser: argparse.ArgumentParser) -> list[argparse.Action]:
     """Return the actions of a parser and of its stages'."""
-    found = list(parser._actions)
+    actions = list(parser._actions)
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
-            found += [own for stage in action.choices.values() for own in stage._actions]
-    return found
+            actions += [own for stage in action.choices.values() for own in stage._actions]
+    return actions

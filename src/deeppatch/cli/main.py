@@ -21,8 +21,8 @@ DeepPatch, in order:
   pretrain   load or train a network and measure it            (src/eval.py)
   assess     rank the filters of every convolution             (src/select.py)
   correct    train a patch, or fine-tune                       (src/correct.py)
-  evaluate   switch on the fly and compare                     (src/switch.py)
-  export     write both paths and the router to run elsewhere  (src/export.py)
+  evaluate   route each sample and compare networks            (src/switch.py)
+  export     write networks and router to run elsewhere        (src/export.py)
 
 Decomposing the Deep, after pretrain:
   influence  find each class's most influential features       (src/influence.py)
@@ -39,11 +39,11 @@ HybridRepair, after pretrain:
   demo       all of it on the embedded digits, in minutes      (src/demo.py)
 
 deeppatch STAGE --help explains the options of a stage.
-deeppatch --version tells the version; deeppatch --print-completion bash (or zsh) writes a completion script."""
+deeppatch --version prints the version; deeppatch --print-completion bash (or zsh) writes a completion script."""
 
 
 def main(script: str, arguments: Sequence[str] | None = None, prefix: str = "python src/{script}.py") -> None:
-    """Run the command of a script under src/; exit status 2 and one line on a user's mistake, 130 on Ctrl-C."""
+    """Run the command of a script in src/ and exit: status 2 and one line on a user's mistake, 130 on Ctrl-C."""
     sys.exit(guarded(script, sys.argv[1:] if arguments is None else arguments, prefix))
 
 
@@ -66,16 +66,16 @@ def console() -> None:
 
 
 def guarded(script: str, arguments: Sequence[str], prefix: str) -> int:
-    """Run a command and return its exit status; what a user can mend is one line on stderr."""
+    """Run a command and return its exit status; a user's mistake is reported as one line on stderr."""
     try:
-        with progress.shown():
+        with progress.console_output():
             run(script, arguments, prefix)
     except UserError as error:
         return _fail(str(error))
     except KeyboardInterrupt:
         print("\n[info] interrupted; finished work is kept: continue with the same command and -r", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # whoever read the output has gone
+    except BrokenPipeError:  # the process that read the output has ended
         return 1
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -95,8 +95,8 @@ def run(script: str, arguments: Sequence[str], prefix: str) -> None:
 
     module = importlib.import_module(f"deeppatch.cli.{COMMANDS[script]}.command")
     command = shlex.join([*prefix.format(script=script, stage=COMMANDS[script]).split(), *arguments])
-    with launch.together(command):
-        if launch.asked_ranks() > 1 and not getattr(module, "RANKS", False):
+    with launch.joined_ranks(command):
+        if launch.requested_ranks() > 1 and not getattr(module, "RANKS", False):
             raise UserError(f"{COMMANDS[script]} runs as one process; start it without torchrun: {command}")
         options = parsing.parse(module, arguments, prefix)
         parsing.check_files(options)

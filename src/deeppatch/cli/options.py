@@ -1,4 +1,4 @@
-"""What stages are told, as typed values, and how a command is spelled in a message."""
+"""The options of stages as typed values, and how commands are spelled in messages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 DEFAULT_SEED = 2021
 DEFAULT_RATIO = 0.25
-DEFAULT_K = 5  # features a class
+DEFAULT_K = 5  # features per class
 USUAL_KS = {"mutual-info": [5, 10, 20], "sweep": [5, 8, 10, 15, 20, 25, 30, 40, 50, 64]}  # of some actions of decompose
 SCRIPTS = {
     "pretrain": "eval", "assess": "select", "correct": "correct", "evaluate": "switch", "export": "export",
@@ -18,29 +18,29 @@ SCRIPTS = {
     "annotate": "annotate", "relearn": "relearn", "demo": "demo",
 }  # fmt: skip
 
-# options that lead to other artifacts, with their defaults; and the pairs in which a stage must not repeat one
-ELSEWHERE = {
+# options that select other artifacts, with their defaults, and pairs of stage and option that are left out
+SHARED_SETTINGS = {
     "noise_type": "gaussion", "seed": DEFAULT_SEED, "val_share": None, "limit": None, "weights": None, "ranking": None,
     "bias": None, "data_dir": Path("data"), "output_dir": Path("output"),
 }  # fmt: skip
-UNHEEDED = {("pretrain", "weights"), ("pretrain", "ranking"), ("assess", "ranking")}
-# options of one stage that lead to other artifacts of it; ANNOTATE chooses the images to label
+IGNORED = {("pretrain", "weights"), ("pretrain", "ranking"), ("assess", "ranking")}
+# options of a stage that select other artifacts of it; those of annotate
 ANNOTATE = dict(method="hybrid", budget="1%", features="penultimate", encoder="resnet18", encoder_epochs=100, views=8)
-OWN: dict[str, dict[str, object]] = {
+STAGE_SETTINGS: dict[str, dict[str, object]] = {
     "pretrain": {"recipe": "default"}, "evaluate": {"router": "probe"},
     "modularize": {"method": "grad", "no_head": False, "preset": "auto"}, "annotate": ANNOTATE, "relearn": ANNOTATE,
 }  # fmt: skip
-SPELLED = {"weights": "base"}  # options whose name in the code is another one
-RANKED = ("assess", "correct", "evaluate")
+SPELLED = {"weights": "base"}  # options with another name in the code
+STAGES_WITH_RANKING = ("assess", "correct", "evaluate")
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageOptions:
-    """What every stage is told: model and data, the machine, and how it was called.
+    """The options of every stage: model and data, the machine, and how the command was called.
 
-    `weights` are base weights to use in place of what pretrain left (in pretrain itself: weights to load). `device` is
-    `auto` until the stage opens. `prefix` spells commands in messages, and `command` is the one that was typed.
-    `defaults` are the values that the stage's parser gives where the command line gives none.
+    `weights` is a file of base weights to use instead of those from pretrain (in pretrain itself: to load). `device` is
+    `auto` until the stage opens. `prefix` is the start of commands in messages, and `command` the typed command.
+    `defaults` are the default values of the stage's parser.
     """
 
     model: str = "resnet32"
@@ -63,7 +63,7 @@ class StageOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class RepairOptions(StageOptions):
-    """What DeepPatch's own stages share: the degradation, the ranking, the correction and how it is trained."""
+    """The options that DeepPatch's stages share: the degradation, the ranking, the correction and its training."""
 
     noise_type: str = "gaussion"
     fs_method: str = "perfloss"
@@ -82,15 +82,15 @@ class RepairOptions(StageOptions):
 
 
 def call(prefix: str, stage: str) -> str:
-    """Return how a stage is called: `prefix` has the fields {script} and {stage}."""
+    """Return the start of a stage's command; `prefix` has the fields {script} and {stage}."""
     return prefix.format(script=SCRIPTS[stage], stage=stage)
 
 
 def spell(stage: str, options: argparse.Namespace | StageOptions, **changes: object) -> str:
-    """Return the command that runs `stage` with what these options share with it; `changes` override values."""
+    """Return the command that runs `stage` with the shared ones of these options; `changes` override values."""
     values = {**vars(options), **changes}
     parts = ["-m", values["model"], "-d", values["dataset"]]
-    if stage in RANKED:
+    if stage in STAGES_WITH_RANKING:
         parts += ["-f", values["fs_method"]]
     if stage in ("correct", "evaluate"):
         parts += ["-c", values["crt_method"]]
@@ -100,7 +100,7 @@ def spell(stage: str, options: argparse.Namespace | StageOptions, **changes: obj
             parts += ["--susp_side", values["susp_side"]] if values["susp_side"] != "front" else []
     parts += ["-k", str(values["k"])] if stage == "influence" else []
     parts += ["--train"] if stage == "pretrain" and values.get("bias") else []
-    for name, default in {**OWN.get(stage, {}), **ELSEWHERE}.items():
-        if values.get(name, default) != default and (stage, name) not in UNHEEDED:
+    for name, default in {**STAGE_SETTINGS.get(stage, {}), **SHARED_SETTINGS}.items():
+        if values.get(name, default) != default and (stage, name) not in IGNORED:
             parts += [f"--{SPELLED.get(name, name)}"] + ([] if values[name] is True else [str(values[name])])
     return f"{call(values['prefix'], stage)} {shlex.join(parts)}"

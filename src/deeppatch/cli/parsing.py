@@ -1,4 +1,4 @@
-"""From arguments to checked options, without importing what computes."""
+"""Parse and check the arguments of a command without importing torch."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from deeppatch.cli.options import StageOptions, call
 from deeppatch.data import names
 from deeppatch.errors import Contradictions, UserError, closest
 
-# the option of each stage that trains of which --epochs is another name
+# the option of each stage that trains for which --epochs is another name
 EPOCHS = {
     "pretrain": "max_epoch", "assess": "crt_epoch", "correct": "crt_epoch", "decompose": "max_epoch",
     "compose": "weak_epoch", "modularize": "budget", "annotate": "encoder_epochs", "relearn": "epochs",
 }  # fmt: skip
-WRITTEN = {"data_dir", "output_dir"}  # every other path that an option names must be there
+OUTPUT_FOLDERS = {"data_dir", "output_dir"}  # every other path that an option names must exist
 
 
 class StageParser(argparse.ArgumentParser):
-    """Reports a mistake as every other one is reported: one line, without the usage, with what may have been meant."""
+    """A parser that reports mistakes as a UserError: one line, without the usage, with a suggestion."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise UserError with the message and where help is."""
+        """Raise UserError with the message and the command that shows help."""
         raise UserError(f"{message}; see {self.prog} --help")
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
-        """Return the options; UserError for what is none, with the option that resembles it."""
+        """Return the options; UserError for unknown arguments, with the option that resembles them."""
         options, unknown = self.parse_known_args(args, namespace)
         if unknown:
             flag = next((word.partition("=")[0] for word in unknown if word.startswith("-")), "")
@@ -51,8 +51,8 @@ def parse(module: ModuleType, arguments: Sequence[str], prefix: str) -> Any:
     """Parse and check the arguments of a command module, and return its `Options`.
 
     A command module has STAGE, DESCRIPTION, EXAMPLE, `Options`, `add_arguments(parser)`, `run(options)`, and where it
-    needs them `problems(options)`, which returns what contradicts, and `preset(options)`, which returns the defaults
-    that an option puts in place of the usual ones. REPAIR = False leaves out the options that only DeepPatch's stages
+    needs them `problems(options)`, which returns contradictions, and `preset(options)`, which returns the defaults
+    that an option sets in place of the usual ones. REPAIR = False omits the options that only DeepPatch's stages
     share.
     """
     parser = parser_of(module, prefix)
@@ -62,7 +62,7 @@ def parse(module: ModuleType, arguments: Sequence[str], prefix: str) -> Any:
         parser.set_defaults(**module.preset(given))
         given = parser.parse_args(words)
     values = dict(vars(given))
-    own = values.pop("problems", None)  # of a stage that has no Options yet
+    own = values.pop("problems", None)  # of a stage without Options
     values |= {
         "prefix": prefix,
         "command": f"{parser.prog} {shlex.join(arguments)}".strip(),
@@ -111,17 +111,17 @@ def parser_for(stage: str, prefix: str, description: str, example: str) -> argpa
 
 
 def check_files(options: StageOptions) -> None:
-    """Raise UserError where a file or an image folder that an option names is not there."""
+    """Raise UserError when a file or an image folder that an option names does not exist."""
     for name, value in vars(options).items():
         for path in value if isinstance(value, (list, tuple)) else [value]:
-            if isinstance(path, Path) and name not in WRITTEN and not path.exists():
+            if isinstance(path, Path) and name not in OUTPUT_FOLDERS and not path.exists():
                 raise UserError(f"{path}: No such file or directory; check the path")
     if options.dataset.startswith("folder:"):
         names.check_folder(Path(options.dataset.removeprefix("folder:")))
 
 
 def normalise(arguments: Sequence[str]) -> list[str]:
-    """Let long options be spelled with dashes as well as with underscores."""
+    """Replace dashes in long options by underscores, so that both spellings are accepted."""
     spelled = []
     for argument in arguments:
         name, equals, value = argument.partition("=")
@@ -130,9 +130,9 @@ def normalise(arguments: Sequence[str]) -> list[str]:
 
 
 def check(options: StageOptions, own: Callable[[Any], list[str]] | None = None) -> None:
-    """Raise Contradictions, naming all of them, when values are out of range or do not go together.
+    """Raise Contradictions with all problems when values are out of range or contradict each other.
 
-    `own` returns what is wrong with the stage's own options.
+    `own` returns the problems with the stage's own options.
     """
     numbers = {name: getattr(options, name, 1) for name in ("batch_size", "max_epoch", "crt_epoch", "lr")}
     problems = [f"--{k} {v}: give a number above 0" for k, v in numbers.items() if not 0 < v < math.inf]
@@ -149,7 +149,7 @@ def check(options: StageOptions, own: Callable[[Any], list[str]] | None = None) 
     if options.seed < 0 or options.seed >= 2**31:
         problems.append(f"--seed {options.seed}: give a whole number from 0 to 2147483647")
     if options.device == "cpu" and options.gpu != 0:
-        problems.append(f"--gpu {options.gpu} goes with --device cuda only")
+        problems.append(f"--gpu {options.gpu} can only be used with --device cuda")
     problems += own(options) if own else []
     if problems:
         raise Contradictions(problems)

@@ -1,4 +1,4 @@
-"""Rankings on their way from assess to correct."""
+"""Write and read the rankings that assess makes for correct."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from deeppatch.progress import info
 from deeppatch.zoo.classifier import Classifier
 
 
-def leave_ranking(context: Context, model: Classifier, ranking: Ranking, facts: dict[str, object]) -> None:
+def write_ranking(context: Context, model: Classifier, ranking: Ranking, facts: dict[str, object]) -> None:
     """Write the ranking as JSON, for correct, and as a table."""
     base = state_digest(model.state_dict())
     content = {"base": base, "limit": context.options.limit, **facts, **ranking.to_json()}
     context.stage.write("ranking.json", (json.dumps(content) + "\n").encode())
     rows = [
-        {"layer": name, "rank": place + 1, "channel": channel, "score": ranking.scores[name][channel]}
+        {"layer": name, "rank": index + 1, "channel": channel, "score": ranking.scores[name][channel]}
         for name, order in ranking.order.items()
-        for place, channel in enumerate(order)
+        for index, channel in enumerate(order)
     ]
     context.stage.write_table("ranking.csv", pd.DataFrame(rows))
 
 
 def load_ranking(context: Context, model: Classifier) -> tuple[Ranking, float | None]:
-    """Return the ranking to use, checked against the network, and the estimated ratio where -f ratioestim left one."""
+    """Return the ranking to use, checked against the network, and the estimated ratio of -f ratioestim or None."""
     found = context.found["ranking"]
     path, command = found.path, found.command
     content = given_or_read(context, found)

@@ -1,1 +1,1 @@
-"""Data sets on the device: sources, splits, degraded views and batch streams."""
+"""Data sets: sources, splits, corruptions, views and batches."""

@@ -1,4 +1,4 @@
-"""AugMix views of whole batches as tensor operations on the device; each image has a chain of its own."""
+"""AugMix views of batches as tensor operations on the device, with a separate chain for each image."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 DEPTH = 3
-SEVERITY = 3.0
-GENTLEST = 0.1
+MAX_LEVEL = 3.0
+MIN_LEVEL = 0.1
 
 
 @dataclass(frozen=True)
 class Chains:
-    """What is done to M images, on the CPU: up to DEPTH operations each, one after the other, then a mixture.
+    """The augmentations of M images, on the CPU: chains of up to DEPTH operations, then a mixture with the image.
 
-    `operations` int64 (M, DEPTH): indices in OPERATIONS, or -1 where a chain has ended; `levels` (M, DEPTH) in
-    [0.1, 3]; `signs` (M, DEPTH), -1 or 1; `shares` (M,): how much of the mixture is the chain's result.
+    Args:
+        operations: Indices in OPERATIONS, -1 after the end of a chain, int64 (M, DEPTH).
+        levels: The levels of the operations, (M, DEPTH) in [0.1, 3].
+        signs: The signs of the levels, -1 or 1, (M, DEPTH).
+        shares: The share of the chain's result in the mixture, (M,).
     """
 
     operations: Tensor
@@ -28,14 +31,14 @@ class Chains:
     shares: Tensor
 
 
-def drawn_chains(count: int, generator: torch.Generator) -> Chains:
+def draw_chains(count: int, generator: torch.Generator) -> Chains:
     """Draw chains of 1 to 3 uniform operations at uniform levels, and uniform shares (AugMix of width 1, severity 3).
 
     Hendrycks et al., ICLR 2020, with the settings of HybridRepair.
     """
     depth = torch.randint(1, DEPTH + 1, (count, 1), generator=generator)
     operations = torch.randint(len(OPERATIONS), (count, DEPTH), generator=generator)
-    levels = GENTLEST + (SEVERITY - GENTLEST) * torch.rand(count, DEPTH, generator=generator)
+    levels = MIN_LEVEL + (MAX_LEVEL - MIN_LEVEL) * torch.rand(count, DEPTH, generator=generator)
     signs = 2.0 * torch.randint(2, (count, DEPTH), generator=generator) - 1
     shares = torch.rand(count, generator=generator)
     ended = torch.arange(DEPTH) >= depth
@@ -43,60 +46,62 @@ def drawn_chains(count: int, generator: torch.Generator) -> Chains:
 
 
 def views(pixels: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Return each of uint8 pixels (N, 3, H, W) and `count` views of it, float32 (N, count + 1, 3, H, W) in [0, 1].
+    """Return uint8 pixels (N, 3, H, W) with `count` views of each, float32 (N, count + 1, 3, H, W) in [0, 1].
 
-    The image itself is view 0. The generator is on the CPU; the result does not depend on the device but for rounding.
+    The image itself is view 0. The generator is on the CPU; up to rounding the result does not depend on the device.
     """
-    chains = drawn_chains(len(pixels) * count, generator)
+    chains = draw_chains(len(pixels) * count, generator)
     copies = pixels.unsqueeze(1).expand(-1, count, -1, -1, -1)
-    chained = applied(copies.reshape(-1, *pixels.shape[1:]), chains).view(copies.shape)
+    augmented = apply_chains(copies.reshape(-1, *pixels.shape[1:]), chains).view(copies.shape)
     shares = chains.shares.to(pixels.device, non_blocking=True).view(len(pixels), count, 1, 1, 1)
-    found = torch.empty(len(pixels), count + 1, *pixels.shape[1:], device=pixels.device)
-    clean = torch.div(pixels, 255, out=found[:, 0])
-    torch.lerp(clean.unsqueeze(1), chained.float().div_(255), shares, out=found[:, 1:])
-    return found
+    result = torch.empty(len(pixels), count + 1, *pixels.shape[1:], device=pixels.device)
+    clean = torch.div(pixels, 255, out=result[:, 0])
+    torch.lerp(clean.unsqueeze(1), augmented.float().div_(255), shares, out=result[:, 1:])
+    return result
 
 
-def applied(pixels: Tensor, chains: Chains) -> Tensor:
-    """Return uint8 pixels (M, 3, H, W) after the operations of their chains, rounded after each as images are."""
+def apply_chains(pixels: Tensor, chains: Chains) -> Tensor:
+    """Apply the operations of the chains to uint8 pixels (M, 3, H, W), with rounding to uint8 after each."""
     for step in range(DEPTH if len(pixels) else 0):
         levels = chains.levels[:, step] * chains.signs[:, step]
-        found, order = [], []
+        results, order = [], []
         for operate, kinds in BATCHED.items():
-            rows = torch.isin(chains.operations[:, step], kinds).nonzero().flatten()  # on the CPU: nothing waits
+            rows = (
+                torch.isin(chains.operations[:, step], kinds).nonzero().flatten()
+            )  # on the CPU, without synchronisation
             if len(rows):
                 own = pixels.index_select(0, rows.to(pixels.device, non_blocking=True))
-                found.append(operate(own, chains.operations[rows, step], levels[rows]))
+                results.append(operate(own, chains.operations[rows, step], levels[rows]))
                 order.append(rows)
-        # back into order by picking: writing row by row takes many times as long
-        pixels = torch.cat(found).index_select(0, torch.cat(order).argsort().to(pixels.device, non_blocking=True))
+        # restored to order by gathering, which is many times as fast as scattering
+        pixels = torch.cat(results).index_select(0, torch.cat(order).argsort().to(pixels.device, non_blocking=True))
     return pixels
 
 
-def unchanged(pixels: Tensor, _operations: Tensor, _levels: Tensor) -> Tensor:
-    """Leave images whose chain has ended."""
+def leave_unchanged(pixels: Tensor, _operations: Tensor, _levels: Tensor) -> Tensor:
+    """Return images whose chain has ended unchanged."""
     return pixels
 
 
 def autocontrast(pixels: Tensor, _operations: Tensor, _levels: Tensor) -> Tensor:
-    """Stretch each channel of (M, 3, H, W) to [0, 255]; one that is all of a value stays."""
+    """Stretch each channel of (M, 3, H, W) to [0, 255]; constant channels are unchanged."""
     flat = pixels.flatten(2)
     least, most = flat.amin(2, keepdim=True).double(), flat.amax(2, keepdim=True).double()
-    scale = torch.full_like(most, 255) / (most - least)  # a number over a tensor would be rounded twice
+    scale = torch.full_like(most, 255) / (most - least)  # dividing a Python number by a tensor would round twice
     table = torch.arange(256, device=pixels.device) * scale - least * scale
-    return _looked_up(_values(pixels), table, most > least)
+    return _apply_tables(_table_indices(pixels), table, most > least)
 
 
 def equalize(pixels: Tensor, _operations: Tensor, _levels: Tensor) -> Tensor:
     """Flatten the histogram of each channel of (M, 3, H, W), as PIL does."""
     flat = pixels.flatten(2)
-    values = _values(pixels)
+    values = _table_indices(pixels)
     counts = torch.bincount(values.flatten(), minlength=256 * len(flat) * flat.shape[1]).view(*flat.shape[:2], 256)
     counts = counts.int()
-    brightest = counts.gather(2, flat.amax(2, keepdim=True).long())
-    step = (flat.shape[2] - brightest) // 255
+    brightest_count = counts.gather(2, flat.amax(2, keepdim=True).long())
+    step = (flat.shape[2] - brightest_count) // 255
     darker = counts.cumsum(2, dtype=torch.int32) - counts
-    return _looked_up(values, (step // 2 + darker) // step.clamp(min=1), step > 0)
+    return _apply_tables(values, (step // 2 + darker) // step.clamp(min=1), step > 0)
 
 
 def posterize(pixels: Tensor, _operations: Tensor, levels: Tensor) -> Tensor:
@@ -108,14 +113,14 @@ def posterize(pixels: Tensor, _operations: Tensor, levels: Tensor) -> Tensor:
 def solarize(pixels: Tensor, _operations: Tensor, levels: Tensor) -> Tensor:
     """Invert the values from a threshold on: 256 at level 0, 25.6 less for each level."""
     threshold = (256 - (25.6 * levels.abs()).int()).clamp(max=255).to(pixels).view(-1, 1, 1, 1)
-    # 255 - x is x with all bits turned
+    # 255 - x is x with all bits flipped
     return (pixels >= threshold).view(torch.uint8).mul_(255).bitwise_xor_(pixels)
 
 
 def warp(pixels: Tensor, operations: Tensor, levels: Tensor) -> Tensor:
-    """Rotate or shear each image: one bilinear interpolation for all, black where there is nothing to see."""
+    """Rotate or shear each image with one bilinear interpolation for all; the background is black."""
     height, width = pixels.shape[-2:]
-    source = _sources(operations, levels, height, width)
+    source = _inverse_transforms(operations, levels, height, width)
     x, y = (torch.arange(size, device=pixels.device) + 0.5 for size in (width, height))
     grid = torch.empty(len(levels), height, width, 2, device=pixels.device)
     for axis, size in enumerate((width, height)):
@@ -123,18 +128,18 @@ def warp(pixels: Tensor, operations: Tensor, levels: Tensor) -> Tensor:
         across, down, offset = (2 / size * source[:, axis]).to(pixels.device, non_blocking=True).unbind(1)
         by_row = (y * down.unsqueeze(1) + offset.unsqueeze(1) - 1).unsqueeze(2)
         torch.add(by_row, (x * across.unsqueeze(1)).unsqueeze(1), out=grid[..., axis])
-    # cut off as PIL does, with room for the rounding of what should be whole
-    found = F.grid_sample(pixels.float().add_(1e-3), grid, padding_mode="border", align_corners=False)
-    seen = (grid[..., 0].abs() < 1) & (grid[..., 1].abs() < 1)
-    return found.to(torch.uint8).mul_(seen.unsqueeze(1))
+    # truncated as by PIL, with a small offset against rounding errors of whole numbers
+    warped = F.grid_sample(pixels.float().add_(1e-3), grid, padding_mode="border", align_corners=False)
+    inside_image = (grid[..., 0].abs() < 1) & (grid[..., 1].abs() < 1)
+    return warped.to(torch.uint8).mul_(inside_image.unsqueeze(1))
 
 
 def shift(pixels: Tensor, operations: Tensor, levels: Tensor) -> Tensor:
-    """Move each image by whole pixels, a thirtieth of its size for each level (1.07 for 32), over black ground."""
+    """Translate each image by whole pixels, a thirtieth of its size per level (1.07 for 32), on a black background."""
     count, channels, height, width = pixels.shape
-    margin = int(SEVERITY * max(height, width) / 30)
-    ground = F.pad(pixels, (margin,) * 4)
-    image, plane, line, _ = ground.stride()
+    margin = int(MAX_LEVEL * max(height, width) / 30)
+    padded = F.pad(pixels, (margin,) * 4)
+    image, plane, line, _ = padded.stride()
     across = operations == OPERATIONS.index("translate_x")
     right, down = (
         torch.where(own, (levels * size / 30).int(), 0) for own, size in ((across, width), (~across, height))
@@ -143,30 +148,30 @@ def shift(pixels: Tensor, operations: Tensor, levels: Tensor) -> Tensor:
     inside = (
         plane * torch.arange(channels).view(-1, 1, 1) + line * torch.arange(height).view(-1, 1) + torch.arange(width)
     )
-    corner, inside = (each.int().to(pixels.device, non_blocking=True) for each in (corner, inside.flatten()))
-    return ground.flatten().index_select(0, (corner.unsqueeze(1) + inside).flatten()).view(pixels.shape)
+    corner, inside = (tensor.int().to(pixels.device, non_blocking=True) for tensor in (corner, inside.flatten()))
+    return padded.flatten().index_select(0, (corner.unsqueeze(1) + inside).flatten()).view(pixels.shape)
 
 
-def _values(pixels: Tensor) -> Tensor:
-    """Return where the value of each pixel (M, 3, H, W) stands in one table after the other, of 256 entries each."""
+def _table_indices(pixels: Tensor) -> Tensor:
+    """Return the index of the value of each pixel (M, 3, H, W) in concatenated tables of 256 entries per channel."""
     rows = torch.arange(len(pixels) * pixels.shape[1], device=pixels.device, dtype=torch.int32) * 256
     return pixels.int().add_(rows.view(len(pixels), pixels.shape[1], 1, 1))
 
 
-def _looked_up(values: Tensor, table: Tensor, changed: Tensor) -> Tensor:
-    """Return the tables' entries (M, 3, 256), cut to whole numbers, at values (M, 3, H, W), where `changed`."""
+def _apply_tables(values: Tensor, table: Tensor, changed: Tensor) -> Tensor:
+    """Look up values (M, 3, H, W) in tables (M, 3, 256), truncated to whole numbers, for the `changed` channels."""
     identity = torch.arange(256, device=values.device, dtype=torch.uint8)
     table = torch.where(changed, table.clamp(0, 255).to(torch.uint8), identity)
     return table.flatten().index_select(0, values.flatten()).view(values.shape)
 
 
-def _sources(operations: Tensor, levels: Tensor, height: int, width: int) -> Tensor:
-    """Return what maps each pixel to where its value comes from, in pixels from the top left corner: (M, 2, 3).
+def _inverse_transforms(operations: Tensor, levels: Tensor, height: int, width: int) -> Tensor:
+    """Return the affine maps from output to input pixels, in pixels from the top left corner, (M, 2, 3).
 
-    Rotations are counter-clockwise about the centre, by 3 degrees for each level, whole ones; shears are about the
-    corner, by 0.03 for each level.
+    Rotations are counter-clockwise about the centre, by whole degrees, 3 per level; shears are about the
+    corner, by 0.03 per level.
     """
-    kind = {name: operations == OPERATIONS.index(name) for name in TOGETHER[warp]}
+    kind = {name: operations == OPERATIONS.index(name) for name in OPERATION_GROUPS[warp]}
     angle = torch.deg2rad(torch.where(kind["rotate"], (3 * levels).trunc(), 0))
     cosine, sine = angle.cos(), angle.sin()
     x, y = width / 2, height / 2
@@ -177,11 +182,13 @@ def _sources(operations: Tensor, levels: Tensor, height: int, width: int) -> Ten
     return source
 
 
-# each function with the operations that it does at once
-TOGETHER: dict[Callable[[Tensor, Tensor, Tensor], Tensor], tuple[str, ...]] = {
+# each function with the operations that it performs
+OPERATION_GROUPS: dict[Callable[[Tensor, Tensor, Tensor], Tensor], tuple[str, ...]] = {
     autocontrast: ("autocontrast",), equalize: ("equalize",), posterize: ("posterize",), solarize: ("solarize",),
     warp: ("rotate", "shear_x", "shear_y"), shift: ("translate_x", "translate_y"),
 }  # fmt: skip
-OPERATIONS = tuple(name for names in TOGETHER.values() for name in names)
-BATCHED = {operate: torch.tensor([OPERATIONS.index(name) for name in names]) for operate, names in TOGETHER.items()}
-BATCHED[unchanged] = torch.tensor([-1])
+OPERATIONS = tuple(name for names in OPERATION_GROUPS.values() for name in names)
+BATCHED = {
+    operate: torch.tensor([OPERATIONS.index(name) for name in names]) for operate, names in OPERATION_GROUPS.items()
+}
+BATCHED[leave_unchanged] = torch.tensor([-1])

@@ -1,4 +1,4 @@
-"""HybridRepair's data: one indexed data set cut by position, and training images drawn with a bias of their classes."""
+"""HybridRepair's data: a combined data set, split by position, with class-biased samples for training."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from deeppatch.data.sources import Images, Source
 from deeppatch.errors import DataProblem
 
 BIASES = ("A", "B", "C")
-# how likely an image of each class is to be drawn, by the number of classes: as published, GTSRB's to three places
+# the sampling weight of each class, by the number of classes: as published, for GTSRB to three decimals
 WEIGHTS: dict[int, dict[str, tuple[float, ...]]] = {
     10: {
         "B": (
@@ -41,19 +41,19 @@ WEIGHTS: dict[int, dict[str, tuple[float, ...]]] = {
         ),
     },
 }  # fmt: skip
-# train slice, val slice and test, in images; any other data set is cut in CIFAR-10's proportions
+# images in the train and val slices and in test; other data sets are split in the proportions of CIFAR-10
 SIZES = {"cifar10": (15_000, 5_000, 5_000), "svhn": (5_000, 5_000, 10_000), "gtsrb": (2_500, 2_500, 5_000)}
 SHARES = tuple(size / 60_000 for size in SIZES["cifar10"])
-# how much of the two slices is drawn
-DRAWN = {"gtsrb": (0.90, 0.75)}
-USUALLY_DRAWN = (0.75, 0.75)
+# the shares of the two slices that are sampled
+DRAWN_SHARES = {"gtsrb": (0.90, 0.75)}
+DEFAULT_DRAWN_SHARES = (0.75, 0.75)
 
 
 @dataclass(frozen=True)
 class Partition:
-    """Indices in the mixed data set (train part, then test part), int64: biased train and val, unbiased test and pool.
+    """Indices in the combined data set (train part, then test part), int64; train and val are biased, the others not.
 
-    `order` says what was cut: `library order`, or a `seeded permutation` of either part.
+    `order` is the order that was split: `library order`, or a `seeded permutation` of each part.
     """
 
     train: Tensor
@@ -64,25 +64,25 @@ class Partition:
 
     @property
     def digest(self) -> str:
-        """A hash of the four lists, which tells one split from another."""
+        """A hash of the four lists."""
         return state_digest(self._lists())
 
     def _lists(self) -> dict[str, Tensor]:
         return {"train": self.train, "val": self.val, "test": self.test, "pool": self.pool}
 
     def to_bytes(self, **facts: Any) -> bytes:
-        """Serialise the four lists; `facts` join the order in the file's metadata."""
+        """Serialise the four lists, with `facts` and the order as metadata."""
         return tensors_to_bytes(self._lists(), {"order": self.order, **facts})
 
 
 def partition_from_bytes(content: bytes, origin: Path) -> Partition:
-    """Return what `Partition.to_bytes` made; StaleArtifact when it is damaged."""
+    """Return the partition that `Partition.to_bytes` has serialised; StaleArtifact when it is damaged."""
     lists, meta = tensors_from_bytes(content, origin)
     return Partition(**lists, order=meta["order"])
 
 
-def mixed(source: Source) -> Images:
-    """Return the train part followed by the test part, in the order of the source."""
+def combined(source: Source) -> Images:
+    """Return the train part followed by the test part of a data set."""
     pixels = [part.pixels for part in (source.train, source.test)]
     if any(isinstance(part, Files) for part in pixels):
         raise DataProblem(f"--bias: {source.name} does not fit in memory; choose another -d")
@@ -90,21 +90,21 @@ def mixed(source: Source) -> Images:
 
 
 def partition(source: Source, bias: str, seed: int, limit: int | None = None) -> Partition:
-    """Cut the mixed data set, and draw train and val from their slices with a class bias (HybridRepair's artifact).
+    """Split the combined data set, and sample train and val from their slices with a class bias (HybridRepair).
 
-    CIFAR-10 and SVHN are cut in the library's order; other sources, and all whose images lie sorted by class, after a
-    permutation of either part by seed. `limit` keeps a random subset of that many images of each of the four parts: no
-    label of the pool decides anything.
+    CIFAR-10 and SVHN are split in the library's order; other data sets, and those sorted by class, after a seeded
+    permutation of each part. `limit` keeps a random subset of that many images of each of the four parts, so that no
+    label of the pool is used.
     """
     labels = torch.cat([source.train.labels, source.test.labels]).cpu()
     in_order = source.name in ("cifar10", "svhn") and not _is_sorted(source.train.labels)
     order = torch.arange(len(labels)) if in_order else _permuted(len(source.train), len(source.test), seed)
     train, val, test, pool = order.tensor_split(_cuts(source.name, len(labels)))
-    shares = DRAWN.get(source.name, USUALLY_DRAWN)
+    shares = DRAWN_SHARES.get(source.name, DEFAULT_DRAWN_SHARES)
     weights = class_weights(bias, len(source.classes))[labels]
     parts = {
-        "train": _drawn(train, weights, shares[0], seed, "train"),
-        "val": _drawn(val, weights, shares[1], seed, "val"),
+        "train": _weighted_sample(train, weights, shares[0], seed, "train"),
+        "val": _weighted_sample(val, weights, shares[1], seed, "val"),
         "test": test,
         "pool": pool,
     }
@@ -114,9 +114,9 @@ def partition(source: Source, bias: str, seed: int, limit: int | None = None) ->
 
 
 def class_weights(bias: str, classes: int) -> Tensor:
-    """Return each class's weight, float64 (classes,): equal for A; for B and C one-off uniform draws.
+    """Return the sampling weight of each class, float64 (classes,): equal for A, fixed random numbers for B and C.
 
-    They are the published ones for 10 and for 43 classes, and fixed draws of the same kind for other numbers.
+    For 10 and for 43 classes they are the published ones.
     """
     if bias == "A":
         return torch.ones(classes, dtype=torch.float64)
@@ -127,7 +127,7 @@ def class_weights(bias: str, classes: int) -> Tensor:
 
 
 def _cuts(name: str, total: int) -> list[int]:
-    """Return where test, val and train end; the pool is the rest."""
+    """Return the ends of the slices for train, val and test; the pool is the rest."""
     sizes = SIZES.get(name, tuple(int(share * total) for share in SHARES))
     if min(sizes) < 1 or sum(sizes) >= total:
         raise DataProblem(f"--bias: {name} has {total} images; {sum(sizes)} of them and a pool are needed")
@@ -143,8 +143,8 @@ def _permuted(train: int, test: int, seed: int) -> Tensor:
     return torch.cat([torch.randperm(train, generator=generator), train + torch.randperm(test, generator=generator)])
 
 
-def _drawn(indices: Tensor, weights: Tensor, share: float, seed: int, name: str) -> Tensor:
-    """Draw a share of the indices without replacement, each as likely as its weight says, in ascending order."""
+def _weighted_sample(indices: Tensor, weights: Tensor, share: float, seed: int, name: str) -> Tensor:
+    """Sample a share of the indices by weight, without replacement, and return them in ascending order."""
     count = int(share * len(indices))
     generator = runtime.generator(seed, "biased", name)
     chosen = torch.multinomial(weights[indices], count, replacement=False, generator=generator)

@@ -31,10 +31,10 @@ def kernel_size(sigma: float) -> int:
 
 @runtime_checkable
 class Corruption(Protocol):
-    """A degradation of images at several levels: 0 is clean, level i is called `level_names[i - 1]`.
+    """A degradation of images at several levels: 0 is clean, and level i has the name `level_names[i - 1]`.
 
-    `draws` says whether an image's result depends on the generator or on the rest of its batch. Such a batch is
-    degraded whole wherever it is read, also by a process that needs only a part of it.
+    `draws` says whether the result for an image depends on the generator or on other images of its batch. If so, whole
+    batches are degraded, even by processes that need only a part of them.
     """
 
     draws: bool
@@ -44,18 +44,18 @@ class Corruption(Protocol):
         """The names of levels 1, 2, ..., as tables and plots show them."""
 
     def __len__(self) -> int:
-        """Return the number of levels beside clean."""
+        """Return the number of levels without clean."""
 
     def __call__(self, pixels: Tensor, levels: Tensor | int, generator: torch.Generator | None = None) -> Tensor:
         """Degrade float pixels (N, 3, H, W) in [0, 1] at `levels`, int64 (N,) or one for all."""
 
 
 class Blur:
-    """Gaussian blur of a batch, each image at a level of its own: 0 is clean, i is `sigmas[i - 1]` (in pixels).
+    """Gaussian blur of a batch with a level for each image: 0 is clean, i is `sigmas[i - 1]` (in pixels).
 
-    Blurring is linear and separable, so a level is one matrix B per axis and a blurred image is B X B'; a batch of
+    Blurring is linear and separable, so each level has one matrix B per axis, and a blurred image is B X B'; a batch of
     mixed levels is two batched matrix products. The matrices are torchvision's gaussian_blur (reflect padding)
-    applied to the unit vectors, hence the result is torchvision's to rounding.
+    applied to the unit vectors, so the result equals torchvision's up to rounding.
     """
 
     draws = False
@@ -73,7 +73,7 @@ class Blur:
 
     def _matrices(self, size: int) -> Tensor:
         units = torch.eye(size).unsqueeze(0)
-        # a kernel one pixel wide leaves the other axis alone: column j of the result is the blurred unit vector j
+        # a kernel one pixel wide does not blur the other axis, so column j of the result is the blurred unit vector j
         blurred = [gaussian_blur(units, [1, kernel_size(s)], [s, s])[0] for s in self.sigmas]
         return torch.stack([units[0], *blurred])
 
@@ -97,13 +97,13 @@ class Blur:
 
 
 class GaussianBlur:
-    """`Blur` of batches of any image size on any device; its matrices are made where a size is first met."""
+    """`Blur` for any image size and device; its matrices are created when a size is first used."""
 
     draws = False
 
     def __init__(self, sigmas: Sequence[float] = SIGMAS) -> None:
         self.sigmas = tuple(sigmas)
-        self._made: dict[tuple[int, int, torch.device], Blur] = {}
+        self._blurs: dict[tuple[int, int, torch.device], Blur] = {}
 
     def __len__(self) -> int:
         return len(self.sigmas)
@@ -116,16 +116,16 @@ class GaussianBlur:
     def __call__(self, pixels: Tensor, levels: Tensor | int, generator: torch.Generator | None = None) -> Tensor:
         """Blur float pixels (N, C, H, W) in [0, 1] at `levels`, an int64 tensor (N,) or one level for all."""
         size = (*pixels.shape[-2:], pixels.device)
-        if size not in self._made:
-            self._made[size] = Blur(self.sigmas, *size)
-        return self._made[size](pixels, levels)
+        if size not in self._blurs:
+            self._blurs[size] = Blur(self.sigmas, *size)
+        return self._blurs[size](pixels, levels)
 
 
 class CallableCorruption:
-    """Degradations given as callables, one for each level, in the order of `callables`.
+    """A corruption given by callables, one for each level, in the order of `callables`.
 
-    A callable gets all images of a batch that are at its level, float (N, 3, H, W) in [0, 1], and a generator on their
-    device. Its draws depend on `seed`, on the level's name and on the batch, and on nothing else. Its result is
+    A callable receives all images of a batch at its level, float (N, 3, H, W) in [0, 1], and a generator on their
+    device, whose random numbers depend only on `seed`, on the name of the level and on the batch. Its result is
     checked, a single channel is repeated to three, and values are clamped to [0, 1].
     """
 
@@ -143,14 +143,14 @@ class CallableCorruption:
 
     @property
     def level_names(self) -> tuple[str, ...]:
-        """The names that the callables were given under."""
+        """The names of the callables."""
         return tuple(self.callables)
 
     @torch.no_grad()
     def __call__(self, pixels: Tensor, levels: Tensor | int, generator: torch.Generator | None = None) -> Tensor:
         """Degrade float pixels (N, 3, H, W) in [0, 1] at `levels`, an int64 tensor (N,) or one level for all.
 
-        `generator` stands for the batch: what is drawn depends on the seed that it was made with, not on its state.
+        `generator` identifies the batch: random numbers depend on its initial seed, not on its state.
         """
         batch = 0 if generator is None else generator.initial_seed()
         if isinstance(levels, int):
@@ -165,24 +165,24 @@ class CallableCorruption:
     def _degrade(self, pixels: Tensor, level: int, batch: int) -> Tensor:
         name, degrade = list(self.callables.items())[level - 1]
         own = runtime.generator(self.seed, "corrupt", name, batch, device=pixels.device)
-        return checked(degrade(pixels.clone(), own), pixels, name)
+        return check_result(degrade(pixels.clone(), own), pixels, name)
 
 
-def checked(found: object, given: Tensor, name: str) -> Tensor:
-    """Return what the callable `name` made of pixels `given` (N, 3, H, W), as float pixels of that shape in [0, 1].
+def check_result(result: object, given: Tensor, name: str) -> Tensor:
+    """Check the result of the callable `name` for pixels `given`, and return float pixels (N, 3, H, W) in [0, 1].
 
     Raises:
-        UserError: where it is no tensor, or has another shape, or holds values that are not finite.
+        UserError: When it is not a tensor, or has another shape, or has values that are not finite.
     """
-    wanted = f"the corruption {name} must return pixels {tuple(given.shape)} in [0, 1]"
-    if not isinstance(found, Tensor):
-        raise UserError(f"{wanted}; it returned {type(found).__name__}")
+    requirement = f"the corruption {name} must return pixels {tuple(given.shape)} in [0, 1]"
+    if not isinstance(result, Tensor):
+        raise UserError(f"{requirement}; it returned {type(result).__name__}")
     one_channel = (len(given), 1, *given.shape[2:])
-    if found.shape not in (given.shape, one_channel):
-        raise UserError(f"{wanted}; it returned {tuple(found.shape)}")
-    pixels = to_float(found).to(given.device, torch.float32)
+    if result.shape not in (given.shape, one_channel):
+        raise UserError(f"{requirement}; it returned {tuple(result.shape)}")
+    pixels = to_float(result).to(given.device, torch.float32)
     if not pixels.isfinite().all():
-        raise UserError(f"{wanted}; it returned values that are not finite")
+        raise UserError(f"{requirement}; it returned values that are not finite")
     return pixels.clamp(0, 1).expand(given.shape)
 
 
@@ -193,13 +193,13 @@ def corruption(what: str | Degrade | Mapping[str, Degrade] | Corruption, *, seed
         what: `gaussian-blur` (six levels); or a callable of pixels, float (N, 3, H, W) in [0, 1], and a
             `torch.Generator` on their device, which returns pixels (N, 3, H, W) or (N, 1, H, W); or a mapping from
             the names of levels to such callables. A corruption is returned as it is.
-        seed: what a callable's draws depend on. It should draw from its generator only, so that it repeats.
+        seed: The seed of the generators that callables receive; they should use no other random numbers.
 
     Returns:
-        A `Corruption`: `len` levels beside clean, called `level_names`.
+        A `Corruption`: it has `len` levels without clean, whose names are `level_names`.
 
     Raises:
-        UserError: for an unknown name, and for what is no callable.
+        UserError: When the name is unknown, or an argument is not callable.
 
     >>> import torch
     >>> def noise(pixels, generator):
@@ -231,9 +231,9 @@ def _name(degrade: object) -> str:
 
 
 def identity(corruption: Corruption, images: Images) -> str:
-    """Return what tells one corruption from another: the names of its levels, or for callables a digest.
+    """Return a string that identifies a corruption: the names of its levels, or for callables a digest.
 
-    The digest is a SHA-256 over the names of the levels and over what each makes of the first 64 of `images`, rounded
+    The digest is a SHA-256 over the names of the levels and their results for the first 64 of `images`, rounded
     to 8 bits.
     """
     if not isinstance(corruption, CallableCorruption):

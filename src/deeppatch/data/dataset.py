@@ -1,4 +1,4 @@
-"""The data that methods work on: images to learn from, to choose by and to measure on, and what their classes are."""
+"""The data of all methods: training, validation and test images, and the names of their classes."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from torch import Tensor
 
 from deeppatch.data import sources
 from deeppatch.data.images import Images, to_float
-from deeppatch.data.reading import Given, class_names, images_of, same_size
+from deeppatch.data.reading import DataInput, class_names, same_size, to_images
 from deeppatch.data.splits import hold_out, split
 
 
 @dataclass(frozen=True)
 class Data:
-    """Labelled images in three parts: `train` to learn from, `val` to choose by, `test` to measure on.
+    """Labelled images in three parts: `train` for training, `val` for all choices, `test` for measurements.
 
-    `classes` are the names of the classes in the order of the labels. `crop` and `mirror` say whether a cropped and a
-    mirrored image keep their class, so that training may augment. Make one with `Data.of` or `load_data`.
+    `classes` are the names of the classes in the order of the labels. `crop` and `mirror` say whether cropped and
+    mirrored images keep their class, so that training may augment them. Create data by `Data.of` or `load_data`.
 
     >>> import torch
     >>> pixels, labels = torch.rand(40, 1, 20, 28), torch.arange(40) % 2
@@ -41,33 +41,33 @@ class Data:
 
     @staticmethod
     def of(
-        train: Given,
-        test: Given,
-        val: Given | None = None,
+        train: DataInput,
+        test: DataInput,
+        val: DataInput | None = None,
         *,
         classes: Sequence[str] | int | None = None,
         val_share: float | None = None,
         seed: int = 2021,
     ) -> Data:
-        """Hold data in memory, each part given as (pixels, labels), as a torch Dataset or as a DataLoader.
+        """Create data in memory from (pixels, labels), a torch Dataset or a DataLoader for each part.
 
         Args:
-            train: images to learn from. Pixels are uint8, or float in [0, 1] without normalisation, (N, 3, H, W) of
-                any one size; grey images, (N, 1, H, W) or (N, H, W), are repeated to three channels. A Dataset may also
+            train: The training images. Pixels are uint8, or float in [0, 1] without normalisation, (N, 3, H, W) of
+                one size; grey images, (N, 1, H, W) or (N, H, W), are repeated to three channels. A Dataset may also
                 hold PIL images. Labels are whole numbers from 0.
-            test: images to measure on.
-            val: images to choose by; where there are none, a class-stratified part of `train` is held out.
-            classes: names of the classes, or how many there are (default: a Dataset's own, else as the labels say).
-            val_share: share of `train` that is held out (default: 1/50, up to a fifth where that is < 1,000 images).
-            seed: what the choice of held-out images depends on.
+            test: The test images.
+            val: The validation images (default: a class-stratified part of `train`, which is held out).
+            classes: The names of the classes, or their number (default: those of a Dataset, else by the labels).
+            val_share: The share of `train` to hold out (default: 1/50, up to a fifth if that is < 1,000 images).
+            seed: The seed of the choice of held-out images.
 
         Raises:
-            UserError: where pixels are outside [0, 1] or not finite, sizes of images differ, or labels and classes do
-                not go together.
+            UserError: When pixels are outside [0, 1] or not finite, sizes of images differ, or labels and classes do
+                not fit each other.
         """
-        parts = [images_of(train, "train"), images_of(test, "test")]
+        parts = [to_images(train, "train"), to_images(test, "test")]
         if val is not None:
-            parts.append(images_of(val, "val"))
+            parts.append(to_images(val, "val"))
         same_size([part.pixels for part in parts], "train, val and test")
         names = class_names((train, test, val), classes, parts)
         if val is None:
@@ -96,20 +96,20 @@ def load_data(
     val_share: float | None = None,
     folder_size: int = sources.SIZE,
 ) -> Data:
-    """Load a data set by name, downloaded where it is absent and its publisher allows that.
+    """Load a data set by name, and download it if it is absent and its publisher allows that.
 
     Args:
         name: `digits` (embedded), `cifar10`, `cifar100`, `svhn`, `gtsrb`, `imagenet`, or `folder:PATH` for
             PATH/{train,test}/CLASS/IMAGE.
-        data_dir: where data sets lie.
-        seed: what the choice of held-out images depends on.
-        limit: keep a class-stratified subset of this many images of every part.
+        data_dir: The folder of all data sets.
+        seed: The seed of the choice of held-out images.
+        limit: The size of a class-stratified subset of each part to load (default: all).
         val_share: share of the training part that is held out as val (default: 1/50, up to a fifth where that is under
             1,000 images).
-        folder_size: height and width in pixels to which images of a folder are resized.
+        folder_size: The height and width in pixels to which images of a folder are resized.
 
     Raises:
-        UserError: where the data set is unknown, absent or damaged.
+        UserError: When the data set is unknown, absent or damaged.
 
     >>> data = load_data("digits", limit=100)
     >>> len(data.train), len(data.test), len(data.classes), tuple(data.train.pixels.shape[1:])

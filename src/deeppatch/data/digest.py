@@ -1,4 +1,4 @@
-"""What data a run has read: classes, sizes and a digest of every part, and how two such descriptions differ."""
+"""Describe the data of a run by classes, sizes and digests, and compare two descriptions."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def describe(parts: Mapping[str, Images], classes: tuple[str, ...], cache: Path 
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    """Yield in words how data differ from what `before` describes; nothing where they are the same."""
+    """Yield the differences between two descriptions in words."""
     if before["classes"] != now["classes"]:
         yield f"classes {_listed(before['classes'])} then, {_listed(now['classes'])} now"
     if before["image_size"] != now["image_size"]:

@@ -1,4 +1,4 @@
-"""Images that stay on disk and are decoded batch by batch: what a data set needs that no memory holds."""
+"""Images that stay on disk and are decoded batch by batch, for data sets that do not fit into memory."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from deeppatch.errors import DataProblem
 
 
 class Files:
-    """Stands where a tensor of pixels (N, 3, S, S) stands; an index is answered with those images, uint8.
+    """Image files that can be indexed like a tensor of uint8 pixels (N, 3, S, S).
 
-    An image is scaled so that its shorter side has `shorter` pixels (bilinear), and its centre of `size` pixels is cut.
+    An image is scaled (bilinear) so that its shorter side has `shorter` pixels, and its centre of `size` pixels cut.
     """
 
     def __init__(self, paths: Sequence[str], shorter: int, size: int, device: torch.device | str = "cpu") -> None:
@@ -31,20 +31,20 @@ class Files:
 
     @property
     def shape(self) -> torch.Size:
-        """The shape of the tensor that this stands for."""
+        """The shape (N, 3, S, S)."""
         return torch.Size((len(self.paths), 3, self.size, self.size))
 
     def take(self, indices: Tensor) -> Files:
         """Return the files at `indices`, in that order; none is read."""
-        return Files([self.paths[place] for place in indices.tolist()], self.shorter, self.size, self.device)
+        return Files([self.paths[index] for index in indices.tolist()], self.shorter, self.size, self.device)
 
     def to(self, device: torch.device) -> Files:
         """Return the same files, to be decoded to `device`."""
         return Files(self.paths, self.shorter, self.size, device)
 
     def __getitem__(self, index: Tensor | slice) -> Tensor:
-        chosen = self.paths[index] if isinstance(index, slice) else [self.paths[place] for place in index.tolist()]
-        # decoding and scaling leave the interpreter's lock, so threads do
+        chosen = self.paths[index] if isinstance(index, slice) else [self.paths[index] for index in index.tolist()]
+        # decoding and scaling release the interpreter's lock
         with ThreadPoolExecutor(min(32, os.cpu_count() or 1)) as pool:
             return torch.stack(list(pool.map(self._decode, chosen))).to(self.device)
 
@@ -53,7 +53,7 @@ class Files:
         return pil_to_tensor(center_crop(image, [self.size, self.size]))
 
     def digest(self) -> str:
-        """Return a SHA-256 over what is read: names, sizes and times of change of the files, and the scaling."""
+        """Return a SHA-256 over paths, sizes and modification times of the files, and over the scaling."""
         digest = hashlib.sha256(f"{self.shorter} {self.size}\n".encode())
         for path in self.paths:
             state = Path(path).stat()

@@ -1,4 +1,4 @@
-"""Labelled images, and data sets made of them: with the official split, or with some classes chosen and mixed."""
+"""Labelled images, and data sets with their official split, or with a selection of classes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Images:
         return Images(self.pixels.to(device), self.labels.to(device))
 
     def only(self, classes: Sequence[int]) -> Images:
-        """Return the images of some classes, in their order here; a label is its class's index in `classes`."""
+        """Return the images of some classes, in the same order; labels become indices in `classes`."""
         wanted = torch.tensor(classes, device=self.labels.device)
         image, label = (self.labels.unsqueeze(1) == wanted).nonzero().T
         return Images(self.take(image).pixels, label)
@@ -58,7 +58,7 @@ class Source:
 
 
 def joined(first: Images, second: Images, classes: int) -> Images:
-    """Return both, in memory, the labels of `second` counting on from `classes`."""
+    """Concatenate images in memory; `classes` is added to the labels of `second`."""
     assert isinstance(first.pixels, Tensor)
     assert isinstance(second.pixels, Tensor)
     return Images(torch.cat([first.pixels, second.pixels]), torch.cat([first.labels, second.labels + classes]))

@@ -1,4 +1,4 @@
-"""The file in which a person labels the images that annotate chose: read it whole, or say all that is wrong with it."""
+"""Read the file in which a person has labelled the images that annotate chose, or report all problems with it."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ def read_labels(content: bytes, origin: Path, files: Sequence[str], classes: Seq
         "labels are of images that were not chosen": [name for name in given if given[name] and name not in chosen],
         "images are there more than once": repeated,
     }
-    told = [f"{len(found)} {what}: {', '.join(found)}" for what, found in problems.items() if found]
-    if told:
-        raise Contradictions([f"{origin}: {told[0]}", *told[1:]])
+    messages = [f"{len(found)} {what}: {', '.join(found)}" for what, found in problems.items() if found]
+    if messages:
+        raise Contradictions([f"{origin}: {messages[0]}", *messages[1:]])
     return torch.tensor([known[given[name]] for name in files], dtype=torch.long)
 
 
-def labels_in(content: bytes, origin: Path) -> int:
-    """Return how many images of a label file have a label."""
+def count_labels(content: bytes, origin: Path) -> int:
+    """Return the number of images in a label file that have a label."""
     return sum(bool(row[LABEL]) for row in _rows(content, origin))
 
 
 def _rows(content: bytes, origin: Path) -> list[dict[str, str]]:
-    """Return what columns `file` and `label` hold; a spreadsheet may have put semicolons or tabs between them."""
+    """Return the columns `file` and `label`, separated by commas, or by semicolons or tabs from a spreadsheet."""
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

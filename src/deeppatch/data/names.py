@@ -1,4 +1,4 @@
-"""The names of data sets and degradations, and what can be said of them before any image is read."""
+"""The names of data sets and corruptions, and checks of them that read no image."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BIASES = ("A", "B", "C")  # how HybridRepair's training images are drawn: A with
 
 
 def names() -> list[str]:
-    """Return the names of all data sets but image folders; T stands for the class that a mix is made to correct."""
+    """Return the names of all data sets but image folders; T stands for the class to correct of a mix."""
     return [*DATASET_NAMES, *(f"{mix}:T" for mix in MIXES)]
 
 

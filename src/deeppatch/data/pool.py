@@ -1,4 +1,4 @@
-"""The pool: images that labels are bought for, cut from a labelled data set, or a user's own that have none yet."""
+"""The pool of images to choose from: part of a labelled data set, or a folder of unlabelled images."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from deeppatch.artifacts import state_digest
 from deeppatch.data import biased_split
 from deeppatch.data.biased_split import Partition
 from deeppatch.data.images import Source
-from deeppatch.data.unlabelled import unlabelled
+from deeppatch.data.unlabelled import read_unlabelled
 from deeppatch.storage import sha256
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Images, `pixels` uint8 (N, 3, H, W), and what they are called.
+    """Images, `pixels` uint8 (N, 3, H, W), and their names.
 
-    `truth` int64 (N,) are the labels of a simulated pool, only for the oracle and for diagnostics; None in the field,
-    where `folder` holds the files. `digest` tells one pool from another.
+    `truth` int64 (N,) are the labels of a simulated pool, only for the oracle and for diagnostics. It is None for a
+    real pool, whose files are in `folder`. `digest` is a hash of the pool.
     """
 
     pixels: Tensor
@@ -36,14 +36,14 @@ class Pool:
 
 
 def simulated_pool(source: Source, parts: Partition, device: torch.device) -> Pool:
-    """Return the pool of a partition on `device`; its images are named by their indices in the mixed data set."""
-    images = biased_split.mixed(source).take(parts.pool).to(device)
+    """Return the pool of a partition on `device`; its images are named by their indices in the combined data set."""
+    images = biased_split.combined(source).take(parts.pool).to(device)
     return Pool(images.pixels[:], [str(index) for index in parts.pool.tolist()], images.labels, None, parts.digest)
 
 
 def folder_pool(folder: Path, size: int, device: torch.device, *, limit: int | None = None, seed: int = 2021) -> Pool:
     """Return all images under a folder, resized to `size` pixels; `limit` keeps a random subset of that many."""
-    names, pixels = unlabelled(folder, size)
+    names, pixels = read_unlabelled(folder, size)
     if limit is not None:
         drawn = torch.randperm(len(names), generator=runtime.generator(seed, "limited", "pool"))
         kept = drawn[:limit].sort().values

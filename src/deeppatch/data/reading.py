@@ -1,4 +1,4 @@
-"""Labelled images from what a caller has: tensors, arrays, a torch Dataset or a DataLoader."""
+"""Convert tensors, arrays, a torch Dataset or a DataLoader to labelled images."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from deeppatch.data.images import Images, to_float
 from deeppatch.errors import DataProblem
 
 # a pair of pixels (N, 3, H, W) and labels (N,); a data set of pairs (image, label); or a loader of batches of pairs
-Given = Images | tuple[Any, Any] | Dataset[Any] | DataLoader[Any]
+DataInput = Images | tuple[Any, Any] | Dataset[Any] | DataLoader[Any]
 
 
-def images_of(given: Given, name: str) -> Images:
+def to_images(given: DataInput, name: str) -> Images:
     """Return labelled images in memory, on the CPU; images that are `Images` already are returned as they are.
 
     Args:
         given: `Images`; a pair of pixels and labels, as tensors or arrays; a torch Dataset whose items are pairs of an
             image (tensor, array or PIL image) and a label; or a DataLoader whose batches are pairs of tensors. A loader
             that shuffles is read in the order of its data set.
-        name: what the images are called in messages.
+        name: The name of the images in messages.
 
     Returns:
         Pixels uint8 where all have 8 bits, else float32 in [0, 1]; grey images repeated to three channels.
 
     Raises:
-        DataProblem: for pixels outside [0, 1], images of several sizes, labels that are not whole numbers.
+        DataProblem: When pixels are outside [0, 1], images differ in size, or labels are not whole numbers.
     """
     if isinstance(given, Images):
         return given
@@ -46,7 +46,7 @@ def images_of(given: Given, name: str) -> Images:
         pixels, labels = [_pixels(whole, name)], [_labels(found, name)]
     elif isinstance(given, Dataset):
         pairs = [_pair(item, name) for item in _items(given)]
-        pixels = [_pixels(_one(image), name) for image, _label in pairs]
+        pixels = [_pixels(_single_image(image), name) for image, _label in pairs]
         labels = [_labels(torch.as_tensor(label).reshape(-1), name) for _image, label in pairs]
     else:
         raise DataProblem(f"{name}: give (pixels, labels), a torch Dataset or a DataLoader, not {type(given).__name__}")
@@ -59,17 +59,19 @@ def images_of(given: Given, name: str) -> Images:
 
 
 def same_size(parts: Iterable[Tensor | Files], name: str) -> None:
-    """Raise DataProblem where the images of several parts (N, 3, H, W) differ in size."""
+    """Raise DataProblem when the images of several parts (N, 3, H, W) differ in size."""
     sizes = sorted({tuple(part.shape[-2:]) for part in parts})
     if len(sizes) > 1:
         found = " and ".join(f"{height}x{width}" for height, width in sizes[:2])
         raise DataProblem(f"{name}: images differ in size ({found} pixels); resize them to one size")
 
 
-def class_names(given: Sequence[Given | None], classes: Sequence[str] | int | None, parts: list[Images]) -> list[str]:
+def class_names(
+    given: Sequence[DataInput | None], classes: Sequence[str] | int | None, parts: list[Images]
+) -> list[str]:
     """Return the names of the classes: as given, as a data set has them in `classes`, or the numbers of the labels.
 
-    DataProblem where a label is not 0 to classes - 1.
+    DataProblem when a label is not 0 to classes - 1.
     """
     if classes is None:
         own = [getattr(each.dataset if isinstance(each, DataLoader) else each, "classes", None) for each in given]
@@ -104,7 +106,7 @@ def _pair(item: Any, name: str) -> tuple[Any, Any]:
     return item[0], item[1]
 
 
-def _one(image: Any) -> Tensor:
+def _single_image(image: Any) -> Tensor:
     """Return one image as a tensor (1, C, H, W) or (1, H, W)."""
     if isinstance(image, Image.Image):
         if image.mode.startswith(("I", "F")):  # conversion would clip, not scale

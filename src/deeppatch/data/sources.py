@@ -22,7 +22,7 @@ from deeppatch.data.names import check_folder, check_name, slug
 from deeppatch.errors import DataProblem
 from deeppatch.runtime import generator
 
-# the width and height of CIFAR, SVHN and GTSRB as the field reads them, and of the digits here
+# the usual width and height of CIFAR, SVHN and GTSRB images, and that of the digits here
 SIZE = 32
 # what torchvision raises for files that it can neither read nor download
 UNREACHABLE = (urllib.error.URLError, RuntimeError, TimeoutError, ConnectionError, pickle.UnpicklingError)
@@ -33,7 +33,7 @@ MIX_TRAIN, MIX_TEST = 500, 100
 
 
 def load(name: str, data_dir: Path, seed: int, *, folder_size: int = SIZE) -> Source:
-    """Load a data set by its command-line name; DataProblem where it is unknown, absent or damaged.
+    """Load a data set by its command-line name; DataProblem when it is unknown, absent or damaged.
 
     Images of a folder are resized to `folder_size` x `folder_size` pixels; every other data set has its own size.
     """
@@ -54,7 +54,7 @@ def _cifar(kind: type[CIFAR10], name: str, data_dir: Path) -> Source:
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         for train in (True, False):
-            part = svhn_gtsrb.present_or_fetched(partial(make, str(data_dir), train))
+            part = svhn_gtsrb.load_or_download(partial(make, str(data_dir), train))
             pixels = torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous()
             parts.append(Images(pixels, torch.tensor(part.targets)))
     except UNREACHABLE as error:
@@ -74,10 +74,10 @@ def _cifar100(data_dir: Path, seed: int) -> Source:
     return _cifar(CIFAR100, "cifar100", data_dir)
 
 
-def _street(
-    read: Callable[[Path, int], list[svhn_gtsrb.Part]], name: str, classes: int, data_dir: Path, files: str
+def _official_or_folder(
+    read: Callable[[Path, int], list[svhn_gtsrb.PixelsAndLabels]], name: str, classes: int, data_dir: Path, files: str
 ) -> Source:
-    """Read signs or house numbers, which a mirror image would change: from an image folder or the official files."""
+    """Read GTSRB or SVHN, which must not be mirrored, from an image folder or from the official files."""
     if (data_dir / name / "train").is_dir():
         return _numbered(data_dir / name, name, classes)
     try:
@@ -92,13 +92,13 @@ def _street(
 
 
 def _svhn(data_dir: Path, seed: int) -> Source:
-    return _street(
+    return _official_or_folder(
         svhn_gtsrb.svhn, "svhn", 10, data_dir, "train_32x32.mat and test_32x32.mat of the data set's own page"
     )
 
 
 def _gtsrb(data_dir: Path, seed: int) -> Source:
-    return _street(svhn_gtsrb.gtsrb, "gtsrb", 43, data_dir, "the files that torchvision downloads")
+    return _official_or_folder(svhn_gtsrb.gtsrb, "gtsrb", 43, data_dir, "the files that torchvision downloads")
 
 
 def _first_digits(whole: Callable[[Path, int], Source], name: str, data_dir: Path, seed: int) -> Source:
@@ -115,7 +115,7 @@ def _cifar10_mix(name: str, data_dir: Path, seed: int, target: int) -> Source:
     others, wanted = _cifar100(data_dir, seed), _cifar10(data_dir, seed)
     if absent := sorted(set(OTHERS) - set(others.classes)):
         raise DataProblem(f"{name}: cifar100 has no class {', '.join(absent)}; give all of CIFAR-100, or these of it")
-    others = others.only(name, [others.classes.index(each) for each in OTHERS])
+    others = others.only(name, [others.classes.index(name_of_class) for name_of_class in OTHERS])
     wanted = wanted.only(name, [target])
     drawn = torch.randperm(len(wanted.train), generator=generator(seed, "mix", target))[:MIX_TRAIN].sort().values
     return Source(
@@ -156,9 +156,9 @@ def _folder(path: Path, name: str, size: int, *, mirror: bool = True) -> Source:
 
 
 def _numbered(path: Path, name: str, count: int) -> Source:
-    """Read an image folder whose classes are numbers, in the order of these; a mirror image is of another class."""
+    """Read an image folder whose classes are numbers, in the order of these; images must not be mirrored."""
     source = _folder(path, name, SIZE, mirror=False)
-    numbers = [int(each) if each.isdecimal() else -1 for each in source.classes]
+    numbers = [int(name_of_class) if name_of_class.isdecimal() else -1 for name_of_class in source.classes]
     if sorted(numbers) != list(range(count)):
         raise DataProblem(f"{path}: {name} has {count} classes; call their folders 0 to {count - 1}, all in both parts")
     return source.only(name, [numbers.index(label) for label in range(count)])

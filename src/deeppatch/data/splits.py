@@ -16,7 +16,7 @@ from deeppatch.runtime import generator
 
 @dataclass(frozen=True)
 class Splits:
-    """Train and val are parts of the source's training part; only evaluations read test."""
+    """The parts of a data set: train and val from its training part, and test, which is used only for evaluation."""
 
     train: Images
     val: Images
@@ -31,7 +31,7 @@ def split(
     val is held out of the training part by `hold_out`. With a `bias` the parts are those of HybridRepair's protocol.
     """
     if bias is not None:
-        indices, images = biased_split.partition(source, bias, seed, limit), biased_split.mixed(source)
+        indices, images = biased_split.partition(source, bias, seed, limit), biased_split.combined(source)
         return Splits(*(images.take(part) for part in (indices.train, indices.val, indices.test)))
     parts = (*hold_out(source.train, val_share, seed, source.name), source.test)
     if limit is not None:
@@ -43,7 +43,7 @@ def hold_out(images: Images, val_share: float | None, seed: int, name: str) -> t
     """Return a training part and, class-stratified, the share `val_share` of its images, which becomes val.
 
     Where no share is given it is 1/50 (CIFAR: 1,000 images, as published), or where that would be fewer than 1,000
-    images, 1,000 or a fifth, whichever is less: thresholds are calibrated on val, and a few dozen images bound nothing.
+    images, 1,000 or a fifth, whichever is less, because thresholds are calibrated on val.
     """
     total = len(images)
     size = max(total // 50, min(1000, total // 5)) if val_share is None else round(val_share * total)
@@ -52,7 +52,7 @@ def hold_out(images: Images, val_share: float | None, seed: int, name: str) -> t
 
 
 def halves(images: Images, seed: int, name: str) -> tuple[Images, Images]:
-    """Return two class-stratified halves of images; DataProblem where they cannot hold every class."""
+    """Return two class-stratified halves of images; DataProblem when they cannot hold every class."""
     one, two = _divide(images, len(images) // 2, seed, name)
     return images.take(one), images.take(two)
 

@@ -1,4 +1,4 @@
-"""Signs and numbers from the street: GTSRB and SVHN as torchvision downloads them, as uint8 tensors of 32x32 pixels."""
+"""SVHN (house numbers) and GTSRB (traffic signs) as torchvision downloads them, as uint8 tensors."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from torchvision.datasets import GTSRB, SVHN
 
 from deeppatch.data.files import open_resized
 
-Part = tuple[Tensor, Tensor]
+PixelsAndLabels = tuple[Tensor, Tensor]
 
 
-def svhn(data_dir: Path, size: int) -> list[Part]:
-    """Return pixels (N, 3, 32, 32) and labels (N,) of the 73,257 training and the 26,032 test images; no extra ones."""
-    parts = [present_or_fetched(partial(SVHN, str(data_dir / "svhn"), name)) for name in ("train", "test")]
+def svhn(data_dir: Path, size: int) -> list[PixelsAndLabels]:
+    """Return pixels (N, 3, 32, 32) and labels (N,) of 73,257 training and 26,032 test images, without `extra`."""
+    parts = [load_or_download(partial(SVHN, str(data_dir / "svhn"), name)) for name in ("train", "test")]
     return [(torch.from_numpy(part.data), torch.from_numpy(part.labels).long()) for part in parts]
 
 
-def gtsrb(data_dir: Path, size: int) -> list[Part]:
+def gtsrb(data_dir: Path, size: int) -> list[PixelsAndLabels]:
     """Return pixels (N, 3, S, S), resized, and labels (N,) of 26,640 training and 12,630 test images in 43 classes.
 
-    The training images are frames of tracks, 30 of each sign: parts of a random cut share signs, and what is measured
-    on one of them flatters (HybridRepair cuts so).
+    The training images are tracks of 30 frames of the same sign. Random splits (as HybridRepair's) share signs, so
+    accuracy on a part of them is too optimistic.
     """
-    found = []
+    parts = []
     for name in ("train", "test"):
-        part = present_or_fetched(partial(GTSRB, str(data_dir), name))
+        part = load_or_download(partial(GTSRB, str(data_dir), name))
         pixels = torch.stack([open_resized(Path(file), size) for file, _label in part._samples])
-        found.append((pixels, torch.tensor([label for _file, label in part._samples])))
-    return found
+        parts.append((pixels, torch.tensor([label for _file, label in part._samples])))
+    return parts
 
 
-def present_or_fetched(make: Callable[..., Any]) -> Any:
-    """Return a data set of torchvision from its files, or else downloaded; `make` takes the argument `download`."""
+def load_or_download(make: Callable[..., Any]) -> Any:
+    """Load a data set of torchvision from its files, or download it; `make` takes the argument `download`."""
     try:
         return make(download=False)
-    except RuntimeError:  # torchvision's answer to absent and to damaged files alike
+    except RuntimeError:  # torchvision raises this for absent and for damaged files
         return make(download=True)

@@ -1,4 +1,4 @@
-"""Images that nobody has labelled yet: all that lie in a folder."""
+"""Read unlabelled images from a folder."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from deeppatch.data.files import open_resized
 from deeppatch.errors import DataProblem
 
 
-def unlabelled(folder: Path, size: int) -> tuple[list[str], Tensor]:
+def read_unlabelled(folder: Path, size: int) -> tuple[list[str], Tensor]:
     """Return the names of all images under a folder, sorted and relative to it, and their pixels (N, 3, size, size).
 
-    Images become RGB of 8 bits; DataProblem where the folder is missing or has none, or where one cannot be read.
+    Images become RGB of 8 bits; DataProblem when the folder is missing or has none, or where one cannot be read.
     """
     if not folder.is_dir():
         raise DataProblem(

@@ -1,4 +1,4 @@
-"""The views of a split that stages read: clean, random, replace, expand and append, as streams of batches."""
+"""Views of images as streams of batches: clean, at each level, at random levels, and shuffled for training."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from deeppatch import runtime
 from deeppatch.data.corruptions import Corruption
 from deeppatch.data.images import Images, to_float
-from deeppatch.distributed.ranks import part_of
+from deeppatch.distributed.ranks import shard_slice
 
 Batch = tuple[Tensor, Tensor]
 
@@ -21,9 +21,14 @@ Batch = tuple[Tensor, Tensor]
 class View:
     """A fixed sequence of (image, level) pairs of one split, read in order as (pixels in [0, 1], labels) batches.
 
-    `index` and `levels` are int64 tensors (M,): which image, and at which level (0 is clean; without a corruption
-    all are). `part` (which, of how many) says which part of every batch is read. What a corruption draws depends on
-    `purpose` and on the index of the batch.
+    Args:
+        images: The images.
+        corruption: The corruption; without one all images are clean.
+        index: The index of the image, int64 (M,).
+        levels: The level of the image, int64 (M,); 0 is clean.
+        batch_size: The number of images in a batch.
+        part: Index and number of shards of each batch; only this shard is read.
+        purpose: The random numbers of the corruption depend on this and on the index of the batch.
     """
 
     images: Images
@@ -39,7 +44,7 @@ class View:
 
     @property
     def sizes(self) -> list[int]:
-        """How many images each whole batch has."""
+        """The number of images in each whole batch."""
         return batch_sizes(len(self.index), self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -50,9 +55,9 @@ class View:
             pixels = degraded(pixels, self.corruption, levels[read], 0, self.purpose, batch)
             yield pixels[kept], self.images.labels[index[read]][kept]
 
-    def divided(self, which: int, of: int) -> View:
-        """Return the same view, of every batch part `which` (from 0) of `of`."""
-        return replace(self, part=(which, of))
+    def shard(self, index: int, count: int) -> View:
+        """Return the view of shard `index` (from 0) of `count` shards of each batch."""
+        return replace(self, part=(index, count))
 
     @property
     def labels(self) -> Tensor:
@@ -61,18 +66,18 @@ class View:
 
 
 def read_and_kept(size: int, part: tuple[int, int], corruption: Corruption | None) -> tuple[slice, slice]:
-    """Return which images of a batch of `size` are read for a part of it, and which of those it keeps.
+    """Return which images of a batch of `size` are read for a shard of it, and which of those are kept.
 
-    A corruption that draws degrades the batch whole, so that its draws do not depend on how many processes share it.
+    A random corruption degrades the whole batch, so that the result does not depend on the number of processes.
     """
-    own = part_of(size, *part)
+    own = shard_slice(size, *part)
     if corruption is not None and corruption.draws:
         return slice(0, size), own
     return own, slice(None)
 
 
 def degraded(pixels: Tensor, corruption: Corruption | None, levels: Tensor, seed: int, *purpose: str | int) -> Tensor:
-    """Degrade float pixels (N, 3, H, W) at `levels` (N,); what a corruption draws depends on seed and purpose."""
+    """Degrade float pixels (N, 3, H, W) at `levels` (N,); random numbers depend on seed and purpose."""
     if corruption is None:
         return pixels
     if corruption.draws:
@@ -84,8 +89,8 @@ def levels_view(images: Images, corruption: Corruption | None, levels: list[int]
     """Return every image at each level, one level after the other (expand: 1..6; append: 0..6; replace: one level)."""
     device = images.labels.device
     index = torch.arange(len(images), device=device).repeat(len(levels))
-    each = torch.tensor(levels, device=device).repeat_interleave(len(images))
-    return View(images, corruption, index, each, batch_size)
+    level_of_each = torch.tensor(levels, device=device).repeat_interleave(len(images))
+    return View(images, corruption, index, level_of_each, batch_size)
 
 
 def expand(images: Images, corruption: Corruption, batch_size: int) -> View:
@@ -103,8 +108,8 @@ def clean(images: Images, batch_size: int) -> View:
     return levels_view(images, None, [0], batch_size)
 
 
-def degraded_draw(images: Images, corruption: Corruption, batch_size: int, seed: int) -> View:
-    """Return every image once, each at one level drawn uniformly: one fixed draw by seed."""
+def random_level_view(images: Images, corruption: Corruption, batch_size: int, seed: int) -> View:
+    """Return every image once, at a level that is drawn uniformly by seed."""
     levels = torch.randint(1, len(corruption) + 1, (len(images),), generator=runtime.generator(seed, "degraded-draw"))
     return View(
         images,
@@ -122,7 +127,7 @@ def ordered(view: View, order: Tensor) -> View:
 
 
 def mixed_stream(images: Images, corruption: Corruption, batch_size: int, seed: int) -> View:
-    """Return every image once, shuffled, with probability 1/2 degraded at a level drawn uniformly."""
+    """Return every image once, shuffled, and degraded with probability 1/2 at a level that is drawn uniformly."""
     generator = runtime.generator(seed, "mixed-stream")
     order = torch.randperm(len(images), generator=generator)
     levels = random_levels(len(images), len(corruption), generator)
@@ -136,24 +141,24 @@ def mixed_stream(images: Images, corruption: Corruption, batch_size: int, seed: 
     )
 
 
-def random_levels(count: int, kinds: int, generator: torch.Generator) -> Tensor:
-    """Draw levels (count,): 0 with probability 1/2, else uniform over 1..kinds."""
+def random_levels(count: int, highest: int, generator: torch.Generator) -> Tensor:
+    """Draw levels (count,): 0 with probability 1/2, else uniform from 1 to `highest`."""
     degraded = torch.rand(count, generator=generator) < 0.5
-    return torch.where(degraded, torch.randint(1, kinds + 1, (count,), generator=generator), 0)
+    return torch.where(degraded, torch.randint(1, highest + 1, (count,), generator=generator), 0)
 
 
 def batch_sizes(count: int, batch_size: int) -> list[int]:
-    """Return how many of `count` images each batch has: all are full but for the last."""
+    """Return the sizes of the batches of `count` images: all are full except the last."""
     return [min(batch_size, count - start) for start in range(0, count, batch_size)]
 
 
 @dataclass(frozen=True)
 class Shuffled:
-    """One epoch of training batches: shuffled, optionally cropped (and flipped), then degraded at drawn levels.
+    """One epoch of training batches: shuffled, optionally cropped and mirrored, then degraded at random levels.
 
-    The draws depend on `seed` and `epoch` only, so an epoch can be read again after an interruption. Without `mirror`
-    no cropped image is flipped. `part` (which, of how many) says which part of every batch is read; what is drawn does
-    not depend on it.
+    Random numbers depend only on `seed` and `epoch`, so an epoch can be read again after an interruption. Without
+    `mirror` images are only cropped. `part` is index and number of shards of each batch, of which only this one is
+    read; random numbers do not depend on it.
     """
 
     images: Images
@@ -170,11 +175,11 @@ class Shuffled:
 
     @property
     def sizes(self) -> list[int]:
-        """How many images each whole batch has."""
+        """The number of images in each whole batch."""
         return batch_sizes(len(self.images), self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        # moved to the device once: a copy for each batch would wait for the step before it
+        # moved to the device once, because a copy for each batch would wait for the previous step
         order, levels, crops = (drawn.to(self.images.labels.device) for drawn in self._draw())
         start = 0
         for size in self.sizes:
@@ -187,25 +192,27 @@ class Shuffled:
             yield pixels[kept], self.images.labels[order[read]][kept]
             start += size
 
-    def divided(self, which: int, of: int) -> Shuffled:
-        """Return the same epoch, of every batch part `which` (from 0) of `of`."""
-        return replace(self, part=(which, of))
+    def shard(self, index: int, count: int) -> Shuffled:
+        """Return the epoch of shard `index` (from 0) of `count` shards of each batch."""
+        return replace(self, part=(index, count))
 
     def _draw(self) -> tuple[Tensor, Tensor, Tensor]:
         """Draw the whole epoch: order (n,), levels (n,) and crops (3, n)."""
         generator = runtime.generator(self.seed, "epoch", self.epoch)
         order = torch.randperm(len(self.images), generator=generator)
-        kinds = 0 if self.corruption is None else len(self.corruption)
+        levels_count = 0 if self.corruption is None else len(self.corruption)
         levels, crops = [], []
         for size in self.sizes:
             if self.augment:
                 crops.append(random_crops(size, self.images.pixels.shape[-2], generator, mirror=self.mirror))
-            levels.append(random_levels(size, kinds, generator) if kinds else torch.zeros(size, dtype=torch.long))
+            levels.append(
+                random_levels(size, levels_count, generator) if levels_count else torch.zeros(size, dtype=torch.long)
+            )
         return order, torch.cat(levels), torch.cat(crops, 1) if crops else torch.zeros(3, 0, dtype=torch.long)
 
 
 def augmented(images: Images, seed: int, *, mirror: bool = True) -> Images:
-    """Return every image cropped and perhaps mirrored once, as training draws it: one fixed draw by seed."""
+    """Return every image cropped and perhaps mirrored once as in training, by seed."""
     generator = runtime.generator(seed, "augmented")
     pixels = [
         crop_and_flip(images.pixels[part], random_crops(len(part), images.pixels.shape[-2], generator, mirror=mirror))
@@ -215,21 +222,21 @@ def augmented(images: Images, seed: int, *, mirror: bool = True) -> Images:
 
 
 def random_crops(count: int, height: int, generator: torch.Generator, *, mirror: bool = True) -> Tensor:
-    """Draw where `count` images are cropped, int64 (3, count): rows from the top, columns from the left, mirrored.
+    """Draw random crops of `count` images, int64 (3, count): row and column of the corner, and whether to mirror.
 
-    Without `mirror` no image is mirrored; the crops are the same.
+    Without `mirror` no image is mirrored, and the crops are the same.
     """
-    places = 2 * (height // 8) + 1
-    top, left = (torch.randint(0, places, (count, 1), generator=generator) for _ in range(2))
+    offsets = 2 * (height // 8) + 1
+    top, left = (torch.randint(0, offsets, (count, 1), generator=generator) for _ in range(2))
     mirrored = torch.rand(count, 1, generator=generator) < 0.5
     return torch.cat([top, left, (mirrored & mirror).long()], 1).T
 
 
 def crop_and_flip(pixels: Tensor, crops: Tensor) -> Tensor:
-    """Crop each image of (N, C, H, W) at its place of its zero-padded self, and mirror it where `crops` says so.
+    """Crop each image of (N, C, H, W) from its zero-padded version, and mirror it if `crops` says so.
 
-    The padding is an eighth of the height on either side: 4 pixels for CIFAR, as the field has it. `crops` is what
-    `random_crops` draws: every place as likely, every second image mirrored.
+    The padding is an eighth of the height on each side: 4 pixels for CIFAR, as usual. `crops` is what
+    `random_crops` returns.
     """
     count, _, height, width = pixels.shape
     padding, device = height // 8, pixels.device

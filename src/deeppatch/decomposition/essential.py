@@ -1,4 +1,4 @@
-"""Whether the features of a class are essential: replace them by noise, or all others, and count correct images."""
+"""Test whether the features of a class are essential: replace them, or all others, by noise."""
 
 from __future__ import annotations
 
@@ -44,18 +44,18 @@ class Essential:
     def percentages(self) -> dict[str, float]:
         """Return the accuracy over all classes in percent: without noise, and mean and deviation over draws."""
         images = self.images.sum()
-        found = {"whole": (100 * self.whole.sum() / images).item()}
+        percentages_by_set = {"whole": (100 * self.whole.sum() / images).item()}
         for name, counts in {"noise_at": self.noise_at, "noise_elsewhere": self.noise_elsewhere}.items():
             percent = 100 * counts.sum(1).double() / images
-            found |= {name: percent.mean().item(), f"{name}_spread": percent.std(correction=0).item()}
-        return found
+            percentages_by_set |= {name: percent.mean().item(), f"{name}_spread": percent.std(correction=0).item()}
+        return percentages_by_set
 
 
 @torch.no_grad()
 def essential(features: Features, head: nn.Linear, indices: Tensor, *, draws: int, seed: int) -> Essential:
-    """Count with the whole `head`: untouched, with N(0, 1) noise at a class's own features, and at all others.
+    """Count correct images with the whole head: without noise, with N(0, 1) noise at a class's features, and elsewhere.
 
-    An image is disturbed at (or outside) the `indices` (C, k) of its own class. Badola et al., 2023.
+    The noise is at (or outside) the `indices` (C, k) of the image's own class (Badola et al., 2023).
     """
     classes = len(indices)
     values, labels = features.values, features.labels

@@ -1,4 +1,4 @@
-"""What the last layer of a classifier reads of labelled images, and batches of it to train a head on."""
+"""The penultimate features of labelled images, and batches of them to train a head."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ class ShuffledFeatures:
 
 @dataclass
 class LastLayer:
-    """The last linear layer of a classifier, and the features that it reads of the images of a data set.
+    """The last linear layer of a classifier, and its input features for the images of a data set.
 
     `model` maps float pixels (N, 3, H, W) in [0, 1] to logits (N, C), C being the number of the data's classes. With
-    a `cache` features are computed once; without one they are computed at every call.
+    a `cache` features are computed once, without one at every call.
     """
 
     model: nn.Module
@@ -62,31 +62,29 @@ class LastLayer:
     cache: ContentCache | None = None
 
     @cached_property
-    def _found(self) -> tuple[str, nn.Linear]:
+    def _name_and_layer(self) -> tuple[str, nn.Linear]:
         example = self.data.val.pixels[:2].to(next(self.model.parameters()).device)
         name, layer = last_linear(self.model, to_float(example))
         if layer.out_features != len(self.data.classes):
-            raise UserError(
-                f"the network tells {layer.out_features} classes apart, the data have {len(self.data.classes)}"
-            )
+            raise UserError(f"the network has {layer.out_features} classes, the data have {len(self.data.classes)}")
         return name, layer
 
     @property
     def name(self) -> str:
         """The name of the layer within the model."""
-        return self._found[0]
+        return self._name_and_layer[0]
 
     @property
     def layer(self) -> nn.Linear:
         """The layer itself."""
-        return self._found[1]
+        return self._name_and_layer[1]
 
     def features(self, part: str, *, augment_seed: int | None = None) -> Features:
         """Return the features of `train`, `val` or `test`, on the model's device.
 
-        With `augment_seed` every image is cropped, and mirrored where the data allow it, once, as training does.
+        With `augment_seed` every image is cropped once as in training, and mirrored if the data allow it.
         """
-        assert self.name, "fails early where there is no such layer"
+        assert self.name, "fails early if there is no such layer"
         images = getattr(self.data, part)
         if augment_seed is not None:
             images = augmented(images, augment_seed, mirror=self.data.mirror)

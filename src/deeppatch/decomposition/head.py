@@ -1,4 +1,4 @@
-"""The decomposed last layer: one that reads k features for each class, in place of a linear one."""
+"""The decomposed last layer, which reads k features for each class."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class DecomposedHead(nn.Module):
 
     @classmethod
     def from_linear(cls, whole: nn.Linear, indices: Tensor) -> DecomposedHead:
-        """Keep of a whole layer the weights at `indices` (C, k), and the biases."""
+        """Return a head with the biases of a linear layer and its weights at `indices` (C, k)."""
         indices = indices.to(whole.weight.device)
         bias = torch.zeros(len(indices), device=indices.device) if whole.bias is None else whole.bias
         return cls(indices, whole.weight.gather(1, indices), bias)
@@ -37,7 +37,7 @@ class DecomposedHead(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Map features (N, D) to logits (N, C)."""
         features = features.to(self.weight.dtype)
-        if len(features) == 1:  # nothing to be contiguous over
+        if len(features) == 1:  # a single image has no batch dimension to be contiguous over
             return (features[:, self.indices] * self.weight).sum(2) + self.bias
         # one bag for each class: k rows of the transposed features, weighted and summed, contiguous over the batch
         rows = features.T.contiguous()
@@ -46,7 +46,7 @@ class DecomposedHead(nn.Module):
 
     @property
     def multiply_adds(self) -> int:
-        """Multiply-adds for one image: C k."""
+        """The number of multiply-adds for one image: C k."""
         return self.weight.numel()
 
 
@@ -54,15 +54,15 @@ def decompose(model: nn.Module, indices: Tensor, *, layer: str | None = None) ->
     """Return a copy of a classifier whose last layer reads k features for each class, and no others.
 
     Args:
-        model: a classifier with a linear layer of C outputs, which it ends in.
-        indices: which features each class reads, int64 (C, k), as `influence(...).indices()` has them.
-        layer: the name of that layer within the model; needed only where several linear layers have C outputs.
+        model: A classifier that ends in a linear layer of C outputs; it is not changed.
+        indices: The features that each class reads, int64 (C, k), as `influence(...).indices()` returns them.
+        layer: The name of that layer within the model; needed only if several linear layers have C outputs.
 
     Returns:
-        The copy; the weights that it keeps are those of the model.
+        The copy, with the weights of the model at these features.
 
     Raises:
-        UserError: where no linear layer fits the indices, or several do and `layer` does not say which.
+        UserError: When no linear layer fits the indices, or several do and `layer` is not given.
 
     >>> network = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
     >>> sparse = decompose(network, torch.tensor([[0, 4], [2, 3], [11, 0]]))
@@ -78,7 +78,7 @@ def decompose(model: nn.Module, indices: Tensor, *, layer: str | None = None) ->
 
 
 def _layer_for(model: nn.Module, indices: Tensor) -> str:
-    """Return the name of the one linear layer that these indices can be of."""
+    """Return the name of the only linear layer that the indices fit."""
     linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     fitting = [
         name

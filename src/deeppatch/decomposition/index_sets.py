@@ -1,4 +1,4 @@
-"""Sets of features, k for each class: as JSON, as membership, as class-specific gates have them, and their overlap."""
+"""Sets of k features for each class: read and write them as JSON, compare them, derive them from gates."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from deeppatch.errors import UserError
 
 
 def to_json(indices: Tensor) -> bytes:
-    """Return indices (C, k) in the published form: class -> list of features."""
+    """Serialise indices (C, k) in the published form: class -> list of features."""
     return (json.dumps({str(label): row for label, row in enumerate(indices.tolist())}) + "\n").encode()
 
 
 def parse(content: bytes, origin: Path, classes: int, width: int) -> Tensor:
-    """Read the published form as int64 (classes, k), features numbered 0 to `width` - 1; UserError if not."""
+    """Parse the published form as int64 (classes, k) of features from 0 to `width` - 1; UserError if it is invalid."""
     try:
         sets: Any = json.loads(content)
     except ValueError as error:
-        raise UserError(f"{origin} is no JSON; give a file of the form {{class: [features]}}") from error
+        raise UserError(f"{origin} is not JSON; give a file of the form {{class: [features]}}") from error
     if not isinstance(sets, dict) or not all(isinstance(row, list) for row in sets.values()):
         raise UserError(f"{origin} is not of the form {{class: [features]}}; make one with influence")
     if sets.keys() != {str(label) for label in range(classes)}:
         raise UserError(
-            f"{origin} has {len(sets)} classes ({_some(sets)}), the data set has {classes} (0 to {classes - 1}); "
+            f"{origin} has {len(sets)} classes ({_first_few(sets)}), the data set has {classes} (0 to {classes - 1}); "
             "choose the -d that it was made for"
         )
     for label, row in sets.items():
@@ -42,30 +42,32 @@ def parse(content: bytes, origin: Path, classes: int, width: int) -> Tensor:
             raise UserError(f"{origin}: class {label} names feature {twice[0]} more than once; remove the duplicates")
     sizes = {len(row) for row in sets.values()}
     if len(sizes) != 1 or sizes == {0}:
-        raise UserError(f"{origin}: classes have {_some(sorted(sizes))} features; give every class the same number")
+        raise UserError(
+            f"{origin}: classes have {_first_few(sorted(sizes))} features; give every class the same number"
+        )
     return torch.tensor([sets[str(label)] for label in range(classes)])
 
 
-def _some(values: Any) -> str:
+def _first_few(values: Any) -> str:
     shown = list(map(str, values))
     return ", ".join(shown[:4]) + (", ..." if len(shown) > 4 else "")
 
 
 def membership(indices: Tensor, width: int) -> Tensor:
-    """Return which features each class has, bool (C, width)."""
+    """Return a mask of the features of each class, bool (C, width)."""
     members = torch.zeros(len(indices), width, dtype=torch.bool, device=indices.device)
     return members.scatter_(1, indices, True)
 
 
 def overlap(one: Tensor, other: Tensor, width: int) -> Tensor:
-    """Return how many features class a of `one` (C, k) and class b of `other` (C, l) have in common, int64 (C, C)."""
+    """Return the number of common features of each class of `one` (C, k) and each of `other` (C, l), int64 (C, C)."""
     return (membership(one, width).double() @ membership(other, width).double().T).long()
 
 
 def from_gates(gates: Tensor, k: int, *, highest: bool) -> Tensor:
     """Return the k features of highest or lowest gate for each class (Liang et al., ECCV 2020), int64 (C, k).
 
-    `gates` (C, D) of class-specific-gate training are near 1 where a class uses a feature. Equal gates go by index.
-    The comparison that was published with the decomposition takes the lowest.
+    `gates` (C, D) of class-specific-gate training are near 1 where a class uses a feature. Ties are broken by index.
+    The comparison that was published with the decomposition uses the lowest gates.
     """
     return gates.sort(dim=1, descending=highest, stable=True).indices[:, :k]

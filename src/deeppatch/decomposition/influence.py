@@ -1,4 +1,4 @@
-"""Which features carry a class's decision: how often each is among the strongest of the class's images."""
+"""Find the features that are most influential for each class: those that are most often among the strongest."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ from deeppatch.errors import UserError
 
 @dataclass(frozen=True)
 class Influence:
-    """What the training images say about C classes and D features of the last layer, all float64 in [0, 1].
+    """The influence of D features of the last layer on C classes, all float64 in [0, 1].
 
-    `frequency` (C, D): the share of a class's images that have the feature among their k strongest. `share` (C, D): the
-    feature's mean part of the sum of an image's responses. `mass` (C,): the mean part that an image's k strongest hold.
+    Args:
+        k: The number of features per class.
+        frequency: The share of a class's images for which the feature is among the k strongest, (C, D).
+        share: The mean share of the feature in the sum of an image's features, (C, D).
+        mass: The mean share of an image's k strongest features in this sum, (C,).
 
     >>> frequency = torch.tensor([[0.9, 0.1, 0.5], [0.0, 1.0, 1.0]], dtype=torch.float64)
     >>> share = torch.tensor([[0.6, 0.2, 0.2], [0.1, 0.3, 0.6]], dtype=torch.float64)
@@ -36,7 +39,7 @@ class Influence:
     def indices(self) -> Tensor:
         """Return the k most frequent features of each class, int64 (C, k), the most frequent first.
 
-        Equally frequent ones go by their share, the larger first, and then by index.
+        Ties are broken by share, larger first, and then by index.
         """
         by_share = self.share.sort(dim=1, descending=True, stable=True).indices
         frequency = self.frequency.gather(1, by_share)
@@ -56,18 +59,18 @@ def influence(
     """Find the features of the last layer that are most often among the k strongest in the images of each class.
 
     Args:
-        model: a classifier that ends in a linear layer: float pixels (N, 3, H, W) in [0, 1] to logits (N, C).
-        data: its images; those of train and of val are read.
-        k: how many features each class gets, 1 to the width D of the last layer's input.
-        batch_size: how many images each pass through the model has.
-        amp: whether the passes run in bfloat16.
-        cache: where features are kept, so that they are computed once.
+        model: A classifier of float pixels (N, 3, H, W) in [0, 1] that ends in a linear layer.
+        data: The data; the parts `train` and `val` are read.
+        k: The number of features per class, 1 to the number D of inputs of the last layer.
+        batch_size: The number of images in a batch.
+        amp: Whether forward passes run in bfloat16.
+        cache: Where features are stored, so that they are computed once.
 
     Returns:
-        How often each feature is among the strongest; `.indices()` are the k features of each class.
+        The influence of each feature; `.indices()` returns the k features of each class.
 
     Raises:
-        UserError: where the network does not end in a linear layer, k is out of range, or a class has no image.
+        UserError: When the network does not end in a linear layer, k is out of range, or a class has no image.
 
     Badola et al., "Decomposing the Deep: Finding Class Specific Filters in Deep CNNs", 2023.
 
@@ -86,7 +89,7 @@ def influence(
 def measure(features: Features, classes: int, ks: Sequence[int]) -> list[Influence]:
     """Measure influence for each number k of strongest features (Badola et al., 2023: class-influential features).
 
-    The responses of every image are scaled to sum 1 and ranked, equal ones by index. Every class must have an image,
+    The features of every image are scaled to sum 1 and ranked, ties by index. Every class must have an image,
     and every k must be 1 to D; UserError otherwise.
     """
     width = features.values.shape[1]
@@ -99,7 +102,7 @@ def measure(features: Features, classes: int, ks: Sequence[int]) -> list[Influen
     for label in range(classes):
         responses = features.values[features.labels == label].double()
         if not len(responses):
-            raise UserError(f"class {label} has no training image, so that no feature can be told for it")
+            raise UserError(f"class {label} has no training image, so that its features are unknown")
         parts = responses / responses.sum(1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
         share[label] = parts.mean(0)
         ranked = parts.sort(dim=1, descending=True, stable=True)

@@ -1,4 +1,4 @@
-"""How much the sets of features of different classes tell about each other."""
+"""The mutual information between the sets of features of different classes."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from deeppatch.decomposition.index_sets import membership
 def mutual_information(members: Tensor) -> Tensor:
     """Return the mutual information, in nats, of every ordered pair of classes: float64 (C, C).
 
-    `members` bool (C, D) says which features a class has; a feature is one draw of two 0/1 variables, so the four
-    joint frequencies follow from the sizes of the sets and of their intersections, one matrix product for all pairs.
+    `members` bool (C, D) says which features a class has. For a pair of classes, each feature is a sample of two binary
+    variables, so the four joint frequencies follow from the sizes of the sets and of their intersections.
     """
     rows = members.double()
     total = rows.shape[1]

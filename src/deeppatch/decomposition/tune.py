@@ -1,4 +1,4 @@
-"""Fine-tune what has been decomposed: the whole network, or only its head on features that are computed once."""
+"""Fine-tune a decomposed network, or only its head on features that are computed once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from deeppatch.training import History, Stream, accuracy_on, adam, clean_epochs,
 
 @dataclass(frozen=True)
 class TuneSettings:
-    """How a decomposed network or head is trained, with Adam at a constant rate (Badola et al., 2023)."""
+    """The settings of fine-tuning with Adam at a constant learning rate (Badola et al., 2023)."""
 
     epochs: int = 5
     lr: float = 2e-4
@@ -32,10 +32,10 @@ class TuneSettings:
 
 
 @dataclass(frozen=True)
-class Tuned:
+class FineTuned:
     """A network in the state of its best epoch on val.
 
-    `history.watched` has the accuracy on test after every epoch, and `before` is that without training, in [0, 1].
+    `history.watched` has the accuracy on test after each epoch, and `before` that without training, in [0, 1].
     """
 
     model: nn.Module
@@ -56,8 +56,8 @@ def tune(
 ) -> tuple[nn.Module, History]:
     """Return a copy of a decomposed network, or of its head, trained with Adam and cross entropy (Badola et al., 2023).
 
-    Batches hold what `module` reads: pixels, or penultimate features. The copy is in the state of its best epoch, which
-    `validate` chooses; `watch` is noted in the history and chooses nothing.
+    Batches have the inputs of `module`: pixels or penultimate features. The copy is in the state of its best epoch,
+    which `validate` chooses; what `watch` returns is only recorded in the history.
     """
     tuned = copy.deepcopy(module)
     for parameter in tuned.parameters():
@@ -86,10 +86,10 @@ def tune_network(
     *,
     layer: str | None = None,
     checkpoint: Checkpoint | None = None,
-) -> Tuned:
-    """Decompose a classifier at `indices` (C, k) and train the whole of it, on images that are augmented as data allow.
+) -> FineTuned:
+    """Decompose a classifier at `indices` (C, k) and train all of it, on augmented images if the data allow it.
 
-    `layer` names its last linear layer where that is not plain.
+    `layer` is the name of its last linear layer; needed only if several layers fit.
     """
     data = data.to(next(model.parameters()).device)
     sparse = decompose(model, indices, layer=layer)
@@ -106,13 +106,13 @@ def tune_network(
     tuned, history = tune(
         sparse, epochs, on_val, lr=settings.lr, watch=on_test, checkpoint=checkpoint, amp=settings.amp
     )
-    return Tuned(tuned, history, before)
+    return FineTuned(tuned, history, before)
 
 
 def tune_head(
     last: LastLayer, indices: Tensor, settings: TuneSettings, *, checkpoint: Checkpoint | None = None
-) -> Tuned:
-    """Decompose a classifier at `indices` (C, k) and train only its last layer, on the features of clean images."""
+) -> FineTuned:
+    """Decompose a classifier at `indices` (C, k) and train only its last layer, on features without augmentation."""
     on_val, on_test = (head_accuracy(last.features(part)) for part in ("val", "test"))
     head = DecomposedHead.from_linear(last.layer, indices)
     before = on_test(head)
@@ -127,13 +127,13 @@ def tune_head(
     )
     network = decompose(last.model, indices, layer=last.name)
     swap(network, last.name, tuned)
-    return Tuned(network, history, before)
+    return FineTuned(network, history, before)
 
 
 def sweep(last: LastLayer, ks: Sequence[int], settings: TuneSettings) -> tuple[pd.DataFrame, float]:
-    """Return accuracy on test, in percent, for each number k of features, and that of the whole layer.
+    """Measure accuracy on test, in percent, for each number k of features, and with the whole layer.
 
-    One row for each k: decomposed at the features that are extracted for it, and after its head has been fine-tuned.
+    The table has a row for each k: accuracy after decomposition, and after fine-tuning of the head.
     """
     epochs, test = feature_epochs(last.features("train"), settings), last.features("test")
     on_val, on_test = head_accuracy(last.features("val")), head_accuracy(test)
@@ -153,12 +153,12 @@ def sweep(last: LastLayer, ks: Sequence[int], settings: TuneSettings) -> tuple[p
 
 
 def feature_epochs(train: Features, settings: TuneSettings) -> list[ShuffledFeatures]:
-    """Return the training batches of a head: passes over the same features, each shuffled anew."""
+    """Return the training batches of a head: shuffled passes over the same features."""
     return [ShuffledFeatures(train, settings.batch_size, settings.seed, epoch) for epoch in range(settings.epochs)]
 
 
 def head_accuracy(features: Features) -> Callable[[nn.Module], float]:
-    """Return the function that measures the accuracy of a head, in [0, 1], on features."""
+    """Return a function that measures the accuracy of a head, in [0, 1], on features."""
 
     @torch.no_grad()
     def measured(head: nn.Module) -> float:

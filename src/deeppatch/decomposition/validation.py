@@ -1,4 +1,4 @@
-"""What a decomposed last layer loses and saves: accuracy, multiply-adds and time beside those of the whole layer."""
+"""Compare decomposed last layers with the whole layer: accuracy, multiply-adds and time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def heads(whole: nn.Linear, sets: Mapping[str, Tensor]) -> dict[str, nn.Module]:
 
 
 def validate(compared: Mapping[str, nn.Module], features: Features) -> pd.DataFrame:
-    """Return one row for each head: features a class reads, accuracy in percent, multiply-adds for one image."""
+    """Return one row for each head: features per class, accuracy in percent, multiply-adds for one image."""
     measured = head_accuracy(features)
     rows = []
     for name, head in compared.items():

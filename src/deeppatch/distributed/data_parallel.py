@@ -1,4 +1,4 @@
-"""What ranks share in a training step: parts of a batch, gradients, and what layers compute over the whole batch."""
+"""Data-parallel training: shards of batches, averaged gradients, and layers that compute over the whole batch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from deeppatch import runtime
 from deeppatch.distributed import ranks
 
-# pixels and labels; what one rank alone computes may carry more, for its own loss
+# pixels and labels; batches for a single rank may have further tensors, for their loss
 Batch = tuple[Tensor, ...]
 
 
@@ -28,34 +28,34 @@ class Stream(Protocol):
 
 
 @runtime_checkable
-class Divisible(Protocol):
-    """A stream that can be read in parts, so that no rank makes what belongs to others."""
+class Shardable(Protocol):
+    """A stream of which each rank can read only its own shard of each batch."""
 
     @property
     def sizes(self) -> Sequence[int]:
-        """How many images each whole batch has."""
+        """The total of images in each whole batch."""
 
-    def divided(self, which: int, of: int) -> Stream:
-        """Return the same stream, of every batch part `which` (from 0) of `of`."""
+    def shard(self, index: int, count: int) -> Stream:
+        """Return the stream of shard `index` (from 0) of `count` shards of each batch."""
 
 
-def own_parts(batches: Stream) -> Iterator[tuple[Batch, float]]:
-    """Yield this rank's part of each batch, and its share of the batch's images; with one rank, the batches and 1."""
+def own_shards(batches: Stream) -> Iterator[tuple[Batch, float]]:
+    """Yield this rank's shard of each batch, and its share of the images; with one rank, whole batches and 1."""
     own, count = runtime.rank(), runtime.ranks()
     if count == 1:
         for batch in batches:
             yield batch, 1.0
-    elif isinstance(batches, Divisible):
-        for batch, size in zip(batches.divided(own, count), batches.sizes, strict=True):
+    elif isinstance(batches, Shardable):
+        for batch, size in zip(batches.shard(own, count), batches.sizes, strict=True):
             yield batch, len(batch[1]) / size
     else:
         for pixels, labels in batches:
-            part = ranks.part_of(len(labels), own, count)
+            part = ranks.shard_slice(len(labels), own, count)
             yield (pixels[part], labels[part]), (part.stop - part.start) / len(labels)
 
 
-def whole_batches(parts: list[Tensor]) -> Tensor:
-    """Return what the ranks found on their parts of each batch, put together (M,) in the order of the images."""
+def gather_batches(parts: list[Tensor]) -> Tensor:
+    """Concatenate the results of all ranks on their shards of each batch, (M,) in the order of the images."""
     if runtime.ranks() == 1:
         return torch.cat(parts)
     gathered = ranks.all_gather([part.cpu() for part in parts])
@@ -64,18 +64,18 @@ def whole_batches(parts: list[Tensor]) -> Tensor:
 
 @contextmanager
 def replicated(model: nn.Module) -> Iterator[nn.Module]:
-    """Yield what to train in place of `model`: itself, or with several ranks a wrapper that averages their gradients.
+    """Yield the module to train: `model` itself, or with several ranks a wrapper that averages their gradients.
 
-    Within the block batch normalisation and dropout work over the whole batch, of which each rank has a part, so that
-    training equals that of one process to rounding. The model's own modules and names stay as they are.
+    Within the block batch normalisation and dropout work over the whole batch, of which each rank has a shard, so that
+    training equals that of one process up to rounding. The model's own modules and names do not change.
     """
     if runtime.ranks() == 1:
         yield model
         return
     device = next(model.parameters()).device
-    changed = [module for module in model.modules() if type(module) in WHOLE]
+    changed = [module for module in model.modules() if type(module) in WHOLE_BATCH_FORWARDS]
     for module in changed:
-        vars(module)["forward"] = WHOLE[type(module)](module)
+        vars(module)["forward"] = WHOLE_BATCH_FORWARDS[type(module)](module)
     try:
         yield _wrapped(model, device)
     finally:
@@ -91,21 +91,21 @@ def _wrapped(model: nn.Module, device: torch.device) -> nn.Module:
 
 
 def _norm(norm: nn.BatchNorm2d) -> Callable[[Tensor], Tensor]:
-    alone = partial(nn.BatchNorm2d.forward, norm)
-    together = _norm_on_cpu(norm) if next(norm.buffers()).device.type == "cpu" else _norm_on_cuda(norm)
+    unsynchronised = partial(nn.BatchNorm2d.forward, norm)
+    synchronised = _norm_on_cpu(norm) if next(norm.buffers()).device.type == "cpu" else _norm_on_cuda(norm)
 
     def forward(x: Tensor) -> Tensor:
-        return together(x) if norm.training else alone(x)
+        return synchronised(x) if norm.training else unsynchronised(x)
 
     return forward
 
 
 def _norm_on_cuda(norm: nn.BatchNorm2d) -> nn.Module:
-    """Return torch's own synchronised normalisation, which has no CPU form, with the tensors of `norm`."""
-    twin = nn.SyncBatchNorm(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+    """Return torch's synchronised batch normalisation, which does not support the CPU, with the tensors of `norm`."""
+    synchronised = nn.SyncBatchNorm(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
     for name, value in {**norm._parameters, **norm._buffers}.items():
-        setattr(twin, name, value)
-    return twin.train()
+        setattr(synchronised, name, value)
+    return synchronised.train()
 
 
 def _norm_on_cpu(norm: nn.BatchNorm2d) -> Callable[[Tensor], Tensor]:
@@ -122,9 +122,9 @@ def _norm_on_cpu(norm: nn.BatchNorm2d) -> Callable[[Tensor], Tensor]:
 
 
 def batch_statistics(x: Tensor) -> tuple[Tensor, Tensor, float]:
-    """Return mean (C,), variance (C,) and the number of values a channel over all ranks' maps (N, C, H, W).
+    """Return mean (C,), variance (C,) and the number of values per channel over the maps (N, C, H, W) of all ranks.
 
-    Means and sums of squares of the parts are joined as Chan, Golub and LeVeque do (1983), without cancellation.
+    Means and sums of squares are combined as by Chan, Golub and LeVeque (1983), without cancellation.
     """
     count = x.numel() // x.shape[1]
     own = x.new_zeros(3, x.shape[1])
@@ -132,10 +132,10 @@ def batch_statistics(x: Tensor) -> tuple[Tensor, Tensor, float]:
         variance, mean = torch.var_mean(x, (0, 2, 3), correction=0)
         own = torch.stack([mean, variance * count, torch.full_like(mean, count)])
     means, squares, counts = ranks.all_gather_stack(own).unbind(1)
-    number = counts.sum(0)
-    mean = (counts * means).sum(0) / number
+    total = counts.sum(0)
+    mean = (counts * means).sum(0) / total
     squares = squares.sum(0) + (counts * (means - mean).square()).sum(0)
-    return mean, squares / number, number[0].item()
+    return mean, squares / total, total[0].item()
 
 
 def _precise(maps: Tensor) -> Tensor:
@@ -143,7 +143,7 @@ def _precise(maps: Tensor) -> Tensor:
 
 
 class _WholeBatchNorm(torch.autograd.Function):
-    """Normalise a part of a batch by the whole batch's statistics, of which the gradient knows."""
+    """Normalise a shard by the statistics of the whole batch, with the gradient through these statistics."""
 
     @staticmethod
     def forward(
@@ -159,7 +159,7 @@ class _WholeBatchNorm(torch.autograd.Function):
         gradient = _precise(gradients[0])
         normal = F.batch_norm(_precise(x), mean, variance, eps=ctx.eps)
         own = torch.stack([gradient.sum((0, 2, 3)), (gradient * normal).sum((0, 2, 3))])
-        # weight and bias get this rank's sums, because the wrapper averages over ranks; the maps need those of all
+        # weight and bias get the sums of this rank, because the wrapper averages over ranks; the maps need those of all
         mean_gradient, slope = (ranks.all_reduce_sum(own) / ctx.count).view(2, 1, -1, 1, 1)
         scale = (weight * torch.rsqrt(variance + ctx.eps)).view(1, -1, 1, 1)
         to_maps = (gradient - mean_gradient - normal * slope) * scale
@@ -167,19 +167,19 @@ class _WholeBatchNorm(torch.autograd.Function):
 
 
 def _dropout(dropout: nn.Dropout) -> Callable[[Tensor], Tensor]:
-    """Return dropout that draws for the whole batch on every rank, as one process would, and uses its own part."""
+    """Return dropout that draws the mask of the whole batch on every rank and applies its own part of it."""
 
     def forward(x: Tensor) -> Tensor:
         if not dropout.training:
             return x
         sizes = ranks.all_gather(len(x))
         start = sum(sizes[: runtime.rank()])
-        kept = F.dropout(x.new_ones((sum(sizes), *x.shape[1:])), dropout.p)
-        return x * kept[start : start + len(x)]
+        mask = F.dropout(x.new_ones((sum(sizes), *x.shape[1:])), dropout.p)
+        return x * mask[start : start + len(x)]
 
     return forward
 
 
-WHOLE: dict[type[nn.Module], Callable[[Any], Callable[[Tensor], Tensor]]] = {
+WHOLE_BATCH_FORWARDS: dict[type[nn.Module], Callable[[Any], Callable[[Tensor], Tensor]]] = {
     nn.BatchNorm2d: _norm, nn.Dropout: _dropout,
 }  # fmt: skip

@@ -1,6 +1,6 @@
-"""A run that torchrun starts as several processes: they join, print as one, and end together.
+"""Runs that torchrun starts as several processes: join them, print from rank 0 only, and end them together.
 
-Torch is imported only where torchrun has started this process, so that a command of one process begins at once.
+Torch is imported only under torchrun, so that a command with one process starts fast.
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ from pathlib import Path
 from deeppatch.errors import RankLost, UserError
 
 
-def asked_ranks() -> int:
-    """Return how many processes torchrun was asked for; 1 where there is no torchrun."""
+def requested_ranks() -> int:
+    """Return the number of processes that torchrun starts; 1 without torchrun."""
     given = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
     return int(os.environ["WORLD_SIZE"]) if given <= os.environ.keys() else 1
 
 
 def resume_command(command: str) -> str:
-    """Return how torchrun continues `command` (`python SCRIPT ...` or an installed one) with as many processes."""
-    here = int(os.environ["LOCAL_WORLD_SIZE"])
-    if asked_ranks() > here:
+    """Return the torchrun command that resumes `command` (`python SCRIPT ...` or an installed one)."""
+    local_ranks = int(os.environ["LOCAL_WORLD_SIZE"])
+    if requested_ranks() > local_ranks:
         return "the same torchrun command and -r on every machine"
     program = command.removeprefix("python ") if command.startswith("python ") else f"--no-python {command}"
     resume = "" if {"-r", "--resume"} & set(command.split()) else " -r"
-    return f"torchrun --nproc-per-node {here} {program}{resume}"
+    return f"torchrun --nproc-per-node {local_ranks} {program}{resume}"
 
 
 @contextmanager
-def together(command: str) -> Iterator[None]:
-    """Join the other ranks for a block; without torchrun, or with one process, nothing is done.
+def joined_ranks(command: str) -> Iterator[None]:
+    """Join the other ranks within the block; with one process nothing is done.
 
-    Only rank 0 prints. When a rank ends too early the others raise RankLost, or are ended, and one of them reports how
-    to resume `command`. An error that all ranks meet is reported by one; the others exit silently.
+    Only rank 0 prints. When a rank ends too early, the others raise RankLost or are terminated, and one of them reports
+    how to resume `command`. An error that occurs on all ranks is reported by one of them; the others exit silently.
     """
-    if asked_ranks() == 1:
+    if requested_ranks() == 1:
         yield
         return
     from deeppatch.distributed import ranks
@@ -51,7 +51,7 @@ def together(command: str) -> Iterator[None]:
     def reports_first() -> bool:
         try:
             return bool(store.add(key, 1) == 1)
-        except RuntimeError:  # the store went with the machine that held it
+        except RuntimeError:  # the machine that held the store has ended
             return True
 
     lost = f"a process of this run has ended; finished work is kept, go on with: {resume_command(command)}"
@@ -90,10 +90,10 @@ def _only_rank0_prints() -> Iterator[None]:
 
 @contextmanager
 def _exit_on_sigterm(report: Callable[[], object]) -> Iterator[None]:
-    """Call `report` and end this process when SIGTERM comes, though a collective may block the main thread.
+    """Call `report` and end this process on SIGTERM, even while a collective blocks the main thread.
 
-    torchrun ends the remaining ranks with SIGTERM. Python runs a signal's handler in the main thread, when that returns
-    to Python; a thread that reads the wakeup descriptor is told at once.
+    torchrun ends the remaining ranks with SIGTERM. Python runs signal handlers in the main thread, once that returns
+    to Python code; a thread that reads the wakeup descriptor is notified at once.
     """
     reader, writer = socket.socketpair()
     writer.setblocking(False)

@@ -1,4 +1,4 @@
-"""What the processes of a run exchange; with one process each function returns what it was given."""
+"""Communication between the processes of a run; with one process, functions return their own value."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def join() -> dist.Store:
     store, own, count = next(dist.rendezvous("env://"))
     backend = "cpu:gloo,cuda:nccl" if runtime.default_device() == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=own, world_size=count)
-    # a connection of its own, which answers while collectives wait on theirs
+    # a separate connection, because that of the process group blocks during collectives
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     return dist.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=5))
 
@@ -33,33 +33,33 @@ def leave() -> None:
 
 
 def is_lost_rank(error: RuntimeError) -> bool:
-    """Tell whether a collective failed, as it does when another rank has ended."""
+    """Return whether a collective failed because another rank has ended."""
     text = str(error).lower()
     return isinstance(error, dist.DistError) or any(name in text for name in ("gloo", "nccl", "closed by peer"))
 
 
-def part_of(count: int, which: int, of: int) -> slice:
-    """Return the part number `which` (from 0) of `of` nearly equal ones of `count` items; it may be empty."""
-    return slice(count * which // of, count * (which + 1) // of)
+def shard_slice(size: int, index: int, count: int) -> slice:
+    """Return the slice of shard `index` (from 0) when `size` items are split into `count` nearly equal shards."""
+    return slice(size * index // count, size * (index + 1) // count)
 
 
 def broadcast_from_rank0(call: Callable[[], Value]) -> Value:
-    """Return what `call` returns on rank 0, on every rank; it is called only there."""
+    """Call a function on rank 0 only, and return its result on every rank."""
     if ranks() == 1:
         return call()
-    found = [call() if rank() == 0 else None]
-    dist.broadcast_object_list(found)
-    return found[0]  # type: ignore[return-value]
+    result = [call() if rank() == 0 else None]
+    dist.broadcast_object_list(result)
+    return result[0]  # type: ignore[return-value]
 
 
 def on_local_rank0_first(call: Callable[[], Value]) -> Value:
-    """Return what `call` returns; on each machine one rank calls it before the others, because it may download."""
+    """Call a function on one rank of each machine before the others, because it may download files."""
     if ranks() == 1:
         return call()
     first = os.environ["LOCAL_RANK"] == "0"
-    found = call() if first else None
+    result = call() if first else None
     barrier()
-    return found if first else call()  # type: ignore[return-value]
+    return result if first else call()  # type: ignore[return-value]
 
 
 def all_gather(value: Value) -> list[Value]:
@@ -90,24 +90,34 @@ def all_gather_stack(tensor: Tensor) -> Tensor:
 
 
 def barrier() -> None:
-    """Wait until every rank is here."""
+    """Wait until all ranks have called this function."""
     all_gather(None)
 
 
-def share_out(filters: Mapping[str, Sequence[int]], costs: Mapping[str, int], parts: int) -> list[dict[str, list[int]]]:
-    """Share filters (channels by layer) out in `parts` of nearly equal cost; `costs` says what one of a layer takes.
+def distribute_by_cost(
+    filters: Mapping[str, Sequence[int]], costs: Mapping[str, int], parts: int
+) -> list[dict[str, list[int]]]:
+    """Distribute filters over parts of nearly equal cost.
 
-    The dearest filters are dealt first, each to the part that has least (longest processing time first: no part has
-    more than 4/3 of what the best sharing gives the fullest). It depends on nothing but its arguments. In each part
-    layers and channels keep their order, and a layer of which it has nothing is left out.
+    Filters are assigned in order of decreasing cost, each to the part of the lowest total so far (longest processing
+    time first: the highest total is at most 4/3 of the optimum).
+
+    Args:
+        filters: The channels of each layer.
+        costs: The cost of a filter of each layer.
+        parts: The number of parts.
+
+    Returns:
+        The filters of each part, layers and channels in their original order; layers without a filter are left out.
     """
-    dealt: list[dict[str, set[int]]] = [{} for _ in range(parts)]
+    assigned: list[dict[str, set[int]]] = [{} for _ in range(parts)]
     loads = [0] * parts
     for name in sorted(filters, key=lambda layer: -costs[layer]):  # stable: as ordered where costs are equal
         for channel in filters[name]:
-            least = loads.index(min(loads))
-            dealt[least].setdefault(name, set()).add(channel)
-            loads[least] += costs[name]
+            lightest = loads.index(min(loads))
+            assigned[lightest].setdefault(name, set()).add(channel)
+            loads[lightest] += costs[name]
     return [
-        {name: [c for c in row if c in part[name]] for name, row in filters.items() if name in part} for part in dealt
+        {name: [c for c in row if c in part[name]] for name, row in filters.items() if name in part}
+        for part in assigned
     ]

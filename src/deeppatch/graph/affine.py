@@ -1,4 +1,4 @@
-"""A normalisation at inference: a scale and a shift of each channel."""
+"""Batch normalisation at inference as a scale and a shift of each channel."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from torch import Tensor, nn
 
 
 class Affine(nn.Module):
-    """What a batch normalisation does at inference: a scale and a shift of each channel; the identity for None.
+    """Batch normalisation at inference: a scale and a shift of each channel.
 
-    `weight` (C, ...) says how many channels there are, where they lie and in which precision; of these, `channels` (K,)
-    are normalised where they are given.
+    Args:
+        norm: The batch normalisation; None for the identity.
+        weight: A tensor (C, ...) that gives the number of channels, the device and the dtype.
+        channels: Channel indices (K,) if only some of the channels are normalised.
     """
 
     scale: Tensor

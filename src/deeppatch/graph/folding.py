@@ -13,14 +13,20 @@ from deeppatch.graph.tracing import trace
 
 
 def fold(graph: fx.GraphModule) -> dict[str, nn.BatchNorm2d]:
-    """Let the convolutions of a graph, in eval mode, take in the normalisations after them.
+    """Fold batch normalisations into the convolutions before them, in place.
 
-    A normalisation is taken in where nothing else reads the output of its convolution, and both run once. Modules keep
-    their names; new weights are computed in float64 and rounded once. Returns what was taken in, by convolution.
+    A normalisation is folded when nothing else reads the output of its convolution, and both run once. Modules keep
+    their names; new weights are computed in float64 and rounded once.
+
+    Args:
+        graph: A traced network in eval mode.
+
+    Returns:
+        The folded normalisations by the name of their convolution.
     """
     named = dict(graph.named_modules())
     calls = Counter(node.target for node in graph.graph.nodes if node.op == "call_module")
-    taken: dict[str, nn.BatchNorm2d] = {}
+    folded_norms: dict[str, nn.BatchNorm2d] = {}
     for node in list(graph.graph.nodes):
         norm = named[node.target] if node.op == "call_module" else None
         if not isinstance(norm, nn.BatchNorm2d) or norm.running_mean is None:
@@ -33,21 +39,24 @@ def fold(graph: fx.GraphModule) -> dict[str, nn.BatchNorm2d]:
             swap(graph, source.target, fuse_conv_bn_eval(conv.double(), norm.double()).to(dtype))
             node.replace_all_uses_with(source)
             graph.graph.erase_node(node)
-            taken[source.target] = norm
-    return taken
+            folded_norms[source.target] = norm
+    return folded_norms
 
 
 def folded(network: nn.Module) -> fx.GraphModule:
-    """Return a copy for inference only, as a graph: normalisations folded (see `fold`), any other one an Affine.
+    """Return a traced copy of a network for inference, without gradients.
 
-    Nothing asks for gradients. Untraceable where the network cannot be traced.
+    Batch normalisations are folded where possible (see `fold`); each of the others becomes an `Affine`.
+
+    Raises:
+        Untraceable: When the network cannot be traced.
     """
-    folding = trace(network)
-    fold(folding)
-    for name in {str(node.target) for node in folding.graph.nodes if node.op == "call_module"}:
-        norm = folding.get_submodule(name)
+    graph = trace(network)
+    fold(graph)
+    for name in {str(node.target) for node in graph.graph.nodes if node.op == "call_module"}:
+        norm = graph.get_submodule(name)
         if isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None:
-            swap(folding, name, Affine(norm, norm.running_mean))
-    folding.delete_all_unused_submodules()
-    folding.recompile()
-    return folding.requires_grad_(False)
+            swap(graph, name, Affine(norm, norm.running_mean))
+    graph.delete_all_unused_submodules()
+    graph.recompile()
+    return graph.requires_grad_(False)

@@ -13,12 +13,12 @@ Hook = Callable[..., Any]
 
 
 def convolutions(network: nn.Module) -> dict[str, nn.Conv2d]:
-    """Return the convolutions that can be patched, by name, in order of definition; grouped ones are left out."""
+    """Return the convolutions that can be patched, by name, in order of definition; grouped ones are excluded."""
     return {n: m for n, m in network.named_modules() if isinstance(m, nn.Conv2d) and m.groups == 1}
 
 
 def swap(network: nn.Module, name: str, module: nn.Module) -> nn.Module:
-    """Replace the module called `name` by `module` and return what it was."""
+    """Replace the module called `name` by `module` and return the previous one."""
     parent_name, _, leaf = name.rpartition(".")
     parent = network.get_submodule(parent_name)
     before = network.get_submodule(name)
@@ -38,7 +38,7 @@ def hooked(module: nn.Module, hook: Hook) -> Iterator[None]:
 
 @contextmanager
 def hooked_before(module: nn.Module, hook: Hook) -> Iterator[None]:
-    """Run `hook(module, inputs)` before each forward pass of `module` within the block; what it returns is read."""
+    """Run `hook(module, inputs)` before each forward pass within the block; what it returns replaces the inputs."""
     handle = module.register_forward_pre_hook(hook)
     try:
         yield
@@ -48,23 +48,41 @@ def hooked_before(module: nn.Module, hook: Hook) -> Iterator[None]:
 
 @contextmanager
 def captured(module: nn.Module) -> Iterator[list[Tensor]]:
-    """Collect copies of the outputs of `module`, pass after pass, within the block."""
+    """Collect copies of the outputs of `module` from all forward passes within the block."""
     outputs: list[Tensor] = []
     with hooked(module, lambda _module, _inputs, output: outputs.append(output.clone())):
         yield outputs
 
 
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Put a model into eval mode within the block, and restore the mode of each of its modules afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
 @torch.no_grad()
 def execution_order(network: nn.Module, example: Tensor) -> tuple[list[str], dict[str, str]]:
-    """Run `example` (N, C, H, W) once, in eval mode, and report on convolutions and batch normalisations.
+    """Run a network once in eval mode, and find out in which order its layers run.
 
-    Returns their names in order of execution, and for each convolution the normalisation that reads its output.
+    Args:
+        network: The network; the mode of its modules is restored afterwards.
+        example: Normalised images (N, C, H, W).
+
+    Returns:
+        The names of all convolutions and batch normalisations in order of execution, and for each convolution the
+        name of the batch normalisation that reads its output.
     """
     order: list[str] = []
     norm_after: dict[str, str] = {}
     producers: list[tuple[Tensor, str]] = []
 
-    def note(name: str) -> Hook:
+    def record(name: str) -> Hook:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             order.append(name)
             if isinstance(module, nn.Conv2d):
@@ -74,37 +92,31 @@ def execution_order(network: nn.Module, example: Tensor) -> tuple[list[str], dic
 
         return hook
 
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
-    try:
-        with ExitStack() as stack:
-            for name, module in network.named_modules():
-                if isinstance(module, (nn.Conv2d, nn.BatchNorm2d)):
-                    stack.enter_context(hooked(module, note(name)))
-            network(example)
-    finally:
-        for module, training in modes.items():
-            module.training = training
+    with eval_mode(network), ExitStack() as stack:
+        for name, module in network.named_modules():
+            if isinstance(module, (nn.Conv2d, nn.BatchNorm2d)):
+                stack.enter_context(hooked(module, record(name)))
+        network(example)
     return order, norm_after
 
 
 class _Reached(Exception):
-    """Ends a forward pass where it is cut."""
+    """Stops a forward pass at the module whose input is wanted."""
 
 
 def input_of(network: nn.Module, name: str, x: Tensor) -> Tensor:
-    """Run the network only as far as the module called `name` and return what that module would read."""
-    found: list[Tensor] = []
+    """Run the network only as far as the module called `name` and return that module's input."""
+    captured_inputs: list[Tensor] = []
 
     def stop(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        found.append(inputs[0])
+        captured_inputs.append(inputs[0])
         raise _Reached
 
     handle = network.get_submodule(name).register_forward_pre_hook(stop)
     try:
         network(x)
     except _Reached:
-        return found[0]
+        return captured_inputs[0]
     finally:
         handle.remove()
     raise ValueError(f"{name} is not reached by the forward pass")

@@ -1,7 +1,7 @@
-"""The one table of operations: what each module, function and method of a traced network does to channels.
+"""The table of operations: how each module, function and method of a traced network treats channels.
 
-Whatever reads a network by its channels asks this table: ablation, which carries an edit of one channel through a
-network, and splitting, which finds the kernels that must be kept together.
+Ablation uses it to propagate an edit of one channel through a network, and splitting to find the kernels that must be
+kept together.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from deeppatch.graph.affine import Affine
 
 
 class Operation(Enum):
-    """What an operation does to the channels of what it reads."""
+    """How an operation treats the channels of its input."""
 
-    EACH_CHANNEL = "treats each channel by itself, and all of them alike"
+    CHANNELWISE = "applies the same function to each channel separately"
     NORMALISATION = "scales and shifts each channel by its own constants"
     CONVOLUTION = "convolves"
     LINEAR = "multiplies features with a matrix"
-    SUM = "adds two values, channel by channel"
+    SUM = "adds two tensors"
     FLATTEN = "flattens"
-    MEAN = "takes a mean, of height and width where it keeps channels apart"
+    MEAN = "takes a mean; channels stay separate if it is over height and width"
     CONCATENATION = "concatenates"
     CHUNKS = "splits into chunks"
-    ITEM = "picks one of several values, or a part of one"
+    ITEM = "selects one of several tensors, or a part of one"
     PADDING = "pads"
 
 
@@ -37,7 +37,7 @@ MODULES: dict[type[nn.Module], Operation] = {
     **dict.fromkeys(
         (nn.ReLU, nn.ReLU6, nn.Hardswish, nn.Hardtanh, nn.SiLU, nn.GELU, nn.ELU, nn.LeakyReLU, nn.Sigmoid, nn.Tanh,
          nn.Dropout, nn.Dropout2d, nn.Identity, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d,
-         nn.AdaptiveMaxPool2d), Operation.EACH_CHANNEL),
+         nn.AdaptiveMaxPool2d), Operation.CHANNELWISE),
     nn.BatchNorm2d: Operation.NORMALISATION, Affine: Operation.NORMALISATION,
     nn.Conv2d: Operation.CONVOLUTION, nn.Linear: Operation.LINEAR, nn.Flatten: Operation.FLATTEN,
 }  # fmt: skip
@@ -45,54 +45,54 @@ FUNCTIONS: dict[Any, Operation] = {
     **dict.fromkeys(
         (F.relu, F.relu_, torch.relu, torch.relu_, F.relu6, F.silu, F.gelu, F.hardswish, F.leaky_relu, torch.sigmoid,
          torch.tanh, F.dropout, F.max_pool2d, torch.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d),
-        Operation.EACH_CHANNEL),
+        Operation.CHANNELWISE),
     operator.add: Operation.SUM, operator.iadd: Operation.SUM, torch.add: Operation.SUM,
     torch.flatten: Operation.FLATTEN, torch.mean: Operation.MEAN, torch.cat: Operation.CONCATENATION,
     torch.chunk: Operation.CHUNKS, operator.getitem: Operation.ITEM, F.pad: Operation.PADDING,
 }  # fmt: skip
 METHODS: dict[str, Operation] = {
-    **dict.fromkeys(("relu", "relu_", "sigmoid", "contiguous"), Operation.EACH_CHANNEL),
+    **dict.fromkeys(("relu", "relu_", "sigmoid", "contiguous"), Operation.CHANNELWISE),
     "add": Operation.SUM, "add_": Operation.SUM, "flatten": Operation.FLATTEN, "mean": Operation.MEAN,
     "chunk": Operation.CHUNKS,
 }  # fmt: skip
-# functions that write into what they read, and their counterparts that do not
+# functions that work in place, and their out-of-place counterparts
 OUT_OF_PLACE: dict[Any, Any] = {
     operator.iadd: operator.add, operator.imul: operator.mul, F.relu_: F.relu, torch.relu_: torch.relu
 }  # fmt: skip
 
 
 def operation(network: nn.Module, node: fx.Node) -> Operation | None:
-    """Return what a step of a traced network does; None for what the table does not know."""
+    """Return the kind of a step of a traced network, or None when it is not in the table."""
     if node.op == "call_module":
         module = network.get_submodule(str(node.target))
-        if getattr(module, "return_indices", False):  # then a pooling returns two values
+        if getattr(module, "return_indices", False):  # the pooling returns a tuple then
             return None
-        return next((found for kind, found in MODULES.items() if isinstance(module, kind)), None)
+        return next((kind for type_, kind in MODULES.items() if isinstance(module, type_)), None)
     if node.op == "call_function":
         return FUNCTIONS.get(node.target)
     return METHODS.get(str(node.target)) if node.op == "call_method" else None
 
 
 def name_of(network: nn.Module, node: fx.Node) -> str:
-    """Return what a step is called in a message: the kind of its module, its function or its method."""
+    """Return the name of a step for messages: its module and type, its function or its method."""
     if node.op == "call_module":
         return f"{node.target} ({type(network.get_submodule(str(node.target))).__name__})"
     return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
 
 
 def is_spatial_mean(node: fx.Node) -> bool:
-    """Tell whether a mean is over the height and width of maps (N, C, H, W), and over nothing else."""
+    """Return whether a mean is over exactly height and width of maps (N, C, H, W)."""
     axes: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
     return isinstance(axes, (list, tuple)) and sorted(axis % 4 for axis in axes) == [2, 3]
 
 
 def is_crop(node: fx.Node) -> bool:
-    """Tell whether a part is taken of height and width only, of all images and channels."""
+    """Return whether indexing crops only height and width, and keeps all images and channels."""
     index = node.args[1]
     return isinstance(index, tuple) and index[:2] == (slice(None), slice(None))
 
 
 def padding(node: fx.Node) -> tuple[int, ...]:
-    """Return by how much the last dimension is padded at both ends, then the one before it, and so on."""
+    """Return the padding at both ends of the last dimension, then of the one before it, and so on."""
     widths: Any = node.args[1] if len(node.args) > 1 else node.kwargs["pad"]
     return tuple(widths)

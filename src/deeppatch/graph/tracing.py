@@ -15,22 +15,23 @@ class Untraceable(UserError):
 
 
 class _Tracer(fx.Tracer):
-    """Does not look into a normalisation that is an Affine, as it does not look into PyTorch's own."""
+    """Treats an `Affine` as a leaf module, like PyTorch's own modules."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Tell whether the graph calls a module as one operation."""
+        """Return whether the graph calls a module as one operation."""
         return isinstance(m, Affine) or super().is_leaf_module(m, module_qualified_name)
 
 
 def trace(network: nn.Module) -> fx.GraphModule:
-    """Return a copy of a network, in eval mode, as a graph; modules keep their names, and nothing is shared.
+    """Return a copy of a network, in eval mode, as a graph; modules keep their names, and no tensor is shared.
 
-    Untraceable where the forward pass depends on the values of tensors.
+    Raises:
+        Untraceable: When the forward pass depends on the values of tensors.
     """
     tracer = _Tracer()
     try:
         graph = tracer.trace(copy.deepcopy(network).eval())
-    except Exception as error:  # whatever a network's own code raises when it meets a stand-in for a tensor
+    except Exception as error:  # a network's code may raise anything when it receives a proxy instead of a tensor
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise Untraceable(f"its forward pass depends on values ({reason})") from error
     return fx.GraphModule(tracer.root, graph, type(network).__name__)

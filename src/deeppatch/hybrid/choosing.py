@@ -12,7 +12,7 @@ from deeppatch.errors import UserError
 from deeppatch.hybrid.budget import affordable
 from deeppatch.hybrid.oracle import Labels, Oracle
 from deeppatch.hybrid.selection import Selection
-from deeppatch.hybrid.selection_methods import METHODS, Evidence
+from deeppatch.hybrid.selection_methods import METHODS, SelectionInputs
 
 
 def choose_labels(
@@ -29,29 +29,29 @@ def choose_labels(
     amp: bool = False,
     seed: int = 2021,
 ) -> Selection:
-    """Choose which images of a pool to label, and which to learn from without a label.
+    """Choose which images of a pool to label, and which to learn from without labels.
 
     Args:
-        model: a classifier that ends in a linear layer: float pixels (N, 3, H, W) in [0, 1] to logits (N, C).
-        pool_pixels: images without labels, uint8 (N, 3, H, W).
-        data: the images that the model was trained on; only those of train are read.
-        budget: how many labels may be bought: a number, or a share of the pool such as "1%".
+        model: A classifier of float pixels (N, 3, H, W) in [0, 1] that ends in a linear layer; it is not changed.
+        pool_pixels: Images without labels, uint8 (N, 3, H, W).
+        data: The data that the model was trained on; only the part `train` is read.
+        budget: The number of labels to buy, or a share of the pool such as "1%".
         method: `hybrid` (Li, Chen and Xu, "HybridRepair", ISSTA 2022), or another key of METHODS.
-        oracle: the labels of the pool, int64 (N,), or a function from indices (B,) to labels (B,), which is called
-            once, for what is bought. None: labels are given later, with `selection.with_labels`.
-        views: how many AugMix views of each image are looked at, beside itself (hybrid and ssl-consistency).
-        encode: a function from uint8 pixels to features (N, D) by which coreset and hybrid compare images; None: the
-            model's own features.
-        batch_size: how many images each pass through the model has.
-        amp: whether the passes run in bfloat16.
-        seed: of all that is drawn.
+        oracle: The labels of the pool, int64 (N,), or a function from indices (B,) to labels (B,), which is called
+            once, for the chosen images. With None, labels are given later, by `selection.with_labels`.
+        views: The number of AugMix views of each image, in addition to itself (hybrid and ssl-consistency).
+        encode: A function from uint8 pixels to the features (N, D) by which coreset and hybrid compare images (default:
+            the penultimate features of the model).
+        batch_size: The number of images in a batch.
+        amp: Whether forward passes run in bfloat16.
+        seed: The seed of all random choices.
 
     Returns:
-        The selection: `.bought` are the indices to label, the most wanted first, and `.labels` their labels,
-        -1 where nobody has given them yet. The model is left as it was.
+        The selection: `.bought` are the indices to label, in the order of the method, and `.labels` their labels,
+        -1 where they are unknown.
 
     Raises:
-        UserError: for an unknown method, or a budget that buys nothing or more than the pool.
+        UserError: When the method is unknown, or the budget allows no label, or more than the pool has.
 
     >>> import torch
     >>> from deeppatch.data.images import Images
@@ -69,6 +69,6 @@ def choose_labels(
     count = affordable(budget, len(pool_pixels))
     device = next(model.parameters()).device
     train = data.train.pixels[:].to(device)
-    evidence = Evidence(model, pool_pixels.to(device), train, seed, views, encode, batch_size, amp)
-    selection = METHODS[method](evidence, Oracle(oracle, count), count).selection
+    inputs = SelectionInputs(model, pool_pixels.to(device), train, seed, views, encode, batch_size, amp)
+    selection = METHODS[method](inputs, Oracle(oracle, count), count).selection
     return replace(selection, facts={**selection.facts, "method": method})

@@ -1,4 +1,4 @@
-"""Regions of the pool: clusters of similar images where these lie densely, and who shares a label."""
+"""Cluster the pool into groups of similar images, and propagate labels within clusters."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from torch.nn import functional as F
 from deeppatch.hybrid.uncertainty import index_within_group
 
 MIN_CLUSTER = 5
-MIN_SAMPLES = 4  # scikit-learn counts the point itself: 3 of the package that HybridRepair used
-WIDTH = 64  # density search slows down to comparing all pairs in more dimensions
-IMAGES_A_CLUSTER = 10
+MIN_SAMPLES = 4  # scikit-learn counts the point itself; this is 3 in the package that HybridRepair uses
+MAX_DIMENSIONS = 64  # in more dimensions HDBSCAN compares all pairs of points
+IMAGES_PER_CLUSTER = 10
 
 
 @dataclass(frozen=True)
-class Regions:
+class PoolClusters:
     """Clusters of the pool: `cluster` int64 (N,), -1 for noise; `centers` (K,): the index of each cluster's centre.
 
     `distance` (N,): from each image to the centre of its cluster, infinite for noise.
@@ -34,17 +34,17 @@ class Regions:
     distance: Tensor
 
 
-def regions(features: Tensor, budget: int, seed: int) -> Regions:
-    """Cluster features (N, D): what HDBSCAN calls noise is left out, k-means divides the rest (HybridRepair).
+def cluster_pool(features: Tensor, budget: int, seed: int) -> PoolClusters:
+    """Cluster features (N, D) as HybridRepair does: without the noise points of HDBSCAN, by k-means.
 
-    Features are normalised to length 1, and reduced to 64 dimensions (PCA) where they have more. There are as many
-    clusters as make 10 images each on average, but no fewer than the budget. A centre is the member nearest to the
-    mean. Runs on the CPU, on one thread, because sums in another order are other sums.
+    Features are normalised to length 1, and reduced to at most 64 dimensions by PCA. There is one cluster for every 10
+    images, but at least as many as the budget. The centre of a cluster is the member nearest to its mean. This runs on
+    the CPU and on one thread, so that sums are reproducible.
     """
     with threadpool_limits(limits=1):
-        points = _reduced(F.normalize(features.float(), dim=1).cpu().numpy(), seed)
+        points = _reduce(F.normalize(features.float(), dim=1).cpu().numpy(), seed)
         dense = np.flatnonzero(_dense(points))
-        cluster, squared = _k_means(points[dense], max(len(dense) // IMAGES_A_CLUSTER, min(budget, len(dense))), seed)
+        cluster, squared = _k_means(points[dense], max(len(dense) // IMAGES_PER_CLUSTER, min(budget, len(dense))), seed)
     order = np.lexsort((squared, cluster))  # by cluster, then from its mean outwards
     _, first = np.unique(cluster[order], return_index=True)
     centers = dense[order[first]]
@@ -52,38 +52,44 @@ def regions(features: Tensor, budget: int, seed: int) -> Regions:
     everywhere[dense] = cluster
     distance = np.full(len(points), np.inf)
     distance[dense] = np.linalg.norm(points[dense] - points[centers[cluster]], axis=1)
-    return Regions(*(torch.from_numpy(each).to(features.device) for each in (everywhere, centers, distance)))
+    return PoolClusters(*(torch.from_numpy(values).to(features.device) for values in (everywhere, centers, distance)))
 
 
-def most_uncertain(found: Regions, entropy: Tensor, budget: int) -> Tensor:
+def most_uncertain(pool_clusters: PoolClusters, entropy: Tensor, budget: int) -> Tensor:
     """Return the clusters (at most B) with the largest sums of entropy (N,) over their members, largest first."""
-    cluster, entropy = found.cluster.cpu(), entropy.double().cpu()  # where sums repeat to the last bit
+    cluster, entropy = pool_clusters.cluster.cpu(), entropy.double().cpu()  # on the CPU sums are reproducible
     inside = cluster >= 0
-    sums = torch.bincount(cluster[inside], entropy[inside], minlength=len(found.centers))
-    return sums.argsort(descending=True, stable=True)[:budget].to(found.cluster.device)
+    sums = torch.bincount(cluster[inside], entropy[inside], minlength=len(pool_clusters.centers))
+    return sums.argsort(descending=True, stable=True)[:budget].to(pool_clusters.cluster.device)
 
 
-def sharing(found: Regions, chosen: Tensor, reach: int | None) -> tuple[Tensor, Tensor]:
-    """Return the members (M,) that share the labels of chosen clusters (B,), and whose each shares (M,), an index in B.
+def propagation_targets(pool_clusters: PoolClusters, chosen: Tensor, reach: int | None) -> tuple[Tensor, Tensor]:
+    """Return the images that the labels of chosen clusters are propagated to.
 
-    `reach` is how many of a cluster share its label, its centre among them, from there outwards; None for all.
+    Args:
+        pool_clusters: The clusters.
+        chosen: The clusters sources centres are labelled, (B,).
+        reach: The number of images of a cluster that get its label, the nearest to its centre (default: all).
+
+    Returns:
+        The images (M,), and for each the cluster sources label it gets, (M,), as an index in `chosen`.
     """
-    lender = torch.full_like(found.centers, -1)
-    lender[chosen] = torch.arange(len(chosen), device=chosen.device)
-    inside = (found.cluster >= 0).nonzero().flatten()
-    inside = inside[lender[found.cluster[inside]] >= 0]
-    order = inside[found.distance[inside].argsort(stable=True)]
-    order = order[lender[found.cluster[order]].argsort(stable=True)]
-    whose = lender[found.cluster[order]]
+    source = torch.full_like(pool_clusters.centers, -1)
+    source[chosen] = torch.arange(len(chosen), device=chosen.device)
+    inside = (pool_clusters.cluster >= 0).nonzero().flatten()
+    inside = inside[source[pool_clusters.cluster[inside]] >= 0]
+    order = inside[pool_clusters.distance[inside].argsort(stable=True)]
+    order = order[source[pool_clusters.cluster[order]].argsort(stable=True)]
+    sources = source[pool_clusters.cluster[order]]
     if reach is not None:
-        near = index_within_group(whose) < reach
-        order, whose = order[near], whose[near]
-    return order, whose
+        near = index_within_group(sources) < reach
+        order, sources = order[near], sources[near]
+    return order, sources
 
 
-def _reduced(points: np.ndarray, seed: int) -> np.ndarray:
-    width = min(WIDTH, *points.shape)
-    if points.shape[1] <= WIDTH:
+def _reduce(points: np.ndarray, seed: int) -> np.ndarray:
+    width = min(MAX_DIMENSIONS, *points.shape)
+    if points.shape[1] <= MAX_DIMENSIONS:
         return points
     return PCA(width, svd_solver="covariance_eigh", random_state=seed).fit_transform(points)
 
@@ -95,11 +101,11 @@ def _dense(points: np.ndarray) -> np.ndarray:
 
 
 def _k_means(points: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the cluster (n,) of each point, numbered without gaps, and its squared distance to the mean (n,)."""
+    """Return the cluster (n,) of each point, with consecutive indices, and its squared distance to the mean (n,)."""
     if not len(points):
         return np.empty(0, int), np.empty(0)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # copies of a point leave clusters empty
+        warnings.simplefilter("ignore", ConvergenceWarning)  # identical points leave clusters empty
         means = KMeans(count, n_init=1, random_state=seed).fit(points)
     _, cluster = np.unique(means.labels_, return_inverse=True)
     return cluster, np.square(points - means.cluster_centers_[means.labels_]).sum(1)

@@ -1,4 +1,4 @@
-"""What is known of a selection where the pool's labels are known: diagnostics, which nothing in the field can have."""
+"""Diagnostics of a selection from the true labels of a simulated pool, which are not available in practice."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from deeppatch.metrics import accuracy
 class PoolTruth:
     """The true labels of a simulated pool, int64 (N,), and the model's predictions (N,).
 
-    Neither what selects nor what trains may import this module; a test sees to it.
+    No module that selects or trains may import this module; a test checks that.
     """
 
     def __init__(self, truth: Tensor, predictions: Tensor) -> None:
@@ -22,7 +22,7 @@ class PoolTruth:
         self._predictions = predictions.to(truth.device)
 
     def diagnostics(self, selection: Selection, pseudo_labels: Tensor) -> dict[str, Any]:
-        """Return shares in percent, None of nothing; `pseudo_labels` (N,) are classes for all images."""
+        """Return shares in percent, None for a share of no image; `pseudo_labels` (N,) are classes for all images."""
         device = self._truth.device
         wrong = self._predictions != self._truth
         members, unlabelled = selection.members.to(device), selection.unlabelled.to(device)

@@ -1,4 +1,4 @@
-"""An encoder that learns from images without labels, to compare them without a model: SimCLR on two copies of each."""
+"""An encoder that is trained on unlabelled images by contrastive learning (SimCLR)."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from deeppatch.data.views import to_float
 from deeppatch.features import embed, last_linear
 from deeppatch.graph.hooks import swap
 
-PROJECTION = 128
+PROJECTION_SIZE = 128
 TEMPERATURE = 0.5
-LEAST_AREA = 0.2
+MIN_CROP_AREA = 0.2
 JITTER = 0.4
 HUE = 0.1
 NEIGHBOURS = 20
-# luminance, and two axes of colour that a change of hue turns (YIQ)
+# luminance and two colour axes, which a change of hue rotates (YIQ)
 YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 
 
 class Encoder(nn.Module):
-    """A classifier whose last linear layer has become a projection of two layers, which only its training needs."""
+    """A classifier whose last linear layer is replaced by a projection head of two layers, used only in training."""
 
     def __init__(self, classifier: nn.Module, example: Tensor) -> None:
         super().__init__()
         name, layer = last_linear(classifier, example)
         width = layer.in_features
-        swap(classifier, name, nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, PROJECTION)))
+        swap(classifier, name, nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, PROJECTION_SIZE)))
         self.body = classifier
         self.head = name
 
@@ -41,16 +41,16 @@ class Encoder(nn.Module):
         return F.normalize(self.body(pixels), dim=1)
 
     def features(self, pixels: Tensor, *, batch_size: int = 256, amp: bool = False) -> Tensor:
-        """Return what the projection reads, float32 (N, D), of uint8 pixels (N, 3, H, W), in eval mode."""
+        """Return the input of the projection head, float32 (N, D), for uint8 pixels (N, 3, H, W), in eval mode."""
         layer = self.body.get_submodule(self.head)
         return embed(self.body, pixels, batch_size=batch_size, amp=amp, label="encoding", layer=layer).features
 
 
 @dataclass(frozen=True)
-class Pairs:
-    """One epoch of batches: two distorted copies of each of n images, (2n, 3, H, W), the second ones after the first.
+class PositivePairs:
+    """One epoch of batches: two augmented copies of each of n images, (2n, 3, H, W), all first copies first.
 
-    The draws depend on `seed` and `epoch` only. The second entry of a batch has the indices of the images, (n,).
+    Random numbers depend only on `seed` and `epoch`. The second entry of a batch has the indices of the images, (n,).
     """
 
     pixels: Tensor
@@ -60,7 +60,7 @@ class Pairs:
     mirror: bool = True
 
     def __len__(self) -> int:
-        return max(1, len(self.pixels) // self.batch_size)  # a short batch would have few others to be told from
+        return max(1, len(self.pixels) // self.batch_size)  # a short batch would have few negatives
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         generator = runtime.generator(self.seed, "pairs", self.epoch)
@@ -68,43 +68,43 @@ class Pairs:
         for batch in range(len(self)):
             indices = order[batch * self.batch_size : (batch + 1) * self.batch_size].to(self.pixels.device)
             copies = to_float(self.pixels[indices]).repeat(2, 1, 1, 1)
-            yield distorted(copies, generator, mirror=self.mirror), indices
+            yield augment(copies, generator, mirror=self.mirror), indices
 
 
-def contrast(model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
-    """Return the mean loss of telling each copy's partner from all others (NT-Xent; Chen et al., ICML 2020, eq. 1).
+def contrastive_loss(model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+    """Return the contrastive loss NT-Xent (Chen et al., ICML 2020, eq. 1).
 
-    `batch` is pixels (2n, 3, H, W), copy i and copy n + i being of one image, and anything else.
+    The first entry of `batch` is pixels (2n, 3, H, W), where i and n + i are copies of one image; others are ignored.
     """
     projections = model(batch[0]).float()
     count = len(projections) // 2
-    likeness = projections @ projections.T / TEMPERATURE
-    likeness = likeness.masked_fill(torch.eye(2 * count, dtype=torch.bool, device=likeness.device), -torch.inf)
-    partners = torch.arange(2 * count, device=likeness.device).roll(count)
-    return F.cross_entropy(likeness, partners)
+    similarity = projections @ projections.T / TEMPERATURE
+    similarity = similarity.masked_fill(torch.eye(2 * count, dtype=torch.bool, device=similarity.device), -torch.inf)
+    partners = torch.arange(2 * count, device=similarity.device).roll(count)
+    return F.cross_entropy(similarity, partners)
 
 
-def distorted(pixels: Tensor, generator: torch.Generator, *, mirror: bool = True) -> Tensor:
-    """Return pixels (N, 3, H, W) in [0, 1], each cropped, recoloured and greyed by its own draws (SimCLR, appendix A).
+def augment(pixels: Tensor, generator: torch.Generator, *, mirror: bool = True) -> Tensor:
+    """Return pixels (N, 3, H, W) in [0, 1], randomly cropped, recoloured and greyed (SimCLR, appendix A).
 
-    A crop has 20 to 100 % of the area and a ratio of sides from 3/4 to 4/3; colours change in four of five images, and
-    one of five turns grey. The generator is on the CPU.
+    A crop has 20 to 100 % of the area and an aspect ratio from 3/4 to 4/3. Colours change with probability 0.8, and
+    an image becomes grey with probability 0.2. The generator is on the CPU.
     """
     count, device = len(pixels), pixels.device
     crops = _crops(count, generator, mirror).to(device)
     grid = F.affine_grid(crops, list(pixels.shape), align_corners=False)
-    seen = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    cropped = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
     colours, contrasts = (drawn.to(device) for drawn in _colours(count, generator))
-    means = (YIQ[0].to(device).view(1, 3, 1, 1) * seen).sum(1, keepdim=True).mean((2, 3), keepdim=True)
-    seen = torch.lerp(means, seen, contrasts.view(-1, 1, 1, 1))
-    return (colours @ seen.flatten(2)).view_as(seen).clamp_(0, 1)
+    means = (YIQ[0].to(device).view(1, 3, 1, 1) * cropped).sum(1, keepdim=True).mean((2, 3), keepdim=True)
+    cropped = torch.lerp(means, cropped, contrasts.view(-1, 1, 1, 1))
+    return (colours @ cropped.flatten(2)).view_as(cropped).clamp_(0, 1)
 
 
 def _crops(count: int, generator: torch.Generator, mirror: bool) -> Tensor:
-    """Draw which part of each image is seen: matrices (N, 2, 3) from output to input, in [-1, 1]."""
-    area = LEAST_AREA + (1 - LEAST_AREA) * torch.rand(count, generator=generator)
+    """Draw the crop of each image: affine matrices (N, 2, 3) from output to input, in [-1, 1]."""
+    area = MIN_CROP_AREA + (1 - MIN_CROP_AREA) * torch.rand(count, generator=generator)
     ratio = ((2 * torch.rand(count, generator=generator) - 1) * math.log(4 / 3)).exp()
-    width, height = ((area * each).sqrt().clamp(max=1) for each in (ratio, 1 / ratio))
+    width, height = ((area * factor).sqrt().clamp(max=1) for factor in (ratio, 1 / ratio))
     across, down = ((2 * torch.rand(count, generator=generator) - 1) * (1 - size) for size in (width, height))
     flipped = 1 - 2.0 * ((torch.rand(count, generator=generator) < 0.5) & mirror)
     zero = torch.zeros(count)
@@ -112,7 +112,7 @@ def _crops(count: int, generator: torch.Generator, mirror: bool) -> Tensor:
 
 
 def _colours(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Draw what becomes of colours: matrices (N, 3, 3) of brightness, saturation, hue and greyness; contrasts (N,)."""
+    """Draw colour changes: matrices (N, 3, 3) of brightness, saturation, hue and greying, and contrasts (N,)."""
     brightness, contrasts, saturation = 1 + JITTER * (2 * torch.rand(3, count, generator=generator) - 1)
     angle = 2 * math.pi * HUE * (2 * torch.rand(count, generator=generator) - 1)
     changed = torch.rand(count, generator=generator) < 0.8
@@ -123,19 +123,19 @@ def _colours(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     )
     zero, one = torch.zeros(count), torch.ones(count)
     cosine, sine = saturation * angle.cos(), saturation * angle.sin()
-    turned = torch.stack([one, zero, zero, zero, cosine, -sine, zero, sine, cosine], 1).view(-1, 3, 3)
-    return brightness.view(-1, 1, 1) * (torch.linalg.inv(YIQ) @ turned @ YIQ), contrasts
+    rotation = torch.stack([one, zero, zero, zero, cosine, -sine, zero, sine, cosine], 1).view(-1, 3, 3)
+    return brightness.view(-1, 1, 1) * (torch.linalg.inv(YIQ) @ rotation @ YIQ), contrasts
 
 
 def neighbours_accuracy(known: Tensor, labels: Tensor, features: Tensor, truth: Tensor) -> float:
-    """Return the share, in [0, 1], of images whose 20 nearest known ones, by cosine, are mostly of their class.
+    """Return the accuracy, in [0, 1], of a classifier by the 20 nearest neighbours in cosine similarity.
 
-    Features are (R, D) with labels (R,), and (N, D) with labels (N,).
+    `known` (R, D) are the features of images with `labels` (R,); `features` (N, D) with `truth` (N,) are classified.
     """
     classes = int(max(labels.max(), truth.max())) + 1
     near = F.normalize(known, dim=1).T
-    right = 0
+    correct = 0
     for part, own in zip(F.normalize(features, dim=1).split(1024), truth.split(1024), strict=True):
         votes = labels[(part @ near).topk(min(NEIGHBOURS, len(known)), dim=1).indices]
-        right += int((F.one_hot(votes, classes).sum(1).argmax(1) == own).sum())
-    return right / len(truth)
+        correct += int((F.one_hot(votes, classes).sum(1).argmax(1) == own).sum())
+    return correct / len(truth)

@@ -1,4 +1,4 @@
-"""Train the encoder by which images are compared on images without labels, or take one that was trained before."""
+"""Train an encoder on unlabelled images, or load it from the cache."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from deeppatch.cache import ContentCache, Entry
 from deeppatch.data.dataset import Data
 from deeppatch.data.views import to_float
 from deeppatch.features import pixels_digest
-from deeppatch.hybrid.encoder import Encoder, Pairs, contrast, neighbours_accuracy
+from deeppatch.hybrid.encoder import Encoder, PositivePairs, contrastive_loss, neighbours_accuracy
 from deeppatch.progress import info
-from deeppatch.training import fit, last, sgd
+from deeppatch.training import fit, last_epoch, sgd
 from deeppatch.zoo.classifier import Classifier
 
-# of SimCLR on small images, for 128 of them in a batch
-RATE, MOMENTUM, DECAY = 0.06, 0.9, 5e-4
+# of SimCLR for small images and batches of 128
+LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.06, 0.9, 5e-4
 
 
 @dataclass(frozen=True)
 class EncoderSettings:
-    """What an encoder is, and how it is trained; `encoder` names the network that `build` makes."""
+    """The settings of an encoder and its training; `encoder` is the name of the network that `build` returns."""
 
     encoder: str = "resnet18"
     epochs: int = 100
@@ -36,10 +36,10 @@ class EncoderSettings:
 
 @dataclass(frozen=True)
 class TrainedEncoder:
-    """An encoder, called with uint8 pixels (N, 3, H, W), and what is known of it.
+    """A trained encoder, which is called with uint8 pixels (N, 3, H, W).
 
-    `facts`: its name, its epochs, the number of images it was trained on, and of how many val images, in percent, the
-    nearest training images are mostly of their class.
+    `facts` has its name, the number of epochs and of training images, and the accuracy on val, in percent, of a
+    nearest-neighbour classifier on its features.
     """
 
     encoder: Encoder
@@ -60,10 +60,10 @@ def train_encoder(
     cache: ContentCache | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> TrainedEncoder:
-    """Return an encoder that has been trained on the images of train and pool; no label and no test image is read.
+    """Train an encoder on the images of train and pool; no label and no test image is used.
 
-    `build` returns an untrained network that ends in a linear layer; what it draws is drawn from the seed. The encoder
-    lies on the device of the data, where pool_pixels, uint8 (N, 3, H, W), must be too. A cache keeps it.
+    `build` returns an untrained network that ends in a linear layer; torch is seeded before it is called. The encoder
+    is on the device of the data, where pool_pixels, uint8 (N, 3, H, W), must be too. With a cache it is trained once.
     """
     train = data.train.pixels[:]
     images = torch.cat([train, pool_pixels])
@@ -72,45 +72,46 @@ def train_encoder(
     encoder = Encoder(Classifier(build(), mean, std).to(images.device), data.example)
     encoder.to(images.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     key = {**asdict(settings), "device": images.device.type, "mirror": data.mirror, "images": pixels_digest(images)}
-    kept = cache.read(key) if cache else None
-    if cache and kept:
+    cached = cache.read(key) if cache else None
+    if cache and cached:
         info(f"inherited {cache.path(key)}")
-        encoder.load_state_dict(kept.tensors)
-        return TrainedEncoder(encoder, settings, kept.notes)
-    facts = learn(encoder, images, data, settings, checkpoint)
+        encoder.load_state_dict(cached.tensors)
+        return TrainedEncoder(encoder, settings, cached.notes)
+    facts = fit_encoder(encoder, images, data, settings, checkpoint)
     if cache:
         cache.write(key, Entry(encoder.state_dict(), facts))
     return TrainedEncoder(encoder, settings, facts)
 
 
-def learn(
+def fit_encoder(
     encoder: Encoder, images: Tensor, data: Data, settings: EncoderSettings, checkpoint: Checkpoint | None = None
 ) -> dict[str, Any]:
-    """Train an encoder in place on images (N, 3, H, W), and return what is known of it."""
+    """Train an encoder in place on images (N, 3, H, W), and return its `facts`."""
 
-    def judged(_encoder: nn.Module) -> float:
+    def validate(_encoder: nn.Module) -> float:
         features = [encoder.features(part.pixels[:], batch_size=settings.batch_size) for part in (data.train, data.val)]
         return neighbours_accuracy(features[0], data.train.labels, features[1], data.val.labels)
 
     epochs = [
-        Pairs(images, settings.batch_size, settings.seed, epoch, mirror=data.mirror) for epoch in range(settings.epochs)
+        PositivePairs(images, settings.batch_size, settings.seed, epoch, mirror=data.mirror)
+        for epoch in range(settings.epochs)
     ]
     optimizer, schedule = sgd(
         encoder.parameters(),
-        lr=RATE * settings.batch_size / 128,
+        lr=LEARNING_RATE * settings.batch_size / 128,
         momentum=MOMENTUM,
-        weight_decay=DECAY,
+        weight_decay=WEIGHT_DECAY,
         steps=sum(map(len, epochs)),
     )
     history = fit(
         encoder,
         epochs,
-        judged,
-        loss=contrast,
+        validate,
+        loss=contrastive_loss,
         optimizer=optimizer,
         schedule=schedule,
         checkpoint=checkpoint,
-        choose=last,
+        choose=last_epoch,
         amp=settings.amp,
         label="encoder",
     )

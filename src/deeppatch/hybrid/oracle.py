@@ -1,4 +1,4 @@
-"""Who knows the labels of the pool, and how many of them may be asked for."""
+"""An oracle that returns labels of the pool within a budget."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ from torch import Tensor
 Labels = Tensor | Callable[[Tensor], Tensor]
 
 
-class OverBudget(Exception):
-    """More labels were asked for than there is a budget for; a mistake of the program, not of the user."""
+class BudgetExceeded(Exception):
+    """More labels were queried than the budget allows; an error of the program, not of the user."""
 
 
 class Oracle:
-    """Answers with labels of the pool, and refuses the first distinct image beyond its budget.
+    """Returns labels of the pool, for at most `budget` distinct images.
 
-    `labels` int64 (N,), or a function from indices (B,) to labels (B,), are hidden behind it; without any (a pool that
-    nobody has labelled yet) it answers `unknown`. Asking again for what was bought costs nothing.
+    Labels are int64 (N,), or a function from indices (B,) to labels (B,). Without labels (a pool that nobody has
+    labelled yet) it returns `unknown`. Querying the same image again is free.
     """
 
     def __init__(self, labels: Labels | None, budget: int, *, unknown: int = -1) -> None:
         self._labels = labels
         self._budget = budget
         self._unknown = unknown
-        self._asked: set[int] = set()
+        self._queried: set[int] = set()
 
     @property
-    def spent(self) -> int:
-        """How many distinct images have been asked for."""
-        return len(self._asked)
+    def labels_bought(self) -> int:
+        """The number of distinct images that have been queried."""
+        return len(self._queried)
 
-    def ask(self, indices: Tensor) -> Tensor:
-        """Return the labels (B,) of the images at `indices` (B,); OverBudget where these are too many."""
-        asked = self._asked | set(indices.tolist())
-        if len(asked) > self._budget:
-            raise OverBudget(f"{len(asked)} distinct labels asked for, {self._budget} may be")
-        self._asked = asked
+    def query(self, indices: Tensor) -> Tensor:
+        """Return the labels (B,) of the images at `indices` (B,); BudgetExceeded when these are too many."""
+        queried = self._queried | set(indices.tolist())
+        if len(queried) > self._budget:
+            raise BudgetExceeded(f"{len(queried)} distinct labels queried, but the budget is {self._budget}")
+        self._queried = queried
         if self._labels is None:
             return torch.full_like(indices, self._unknown)
         if not isinstance(self._labels, Tensor):

@@ -1,4 +1,4 @@
-"""Repair a network with a selection of a pool: a warm start on what it knows, then semi-supervised repair."""
+"""Repair a network with labels of a pool: fine-tuning as a warm start, then semi-supervised training."""
 
 from __future__ import annotations
 
@@ -42,26 +42,26 @@ def relearn(
     """Repair a network with the labels of a selection and with unlabelled images of the pool (HybridRepair).
 
     Args:
-        model: the classifier to repair: float pixels (N, 3, H, W) in [0, 1] to logits (N, C). It stays as it is.
-        data: train is replayed, val and test are only measured.
-        pool_pixels: the images that the selection was made of, uint8 (N, 3, H, W).
-        selection: what `choose_labels` returned, with labels unless only unlabelled images are used.
-        epochs: of the warm start, and of the repair.
-        lr: learning rate of SGD, which is constant.
-        use: `both`; `labels`: only the supervised phase; `unlabelled`: only pseudo-labels, no label.
-        views: how many AugMix views each image of the pool is shown in, beside itself.
-        recipe: the constants of the training, such as the size of a batch; None: as published.
-        amp: whether passes through the model run in bfloat16.
-        seed: of all that is drawn.
-        cache: where the warm start is kept, so that several repairs share it.
-        checkpoint: where the repair is saved after each epoch, and resumed.
+        model: The classifier of float pixels (N, 3, H, W) in [0, 1] to repair; it is not changed.
+        data: The data; `train` is replayed, accuracy on `val` and `test` is measured only.
+        pool_pixels: The images of the pool, uint8 (N, 3, H, W).
+        selection: The selection of `choose_labels`, with labels unless only unlabelled images are used.
+        epochs: The number of epochs of the warm start, and of the repair.
+        lr: The constant learning rate of SGD.
+        use: `both`, `labels` for only the supervised phase, or `unlabelled` for only pseudo-labels.
+        views: The number of AugMix views of each image of the pool, in addition to itself.
+        recipe: The constants of the training, such as the batch size (default: as published).
+        amp: Whether forward passes run in bfloat16.
+        seed: The seed of all random choices.
+        cache: Where the warm start is stored, so that several repairs share it.
+        checkpoint: Where the repair is saved after each epoch, and resumed from.
 
     Returns:
-        The repaired copy, as its last epoch leaves it, in eval mode. Its attribute `history` is a
+        The repaired copy after the last epoch, in eval mode. Its attribute `history` is a
         `deeppatch.training.History` of the repair; `history.watched` has the accuracy on test after each epoch.
 
     Raises:
-        UserError: where a label is missing, nothing is unlabelled that should be used, or the model classifies no
+        UserError: When a label is missing, there are no unlabelled images to use, or the model classifies no
             training image correctly.
 
     Li, Chen and Xu, "HybridRepair: towards annotation-efficient repair for deep learning models", ISSTA 2022.
@@ -84,11 +84,13 @@ def relearn(
         raise UserError("use='unlabelled': the selection has no unlabelled images; choose another method")
     device = next(model.parameters()).device
     data, settings, recipe = data.to(device), RepairSettings(epochs, lr, seed=seed, amp=amp), recipe or Recipe()
-    learned = semi_supervised_data(data, pool_pixels.to(device), selection, use=use, views=views, settings=settings)
+    training_data = semi_supervised_data(
+        data, pool_pixels.to(device), selection, use=use, views=views, settings=settings
+    )
     on_val, on_test = (accuracy_on(part, amp=amp) for part in (data.val, data.test))
-    repaired = warm_start(model, learned, recipe, settings, on_val, cache=cache)
+    repaired = warm_start(model, training_data, recipe, settings, on_val, cache=cache)
     history = repair(
-        repaired, learned, recipe, settings, on_val, watch=lambda m: {"test": on_test(m)}, checkpoint=checkpoint
+        repaired, training_data, recipe, settings, on_val, watch=lambda m: {"test": on_test(m)}, checkpoint=checkpoint
     )
     repaired.history = history  # type: ignore[assignment]
     return repaired
@@ -97,9 +99,9 @@ def relearn(
 def semi_supervised_data(
     data: Data, pool_pixels: Tensor, selection: Selection, *, use: str, views: int, settings: RepairSettings
 ) -> SemiSupervisedData:
-    """Put together what a repair learns from: training images, the pool, and of the selection what `use` names.
+    """Combine what a repair learns from: training images, the pool, and the part of the selection that `use` names.
 
-    Everything lies on the device of `pool_pixels`, uint8 (N, 3, H, W).
+    Everything is on the device of `pool_pixels`, uint8 (N, 3, H, W).
     """
     if not isinstance(data.train.pixels, Tensor):
         raise DataProblem(f"{data.name} does not fit in memory; choose other training images")
@@ -109,7 +111,7 @@ def semi_supervised_data(
         generator = runtime.generator(settings.seed, "unsmoothness", epochs)
         return consistency(model, pool_pixels, views, generator, amp=settings.amp).entropy
 
-    def shown(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    def make_views(pixels: Tensor, generator: torch.Generator) -> Tensor:
         return augmix_views(pixels, views, generator)
 
     return SemiSupervisedData(
@@ -118,7 +120,7 @@ def semi_supervised_data(
         known.to(pool_pixels.device),
         weights.to(pool_pixels.device),
         len(data.classes),
-        shown,
+        make_views,
         entropy if selection.facts.get("weighted") else None,
         crop=data.crop,
         mirror=data.mirror,
@@ -129,7 +131,7 @@ def semi_supervised_data(
 def warm_start_facts(
     model: nn.Module, data: SemiSupervisedData, recipe: Recipe, settings: RepairSettings
 ) -> dict[str, Any]:
-    """Return all that a warm start depends on."""
+    """Return everything that the warm start depends on, as the key of the cache."""
     train = {"pixels": data.train.pixels, "labels": data.train.labels}
     return {
         "base": state_digest(model.state_dict()),
@@ -156,14 +158,14 @@ def warm_start(
 ) -> nn.Module:
     """Return a copy of a model, fine-tuned with cross entropy on the training images that it classifies correctly.
 
-    Accuracy before repair is that of this copy (Li, Chen and Xu, ISSTA 2022). A cache keeps it under all that it
+    The accuracy before repair is that of this copy (Li, Chen and Xu, ISSTA 2022). A cache stores it by all that it
     depends on.
     """
     tuned = copy.deepcopy(model)
     facts = warm_start_facts(model, data, recipe, settings) if cache else {}
-    kept = cache.read(facts) if cache else None
-    if kept:
-        tuned.load_state_dict(kept.tensors)
+    cached = cache.read(facts) if cache else None
+    if cached:
+        tuned.load_state_dict(cached.tensors)
         return tuned
     plain = replace(recipe, smoothing=0.0)
     repair(tuned, data.training_images_only(), plain, settings, validate, checkpoint=checkpoint, label="finetune")

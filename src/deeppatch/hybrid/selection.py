@@ -1,4 +1,4 @@
-"""What annotate leaves for relearn: which images to label, which share a label, and which to read without one."""
+"""The selection of images of a pool: which are labelled, which get a propagated label, and which are unlabelled."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ UNKNOWN = -1
 class Selection:
     """Images of the pool, named by their indices in it (int64).
 
-    - `bought` (B,): those whose labels are bought, in the order in which they were chosen, and `labels` (B,): their
-      classes, UNKNOWN where nobody has given them yet;
-    - `members` (M,): those that train with a label, and `lender` (M,): whose they take, an index in `bought`. Those
-      bought are among them, with their own;
-    - `unlabelled` (U,): those that semi-supervised training reads, and `weights` float32 (U,): how likely each is to be
-      drawn. A member among them keeps its label;
-    - `facts`: how they were chosen: method, tau, and whether they are drawn by weights that follow the model and are
-      joined by all members (`weighted`).
+    Args:
+        bought: The images whose labels are bought, in the order in which they were chosen, (B,).
+        labels: Their classes (B,), UNKNOWN until they are given.
+        members: The images that are trained with a label, bought or propagated, (M,).
+        lender: For each member, the image whose label it has, as an index in `bought`, (M,).
+        unlabelled: The images that semi-supervised training reads, (U,); members among them keep their labels.
+        weights: How likely each of these is to be drawn, float32 (U,).
+        facts: How they were chosen: `method`, `tau`, and `weighted`: whether weights are updated during training and
+            all members are drawn as well.
 
     >>> selection = supervised(torch.tensor([7, 2]), torch.tensor([UNKNOWN, UNKNOWN]))
     >>> labelled = selection.with_labels(torch.tensor([1, 0]))
@@ -44,35 +45,35 @@ class Selection:
 
     @property
     def member_labels(self) -> Tensor:
-        """Labels (M,) of the members: each that of its lender."""
+        """The labels (M,) of the members."""
         return self.labels[self.lender]
 
     def with_labels(self, labels: Tensor) -> Selection:
-        """Return the same selection with the labels, int64 (B,), of `bought`, in that order; UserError if unfit."""
+        """Return the selection with labels, int64 (B,), for `bought` in that order; UserError when they are invalid."""
         labels = torch.as_tensor(labels).to(self.bought)
         if labels.shape != self.bought.shape or bool((labels < 0).any()):
             raise UserError(f"give one label, 0 or more, for each of the {len(self.bought)} images that are bought")
         return replace(self, labels=labels)
 
     def to_bytes(self, **facts: Any) -> bytes:
-        """Serialise as safetensors; `facts` join those at hand in the file's metadata."""
+        """Serialise as safetensors, with `facts` as further metadata."""
         names = ("bought", "labels", "members", "lender", "unlabelled", "weights")
         return tensors_to_bytes({name: getattr(self, name) for name in names}, {**self.facts, **facts})
 
 
 def selection_from_bytes(content: bytes, origin: Path) -> Selection:
-    """Return what `Selection.to_bytes` made; StaleArtifact when it is damaged."""
+    """Return the selection that `Selection.to_bytes` has serialised; StaleArtifact when it is damaged."""
     tensors, facts = tensors_from_bytes(content, origin)
     return Selection(**tensors, facts=facts)
 
 
 def supervised(bought: Tensor, labels: Tensor) -> Selection:
-    """Return a selection that trains on what was bought and reads nothing else."""
+    """Return a selection of bought images only."""
     return semi_supervised(bought, labels, bought.new_empty(0))
 
 
 def semi_supervised(bought: Tensor, labels: Tensor, unlabelled: Tensor) -> Selection:
-    """Return a selection whose bought images share no label, beside unlabelled ones of equal weight."""
+    """Return a selection of bought images, without propagation, and unlabelled ones of equal weight."""
     indices = torch.arange(len(bought), device=bought.device)
     weights = torch.ones(len(unlabelled), device=bought.device)
     return Selection(bought, labels, bought.clone(), indices, unlabelled, weights, {"weighted": False, "tau": None})

@@ -1,4 +1,4 @@
-"""The methods that choose what to label, by name: each reads what it needs of the evidence and asks the oracle once."""
+"""The methods that choose images to label, by name; each queries the oracle once."""
 
 from __future__ import annotations
 
@@ -16,17 +16,24 @@ from deeppatch.hybrid.oracle import Oracle
 from deeppatch.hybrid.selection import Selection, semi_supervised, supervised
 from deeppatch.runtime import generator
 
-# how many images of a cluster share the label of its centre where features are the model's own: its failures lie
-# between its clusters, so that labels propagated over whole ones are wrong more often than its own predictions
-NEAREST = 3
+# the number of images of a cluster that get the label of its centre when features are the model's own: the model fails
+# between its clusters, so labels that are propagated to whole clusters are wrong more often than its predictions
+MEMBERS_PER_LABEL = 3
 
 
 @dataclass
-class Evidence:
-    """A model and a pool, uint8 pixels (N, 3, H, W) without labels, and what the one makes of the other, once asked.
+class SelectionInputs:
+    """A model and a pool of unlabelled images, with features and predictions that are computed when first used.
 
-    `train` are the training images. `encode`, if given, makes features (N, D) that know nothing of the model: then a
-    label is propagated over its whole cluster.
+    Args:
+        model: The classifier.
+        pool: The pixels of the pool, uint8 (N, 3, H, W).
+        train: The pixels of the training images.
+        seed: The seed of all random choices.
+        views: The number of AugMix views of each image.
+        encode: Computes features (N, D) by another network; labels are then propagated to whole clusters.
+        batch_size: The number of images in a batch.
+        amp: Whether forward passes run in bfloat16.
     """
 
     model: nn.Module
@@ -45,36 +52,40 @@ class Evidence:
 
     @cached_property
     def train_embeddings(self) -> Embeddings:
-        """The same of the training images, as they are."""
+        """Logits and penultimate features of the training images."""
         return embed(self.model, self.train, batch_size=self.batch_size, amp=self.amp, label="training images")
 
     @cached_property
     def consistency(self) -> Consistency:
-        """What the model says of views of the pool."""
+        """The predictions for views of the pool."""
         return consistency(
             self.model, self.pool, self.views, self.generator("views"), batch_size=self.batch_size, amp=self.amp
         )
 
     @cached_property
     def features(self) -> Tensor:
-        """What images are compared by (N, D)."""
+        """The features by which images of the pool are compared, (N, D)."""
         return self.embeddings.features if self.encode is None else self.encode(self.pool)
 
     @cached_property
     def train_features(self) -> Tensor:
-        """The same of the training images (R, D)."""
+        """The same features of the training images, (R, D)."""
         return self.train_embeddings.features if self.encode is None else self.encode(self.train)
 
     def generator(self, purpose: str) -> torch.Generator:
-        """Return the generator for one purpose."""
+        """Return the random generator of one purpose."""
         return generator(self.seed, "annotate", purpose)
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A selection, why each image was bought (B), and the cluster that it stands for, int64 (B,), -1 where none.
+    """The result of a method.
 
-    `predictions` (N, C) are what the method saw of the pool: means over views where it looked at some, else of images.
+    Args:
+        selection: The selection.
+        reasons: Why each image was chosen, (B).
+        clusters: The cluster that each image represents, int64 (B,), -1 for none.
+        predictions: The predictions for the pool, (N, C): means over views if the method uses views.
     """
 
     selection: Selection
@@ -83,128 +94,134 @@ class Choice:
     predictions: Tensor
 
 
-Method = Callable[[Evidence, Oracle, int], Choice]
+Method = Callable[[SelectionInputs, Oracle, int], Choice]
 
 
-def nothing(evidence: Evidence, oracle: Oracle, budget: int) -> Choice:
-    """Buy no label: the control that shows what training longer does."""
-    none = torch.empty(0, dtype=torch.long, device=evidence.pool.device)
-    return _plain(evidence.embeddings.probabilities, supervised(none, none), "")
+def no_labels(inputs: SelectionInputs, oracle: Oracle, budget: int) -> Choice:
+    """Buy no label: the control for the effect of longer training."""
+    none = torch.empty(0, dtype=torch.long, device=inputs.pool.device)
+    return _without_clusters(inputs.embeddings.probabilities, supervised(none, none), "")
 
 
-def at_random(evidence: Evidence, oracle: Oracle, budget: int) -> Choice:
-    """Buy uniformly drawn images: the control that every choice must beat."""
-    return _bought(evidence, oracle, _random_order(evidence)[:budget], "drawn at random")
+def random_sampling(inputs: SelectionInputs, oracle: Oracle, budget: int) -> Choice:
+    """Buy uniformly sampled images: the baseline of all methods."""
+    return _supervised(inputs, oracle, _random_order(inputs)[:budget], "drawn at random")
 
 
-def mcp(evidence: Evidence, oracle: Oracle, budget: int) -> Choice:
-    """Buy what lies nearest to the boundaries of all pairs of classes."""
-    indices = uncertainty.near_boundaries(evidence.embeddings.probabilities, budget)
-    return _bought(evidence, oracle, indices, "near a boundary of two classes")
+def mcp(inputs: SelectionInputs, oracle: Oracle, budget: int) -> Choice:
+    """Buy the images nearest to the boundaries of all pairs of classes (MCP)."""
+    indices = uncertainty.near_boundaries(inputs.embeddings.probabilities, budget)
+    return _supervised(inputs, oracle, indices, "near a boundary of two classes")
 
 
-def gini(evidence: Evidence, oracle: Oracle, budget: int) -> Choice:
-    """Buy what has the least pure prediction."""
-    indices = uncertainty.least_pure(evidence.embeddings.probabilities, budget)
-    return _bought(evidence, oracle, indices, "of no clear class")
+def gini(inputs: SelectionInputs, oracle: Oracle, budget: int) -> Choice:
+    """Buy the images with the least pure predictions (DeepGini)."""
+    indices = uncertainty.least_pure(inputs.embeddings.probabilities, budget)
+    return _supervised(inputs, oracle, indices, "of no clear class")
 
 
-def coreset(evidence: Evidence, oracle: Oracle, budget: int) -> Choice:
-    """Buy what is farthest from the training images and from each other."""
-    indices = diversity.k_centers(evidence.features, evidence.train_features, budget)
-    return _bought(evidence, oracle, indices, "far from all others chosen")
+def coreset(inputs: SelectionInputs, oracle: Oracle, budget: int) -> Choice:
+    """Buy the images farthest from the training images and from each other (core-set)."""
+    indices = diversity.k_centers(inputs.features, inputs.train_features, budget)
+    return _supervised(inputs, oracle, indices, "far from all others chosen")
 
 
-def badge(evidence: Evidence, oracle: Oracle, budget: int) -> Choice:
-    """Buy what would move the last layer most, in different directions."""
-    found = evidence.embeddings
-    indices = diversity.diverse_gradients(found.probabilities, found.features, budget, evidence.generator("badge"))
-    return _bought(evidence, oracle, indices, "a large gradient unlike the others'")
-
-
-def ssl_random(evidence: Evidence, oracle: Oracle, budget: int) -> Choice:
-    """Buy uniformly drawn images; the rest of the pool is read without labels."""
-    indices = _random_order(evidence)[:budget]
-    return _with_rest(evidence.embeddings.probabilities, oracle, indices, "drawn at random")
-
-
-def ssl_consistency(evidence: Evidence, oracle: Oracle, budget: int) -> Choice:
-    """Buy what views change most; the rest of the pool is read without labels."""
-    indices = uncertainty.largest(evidence.consistency.variance, budget)
-    return _with_rest(evidence.consistency.mean, oracle, indices, "predictions differ between views")
-
-
-def ssl_consistency_imp(evidence: Evidence, oracle: Oracle, budget: int) -> Choice:
-    """Buy what views change most; the whole pool is read, what was bought with its label."""
-    indices = uncertainty.largest(evidence.consistency.variance, budget)
-    selection = semi_supervised(indices, oracle.ask(indices), torch.arange(len(evidence.pool), device=indices.device))
-    return _plain(evidence.consistency.mean, selection, "predictions differ between views")
-
-
-def hybrid(evidence: Evidence, oracle: Oracle, budget: int) -> Choice:
-    """Buy the centres of the clusters of largest summed entropy, and propagate their labels (HybridRepair).
-
-    What is left of the budget, where there are fewer clusters, is drawn at random. Images at most as uncertain as tau
-    are read without labels, each drawn in proportion to its certainty.
-    """
-    entropy = evidence.consistency.entropy
-    found = clusters.regions(evidence.features, budget, evidence.seed)
-    best = clusters.most_uncertain(found, entropy, budget)
-    members, lender = clusters.sharing(found, best, NEAREST if evidence.encode is None else None)
-    others = _random_order(evidence)
-    others = others[~torch.isin(others, found.centers[best])][: budget - len(best)]
-    members, kept = _without(members, others)
-    extra = torch.arange(len(best), len(best) + len(others), device=best.device)
-    bought = torch.cat([found.centers[best], others])
-    tau = threshold(
-        entropy, evidence.embeddings.logits, evidence.train_embeddings.logits, evidence.generator("threshold")
+def badge(inputs: SelectionInputs, oracle: Oracle, budget: int) -> Choice:
+    """Buy images with large and diverse gradients of the last layer (BADGE)."""
+    embeddings = inputs.embeddings
+    indices = diversity.diverse_gradients(
+        embeddings.probabilities, embeddings.features, budget, inputs.generator("badge")
     )
+    return _supervised(inputs, oracle, indices, "a large gradient unlike the others'")
+
+
+def ssl_random(inputs: SelectionInputs, oracle: Oracle, budget: int) -> Choice:
+    """Buy uniformly sampled images, and use the rest of the pool without labels."""
+    indices = _random_order(inputs)[:budget]
+    return _with_rest(inputs.embeddings.probabilities, oracle, indices, "drawn at random")
+
+
+def ssl_consistency(inputs: SelectionInputs, oracle: Oracle, budget: int) -> Choice:
+    """Buy the images whose predictions vary most over views, and use the rest of the pool without labels."""
+    indices = uncertainty.largest(inputs.consistency.variance, budget)
+    return _with_rest(inputs.consistency.mean, oracle, indices, "predictions differ between views")
+
+
+def ssl_consistency_imp(inputs: SelectionInputs, oracle: Oracle, budget: int) -> Choice:
+    """Buy the images whose predictions vary most over views, and use the whole pool, these with their labels."""
+    indices = uncertainty.largest(inputs.consistency.variance, budget)
+    selection = semi_supervised(indices, oracle.query(indices), torch.arange(len(inputs.pool), device=indices.device))
+    return _without_clusters(inputs.consistency.mean, selection, "predictions differ between views")
+
+
+def hybrid(inputs: SelectionInputs, oracle: Oracle, budget: int) -> Choice:
+    """Buy the centres of the clusters with the largest sums of entropy, and propagate their labels (HybridRepair).
+
+    If there are fewer clusters than labels, the rest of the budget is spent on random images. Images with an entropy of
+    at most tau are used without labels, each drawn in proportion to its certainty.
+    """
+    entropy = inputs.consistency.entropy
+    pool_clusters = clusters.cluster_pool(inputs.features, budget, inputs.seed)
+    best = clusters.most_uncertain(pool_clusters, entropy, budget)
+    members, lender = clusters.propagation_targets(
+        pool_clusters, best, MEMBERS_PER_LABEL if inputs.encode is None else None
+    )
+    others = _random_order(inputs)
+    others = others[~torch.isin(others, pool_clusters.centers[best])][: budget - len(best)]
+    members, kept = _exclude(members, others)
+    extra = torch.arange(len(best), len(best) + len(others), device=best.device)
+    bought = torch.cat([pool_clusters.centers[best], others])
+    tau = threshold(entropy, inputs.embeddings.logits, inputs.train_embeddings.logits, inputs.generator("threshold"))
     unlabelled = (entropy <= tau).nonzero().flatten()
     selection = Selection(
         bought,
-        oracle.ask(bought),
+        oracle.query(bought),
         torch.cat([members, others]),
         torch.cat([lender[kept], extra]),
         unlabelled,
         1 - entropy[unlabelled],
         {"weighted": True, "tau": tau},
     )
-    sizes = torch.bincount(found.cluster[found.cluster >= 0], minlength=len(found.centers))[best]
+    sizes = torch.bincount(pool_clusters.cluster[pool_clusters.cluster >= 0], minlength=len(pool_clusters.centers))[
+        best
+    ]
     reasons = [
         f"centre of {size} similar images, uncertain together" if size > 1 else "like no other image"
         for size in sizes.tolist()
     ]
     whose = torch.cat([best, torch.full_like(others, -1)])
-    return Choice(selection, reasons + ["drawn at random"] * len(others), whose, evidence.consistency.mean)
+    return Choice(selection, reasons + ["drawn at random"] * len(others), whose, inputs.consistency.mean)
 
 
-def _random_order(evidence: Evidence) -> Tensor:
-    return torch.randperm(len(evidence.pool), generator=evidence.generator("random")).to(evidence.pool.device)
+def _random_order(inputs: SelectionInputs) -> Tensor:
+    return torch.randperm(len(inputs.pool), generator=inputs.generator("random")).to(inputs.pool.device)
 
 
-def _without(members: Tensor, taken: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the members that are not taken by themselves, and which these are."""
-    kept = ~torch.isin(members, taken)
+def _exclude(members: Tensor, bought: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the members that are not bought themselves, and a mask of them."""
+    kept = ~torch.isin(members, bought)
     return members[kept], kept
 
 
-def _bought(evidence: Evidence, oracle: Oracle, indices: Tensor, reason: str) -> Choice:
-    return _plain(evidence.embeddings.probabilities, supervised(indices, oracle.ask(indices)), reason)
+def _supervised(inputs: SelectionInputs, oracle: Oracle, indices: Tensor, reason: str) -> Choice:
+    return _without_clusters(inputs.embeddings.probabilities, supervised(indices, oracle.query(indices)), reason)
 
 
 def _with_rest(predictions: Tensor, oracle: Oracle, indices: Tensor, reason: str) -> Choice:
     rest = torch.ones(len(predictions), dtype=torch.bool, device=indices.device)
     rest[indices] = False
-    return _plain(predictions, semi_supervised(indices, oracle.ask(indices), rest.nonzero().flatten()), reason)
+    return _without_clusters(
+        predictions, semi_supervised(indices, oracle.query(indices), rest.nonzero().flatten()), reason
+    )
 
 
-def _plain(predictions: Tensor, selection: Selection, reason: str) -> Choice:
+def _without_clusters(predictions: Tensor, selection: Selection, reason: str) -> Choice:
     count = len(selection.bought)
     return Choice(selection, [reason] * count, torch.full_like(selection.bought, -1), predictions)
 
 
 METHODS: dict[str, Method] = {
-    "none": nothing, "random": at_random, "mcp": mcp, "gini": gini, "coreset": coreset, "badge": badge,
+    "none": no_labels, "random": random_sampling, "mcp": mcp, "gini": gini, "coreset": coreset, "badge": badge,
     "ssl-random": ssl_random, "ssl-consistency": ssl_consistency, "ssl-consistency-imp": ssl_consistency_imp,
     "hybrid": hybrid,
 }  # fmt: skip

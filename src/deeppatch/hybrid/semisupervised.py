@@ -1,4 +1,4 @@
-"""Semi-supervised repair: an epoch replays what the model knows with new labels, then learns from pseudo-labels."""
+"""Semi-supervised repair: each epoch has a supervised phase, then a phase with pseudo-labels."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from deeppatch.data import views
 from deeppatch.data.images import Images
 from deeppatch.distributed.data_parallel import Batch
 from deeppatch.errors import UserError
-from deeppatch.hybrid.targets import mixed, mixing_shares, pseudo_labels, row_weights, smoothed, weighted_loss
-from deeppatch.hybrid.training_data import Recipe, RepairSettings, SemiSupervisedData, drawn
+from deeppatch.hybrid.targets import mix_rows, mixing_shares, pseudo_labels, row_weights, smooth_labels, weighted_loss
+from deeppatch.hybrid.training_data import Recipe, RepairSettings, SemiSupervisedData, draw_batches
 from deeppatch.runtime import autocast
-from deeppatch.training import History, constant_sgd, fit, last, predict
+from deeppatch.training import History, constant_sgd, fit, last_epoch, predict
 
-PREDICTING = 256  # images a batch where nothing is learnt
+EVAL_BATCH_SIZE = 256  # without training
 
 
 @dataclass
-class Repair:
-    """A network under repair. `finished` counts its epochs; `model` is trained by `fit` and looked at here."""
+class RepairState:
+    """The state of a repair: the model that `fit` trains, and the number of `finished` epochs."""
 
     model: nn.Module
     data: SemiSupervisedData
@@ -37,18 +37,18 @@ class Repair:
     _measured: dict[int, Tensor] = field(default_factory=dict)
 
     def replayed(self) -> Tensor:
-        """Return the indices (n,) of the training images that the model classifies correctly, as they are."""
+        """Return the indices (n,) of the training images that the model classifies correctly without augmentation."""
         train, training = self.data.train, self.model.training
-        right = predict(self.model, views.clean(train, PREDICTING), amp=self.amp, label="replay") == train.labels
+        correct = predict(self.model, views.clean(train, EVAL_BATCH_SIZE), amp=self.amp, label="replay") == train.labels
         self.model.train(training)
-        if not right.any():
+        if not correct.any():
             raise UserError(
                 "the model classifies no training image correctly: train it longer first, or give a lower learning rate"
             )
-        return right.nonzero()[:, 0]
+        return correct.nonzero()[:, 0]
 
     def consistency_entropy(self, epochs: int) -> Tensor:
-        """Return entropies (N,) in [0, 1] of the model after `epochs` epochs; measured once."""
+        """Return the entropies (N,) in [0, 1] of the model after `epochs` epochs; they are measured once."""
         if epochs not in self._measured:
             training = self.model.training
             self._measured = {epochs: self.data.consistency_entropy(self.model, epochs)}  # type: ignore[misc]
@@ -56,7 +56,7 @@ class Repair:
         return self._measured[epochs]
 
     def weights(self, epoch: int) -> Tensor:
-        """Return the drawing weights (N,) of an epoch (from 0): as given in the first, then by the model as it is."""
+        """Return the sampling weights (N,) of an epoch (from 0): given in the first, then by the current model."""
         data = self.data
         if epoch == 0 or data.consistency_entropy is None or not data.weights.any():
             return data.weights
@@ -65,14 +65,14 @@ class Repair:
 
 @dataclass(frozen=True)
 class RepairEpoch:
-    """The batches (pixels, targets, weights, see `weighted_loss`) of one epoch, chosen by the model as it is when read.
+    """The batches (pixels, targets, weights; see `weighted_loss`) of one epoch, selected by the model when read.
 
-    First phase: replayed training images and pool images whose label is known, shuffled, with smoothed labels. Second
-    phase: replayed images with their labels, and pool images drawn by weight, each in all its views, with pseudo-labels
-    (or the smoothed label where it is known), all mixed up.
+    First phase: replayed training images and pool images with known labels, shuffled, with smoothed labels. Second
+    phase: replayed images with their labels, and pool images sampled by weight, each with all its views and with
+    pseudo-labels (or the smoothed label if it is known), combined by mixup.
     """
 
-    repair: Repair
+    repair: RepairState
     epoch: int
 
     @cached_property
@@ -81,12 +81,12 @@ class RepairEpoch:
 
     @property
     def _steps(self) -> tuple[int, int]:
-        """How many batches each phase has."""
+        """The number of batches of each phase."""
         data, recipe = self.repair.data, self.repair.recipe
         replayed, known = len(self._replayed), int((data.known >= 0).sum())
         first = recipe.capped((replayed + known) // recipe.batch) if data.supervised else 0
-        longer = max(replayed, data.drawn_from) // recipe.batch
-        return first, recipe.capped(longer) if data.weights.any() else 0
+        passes = max(replayed, data.drawn_from) // recipe.batch
+        return first, recipe.capped(passes) if data.weights.any() else 0
 
     def __len__(self) -> int:
         return sum(self._steps)
@@ -98,7 +98,7 @@ class RepairEpoch:
             yield from self._supervised(first)
         if second:
             yield from self._semi_supervised(second, weights)
-        self.repair.finished = self.epoch + 1  # read to the end: the last step has been taken
+        self.repair.finished = self.epoch + 1  # the stream has been read, so the last step is done
 
     def _supervised(self, steps: int) -> Iterator[Batch]:
         data, recipe = self.repair.data, self.repair.recipe
@@ -109,7 +109,7 @@ class RepairEpoch:
             torch.cat([data.train.labels[self._replayed], data.known[chosen]]),
         )
         for pixels, labels in data.labelled(everything, recipe.batch, steps, generator):
-            targets = smoothed(labels, data.classes, recipe.smoothing)
+            targets = smooth_labels(labels, data.classes, recipe.smoothing)
             yield pixels, targets, row_weights(len(labels), 0, 0, pixels.device)
 
     def _semi_supervised(self, steps: int, weights: Tensor) -> Iterator[Batch]:
@@ -117,26 +117,26 @@ class RepairEpoch:
         generator = runtime.generator(repair.seed, "semi-supervised", self.epoch)
         replayed = data.train.take(repair.replayed() if data.supervised else self._replayed)
         device = replayed.labels.device
-        order = drawn(weights, recipe.batch, steps, generator, replacement=data.consistency_entropy is not None).to(
-            device
-        )
+        order = draw_batches(
+            weights, recipe.batch, steps, generator, replacement=data.consistency_entropy is not None
+        ).to(device)
         shares = mixing_shares(steps, recipe.alpha, generator).to(device)
-        certain = data.labelled(replayed, recipe.batch, steps, generator)
-        for step, (pixels, labels) in enumerate(certain):
-            seen = data.views(data.pool[order[step]], generator)
+        replay_batches = data.labelled(replayed, recipe.batch, steps, generator)
+        for step, (pixels, labels) in enumerate(replay_batches):
+            view_pixels = data.views(data.pool[order[step]], generator)
             with autocast(device, repair.amp):
-                pseudo = pseudo_labels(repair.model, seen, recipe.temperature)
+                pseudo = pseudo_labels(repair.model, view_pixels, recipe.temperature)
             known = data.known[order[step]].unsqueeze(1)
-            taught = smoothed(known.clamp(min=0)[:, 0], data.classes, recipe.smoothing)
-            pseudo = torch.where(known >= 0, taught, pseudo).repeat_interleave(seen.shape[1], 0)
-            whole = torch.cat([pixels, seen.flatten(0, 1)])
-            targets = torch.cat([smoothed(labels, data.classes, 0), pseudo])
+            label_targets = smooth_labels(known.clamp(min=0)[:, 0], data.classes, recipe.smoothing)
+            pseudo = torch.where(known >= 0, label_targets, pseudo).repeat_interleave(view_pixels.shape[1], 0)
+            whole = torch.cat([pixels, view_pixels.flatten(0, 1)])
+            targets = torch.cat([smooth_labels(labels, data.classes, 0), pseudo])
             partners = torch.randperm(len(whole), generator=generator).to(device)
-            grown = 1.0 if not recipe.ramp else min(1.0, (self.epoch + step / steps) / recipe.ramp)
+            ramp_factor = 1.0 if not recipe.ramp else min(1.0, (self.epoch + step / steps) / recipe.ramp)
             yield (
-                mixed(whole, partners, shares[step]),
-                mixed(targets, partners, shares[step]),
-                row_weights(len(labels), len(pseudo), grown * recipe.weight, device),
+                mix_rows(whole, partners, shares[step]),
+                mix_rows(targets, partners, shares[step]),
+                row_weights(len(labels), len(pseudo), ramp_factor * recipe.weight, device),
             )
 
 
@@ -151,18 +151,18 @@ def repair(
     checkpoint: Checkpoint | None = None,
     label: str = "relearn",
 ) -> History:
-    """Train a model in place at a constant learning rate, and leave it as the last epoch has it.
+    """Train a model in place at a constant learning rate, and leave it in the state of the last epoch.
 
-    `validate` returns an accuracy in [0, 1] that chooses nothing. The history's `watched` has what `watch` returns
-    after each epoch, and where the data measure it "entropy", the pool's mean consistency entropy in [0, 1].
+    `validate` returns an accuracy in [0, 1] for the history only. The history's `watched` has what `watch` returns
+    after each epoch, and if the data measure it "entropy", the pool's mean consistency entropy in [0, 1].
     """
     torch.manual_seed(settings.seed)  # dropout must not depend on what came before
-    state = Repair(model, data, recipe, settings.seed, settings.amp)
+    state = RepairState(model, data, recipe, settings.seed, settings.amp)
     optimizer, schedule = constant_sgd(
         model.parameters(), lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
     )
 
-    def noted(trained: nn.Module) -> dict[str, Any]:
+    def watched(trained: nn.Module) -> dict[str, Any]:
         measured = data.consistency_entropy is not None and data.weights.any()
         entropy = {"entropy": state.consistency_entropy(state.finished).mean().item()} if measured else {}
         return {**watch(trained), **entropy}
@@ -175,8 +175,8 @@ def repair(
         optimizer=optimizer,
         schedule=schedule,
         checkpoint=checkpoint,
-        watch=noted,
-        choose=last,
+        watch=watched,
+        choose=last_epoch,
         amp=settings.amp,
         label=label,
     )

@@ -1,4 +1,4 @@
-"""What images are taught in semi-supervised repair: smoothed labels, pseudo-labels, mixtures; and the loss."""
+"""The targets and the loss of semi-supervised repair: smoothed labels, pseudo-labels and mixup."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def smoothed(labels: Tensor, classes: int, amount: float) -> Tensor:
-    """Return targets (N, C) for labels (N,): 1 - `amount` for the label, the rest shared evenly by the C - 1 others.
+def smooth_labels(labels: Tensor, classes: int, amount: float) -> Tensor:
+    """Return targets (N, C) for labels (N,): 1 - `amount` for the label, and equal shares of `amount` for all others.
 
-    torch's own label smoothing shares it among all C classes, the label's included.
+    The label smoothing of torch distributes it over all C classes, including the label.
     """
     others = amount / (classes - 1)
     return F.one_hot(labels, classes) * (1 - amount - others) + others
 
 
-def sharpened(probabilities: Tensor, temperature: float) -> Tensor:
+def sharpen(probabilities: Tensor, temperature: float) -> Tensor:
     """Return p^(1/T) / sum p^(1/T) along the last axis (Berthelot et al., MixMatch, 2019, equation 7)."""
     powers = probabilities.pow(1 / temperature)
     return powers / powers.sum(-1, keepdim=True)
@@ -27,20 +27,20 @@ def sharpened(probabilities: Tensor, temperature: float) -> Tensor:
 def pseudo_labels(model: nn.Module, views: Tensor, temperature: float) -> Tensor:
     """Return a pseudo-label (n, C) for each image from its views (n, V, 3, H, W): the mean prediction, sharpened.
 
-    The model runs in the mode it is in: in train mode its normalisation statistics see the views too.
+    The mode of the model is not changed: in training mode its batch normalisations are updated by the views too.
     """
     logits = model(views.flatten(0, 1)).float()
-    return sharpened(logits.softmax(1).unflatten(0, views.shape[:2]).mean(1), temperature)
+    return sharpen(logits.softmax(1).unflatten(0, views.shape[:2]).mean(1), temperature)
 
 
-def mixed(values: Tensor, partners: Tensor, share: Tensor) -> Tensor:
-    """Return `share` of each row of `values` (N, ...) plus 1 - `share` of the row that `partners` (N,) names."""
+def mix_rows(values: Tensor, partners: Tensor, share: Tensor) -> Tensor:
+    """Return `share` times each row of `values` (N, ...) plus 1 - `share` times its partner, a row index in (N,)."""
     return torch.lerp(values[partners], values, share)
 
 
 def mixing_shares(count: int, alpha: float, generator: torch.Generator) -> Tensor:
-    """Draw `count` times max(l, 1 - l), l ~ Beta(alpha, alpha) (MixMatch, equations 8 and 9)."""
-    # torch's own Beta takes no generator
+    """Draw `count` mixing shares max(l, 1 - l) with l ~ Beta(alpha, alpha) (MixMatch, equations 8 and 9)."""
+    # torch's Beta distribution does not take a generator
     seed = int(torch.randint(2**62, (), generator=generator))
     shares = torch.from_numpy(np.random.default_rng(seed).beta(alpha, alpha, count)).float()
     return torch.maximum(shares, 1 - shares)

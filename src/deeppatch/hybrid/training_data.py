@@ -1,4 +1,4 @@
-"""What semi-supervised repair learns from: labelled images, and a pool of which some labels are known."""
+"""The data of semi-supervised repair: labelled images, and a pool of which some labels are known."""
 
 from __future__ import annotations
 
@@ -15,9 +15,16 @@ from deeppatch.hybrid.selection import UNKNOWN, Selection
 
 @dataclass(frozen=True)
 class Recipe:
-    """The constants of HybridRepair's retraining (Li, Chen and Xu, ISSTA 2022), as its authors ran it.
+    """The constants of HybridRepair's training (Li, Chen and Xu, ISSTA 2022), by default those of its authors.
 
-    `weight` is lambda, which grows linearly from 0 over the first `ramp` epochs; `steps` caps the batches of a phase.
+    Args:
+        batch: The number of images in a batch.
+        smoothing: The amount of label smoothing.
+        temperature: The temperature by which pseudo-labels are sharpened.
+        alpha: The parameter of the Beta distribution of mixup.
+        weight: The weight lambda of the loss on pseudo-labels.
+        ramp: The number of epochs over which this weight grows linearly from 0.
+        steps: The largest number of batches of a phase (default: unlimited).
     """
 
     batch: int = 64
@@ -29,13 +36,13 @@ class Recipe:
     steps: int | None = None
 
     def capped(self, steps: int) -> int:
-        """Return `steps`, the batches of a phase, or the cap where that is less; at least 1."""
+        """Limit the number of batches of a phase; at least 1 is returned."""
         return max(1, steps if self.steps is None else min(steps, self.steps))
 
 
 @dataclass(frozen=True)
 class RepairSettings:
-    """How long and how fast a network is repaired, with SGD at a constant rate, as HybridRepair's authors did."""
+    """The settings of a repair with SGD at a constant learning rate, by default those of HybridRepair's authors."""
 
     epochs: int = 10
     lr: float = 1e-3
@@ -47,14 +54,20 @@ class RepairSettings:
 
 @dataclass(frozen=True)
 class SemiSupervisedData:
-    """What a network learns from: labelled training images, and a pool of which some labels are known.
+    """Labelled training images, and a pool of which some labels are known.
 
-    `pool` is uint8 (N, 3, H, W); `known` int64 (N,) has bought and propagated labels, UNKNOWN where there is none;
-    `weights` (N,) say how likely an image is drawn in the second phase, 0 for never. `views` maps such pixels
-    (n, 3, H, W) to views (n, V, 3, H, W) in [0, 1], the image itself first. `consistency_entropy` returns entropies
-    (N,) in [0, 1] of a model after that many epochs; where it is given, images are drawn with replacement and the
-    weights follow it. `crop` and `mirror` say how labelled images are augmented; without `supervised` there is no first
-    phase.
+    Args:
+        train: The training images.
+        pool: The pixels of the pool, uint8 (N, 3, H, W).
+        known: Bought and propagated labels of the pool, int64 (N,), UNKNOWN where there is none.
+        weights: How likely an image is to be drawn in the second phase, (N,), 0 for never.
+        classes: The number of classes.
+        views: Maps pixels (n, 3, H, W) to views (n, V, 3, H, W) in [0, 1], the image itself first.
+        consistency_entropy: Returns the entropies (N,) in [0, 1] of a model after a number of epochs. If it is given,
+            images are drawn with replacement, and the weights are updated by it.
+        crop: Whether labelled images are cropped.
+        mirror: Whether cropped images are mirrored.
+        supervised: Whether there is a first phase.
     """
 
     train: Images
@@ -70,38 +83,38 @@ class SemiSupervisedData:
 
     @property
     def drawn_from(self) -> int:
-        """How many images an epoch's second phase counts as one pass: the pool if weighted, else what it may draw."""
+        """The number of images in a pass of the second phase: the pool if weights are updated, else those drawable."""
         return len(self.weights) if self.consistency_entropy else int((self.weights > 0).sum())
 
     def training_images_only(self) -> SemiSupervisedData:
-        """Return the same without a pool: what is left is to replay the training images."""
+        """Return the same without a pool, so that only training images are replayed."""
         known, weights = self.known[:0], self.weights[:0]
         return replace(
             self, pool=self.pool[:0], known=known, weights=weights, consistency_entropy=None, supervised=True
         )
 
     def updated_weights(self, consistency_entropy: Tensor) -> Tensor:
-        """Return weights (N,) for entropies (N,): 1 - H where there was a weight, 1 where a label is known."""
+        """Return weights (N,) for entropies H (N,): 1 - H for images with a weight, 1 for those with a known label."""
         certain = torch.where(self.known >= 0, 1.0, 1 - consistency_entropy.to(self.weights)).clamp(min=0)
         return torch.where(self.weights > 0, certain, 0)
 
     def labelled(
         self, images: Images, batch: int, steps: int, generator: torch.Generator
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield `steps` batches (pixels in [0, 1], labels) of shuffled images, augmented as this data set allows."""
-        order = passes(len(images), batch, steps, generator)
+        """Yield `steps` batches (pixels in [0, 1], labels) of shuffled images, augmented if the data set allows it."""
+        order = shuffled_batches(len(images), batch, steps, generator)
         crops = views.random_crops(order.numel(), images.pixels.shape[-2], generator, mirror=self.mirror)
         order, crops = order.to(images.labels.device), crops.to(images.labels.device)
-        for indices, where in zip(order, crops.split(order.shape[1], 1), strict=True):
+        for indices, batch_crops in zip(order, crops.split(order.shape[1], 1), strict=True):
             pixels = views.to_float(images.pixels[indices])
-            yield views.crop_and_flip(pixels, where) if self.crop else pixels, images.labels[indices]
+            yield views.crop_and_flip(pixels, batch_crops) if self.crop else pixels, images.labels[indices]
 
 
 def known_and_weights(selection: Selection, count: int, use: str) -> tuple[Tensor, Tensor]:
-    """Return labels int64 (N,), UNKNOWN where there is none, and drawing weights float32 (N,) for a pool of `count`.
+    """Return the labels int64 (N,), UNKNOWN where there is none, and the sampling weights float32 (N,) of a pool.
 
     `use` is one of USES: with `labels` nothing is drawn, with `unlabelled` nothing is known. Where the selection is
-    weighted, images whose label is known are drawn with weight 1 whatever the cut says.
+    weighted, images with known labels are drawn with weight 1 even if they are not among its unlabelled images.
     """
     device = selection.bought.device
     known = torch.full((count,), UNKNOWN, device=device)
@@ -115,10 +128,10 @@ def known_and_weights(selection: Selection, count: int, use: str) -> tuple[Tenso
     return known, weights
 
 
-def passes(count: int, batch: int, steps: int, generator: torch.Generator) -> Tensor:
-    """Return indices (steps, batch) below `count`: shuffled passes, each without the remainder that fills no batch.
+def shuffled_batches(count: int, batch: int, steps: int, generator: torch.Generator) -> Tensor:
+    """Return indices (steps, batch) below `count` from shuffled passes, without incomplete batches.
 
-    Where `count` is less than a batch, batches are that small.
+    If `count` is smaller than a batch, batches have `count` images.
     """
     size = min(batch, count)
     whole = count // size
@@ -126,10 +139,10 @@ def passes(count: int, batch: int, steps: int, generator: torch.Generator) -> Te
     return torch.cat(orders).view(-1, size)[:steps]
 
 
-def drawn(weights: Tensor, batch: int, steps: int, generator: torch.Generator, *, replacement: bool) -> Tensor:
-    """Return indices (steps, batch) of positive weights (N,): drawn by weight with replacement, or shuffled passes."""
-    indices = weights.cpu().nonzero()[:, 0]  # drawn only among these: no rounding can choose a weight of 0
+def draw_batches(weights: Tensor, batch: int, steps: int, generator: torch.Generator, *, replacement: bool) -> Tensor:
+    """Return indices (steps, batch) of positive weights (N,): sampled with replacement, or from shuffled passes."""
+    indices = weights.cpu().nonzero()[:, 0]  # only these, so that rounding cannot choose a weight of 0
     if replacement:
         chosen = torch.multinomial(weights.cpu()[indices], steps * batch, replacement=True, generator=generator)
         return indices[chosen].view(steps, batch)
-    return indices[passes(len(indices), batch, steps, generator)]
+    return indices[shuffled_batches(len(indices), batch, steps, generator)]

@@ -1,4 +1,4 @@
-"""Which images to label by what a model predicts for them: those between two classes, and those of no clear class."""
+"""Choose images by the uncertainty of their predictions: near class boundaries, or with the least purity."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ def near_boundaries(probabilities: Tensor, budget: int) -> Tensor:
 
     Shen et al., "Multiple-Boundary Clustering and Prioritization", ASE 2020. Images (N, C) are sorted into buckets by
     their two likeliest classes, in order, and within a bucket by the ratio of their probabilities. A round takes the
-    nearest of each bucket that still has one; the last round, where the budget is too small for all, those of largest
-    ratio. A budget beyond N buys all.
+    nearest of each bucket that has images left; the last round, if the budget is too small for all, those of largest
+    ratio. A budget above N selects all.
     """
     top = probabilities.topk(2, dim=1)
     ratio = top.values[:, 1] / top.values[:, 0]
@@ -37,7 +37,7 @@ def index_within_group(groups: Tensor) -> Tensor:
 
 
 def least_pure(probabilities: Tensor, budget: int) -> Tensor:
-    """Return the indices (B,) of the images with the least sum of squared probabilities (N, C), first things first.
+    """Return the indices (B,) of the images with the smallest sums of squared probabilities (N, C), in ascending order.
 
     DeepGini: Feng et al., ISSTA 2020.
     """

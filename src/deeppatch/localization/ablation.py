@@ -1,4 +1,4 @@
-"""Count the degraded images that a network classifies correctly when one of its channels is edited."""
+"""Count the degraded images that a network classifies correctly when one of its channels is ablated or swapped."""
 
 from __future__ import annotations
 
@@ -18,15 +18,18 @@ from deeppatch.graph.network_graph import Graph
 from deeppatch.localization.channel_delta import ChannelDelta, Downstream
 
 Value = TypeVar("Value")
-# filters of each rank between two exchanges of what the ranks have found
+# filters that each rank evaluates between two exchanges of results
 FILTERS_PER_EXCHANGE = 8
 
 
 @dataclass(frozen=True)
 class DegradedBatch:
-    """A batch as the network reads it: normalised degraded images (N, C, H, W), labels (N,), and the clean images.
+    """A batch of degraded images as the network reads it.
 
-    `clean` holds the same images without degradation, normalised (N, C, H, W); only some methods need it.
+    Args:
+        degraded: Normalised degraded images (N, C, H, W).
+        labels: Their labels, int64 (N,).
+        clean: The same images without degradation, normalised (N, C, H, W); only some methods need them.
     """
 
     degraded: Tensor
@@ -36,10 +39,14 @@ class DegradedBatch:
 
 @dataclass
 class CorrectCounts:
-    """The numbers of correct answers so far: `batches` are finished, with `images` images.
+    """The numbers of correctly classified images so far.
 
-    `unedited` counts correct answers of the network as it is, `correct` those under the edit of each filter, by layer.
-    `current` holds the filters of the unfinished batch that are done.
+    Args:
+        batches: The number of finished batches.
+        images: The number of images in them.
+        unedited: How many of these the unedited network classifies correctly.
+        correct: For each layer, how many are classified correctly under the edit of each filter.
+        current: The same for the filters of the unfinished batch that have been evaluated.
     """
 
     batches: int = 0
@@ -49,20 +56,20 @@ class CorrectCounts:
     current: dict[str, list[int]] = field(default_factory=dict)
 
     def scores(self, sign: int) -> Scores:
-        """Return the change of accuracy by an edit of each filter, in [-1, 1], times `sign`."""
+        """Return the change in accuracy caused by the edit of each filter, in [-1, 1], times `sign`."""
         return {
             name: [sign * (count - self.unedited) / self.images for count in row] for name, row in self.correct.items()
         }
 
 
 Scores = dict[str, list[float]]
-# the channels of each layer that are ablated; counts and scores follow their order
+# the channels of each layer to edit; counts and scores have the same order
 Filters = Mapping[str, Sequence[int]]
 # the relative cost of an edit of one channel of each layer
 Costs = Mapping[str, int]
 # the logits (N, classes) of a batch when a channel of a layer is edited; None for no edit
 EditedLogits = Callable[[str | None, int], Tensor]
-# computes once what all edits of a batch share
+# computes for a batch what all edits share, and returns the function that evaluates one edit
 Ablation = Callable[[DegradedBatch], EditedLogits]
 
 
@@ -72,23 +79,23 @@ def count_correct(
     filters: Filters,
     ablation: Ablation,
     counts: CorrectCounts,
-    keep: Callable[[CorrectCounts], object],
+    save: Callable[[CorrectCounts], object],
     tick: Callable[[str], object],
     costs: Costs | None = None,
 ) -> CorrectCounts:
-    """Count correct answers under the edit of each of `filters`, batch by batch.
+    """Count correctly classified images under the edit of each of `filters`, batch by batch.
 
-    Perfloss and featswap are differences of these counts (TOSEM 2023). Several ranks share the filters of a batch by
-    `costs` and hold the same counts.
+    Perfloss and featswap are differences of these counts (TOSEM 2023). With several ranks, the filters of each batch
+    are distributed among them by `costs`, and all ranks return the same counts.
 
     Args:
         batches: The degraded images, in a fixed order.
         filters: The channels of each layer to edit.
         ablation: How a channel is edited.
-        counts: What an earlier run has counted; its batches are read again but not evaluated.
-        keep: Receives the counts after each filter.
-        tick: Receives the layer's name after each filter.
-        costs: The relative cost of a filter in each layer; equal for all where it is not given.
+        counts: The counts of an interrupted run; its batches are read again but not evaluated.
+        save: Receives the counts after each filter.
+        tick: Receives the name of the layer after each filter.
+        costs: The relative cost of a filter in each layer (default: equal).
 
     Returns:
         `counts`, updated in place.
@@ -97,77 +104,87 @@ def count_correct(
         if index < counts.batches:
             continue
         edited = ablation(batch)
-        evaluate = partial(_number_correct, edited, batch)
-        evaluate_filters(counts.current, filters, evaluate, lambda: keep(counts), tick, costs)
+        evaluate = partial(_count_correct_predictions, edited, batch)
+        evaluate_filters(counts.current, filters, evaluate, lambda: save(counts), tick, costs)
         for name, row in counts.current.items():
             before = counts.correct.get(name, [0] * len(row))
             counts.correct[name] = [old + new for old, new in zip(before, row, strict=True)]
         counts.unedited += evaluate(None, 0)
-        del edited, evaluate  # frees the maps before those of the next batch are computed
+        del edited, evaluate  # frees the feature maps before those of the next batch are computed
         counts.images += len(batch.labels)
         counts.batches, counts.current = index + 1, {}
     return counts
 
 
-def correct_images(edited: EditedLogits, batch: DegradedBatch, name: str | None, channel: int) -> Tensor:
-    """Return which images of a batch are classified correctly under an edit, bool (N,) on the CPU; None for no edit."""
+def correct_predictions(edited: EditedLogits, batch: DegradedBatch, name: str | None, channel: int) -> Tensor:
+    """Return which images of a batch are classified correctly under an edit, bool (N,) on the CPU.
+
+    Without a layer `name` the network is not edited.
+    """
     return (edited(name, channel).argmax(1) == batch.labels).cpu()
 
 
-def _number_correct(edited: EditedLogits, batch: DegradedBatch, name: str | None, channel: int) -> int:
-    return int(correct_images(edited, batch, name, channel).sum())
+def _count_correct_predictions(edited: EditedLogits, batch: DegradedBatch, name: str | None, channel: int) -> int:
+    return int(correct_predictions(edited, batch, name, channel).sum())
 
 
 def evaluate_filters(
-    found: dict[str, list[Value]],
+    results: dict[str, list[Value]],
     filters: Filters,
     evaluate: Callable[[str, int], Value],
-    keep: Callable[[], object],
+    save: Callable[[], object],
     tick: Callable[[str], object],
     costs: Costs | None = None,
 ) -> None:
-    """Complete the rows `found` of each layer with what `evaluate` returns for its filters, on the CPU.
+    """Evaluate the filters that have no result yet, and append their results in place.
 
-    `keep` is called after each filter, `tick` with its layer. Several ranks share the filters by `costs` (of one filter
-    in each layer; equal for all where not given), a few at a time, and exchange what they found.
+    With several ranks, the filters are distributed among them by `costs`, a few at a time, and results are exchanged.
+
+    Args:
+        results: For each layer, the results of its first filters; the others are appended.
+        filters: The channels of each layer.
+        evaluate: Returns the result for a channel of a layer, on the CPU.
+        save: Is called after each filter.
+        tick: Receives the name of the layer after each filter.
+        costs: The relative cost of a filter in each layer (default: equal).
     """
     for name in filters:
-        found.setdefault(name, [])
-    missing = [(name, channel) for name, channels in filters.items() for channel in channels[len(found[name]) :]]
+        results.setdefault(name, [])
+    missing = [(name, channel) for name, channels in filters.items() for channel in channels[len(results[name]) :]]
     size = 1 if runtime.ranks() == 1 else FILTERS_PER_EXCHANGE * runtime.ranks()
     for part in (missing[start : start + size] for start in range(0, len(missing), size)):
         shared = {name: [channel for layer, channel in part if layer == name] for name, _ in part}
-        own = ranks.share_out(shared, costs or dict.fromkeys(shared, 1), runtime.ranks())[runtime.rank()]
+        own = ranks.distribute_by_cost(shared, costs or dict.fromkeys(shared, 1), runtime.ranks())[runtime.rank()]
         values = {}
         for name, channels in own.items():
             for channel in channels:
                 values[name, channel] = evaluate(name, channel)
                 tick(name)
-        gathered = {key: value for each in ranks.all_gather(values) for key, value in each.items()}
+        gathered = {key: value for of_rank in ranks.all_gather(values) for key, value in of_rank.items()}
         for name, channel in part:
-            found[name].append(gathered[name, channel])
-        keep()
+            results[name].append(gathered[name, channel])
+        save()
 
 
-def in_graph(graph: Graph, *, swap: bool, dtype: torch.dtype = torch.float32) -> Ablation:
-    """Return the fast ablation: one pass of the graph, and for each filter only the steps that its edit changes.
+def graph_ablation(graph: Graph, *, swap: bool, dtype: torch.dtype = torch.float32) -> Ablation:
+    """Return the fast ablation: one forward pass, and for each filter only the steps that its edit affects.
 
-    An edit sets a channel to zero before the normalisation that follows its convolution, or with `swap` to the values
-    that the clean version of the same images has there.
+    An edit sets a channel to zero before the normalisation that follows its convolution. With `swap` it replaces the
+    channel by that of the clean version of the same images.
     """
     downstream = cache(lambda name: Downstream(graph, graph.convs[name]))
     graph.module.to(dtype)
 
     def prepare(batch: DegradedBatch) -> EditedLogits:
         base = graph.run(batch.degraded.to(dtype))
-        source = _convolved(graph, _clean(batch).to(dtype)) if swap else {}
+        source = _convolution_outputs(graph, _clean(batch).to(dtype)) if swap else {}
 
         def edited(name: str | None, channel: int) -> Tensor:
             if name is None:
                 return base[graph.output]
             node = graph.convs[name]
-            silent = graph.silent[name][channel].to(dtype).expand_as(base[node][:, :1])
-            values = source[node][:, channel : channel + 1] if swap else silent
+            silenced = graph.silenced[name][channel].to(dtype).expand_as(base[node][:, :1])
+            values = source[node][:, channel : channel + 1] if swap else silenced
             return downstream(name).run(ChannelDelta(channel, values), base)
 
         return edited
@@ -175,23 +192,23 @@ def in_graph(graph: Graph, *, swap: bool, dtype: torch.dtype = torch.float32) ->
     return prepare
 
 
-def _convolved(graph: Graph, images: Tensor) -> dict[fx.Node, Tensor]:
+def _convolution_outputs(graph: Graph, images: Tensor) -> dict[fx.Node, Tensor]:
     values = graph.run(images)
     return {node: values[node] for node in graph.convs.values()}
 
 
-def bytes_an_image(network: nn.Module, example: Tensor) -> int:
-    """Return the bytes that the outputs of all modules take, for one of the images (N, C, H, W)."""
-    found = []
+def bytes_per_image(network: nn.Module, example: Tensor) -> int:
+    """Return the memory in bytes that the outputs of all modules take for one image of `example` (N, C, H, W)."""
+    sizes = []
     with ExitStack() as stack, torch.no_grad():
-        for module in (each for each in network.modules() if not list(each.children())):
-            stack.enter_context(hooked(module, lambda _module, _inputs, output: found.append(output.nbytes)))
+        for module in (candidate for candidate in network.modules() if not list(candidate.children())):
+            stack.enter_context(hooked(module, lambda _module, _inputs, output: sizes.append(output.nbytes)))
         network.eval()(example)
-    return sum(found) // len(example)
+    return sum(sizes) // len(example)
 
 
-def by_hooks(network: nn.Module, *, swap: bool, amp: bool = False) -> Ablation:
-    """Return the plain ablation, for networks that cannot be traced: a whole forward pass for each filter."""
+def hook_ablation(network: nn.Module, *, swap: bool, amp: bool = False) -> Ablation:
+    """Return the plain ablation, for networks that cannot be traced: a full forward pass for each filter."""
     layers = convolutions(network)
     network.eval()
 
@@ -199,7 +216,7 @@ def by_hooks(network: nn.Module, *, swap: bool, amp: bool = False) -> Ablation:
         with runtime.autocast(images.device, amp):
             return network(images)
 
-    @lru_cache(maxsize=1)  # the maps of one layer at a time
+    @lru_cache(maxsize=1)  # keeps the feature maps of one layer at a time
     def clean_maps(name: str, images: Tensor) -> Tensor:
         with captured(layers[name]) as outputs:
             logits(images)

@@ -1,4 +1,4 @@
-"""How an edit of one channel travels through a network: narrow as long as channels stay apart, whole from there on."""
+"""Propagate an edit of one channel through a network: as one channel while channels stay separate, then as a whole."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ from deeppatch.graph.operations import Operation, is_crop, is_spatial_mean, oper
 
 @dataclass(frozen=True)
 class ChannelDelta:
-    """A step's value that differs from the unedited one in a single channel: there it is `values` (N, 1, ...)."""
+    """The output of a step that differs from the unedited output in one channel, where it is `values` (N, 1, ...)."""
 
     channel: int
     values: Tensor
 
     @property
     def index(self) -> slice:
-        """The channel, as an index that keeps the dimension."""
+        """The channel as a slice, so that indexing keeps the dimension."""
         return slice(self.channel, self.channel + 1)
 
     def within(self, whole: Tensor) -> Tensor:
-        """Return a copy of the unedited value (N, C, ...) with the edit in it."""
+        """Return a copy of the unedited output (N, C, ...) with the edited channel in it."""
         edited = whole.clone()
         edited[:, self.index] = self.values
         return edited
 
 
-class Same:
-    """A step that the edit does not reach after all."""
+class Unchanged:
+    """Marks a step whose output does not depend on the edited channel."""
 
 
-State = ChannelDelta | Tensor | Same | tuple[Any, ...]
+State = ChannelDelta | Tensor | Unchanged | tuple[Any, ...]
 States = dict[fx.Node, State]
 
 
 class Downstream:
-    """The steps after one convolution, ready to be run again and again for edits of its output."""
+    """The steps after one convolution, prepared to run for many edits of its output."""
 
     def __init__(self, graph: Graph, start: fx.Node) -> None:
         self.graph = graph
@@ -54,75 +54,77 @@ class Downstream:
         last: dict[fx.Node, fx.Node] = {}
         for node in self.nodes:
             last |= dict.fromkeys(node.all_input_nodes, node)
-        # what no later step reads
-        self.spent = {node: [source for source, user in last.items() if user is node] for node in self.nodes}
-        self.reused = {node: self._reusable(node) for node in self.nodes}
+        # the inputs of each step that no later step reads
+        self.last_used = {node: [source for source, user in last.items() if user is node] for node in self.nodes}
+        self.overwritten = {node: self._overwritable_input(node) for node in self.nodes}
 
     def run(self, edit: ChannelDelta, base: Values) -> Tensor:
-        """Return the logits (N, classes) of the edited network; `base` holds the unedited values of every step."""
+        """Return the logits (N, classes) of the edited network; `base` has the unedited output of every step."""
         states: States = {self.start: edit}
         for node in self.nodes:
             states[node] = self._step(node, states, base)
-            for source in self.spent[node]:
+            for source in self.last_used[node]:
                 states.pop(source, None)
-        logits = states.get(self.graph.output, Same())
+        logits = states.get(self.graph.output, Unchanged())
         assert not isinstance(logits, tuple)
-        if isinstance(logits, Same):
+        if isinstance(logits, Unchanged):
             return base[self.graph.output]
         return logits.within(base[self.graph.output]) if isinstance(logits, ChannelDelta) else logits
 
     def _step(self, node: fx.Node, states: States, base: Values) -> State:
-        reached = [source for source in node.all_input_nodes if not isinstance(states.get(source, Same()), Same)]
+        reached = [
+            source for source in node.all_input_nodes if not isinstance(states.get(source, Unchanged()), Unchanged)
+        ]
         if not reached:
-            return Same()
+            return Unchanged()
         if any(isinstance(states[source], (ChannelDelta, tuple)) for source in reached):
             kind = self.operations[node]
-            narrow = RULES[kind](self, node, states, base) if kind else None
-            if narrow is not None:
-                return narrow
+            single_channel = RULES[kind](self, node, states, base) if kind else None
+            if single_channel is not None:
+                return single_channel
         for source in reached:
             state = states[source]
             if isinstance(state, ChannelDelta):
                 states[source] = state.within(base[source])
         values = {source: states[source] if source in reached else base[source] for source in node.all_input_nodes}
-        if self.reused[node] in reached:
+        if self.overwritten[node] in reached:
             return self._in_place(node, values)
         return self.graph.call(node, values)
 
-    def _reusable(self, node: fx.Node) -> fx.Node | None:
-        """Return the input whose memory a rectifier or a sum may take over: made by a step that keeps it for nobody."""
-        if not (self._rectifies(node) or self.operations[node] is Operation.SUM):
+    def _overwritable_input(self, node: fx.Node) -> fx.Node | None:
+        """Return the input that a ReLU or a sum may overwrite, because no other step reads it, or None."""
+        if not (self._is_relu(node) or self.operations[node] is Operation.SUM):
             return None
-        makers = (Operation.SUM, Operation.CONVOLUTION)
-        made = [source for source in self.spent[node] if self.operations.get(source) in makers]
-        two = self._rectifies(node) or (len(node.all_input_nodes) == 2 and not node.kwargs)
-        return made[0] if made and two else None
+        producers = (Operation.SUM, Operation.CONVOLUTION)
+        candidates = [source for source in self.last_used[node] if self.operations.get(source) in producers]
+        supported = self._is_relu(node) or (len(node.all_input_nodes) == 2 and not node.kwargs)
+        return candidates[0] if candidates and supported else None
 
-    def _rectifies(self, node: fx.Node) -> bool:
+    def _is_relu(self, node: fx.Node) -> bool:
         return node.target is F.relu or (node.op == "call_module" and type(self.graph.layer(node)) is nn.ReLU)
 
     def _in_place(self, node: fx.Node, values: Values) -> Tensor:
-        mine = values[self.reused[node]]  # type: ignore[index]
-        if self._rectifies(node):
-            return torch.relu_(mine)
-        (other,) = [values[source] for source in node.all_input_nodes if source is not self.reused[node]]
-        return mine.add_(other) if mine.shape == other.shape else mine + other
+        target = values[self.overwritten[node]]  # type: ignore[index]
+        if self._is_relu(node):
+            return torch.relu_(target)
+        (other,) = [values[source] for source in node.all_input_nodes if source is not self.overwritten[node]]
+        return target.add_(other) if target.shape == other.shape else target + other
 
 
 Rule = Callable[[Downstream, fx.Node, States, Values], State | None]
 
 
-def _each_channel(tail: Downstream, node: fx.Node, states: States, base: Values) -> State | None:
-    """An operation that treats every channel alike and apart from the others."""
+def _channelwise(downstream: Downstream, node: fx.Node, states: States, base: Values) -> State | None:
+    """An operation that applies the same function to each channel separately."""
     source = node.all_input_nodes[0]
     edit = states.get(source)
     if not isinstance(edit, ChannelDelta) or len(node.all_input_nodes) > 1:
         return None
-    return ChannelDelta(edit.channel, tail.graph.call(node, {source: edit.values}))
+    return ChannelDelta(edit.channel, downstream.graph.call(node, {source: edit.values}))
 
 
-def _norm(tail: Downstream, node: fx.Node, states: States, base: Values) -> State | None:
-    edit, norm = states[node.all_input_nodes[0]], tail.graph.layer(node)
+def _norm(downstream: Downstream, node: fx.Node, states: States, base: Values) -> State | None:
+    edit, norm = states[node.all_input_nodes[0]], downstream.graph.layer(node)
     if not isinstance(edit, ChannelDelta):
         return None
     if isinstance(norm, Affine):
@@ -136,10 +138,10 @@ def _norm(tail: Downstream, node: fx.Node, states: States, base: Values) -> Stat
     return ChannelDelta(edit.channel, F.batch_norm(edit.values, mean, var, weight, bias, eps=norm.eps))
 
 
-def _convolve(tail: Downstream, node: fx.Node, states: States, base: Values) -> State | None:
-    """Convolution is linear: the edit adds what its own difference gives, through one channel of the weight."""
+def _convolve(downstream: Downstream, node: fx.Node, states: States, base: Values) -> State | None:
+    """Convolution is linear: add the convolution of the channel's change with one input channel of the weight."""
     source = node.all_input_nodes[0]
-    edit, conv = states[source], tail.graph.layer(node)
+    edit, conv = states[source], downstream.graph.layer(node)
     assert isinstance(conv, nn.Conv2d)
     if not isinstance(edit, ChannelDelta) or conv.padding_mode != "zeros":
         return None
@@ -153,33 +155,33 @@ def _convolve(tail: Downstream, node: fx.Node, states: States, base: Values) -> 
     return None
 
 
-def _linear(tail: Downstream, node: fx.Node, states: States, base: Values) -> State | None:
+def _linear(downstream: Downstream, node: fx.Node, states: States, base: Values) -> State | None:
     source = node.all_input_nodes[0]
-    edit, layer = states[source], tail.graph.layer(node)
+    edit, layer = states[source], downstream.graph.layer(node)
     if not isinstance(edit, ChannelDelta) or edit.values.ndim != 2:
         return None
     assert isinstance(layer, nn.Linear)
     return base[node] + (edit.values - base[source][:, edit.index]) * layer.weight[:, edit.channel]
 
 
-def _add(tail: Downstream, node: fx.Node, states: States, base: Values) -> State | None:
+def _add(downstream: Downstream, node: fx.Node, states: States, base: Values) -> State | None:
     one, other = node.args[0], node.args[1]
     if not isinstance(one, fx.Node) or not isinstance(other, fx.Node) or node.kwargs:
         return None
     if base[one].shape != base[other].shape:
         return None
-    a, b = states.get(one, Same()), states.get(other, Same())
+    a, b = states.get(one, Unchanged()), states.get(other, Unchanged())
     edits = [state for state in (a, b) if isinstance(state, ChannelDelta)]
     if any(isinstance(state, tuple) for state in (a, b)) or len({edit.channel for edit in edits}) != 1:
         return None
     index = edits[0].index
-    if isinstance(a, Tensor) or isinstance(b, Tensor):  # whole plus narrow: add the unedited, mend one channel
+    if isinstance(a, Tensor) or isinstance(b, Tensor):  # full tensor plus one channel
         whole, edited = (a, other) if isinstance(a, Tensor) else (b, one)
         assert isinstance(whole, Tensor)
-        mended = whole[:, index] + edits[0].values
+        corrected = whole[:, index] + edits[0].values
         source = one if isinstance(a, Tensor) else other
-        total = whole.add_(base[edited]) if tail.reused[node] is source else whole + base[edited]
-        total[:, index] = mended
+        total = whole.add_(base[edited]) if downstream.overwritten[node] is source else whole + base[edited]
+        total[:, index] = corrected
         return total
     parts = [
         state.values if isinstance(state, ChannelDelta) else base[source][:, index]
@@ -188,7 +190,7 @@ def _add(tail: Downstream, node: fx.Node, states: States, base: Values) -> State
     return ChannelDelta(edits[0].channel, parts[0] + parts[1])
 
 
-def _flatten(tail: Downstream, node: fx.Node, states: States, base: Values) -> State | None:
+def _flatten(downstream: Downstream, node: fx.Node, states: States, base: Values) -> State | None:
     source = node.all_input_nodes[0]
     edit = states[source]
     if not isinstance(edit, ChannelDelta) or base[source].shape[2:].numel() != 1 or base[node].ndim != 2:
@@ -196,17 +198,19 @@ def _flatten(tail: Downstream, node: fx.Node, states: States, base: Values) -> S
     return ChannelDelta(edit.channel, edit.values.flatten(1))
 
 
-def _mean(tail: Downstream, node: fx.Node, states: States, base: Values) -> State | None:
+def _mean(downstream: Downstream, node: fx.Node, states: States, base: Values) -> State | None:
     of_maps = is_spatial_mean(node) and base[node.all_input_nodes[0]].ndim == 4
-    return _each_channel(tail, node, states, base) if of_maps else None
+    return _channelwise(downstream, node, states, base) if of_maps else None
 
 
-def _concatenate(tail: Downstream, node: fx.Node, states: States, base: Values) -> State | None:
+def _concatenate(downstream: Downstream, node: fx.Node, states: States, base: Values) -> State | None:
     dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
     parts: Any = node.args[0]
     if dim != 1 or not isinstance(parts, (list, tuple)):
         return None
-    reached = [position for position, part in enumerate(parts) if not isinstance(states.get(part, Same()), Same)]
+    reached = [
+        position for position, part in enumerate(parts) if not isinstance(states.get(part, Unchanged()), Unchanged)
+    ]
     edit = states[parts[reached[0]]]
     if len(reached) != 1 or not isinstance(edit, ChannelDelta):
         return None
@@ -214,22 +218,22 @@ def _concatenate(tail: Downstream, node: fx.Node, states: States, base: Values) 
     return ChannelDelta(before + edit.channel, edit.values)
 
 
-def _chunk(tail: Downstream, node: fx.Node, states: States, base: Values) -> State | None:
+def _chunk(downstream: Downstream, node: fx.Node, states: States, base: Values) -> State | None:
     edit = states[node.all_input_nodes[0]]
     dim = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)
-    picked = all(user.target is operator.getitem for user in node.users)
-    if not isinstance(edit, ChannelDelta) or dim != 1 or not picked:
+    only_items = all(user.target is operator.getitem for user in node.users)
+    if not isinstance(edit, ChannelDelta) or dim != 1 or not only_items:
         return None
     parts: list[State] = []
     start = 0
     for part in base[node]:
         inside = start <= edit.channel < start + part.shape[1]
-        parts.append(ChannelDelta(edit.channel - start, edit.values) if inside else Same())
+        parts.append(ChannelDelta(edit.channel - start, edit.values) if inside else Unchanged())
         start += part.shape[1]
     return tuple(parts)
 
 
-def _item(tail: Downstream, node: fx.Node, states: States, base: Values) -> State | None:
+def _item(downstream: Downstream, node: fx.Node, states: States, base: Values) -> State | None:
     state, index = states[node.all_input_nodes[0]], cast(Any, node.args[1])
     if isinstance(state, tuple) and isinstance(index, int):
         return state[index]
@@ -238,18 +242,18 @@ def _item(tail: Downstream, node: fx.Node, states: States, base: Values) -> Stat
     return None
 
 
-def _pad(tail: Downstream, node: fx.Node, states: States, base: Values) -> State | None:
+def _pad(downstream: Downstream, node: fx.Node, states: States, base: Values) -> State | None:
     edit, widths = states[node.all_input_nodes[0]], padding(node)
     if len(widths) <= 4 and base[node].ndim == 4:
-        return _each_channel(tail, node, states, base)
-    plain = len(node.args) <= 2 and node.kwargs.keys() <= {"pad"}  # with zeros
-    if not isinstance(edit, ChannelDelta) or len(widths) != 6 or not plain:
+        return _channelwise(downstream, node, states, base)
+    zeros = len(node.args) <= 2 and node.kwargs.keys() <= {"pad"}
+    if not isinstance(edit, ChannelDelta) or len(widths) != 6 or not zeros:
         return None
     return ChannelDelta(edit.channel + int(widths[4]), F.pad(edit.values, list(widths[:4])))
 
 
 RULES: dict[Operation, Rule] = {
-    Operation.EACH_CHANNEL: _each_channel, Operation.NORMALISATION: _norm, Operation.CONVOLUTION: _convolve,
+    Operation.CHANNELWISE: _channelwise, Operation.NORMALISATION: _norm, Operation.CONVOLUTION: _convolve,
     Operation.LINEAR: _linear, Operation.SUM: _add, Operation.FLATTEN: _flatten, Operation.MEAN: _mean,
     Operation.CONCATENATION: _concatenate, Operation.CHUNKS: _chunk, Operation.ITEM: _item, Operation.PADDING: _pad,
 }  # fmt: skip

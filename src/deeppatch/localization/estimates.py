@@ -1,4 +1,4 @@
-"""Estimate every filter's score from one pass over the data, without ablating any."""
+"""Estimate the scores of all filters from one pass over the data, without ablation."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Tick = Callable[[], object]
 
 
 def taylor(network: nn.Module, batches: Iterable[DegradedBatch], tick: Tick) -> Scores:
-    """Estimate how much silencing each filter raises the mean loss on degraded images; the lowest are suspicious.
+    """Estimate the increase of the mean loss on degraded images when a filter is set to zero; low ones are suspicious.
 
-    First-order Taylor expansion of the cross entropy in the filter's output a (Molchanov et al., ICLR 2017, eq. 8,
-    with its sign): loss(0) - loss(a) is about -sum(a dloss/da). One backward pass a batch serves all filters.
+    First-order Taylor expansion of the cross entropy in the filter's output a (Molchanov et al., ICLR 2017, eq. 8, but
+    signed): loss(0) - loss(a) is about -sum(a dloss/da). One backward pass per batch covers all filters.
     """
     network.eval()
     layers = convolutions(network)
@@ -38,10 +38,10 @@ def taylor(network: nn.Module, batches: Iterable[DegradedBatch], tick: Tick) -> 
 
 @torch.no_grad()
 def activation(network: nn.Module, batches: Iterable[DegradedBatch], tick: Tick) -> Scores:
-    """Measure how far degradation moves each filter's map: the mean absolute difference; the highest are suspicious.
+    """Measure the mean absolute change of each filter's map under degradation; filters with high values are suspicious.
 
-    Maps are taken behind the normalisation that follows the convolution, where there is one, so that channels compare.
-    Every batch must hold its clean version.
+    Maps are taken after the batch normalisation that follows the convolution, if there is one, so that channels are
+    comparable. Every batch must contain the clean images.
     """
     network.eval()
     layers = convolutions(network)
@@ -57,8 +57,8 @@ def activation(network: nn.Module, batches: Iterable[DegradedBatch], tick: Tick)
             clean = dict(outputs)
             network(batch.degraded)
         for name in layers:
-            at = norm_after.get(name, name)
-            totals[name] += (outputs[at] - clean[at]).abs().mean((2, 3)).sum(0).double().cpu()
+            layer = norm_after.get(name, name)
+            totals[name] += (outputs[layer] - clean[layer]).abs().mean((2, 3)).sum(0).double().cpu()
         images += len(batch.labels)
         tick()
     return {name: (total / images).tolist() for name, total in totals.items()}
@@ -66,19 +66,19 @@ def activation(network: nn.Module, batches: Iterable[DegradedBatch], tick: Tick)
 
 @contextmanager
 def _outputs(network: nn.Module, names: list[str], *, keep_graph: bool = False) -> Iterator[dict[str, Tensor]]:
-    """Note the latest output of each module named, safe from what later steps write into it."""
-    found: dict[str, Tensor] = {}
+    """Record the latest output of each named module; later in-place operations do not change it."""
+    recorded: dict[str, Tensor] = {}
 
-    def note(name: str) -> Callable[..., Tensor]:
+    def record(name: str) -> Callable[..., Tensor]:
         def hook(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
             if keep_graph and not output.requires_grad:
                 output.requires_grad_()
-            found[name] = output
+            recorded[name] = output
             return output.clone()
 
         return hook
 
     with ExitStack() as stack:
         for name in names:
-            stack.enter_context(hooked(network.get_submodule(name), note(name)))
-        yield found
+            stack.enter_context(hooked(network.get_submodule(name), record(name)))
+        yield recorded

@@ -1,4 +1,4 @@
-"""Estimate how large a part of each layer to patch, from patches trained at several ratios."""
+"""Estimate the share of each layer's filters to patch, from patches that are trained at several ratios."""
 
 from __future__ import annotations
 
@@ -25,10 +25,13 @@ RATIOS = (0.15, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 0.95)
 
 @dataclass(frozen=True)
 class RatioEstimate:
-    """The share of each layer's filters to patch, and how it was found.
+    """The estimated share of each layer's filters to patch, and the measurements behind it.
 
-    `curve` has, by ratio as text, the accuracies in [0, 1] on val by level (`levels`), their `mean`, and the
-    `standard_error` of the mean over images. `ranking` is the ranking whose filters were patched.
+    Args:
+        ratio: The estimated share.
+        curve: By ratio (as text): the accuracies on val at each level in [0, 1] (`levels`), their `mean`, and the
+            `standard_error` of the mean over images.
+        ranking: The ranking whose filters were patched.
     """
 
     ratio: float
@@ -100,35 +103,41 @@ def estimate_ratio(
 
     done = (ranks.broadcast_from_rank0(checkpoint.load) if checkpoint else None) or {}
     keep = checkpoint.save if checkpoint else lambda _curve: None
-    found = estimate(RATIOS if ratios is None else ratios, correct_at, done, keep)
-    return RatioEstimate(found["ratio"], found["curve"], ranking)
+    result = choose_ratio(RATIOS if ratios is None else ratios, correct_at, done, keep)
+    return RatioEstimate(result["ratio"], result["curve"], ranking)
 
 
-def estimate(
+def choose_ratio(
     ratios: Sequence[float],
     correct_at: Callable[[float], Tensor],
     done: dict[str, Any],
     keep: Callable[[dict[str, Any]], object],
 ) -> dict[str, Any]:
-    """Return the curve of accuracy against ratio and the ratio to use.
+    """Measure accuracy at each ratio, and choose the smallest one within one standard error of the best.
 
-    `correct_at(ratio)` trains a patch and returns, bool (levels, images), the val images that it classifies correctly;
-    `done` holds curve entries of an earlier run by ratio, `keep` receives them after each further ratio. The chosen
-    ratio is the smallest whose mean accuracy is within one standard error, over images, of the best mean.
+    Args:
+        ratios: The ratios to try.
+        correct_at: Trains a patch at a ratio, and returns which val images it classifies correctly, bool (levels,
+            images).
+        done: The entries of the curve that an interrupted run has finished, by ratio.
+        keep: Receives the curve after each ratio.
+
+    Returns:
+        The chosen `ratio` and the `curve`.
     """
     curve = dict(done)
     for ratio in ratios:
         if str(ratio) not in curve:
-            curve[str(ratio)] = summary(correct_at(ratio))
+            curve[str(ratio)] = accuracy_summary(correct_at(ratio))
             keep(curve)
     best = max((curve[str(ratio)] for ratio in ratios), key=lambda point: point["mean"])
-    reach = best["mean"] - best["standard_error"]
-    chosen = min(ratio for ratio in ratios if curve[str(ratio)]["mean"] >= reach)
+    lowest = best["mean"] - best["standard_error"]
+    chosen = min(ratio for ratio in ratios if curve[str(ratio)]["mean"] >= lowest)
     return {"ratio": chosen, "curve": curve}
 
 
-def summary(correct: Tensor) -> dict[str, Any]:
-    """Return accuracies in [0, 1] by level, their mean and its standard error over images, of bool (levels, images)."""
+def accuracy_summary(correct: Tensor) -> dict[str, Any]:
+    """Return the accuracy at each level, its mean and the standard error over images, of bool (levels, images)."""
     per_image = correct.double().mean(0)
     deviation = per_image.std().item() if len(per_image) > 1 else 0.0
     return {

@@ -7,19 +7,19 @@ from dataclasses import dataclass
 
 from deeppatch.distributed import ranks
 from deeppatch.localization import estimates
-from deeppatch.localization.ablation import Scores, bytes_an_image
+from deeppatch.localization.ablation import Scores, bytes_per_image
 from deeppatch.localization.exact_scores import FEATSWAP, PERFLOSS, ExactScorer
 from deeppatch.localization.scoring_run import ScoringRun
 from deeppatch.progress import counting
 
-MAPS_KEPT = 2  # an estimate holds each map twice: with its gradient, or in both versions
+COPIES_OF_MAPS = 2  # of each feature map: with its gradient, or clean and degraded
 
 
 @dataclass(frozen=True)
 class EstimatedScorer:
     """A method that estimates the scores of all filters in one pass over the images.
 
-    `exact` is the method whose scores it estimates, with which a ranking can be refined.
+    `exact` is the method whose scores it estimates; it can refine the ranking.
     """
 
     method: str
@@ -30,7 +30,7 @@ class EstimatedScorer:
 
     @property
     def paired(self) -> bool:
-        """Whether clean images are read beside the degraded ones."""
+        """Whether the method needs clean images beside the degraded ones."""
         return self.exact.paired
 
     @property
@@ -40,10 +40,10 @@ class EstimatedScorer:
 
     def score(self, run: ScoringRun) -> Scores:
         """Return the scores of all filters."""
-        needed = MAPS_KEPT * bytes_an_image(run.network, run.example)
-        view = run.view(run.images_at_a_time(needed), paired=self.paired)
+        needed = COPIES_OF_MAPS * bytes_per_image(run.network, run.example)
+        view = run.view(run.fitting_batch_size(needed), paired=self.paired)
         with counting(len(view), self.method) as tick:
-            # one pass is too short to be shared among ranks
+            # one pass is too short to distribute among ranks
             return ranks.broadcast_from_rank0(
                 lambda: self.function(run.network, run.batches(view, paired=self.paired), tick)
             )

@@ -39,25 +39,25 @@ def rank_filters(
     """Rank the filters of every convolution (groups=1) on the degraded validation images, most suspicious first.
 
     Methods: `perfloss` sets each filter to zero and measures the loss of accuracy, `featswap` replaces its map by that
-    of the clean image and measures the gain (TOSEM 2023); both are exact. `taylor` estimates the first from a single
-    backward pass (Molchanov et al., ICLR 2017, eq. 8), `activation` the second by the mean absolute change of the
-    filter's map. `random` is a random order.
+    of the clean image and measures the gain (TOSEM 2023); both are exact. `taylor` estimates perfloss from a single
+    backward pass (Molchanov et al., ICLR 2017, eq. 8), `activation` featswap by the mean absolute change of the
+    filter's map. `random` ranks filters in random order.
 
     Args:
         model: A classifier of pixels (N, 3, H, W) in [0, 1]; it is not changed.
         data: The data whose part `val` is read.
         corruption: The degradation: what `deeppatch.corruption` takes or returns.
-        method: One of the names above.
-        refine: After an estimate, the number of filters of each layer nearest the cut that are sorted by exact scores.
+        method: One of the methods above.
+        refine: With an estimating method, the number of filters of each layer nearest the cut to sort by exact scores.
         eliminate: With an exact method, the error probability, between 0 and 0.5, at which a filter is no longer
-            evaluated because its side of the cut is known. Filters are then in order only as to the cut.
-        ratio: The share of each layer's filters before the cut; only for `refine` and `eliminate`.
-        side: `front` or `rear`, the side of the ranking on which that share is; only for `refine` and `eliminate`.
-        memory: The MiB that the maps of a batch may take; batches are smaller where they would take more.
-        batch_size: The largest number of images at a time.
-        amp: Whether exact scores are computed in bfloat16, where the processor has it.
+            evaluated because its side of the cut is known. The order on either side of the cut is then approximate.
+        ratio: The share of each layer's filters to be patched, which defines the cut of `refine` and `eliminate`.
+        side: The side of the ranking that will be patched, `front` or `rear`; for `refine` and `eliminate`.
+        memory: The memory in MiB for the feature maps of a batch; it limits the batch size.
+        batch_size: The largest number of images in a batch.
+        amp: Whether exact scores are computed in bfloat16, if the processor supports it.
         seed: The seed of the level of each image in featswap and activation, and of a random order.
-        checkpoint: Where an interrupted run is continued from.
+        checkpoint: Where the state of an unfinished run is saved, and resumed from.
 
     Returns:
         The ranking; scores of exact methods are differences of accuracies in [-1, 1].
@@ -81,7 +81,7 @@ def rank_filters(
         >>> [len(channels) for channels in ranking.choose(ratio=0.5).values()]
         [2]
     """
-    _check(method, refine, eliminate, side)
+    _check_arguments(method, refine, eliminate, side)
     images = data.val.to(device_of(model))
     still = copy.deepcopy(model).eval()
     degrade = corruptions.corruption(corruption, seed=seed)
@@ -93,11 +93,11 @@ def rank_filters(
         return rank_by_elimination(run, scorer, eliminate, ratio, side)
     ranking = rank(method, scorer.score(run), descending=scorer.descending)
     if isinstance(scorer, EstimatedScorer) and refine:
-        return _refined(run, scorer, ranking, nearest_cut(ranking, ratio, side, refine))
+        return _refine_ranking(run, scorer, ranking, nearest_cut(ranking, ratio, side, refine))
     return ranking
 
 
-def _check(method: str, count: int, delta: float | None, side: str) -> None:
+def _check_arguments(method: str, count: int, delta: float | None, side: str) -> None:
     if method not in METHODS:
         raise ValueError(f"method {method!r}: choose from {', '.join(METHODS)}")
     if side not in SIDES:
@@ -110,8 +110,10 @@ def _check(method: str, count: int, delta: float | None, side: str) -> None:
         raise ValueError("side='random' makes no cut in a ranking: leave out refine and eliminate")
 
 
-def _refined(run: ScoringRun, scorer: EstimatedScorer, ranking: Ranking, windows: dict[str, list[int]]) -> Ranking:
-    """Sort the filters of each layer's window by exact scores, which become a fact of the ranking."""
+def _refine_ranking(
+    run: ScoringRun, scorer: EstimatedScorer, ranking: Ranking, windows: dict[str, list[int]]
+) -> Ranking:
+    """Sort the filters of each layer's window by exact scores, and add these to the facts of the ranking."""
     scores = scorer.exact.score(run, windows)
     facts: dict[str, Any] = {"refined": {name: dict(zip(windows[name], scores[name], strict=True)) for name in windows}}
     refined = refine(ranking, windows, scores, descending=scorer.exact.descending)

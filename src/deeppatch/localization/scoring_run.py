@@ -1,4 +1,4 @@
-"""What every method of scoring shares: the model, the degraded validation images, and the limits of the run."""
+"""What all scoring methods share: the model, the degraded validation images, and the limits of the run."""
 
 from __future__ import annotations
 
@@ -25,10 +25,17 @@ from deeppatch.zoo.classifier import network_of, normalize_of
 
 @dataclass(frozen=True)
 class ScoringRun:
-    """A model in eval mode, the images on its device that its filters are scored on, and the limits of the run.
+    """A model, the images that its filters are scored on, and the limits of the run.
 
-    `batch_size` is the largest number of images at a time, `memory` the MiB that their maps may take. With `amp`
-    filters are scored in bfloat16. `checkpoint` keeps the state of an unfinished run.
+    Args:
+        model: The model, in eval mode.
+        images: The validation images, on the model's device.
+        corruption: The degradation.
+        batch_size: The largest number of images in a batch.
+        memory: The memory in MiB for the feature maps of a batch.
+        amp: Whether filters are scored in bfloat16.
+        seed: The seed of the level of each image, for methods that read each image at one level.
+        checkpoint: Where the state of an unfinished run is saved.
     """
 
     model: nn.Module
@@ -42,7 +49,7 @@ class ScoringRun:
 
     @property
     def network(self) -> nn.Module:
-        """The network whose filters are scored; it reads normalised images."""
+        """The network within the model, which reads normalised images."""
         return network_of(self.model)
 
     @property
@@ -56,44 +63,44 @@ class ScoringRun:
         return self.normalize(views.to_float(self.images.pixels[:2]))
 
     def normalize(self, pixels: Tensor) -> Tensor:
-        """Return pixels (N, 3, H, W) in [0, 1] as the network reads them."""
+        """Normalise pixels (N, 3, H, W) in [0, 1] for the network."""
         return normalize_of(self.model, pixels)
 
     def saver(self, state: Callable[[], dict[str, Any]]) -> Callable[[object], None]:
-        """Return a function that keeps what `state` returns in the checkpoint, at most once a second."""
+        """Return a function that saves what `state` returns in the checkpoint, at most once a second."""
         checkpoint = self.checkpoint
-        return (lambda _state: None) if checkpoint is None else every_second(lambda: checkpoint.save(state()))
+        return (lambda _state: None) if checkpoint is None else at_most_once_a_second(lambda: checkpoint.save(state()))
 
     def saved(self) -> dict[str, Any] | None:
-        """Return the state that an interrupted run left in the checkpoint, on every rank, or None."""
+        """Return the state of an interrupted run from the checkpoint, on every rank, or None."""
         return None if self.checkpoint is None else ranks.broadcast_from_rank0(self.checkpoint.load)
 
-    def images_at_a_time(self, bytes_an_image: int) -> int:
-        """Return the batch size, or fewer images where the memory does not hold their maps."""
-        return max(1, min(self.batch_size, self.memory * 2**20 // bytes_an_image))
+    def fitting_batch_size(self, bytes_per_image: int) -> int:
+        """Return the number of images in a batch: the batch size, or as many as fit into the memory."""
+        return max(1, min(self.batch_size, self.memory * 2**20 // bytes_per_image))
 
     def view(self, size: int, *, paired: bool) -> View:
-        """Return every image at every level, or, `paired` with its clean version, at one level drawn by the seed."""
+        """Return each image at every level, or with `paired` at one random level."""
         if paired:
-            return views.degraded_draw(self.images, self.corruption, size, self.seed)
+            return views.random_level_view(self.images, self.corruption, size, self.seed)
         return views.expand(self.images, self.corruption, size)
 
     @torch.no_grad()
     def batches(self, view: View, *, paired: bool) -> Iterator[DegradedBatch]:
-        """Yield the batches of a view, normalised; `paired` ones have the clean images too."""
+        """Yield the normalised batches of a view, with `paired` together with the clean images."""
         clean = dataclasses.replace(view, levels=torch.zeros_like(view.levels))
         for (pixels, labels), (originals, _) in zip(view, clean, strict=True):
             yield DegradedBatch(self.normalize(pixels), labels, self.normalize(originals) if paired else None)
 
 
-def every_second(save: Callable[[], object]) -> Callable[[object], None]:
-    """Return a function that calls `save` unless it has done so within the last second."""
+def at_most_once_a_second(save: Callable[[], object]) -> Callable[[object], None]:
+    """Return a function that calls `save`, but not if it has called it within the last second."""
     last = -math.inf
 
-    def keep(_state: object) -> None:
+    def save_if_due(_state: object) -> None:
         nonlocal last
         if time.monotonic() - last >= 1:
             save()
             last = time.monotonic()
 
-    return keep
+    return save_if_due

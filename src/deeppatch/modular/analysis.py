@@ -1,4 +1,4 @@
-"""What is measured before a search: how important kernels are to classes, and which layers are sensitive."""
+"""Measurements before a search: the importance of kernels to classes, and the sensitivity of layers."""
 
 from __future__ import annotations
 
@@ -19,19 +19,22 @@ from deeppatch.graph.hooks import convolutions
 from deeppatch.graph.tracing import Untraceable
 from deeppatch.modular import sensitivity
 from deeppatch.modular.importance import importances
-from deeppatch.modular.layers import Layer, find
-from deeppatch.modular.modules import as_classifier, device_of
+from deeppatch.modular.layers import Layer, find_layers
+from deeppatch.modular.modules import as_classifier
 from deeppatch.progress import info
-from deeppatch.zoo.classifier import Classifier
+from deeppatch.zoo.classifier import Classifier, device_of
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """A classifier that is to be split, and what was measured of it on val.
+    """A classifier to split, with measurements on val.
 
-    `model` is a copy in eval mode, `network` its network in inference form, and `layers` are that network's layers of
-    kernels. `importance` has for each layer how important its kernels are to the classes, (classes, kernels), and
-    `sensitivity` (layers, 10) the composed accuracy, in [0, 1], when modules keep a tenth to all of one layer.
+    Args:
+        model: A copy of the classifier in eval mode.
+        network: Its network in inference form.
+        layers: The network's layers of kernels.
+        importance: For each layer, the importance of its kernels to the classes, (classes, kernels).
+        sensitivity: (layers, 10): the composed accuracy, in [0, 1], when modules keep 0.1, 0.2, ..., 1 of one layer.
     """
 
     model: Classifier
@@ -42,20 +45,20 @@ class Analysis:
 
     @property
     def classes(self) -> int:
-        """How many classes, and so modules, there are."""
+        """The number of classes, which is that of modules."""
         return len(self.importance[0])
 
     @property
-    def tied(self) -> Tensor:
-        """For how many convolutions each kernel stands, float (kernels,)."""
+    def convolutions_per_kernel(self) -> Tensor:
+        """The number of convolutions that each kernel belongs to, float (kernels,)."""
         return torch.cat([torch.full((layer.kernels,), float(len(layer.convs))) for layer in self.layers])
 
     def sensitive(self, drop: float = 0.05, share: float = 0.5) -> list[int]:
-        """Return the layers whose accuracy falls by more than `drop` where modules keep a `share` of them, by index."""
+        """Return the layers whose accuracy falls by more than `drop` when modules keep a `share` of kernels."""
         return sensitivity.sensitive(self.sensitivity, drop, share)
 
     def inputs(self, images: Images) -> Tensor:
-        """Return images as the network reads them, normalised, (N, C, H, W)."""
+        """Return normalised images (N, C, H, W)."""
         x = self.model.normalize(torch.cat([pixels for pixels, _labels in views.clean(images, 1024)]))
         return x.contiguous(memory_format=torch.channels_last)
 
@@ -74,15 +77,15 @@ def analyse(
     except Untraceable as error:
         raise UserError(f"this network cannot be split: {error}; use one of the zoo") from error
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    layers = find(network, model.normalize(data.example))
+    layers = find_layers(network, model.normalize(data.example))
     if fixed := convolutions(network).keys() - {name for layer in layers for name in layer.convs}:
-        info(f"{len(fixed)} convolutions keep all of their kernels: they are added to what no convolution makes")
+        info(f"{len(fixed)} convolutions keep all of their kernels: other tensors are added to their outputs")
     saved = (checkpoint.load() if checkpoint else None) or {}
     analysis = Analysis(model, network, layers, [], torch.zeros(0))
     importance = saved.get("importance") or importances(
         network, layers, analysis.inputs(data.val), data.val.labels, len(data.classes)
     )
-    some = subset(data.val, images, seed, data.name)
+    sampled = subset(data.val, images, seed, data.name)
 
     def save(table: Tensor) -> None:
         if checkpoint:
@@ -92,8 +95,8 @@ def analyse(
         network,
         layers,
         importance,
-        analysis.inputs(some),
-        some.labels,
+        analysis.inputs(sampled),
+        sampled.labels,
         save=save,
         table=saved.get("sensitivity"),
     )

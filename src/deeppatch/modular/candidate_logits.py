@@ -1,4 +1,4 @@
-"""The logits of candidate modules, computed no sooner than a composition with them is to be rated."""
+"""The logits of candidate modules, computed lazily when a composition with them is rated."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ Evaluate = Callable[[int, Sequence[Tensor], Tensor], Tensor]
 class CandidateLogits:
     """The logits (N, P, S) of the P candidates of each of N classes, for their class, on S samples with `labels`.
 
-    A candidate runs on a class's samples once, when it is first asked for them: until then its logits there are not
-    numbers. Equal chromosomes of a class run as one. `passes` counts candidates times samples.
+    The logits of a candidate on the samples of a class are NaN until they are computed, which happens once. Equal
+    chromosomes of a class are computed once. `passes` counts candidates times samples.
     """
 
     def __init__(self, evaluate: Evaluate, labels: Tensor, classes: int) -> None:
@@ -24,54 +24,60 @@ class CandidateLogits:
         self.labels = labels
         self.keys: list[list[bytes]] = [[] for _ in range(classes)]
         self.masks: list[list[Tensor]] = []
-        self.firsts: list[Tensor] = []  # by class, the first of the candidates that are equal to each
+        self.representatives: list[Tensor] = []  # by class, for each candidate the first one equal to it
         self.logits = torch.zeros(classes, 0, len(labels), device=labels.device)
-        self.seen = torch.zeros(classes, 0, classes, dtype=torch.bool, device=labels.device)  # whose samples
+        self.computed = torch.zeros(classes, 0, classes, dtype=torch.bool, device=labels.device)
         self.passes = 0
 
-    def renew(self, keys: list[list[bytes]], masks: list[list[Tensor]]) -> int:
-        """Take a new population, by class: chromosomes, and masks (P, kernels) by layer; return how many are new.
+    def set_population(self, keys: list[list[bytes]], masks: list[list[Tensor]]) -> int:
+        """Replace the population, and return the number of new chromosomes.
 
-        The logits of chromosomes that live on stay, and those of others go.
+        The logits of chromosomes that were in the previous population are kept.
+
+        Args:
+            keys: The chromosomes of each class as bytes.
+            masks: Their masks (P, kernels) by layer, for each class.
         """
         classes, candidates, device = len(keys), len(keys[0]), self.labels.device
         logits = torch.full((classes, candidates, len(self.labels)), torch.nan, device=device)
-        seen = torch.zeros(classes, candidates, classes, dtype=torch.bool, device=device)
-        fresh = 0
-        self.masks, self.firsts = masks, []
+        computed = torch.zeros(classes, candidates, classes, dtype=torch.bool, device=device)
+        new = 0
+        self.masks, self.representatives = masks, []
         for label, (before, now) in enumerate(zip(self.keys, keys, strict=True)):
             known = {key: row for row, key in enumerate(before)}
-            lives = [row for row, key in enumerate(now) if key in known]
-            earlier = [known[now[row]] for row in lives]
-            logits[label, lives], seen[label, lives] = self.logits[label, earlier], self.seen[label, earlier]
+            kept = [row for row, key in enumerate(now) if key in known]
+            previous = [known[now[row]] for row in kept]
+            logits[label, kept], computed[label, kept] = self.logits[label, previous], self.computed[label, previous]
             first = {key: row for row, key in reversed(list(enumerate(now)))}
-            self.firsts.append(torch.tensor([first[key] for key in now], device=device))
-            fresh += len(first.keys() - known.keys())
-        self.keys, self.logits, self.seen = keys, logits, seen
-        return fresh
+            self.representatives.append(torch.tensor([first[key] for key in now], device=device))
+            new += len(first.keys() - known.keys())
+        self.keys, self.logits, self.computed = keys, logits, computed
+        return new
 
-    def ask(self, label: int, members: Tensor, classes: Sequence[int]) -> None:
-        """Run candidates `members` (M,) of class `label` on those samples of `classes` that they have not seen."""
-        first, seen, logits = self.firsts[label], self.seen[label], self.logits[label]
+    def compute(self, label: int, members: Tensor, classes: Sequence[int]) -> None:
+        """Compute the missing logits of candidates `members` (M,) of class `label` on the samples of `classes`."""
+        first, computed, logits = self.representatives[label], self.computed[label], self.logits[label]
         members = first[members].unique()
-        wanted = torch.isin(torch.arange(len(self.keys), device=seen.device), torch.tensor(classes, device=seen.device))
-        missing = wanted & ~seen[members]
+        wanted = torch.isin(
+            torch.arange(len(self.keys), device=computed.device), torch.tensor(classes, device=computed.device)
+        )
+        missing = wanted & ~computed[members]
         for classes_missing in missing.unique(dim=0):
             samples = classes_missing[self.labels]
             if samples.any():
                 rows = members[(missing == classes_missing).all(1)]
-                found = self.evaluate(label, [mask[rows] for mask in self.masks[label]], samples)
-                logits[rows.unsqueeze(1), samples.nonzero().T] = found
-                self.passes += found.numel()
-        seen[members] |= wanted
-        for whole in (logits, seen):
+                values = self.evaluate(label, [mask[rows] for mask in self.masks[label]], samples)
+                logits[rows.unsqueeze(1), samples.nonzero().T] = values
+                self.passes += values.numel()
+        computed[members] |= wanted
+        for whole in (logits, computed):
             whole.copy_(whole[first])
 
     def state(self) -> dict[str, Any]:
-        """Return what `load` reads."""
-        return {"keys": self.keys, "logits": self.logits, "seen": self.seen}
+        """Return the state as values for a checkpoint."""
+        return {"keys": self.keys, "logits": self.logits, "computed": self.computed}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Take up the logits of a population that `renew` was given, as if no time had passed."""
+        """Restore the logits that `state` returned, after `set_population` with the same population."""
         self.keys = state["keys"]
-        self.logits, self.seen = state["logits"].to(self.labels.device), state["seen"].to(self.labels.device)
+        self.logits, self.computed = state["logits"].to(self.labels.device), state["computed"].to(self.labels.device)

@@ -1,4 +1,4 @@
-"""Compose candidate modules of different classes: how dissimilar they are, how accurate together, and which to keep."""
+"""Compose candidate modules of different classes, and rate them by a beam search over their compositions."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-# asks for the logits of some candidates (M,) of a class on the samples of some classes
-Ask = Callable[[int, Tensor, Sequence[int]], None]
-FEWEST, MOST = 50, 500  # compositions that a merge keeps
-TILE = 2**24  # comparisons at a time where they need not be one sample each
+# computes the logits of candidates (M,) of a class on the samples of some classes, before they are read
+ComputeLogits = Callable[[int, Tensor, Sequence[int]], None]
+MIN_KEPT, MAX_KEPT = 50, 500  # compositions that a merge keeps
+TILE = 2**24  # comparisons at a time on a GPU
 
 
 def dissimilarity(kernels: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Return one minus the Jaccard index of every two sets of kernels, (M, M), from membership (M, kernels).
+    """Return one minus the Jaccard index of each pair of sets of kernels, (M, M), from membership (M, kernels).
 
-    One matrix product; `weights` (kernels,) says how many convolutions a kernel stands for (default: one).
+    `weights` (kernels,) has the number of convolutions that each kernel belongs to (default: one).
     """
     member = kernels.float()
     both = (member if weights is None else member * weights) @ member.T
@@ -28,11 +28,15 @@ def dissimilarity(kernels: Tensor, weights: Tensor | None = None) -> Tensor:
 
 @dataclass(frozen=True)
 class Compositions:
-    """U compositions, each of one candidate for every class of `classes`, as the beam search carries them.
+    """U compositions, each of one candidate for every class of `classes`: an intermediate result of the beam search.
 
-    `members` (U, classes) are the candidates' indices; `correct` (U, S) on samples of these classes the highest
-    logit of a member where that member is the one of the sample's label, else minus infinity; `dissimilarity` (U,) the
-    sum of the dissimilarities of all pairs of members, `size` (U,) the sum of the members' shares of kernels.
+    Args:
+        classes: The classes.
+        members: The indices of the candidates, (U, classes).
+        correct: (U, S), for samples of these classes: the highest logit of a member if it is that of the sample's
+            label, else minus infinity.
+        dissimilarity: The sum of the dissimilarities of all pairs of members, (U,).
+        size: The sum of the members' shares of kernels, (U,).
     """
 
     classes: tuple[int, ...]
@@ -41,103 +45,131 @@ class Compositions:
     dissimilarity: Tensor
     size: Tensor
 
-    def of(self, labels: Tensor) -> Tensor:
-        """Return which samples (S,) are of these classes."""
+    def samples(self, labels: Tensor) -> Tensor:
+        """Return which samples (S,) belong to these classes, bool (S,)."""
         return torch.isin(labels, torch.tensor(self.classes, device=labels.device))
 
     def best(self, logits: Tensor, samples: Tensor) -> Tensor:
         """Return the highest logit of a member, (U, n), on n samples (S,), from logits (all classes, P, S)."""
-        each = (logits[label][:, samples][self.members[:, i]] for i, label in enumerate(self.classes))
-        return reduce(torch.maximum, each)
+        member_logits = (logits[label][:, samples][self.members[:, i]] for i, label in enumerate(self.classes))
+        return reduce(torch.maximum, member_logits)
 
 
 @dataclass(frozen=True)
-class Weights:
-    """How the fitness of a composition is made: `accuracy` times its accuracy, and so on with 1 minus its size."""
+class FitnessWeights:
+    """The weights of the terms of a composition's fitness: accuracy, mean dissimilarity, and 1 minus mean size."""
 
     accuracy: float
     dissimilarity: float
     size: float = 0.0
 
 
-def single(label: int, logits: Tensor, shares: Tensor) -> Compositions:
-    """Return the candidates of one class, from their logits (P, S), which it shares, and shares of kernels (P,)."""
+@dataclass(frozen=True)
+class Candidates:
+    """P candidate modules of each class.
+
+    Args:
+        logits: The logits of each candidate for its own class on S samples, (classes, P, S).
+        labels: The labels of the samples, int64 (S,).
+        dissimilarities: The dissimilarity of each pair of candidates, (classes, P, classes, P).
+        shares: The share of kernels that each candidate keeps, (classes, P).
+    """
+
+    logits: Tensor
+    labels: Tensor
+    dissimilarities: Tensor
+    shares: Tensor
+
+
+@dataclass(frozen=True)
+class Rating:
+    """How compositions are rated and selected.
+
+    Args:
+        weights: The weights of the terms of the fitness.
+        thresholds: By number of classes, the accuracy from which compositions are kept.
+        winners: A candidate for each class, whose composition is kept in any case.
+    """
+
+    weights: FitnessWeights
+    thresholds: dict[int, float]
+    winners: Sequence[int] | None = None
+
+
+def single_class(label: int, logits: Tensor, shares: Tensor) -> Compositions:
+    """Return the compositions of a single class, from the logits (P, S) of its candidates and their shares (P,)."""
     index = torch.arange(len(logits), device=logits.device).unsqueeze(1)
     return Compositions((label,), index, logits, torch.zeros_like(shares), shares)
 
 
-def _not_less(a: Tensor, b: Tensor) -> Tensor:
-    """Return in how many columns each row of `a` (U, S) is not less than each of `b` (V, S), int64 (U, V)."""
-    found = torch.zeros(len(a), len(b), dtype=torch.int64, device=a.device)
+def _count_not_less(a: Tensor, b: Tensor) -> Tensor:
+    """Count the columns in which each row of `a` (U, S) is not less than each row of `b` (V, S), int64 (U, V)."""
+    counts = torch.zeros(len(a), len(b), dtype=torch.int64, device=a.device)
     if a.device.type != "cpu":
-        step = max(1, TILE // max(1, found.numel()))
+        step = max(1, TILE // max(1, counts.numel()))
         for x, y in zip(a.T.split(step), b.T.split(step), strict=True):
-            found += (x.unsqueeze(2) >= y.unsqueeze(1)).sum(0)
-        return found
-    # sample by sample the tile stays in the cache, and bytes add up fastest
-    tile, few = torch.empty(found.shape, dtype=torch.bool), torch.zeros(found.shape, dtype=torch.uint8)
+            counts += (x.unsqueeze(2) >= y.unsqueeze(1)).sum(0)
+        return counts
+    # one sample at a time, so that the tile stays in the processor's cache, and counted in bytes
+    tile, byte_counts = torch.empty(counts.shape, dtype=torch.bool), torch.zeros(counts.shape, dtype=torch.uint8)
     columns, rows = a.T.contiguous().unsqueeze(2), b.T.contiguous().unsqueeze(1)
     for count, (x, y) in enumerate(zip(columns, rows, strict=True), start=1):
-        few += torch.ge(x, y, out=tile).view(torch.uint8)
+        byte_counts += torch.ge(x, y, out=tile).view(torch.uint8)
         if count % 255 == 0:
-            found += few
-            few.zero_()
-    return found + few
+            counts += byte_counts
+            byte_counts.zero_()
+    return counts + byte_counts
 
 
 def merge(
-    a: Compositions,
-    b: Compositions,
-    logits: Tensor,
-    labels: Tensor,
-    dissimilarities: Tensor,
-    weights: Weights,
-    threshold: float,
-    winners: Sequence[int] | None = None,
+    a: Compositions, b: Compositions, candidates: Candidates, rating: Rating
 ) -> tuple[Compositions, Tensor, Tensor]:
-    """Merge every composition of `a` with every one of `b`; return those kept, their fitness (K,), and all (U, V).
+    """Merge every composition of `a` with every composition of `b`, and keep the most accurate ones.
 
-    Kept are the most accurate, as many as reach `threshold` but at least 50 and at most 500; they are ordered by
-    fitness. The composition of `winners` (a candidate for each class) joins them where it is not among them.
-    `dissimilarities` is (classes, P, classes, P). On a tie of logits the class that comes first wins, so those of `a`.
-    Of `logits` (classes, P, S) only those of members on samples of the classes of `a` and `b` are read. Qi et al., ASE
-    2022, with compositions from cached logits.
+    As many are kept as reach the threshold, but at least 50 and at most 500, and that of `rating.winners`. On a tie of
+    logits the class that comes first wins, so those of `a`. Only the logits of members on samples of the classes of `a`
+    and `b` are read (Qi et al., ASE 2022, but with compositions from cached logits).
+
+    Returns:
+        The K compositions that are kept, in order of fitness; their fitness (K,); and the fitness of all, (U, V).
     """
-    classes = a.classes + b.classes
-    ours, theirs = a.of(labels), b.of(labels)
-    correct_a, correct_b = a.correct[:, ours], b.correct[:, theirs]
-    best_a, best_b = a.best(logits, theirs), b.best(logits, ours)
+    classes, logits, labels, weights = a.classes + b.classes, candidates.logits, candidates.labels, rating.weights
+    samples_a, samples_b = a.samples(labels), b.samples(labels)
+    correct_a, correct_b = a.correct[:, samples_a], b.correct[:, samples_b]
+    best_a, best_b = a.best(logits, samples_b), b.best(logits, samples_a)
     count = correct_a.shape[1] + correct_b.shape[1]
-    # where b is wrong already it loses, whatever it meets
-    correct = _not_less(correct_a, best_b) + correct_b.shape[1] - _not_less(best_a, correct_b)
+    # minus infinity, where b is wrong, never exceeds best_a
+    correct = _count_not_less(correct_a, best_b) + correct_b.shape[1] - _count_not_less(best_a, correct_b)
     pairs = len(classes) * (len(classes) - 1) // 2
-    apart = a.dissimilarity.unsqueeze(1) + b.dissimilarity
+    total_dissimilarity = a.dissimilarity.unsqueeze(1) + b.dissimilarity
     for i, one in enumerate(a.classes):
         for j, two in enumerate(b.classes):
-            apart = apart + dissimilarities[one, :, two][a.members[:, i]][:, b.members[:, j]]
+            total_dissimilarity = (
+                total_dissimilarity + candidates.dissimilarities[one, :, two][a.members[:, i]][:, b.members[:, j]]
+            )
     size = a.size.unsqueeze(1) + b.size
-    fitness = weights.accuracy * (correct / max(1, count)) + weights.dissimilarity * apart / pairs
+    fitness = weights.accuracy * (correct / max(1, count)) + weights.dissimilarity * total_dissimilarity / pairs
     fitness = fitness + weights.size * (1 - size / len(classes))
 
     flat = correct.flatten()
     kept = flat.sort(descending=True, stable=True).indices
-    kept = kept[: min(MOST, max(FEWEST, int((flat >= threshold * count).sum())))]
+    kept = kept[: min(MAX_KEPT, max(MIN_KEPT, int((flat >= rating.thresholds[len(classes)] * count).sum())))]
     kept = kept[fitness.flatten()[kept].sort(descending=True, stable=True).indices]
-    if winners is not None:
-        kept = _with_winners(kept, a, b, winners)
+    if rating.winners is not None:
+        kept = _with_winners(kept, a, b, rating.winners)
     u, v = kept // len(b.members), kept % len(b.members)
-    still = torch.full((len(kept), len(labels)), -torch.inf, device=labels.device)
-    still[:, ours] = correct_a[u].where(correct_a[u] >= best_b[v], -torch.inf)
-    still[:, theirs] = correct_b[v].where(correct_b[v] > best_a[u], -torch.inf)
+    correct_logits = torch.full((len(kept), len(labels)), -torch.inf, device=labels.device)
+    correct_logits[:, samples_a] = correct_a[u].where(correct_a[u] >= best_b[v], -torch.inf)
+    correct_logits[:, samples_b] = correct_b[v].where(correct_b[v] > best_a[u], -torch.inf)
     members = torch.cat([a.members[u], b.members[v]], 1)
-    return Compositions(classes, members, still, apart[u, v], size[u, v]), fitness[u, v], fitness
+    return Compositions(classes, members, correct_logits, total_dissimilarity[u, v], size[u, v]), fitness[u, v], fitness
 
 
 def _with_winners(kept: Tensor, a: Compositions, b: Compositions, winners: Sequence[int]) -> Tensor:
     rows = []
-    for each in (a, b):
-        wanted = torch.tensor([winners[label] for label in each.classes], device=kept.device)
-        rows.append((each.members == wanted).all(1).nonzero().flatten())
+    for side in (a, b):
+        wanted = torch.tensor([winners[label] for label in side.classes], device=kept.device)
+        rows.append((side.members == wanted).all(1).nonzero().flatten())
     if not len(rows[0]) or not len(rows[1]):
         return kept
     pair = rows[0][:1] * len(b.members) + rows[1][:1]
@@ -146,10 +178,12 @@ def _with_winners(kept: Tensor, a: Compositions, b: Compositions, winners: Seque
 
 @dataclass(frozen=True)
 class Fitness:
-    """How fit the candidates are, each (classes, P).
+    """The fitness of candidates, each (classes, P).
 
-    `last` is the fitness of the best composition that survives with the candidate in it, 0 where none does; `first` the
-    best fitness in the class's first merge; `auroc` how well its logit tells its class from the others there (AUROC).
+    Args:
+        last: The fitness of the best final composition that contains the candidate, 0 if none does.
+        first: The best fitness of a composition with the candidate in the first merge of its class.
+        auroc: The area under the ROC curve of its logit in that merge, for its class against the others.
     """
 
     last: Tensor
@@ -164,38 +198,35 @@ class Fitness:
         return order
 
 
-def beam(
-    logits: Tensor,
-    labels: Tensor,
-    dissimilarities: Tensor,
-    shares: Tensor,
-    order: Sequence[int],
-    weights: Weights,
-    thresholds: dict[int, float],
-    winners: Sequence[int] | None = None,
-    ask: Ask | None = None,
+def beam_search(
+    candidates: Candidates, order: Sequence[int], rating: Rating, compute: ComputeLogits | None = None
 ) -> tuple[Fitness, float]:
-    """Rate candidates by a beam search up a tournament; return their fitness and the best composition's accuracy.
+    """Rate candidates by a beam search, in which compositions are merged pairwise like in a tournament.
 
-    `logits` (classes, P, S) are of each candidate's own class; `order` says how classes meet: (0, 1), (2, 3) and so on,
-    an odd last one waits. `thresholds` has an accuracy for every number of classes that a merge leads to. A merge reads
-    logits of the candidates that are left, on samples of its classes: `ask`, if given, is told so before it does.
+    Args:
+        candidates: The candidates of all classes.
+        order: The order of the classes: the first is merged with the second, the third with the fourth, and so on;
+            an odd last one is merged in a later round.
+        rating: How compositions are rated and selected.
+        compute: Computes the logits that a merge reads: those of remaining candidates on samples of its classes.
+
+    Returns:
+        The fitness of the candidates, and the accuracy of the fittest composition, in [0, 1].
     """
-    classes, candidates, _ = logits.shape
-    first, auroc = torch.zeros(2, classes, candidates, device=logits.device)
-    lists = [single(label, logits[label], shares[label]) for label in order]
+    logits, labels = candidates.logits, candidates.labels
+    first, auroc = torch.zeros(2, *logits.shape[:2], device=logits.device)
+    lists = [single_class(label, logits[label], candidates.shares[label]) for label in order]
     fitness = torch.zeros(0)
     while len(lists) > 1:
         merged = []
         for a, b in zip(lists[::2], lists[1::2], strict=False):
-            met = a.classes + b.classes
-            if ask:
-                for label, members in zip(met, (*a.members.T, *b.members.T), strict=True):
-                    ask(label, members.unique(), met)
-            threshold = thresholds[len(met)]
-            joined, fitness, every = merge(a, b, logits, labels, dissimilarities, weights, threshold, winners)
-            own = joined.of(labels)
-            for side, best in ((a, every.amax(1)), (b, every.amax(0))):
+            classes = a.classes + b.classes
+            if compute:
+                for label, members in zip(classes, (*a.members.T, *b.members.T), strict=True):
+                    compute(label, members.unique(), classes)
+            joined, fitness, all_fitness = merge(a, b, candidates, rating)
+            own = joined.samples(labels)
+            for side, best in ((a, all_fitness.amax(1)), (b, all_fitness.amax(0))):
                 if len(side.classes) == 1:
                     (label,) = side.classes
                     first[label] = best
@@ -203,7 +234,7 @@ def beam(
             merged.append(joined)
         lists = merged + lists[len(lists) - len(lists) % 2 :]
     (final,) = lists
-    last = torch.zeros(classes, candidates, device=logits.device)
+    last = torch.zeros_like(first)
     for column, label in enumerate(final.classes):
         last[label].scatter_reduce_(0, final.members[:, column], fitness.to(last.dtype), "amax")
     accuracy = (final.correct[0] > -torch.inf).double().mean().item()
@@ -211,9 +242,9 @@ def beam(
 
 
 def _auroc(scores: Tensor, positive: Tensor) -> Tensor:
-    """Return for each row of scores (P, S) how often a positive sample is above a negative one, ties by half; (P,)."""
+    """Return the area under the ROC curve (P,) of each row of scores (P, S)."""
     ordered = scores.sort(1).values
     below = torch.searchsorted(ordered, scores) + torch.searchsorted(ordered, scores, right=True)
     ranks = (below + 1).double() / 2  # the mean rank of equal scores
-    ups, downs = int(positive.sum()), int((~positive).sum())
-    return ((ranks[:, positive].sum(1) - ups * (ups + 1) / 2) / max(1, ups * downs)).float()
+    positives, negatives = int(positive.sum()), int((~positive).sum())
+    return ((ranks[:, positive].sum(1) - positives * (positives + 1) / 2) / max(1, positives * negatives)).float()

@@ -1,4 +1,4 @@
-"""Make physically smaller networks that keep some kernels of each layer, and count what a network costs."""
+"""Make smaller networks that keep some kernels of each layer, and count multiply-adds."""
 
 from __future__ import annotations
 
@@ -16,22 +16,24 @@ from deeppatch.modular.layers import Layer
 def extract(network: nn.Module, layers: Sequence[Layer], kept: Sequence[Tensor]) -> nn.Module:
     """Return a smaller copy of a network, in eval mode, that holds only the `kept` kernels: bool (kernels,) by layer.
 
-    It gives what the network gives with the outputs of all other kernels, behind their normalisations, at zero
+    Its output is that of the network with the outputs of all other kernels, after normalisation, set to zero
     (Qi et al., ASE 2022).
     """
     small = copy.deepcopy(network).eval()
-    _cut(small, layers, kept)
+    _keep_kernels(small, layers, kept)
     return small
 
 
 @contextmanager
 def sliced(network: nn.Module, layers: Sequence[Layer], kept: Sequence[Tensor]) -> Iterator[None]:
-    """Let a network be what `extract` would return, within the block; nothing but the kept weights is copied."""
+    """Turn a network into what `extract` returns, within the block; only the kept weights are copied."""
     names = {name for layer in layers for name in (*layer.convs, *layer.followers, *layer.readers)}
     modules = [network.get_submodule(name) for name in names]
-    before = [{**vars(each), "_parameters": {**each._parameters}, "_buffers": {**each._buffers}} for each in modules]
+    before = [
+        {**vars(module), "_parameters": {**module._parameters}, "_buffers": {**module._buffers}} for module in modules
+    ]
     try:
-        _cut(network, layers, kept)
+        _keep_kernels(network, layers, kept)
         yield
     finally:
         for module, state in zip(modules, before, strict=True):
@@ -39,14 +41,14 @@ def sliced(network: nn.Module, layers: Sequence[Layer], kept: Sequence[Tensor]) 
 
 
 @torch.no_grad()
-def _cut(network: nn.Module, layers: Sequence[Layer], kept: Sequence[Tensor]) -> None:
+def _keep_kernels(network: nn.Module, layers: Sequence[Layer], kept: Sequence[Tensor]) -> None:
     if any(not mask.any() for mask in kept):
         raise ValueError("a layer keeps no kernel")
     for layer, mask in zip(layers, kept, strict=True):
         index = mask.nonzero().squeeze(1)
         for name in (*layer.convs, *layer.followers):
             _keep_outputs(network.get_submodule(name), index)
-    for layer, mask in zip(layers, kept, strict=True):  # after all outputs: what is left to gather from is small
+    for layer, mask in zip(layers, kept, strict=True):  # after all outputs, so that less is gathered
         for name, inputs in layer.readers.items():
             _keep_inputs(network.get_submodule(name), mask.repeat_interleave(inputs).nonzero().squeeze(1))
 
@@ -55,7 +57,7 @@ def _keep_outputs(module: nn.Module, index: Tensor) -> None:
     for values in (module._parameters, module._buffers):
         for name, value in values.items():
             if value is not None and value.ndim > 0:
-                values[name] = _kept(value, 0, index)  # type: ignore[assignment]
+                values[name] = _select(value, 0, index)  # type: ignore[assignment]
     count = len(index)
     if isinstance(module, nn.Conv2d):
         if module.groups > 1:
@@ -67,14 +69,14 @@ def _keep_outputs(module: nn.Module, index: Tensor) -> None:
 
 def _keep_inputs(module: nn.Module, index: Tensor) -> None:
     assert isinstance(module, (nn.Conv2d, nn.Linear))
-    module._parameters["weight"] = _kept(module.weight, 1, index)  # type: ignore[assignment]
+    module._parameters["weight"] = _select(module.weight, 1, index)  # type: ignore[assignment]
     if isinstance(module, nn.Conv2d):
         module.in_channels = len(index)
     else:
         module.in_features = len(index)
 
 
-def _kept(old: Tensor, axis: int, index: Tensor) -> Tensor:
+def _select(old: Tensor, axis: int, index: Tensor) -> Tensor:
     if old.ndim == 4 and not old.is_contiguous() and old.is_contiguous(memory_format=torch.channels_last):
         rows = old.permute(0, 2, 3, 1)  # as they lie in memory: whole rows are gathered ten times as fast
         chosen = rows.index_select(0, index) if axis == 0 else rows.flatten(0, 2).index_select(1, index)

@@ -1,4 +1,4 @@
-"""The genetic search: a population of candidate modules for each class, rated together by what they compose."""
+"""The genetic search: a population of candidate modules for each class, rated by their compositions."""
 
 from __future__ import annotations
 
@@ -12,20 +12,25 @@ from torch import Tensor
 
 from deeppatch.artifacts import Checkpoint
 from deeppatch.modular.candidate_logits import CandidateLogits, Evaluate
-from deeppatch.modular.composition import Weights, beam, dissimilarity
+from deeppatch.modular.composition import Candidates, FitnessWeights, Rating, beam_search, dissimilarity
 from deeppatch.modular.genome import Bits, Genome
 from deeppatch.modular.presets import Preset
 from deeppatch.progress import info, track
-from deeppatch.runtime import entropy
+from deeppatch.runtime import numpy_generator
 
 
 @dataclass
-class Record:
-    """How each generation's winners did, and which were the best; everything that a resumption needs.
+class SearchRecord:
+    """Measurements of the fittest modules of each generation, the winners.
 
-    Accuracies are in [0, 1]: `search` on the images that fitness reads, `holdout` on others, which choose;
-    `dissimilarity` is the winners' mean one, `kept` their mean share of kernels, `evaluated` how many candidates were
-    new, and `passes` how many images candidates ran on, in all.
+    Args:
+        search: The accuracy of their composition, in [0, 1], on the images that define the fitness.
+        holdout: The same on other images, by which the best generation is chosen.
+        dissimilarity: Their mean dissimilarity.
+        kept: The mean share of kernels that they keep.
+        evaluated: The number of new candidates.
+        passes: The number of images that candidates ran on, summed over candidates.
+        value: The value by which the best generation is chosen: accuracy, dissimilarity and size, weighted.
     """
 
     search: list[float] = field(default_factory=list)
@@ -43,11 +48,19 @@ class Record:
 
 
 @dataclass
-class Search:
-    """One search over N classes; `weights` (kernels,) says how many convolutions a kernel stands for.
+class PopulationSearch:
+    """The genetic search over N classes.
 
-    `labels` (S,) are those of the images that `evaluate` runs candidates on, and `validate` returns the accuracy, in
-    [0, 1], of N modules (N, kernels) by layer on images that fitness never sees. `sensitive` are the sensitive layers.
+    Args:
+        genomes: The genome of each class.
+        evaluate: Runs candidates on images.
+        validate: Returns the accuracy, in [0, 1], of N modules, (N, kernels) by layer, on held-out images.
+        labels: The labels (S,) of the images that `evaluate` runs candidates on.
+        weights: The number of convolutions that each kernel belongs to, (kernels,).
+        preset: The settings of the search.
+        sensitive: The indices of the sensitive layers.
+        thresholds: By number of classes, the accuracy from which compositions are kept.
+        seed: The seed of all random choices.
     """
 
     genomes: Sequence[Genome]
@@ -62,15 +75,15 @@ class Search:
 
     def run(
         self, generations: int, *, patience: int | None = None, checkpoint: Checkpoint | None = None
-    ) -> tuple[list[Tensor], Record]:
-        """Evolve, rate each of generations 0 to `generations`, and return the best one's masks, (N, kernels) by layer.
+    ) -> tuple[list[Tensor], SearchRecord]:
+        """Run the search, and return the best generation's masks, (N, kernels) by layer, and the measurements.
 
-        It ends early where `patience` generations bring nothing better. With a checkpoint every generation is saved,
-        and a resumed search goes on as if it had never stopped.
+        It ends early after `patience` generations without a better one. With a checkpoint every generation is saved,
+        and a resumed search has the same result as one without interruption.
         """
-        record, weight = Record(), self.preset.alpha
+        record, weight = SearchRecord(), self.preset.alpha
         population = [
-            first(genome, self.preset, self.sensitive, entropy(self.seed, "first", label))
+            initial_population(genome, self.preset, self.sensitive, numpy_generator(self.seed, "first", label))
             for label, genome in enumerate(self.genomes)
         ]
         winners: list[int] | None = None
@@ -78,7 +91,7 @@ class Search:
         candidates = CandidateLogits(self.evaluate, self.labels, len(self.genomes))
         saved = checkpoint.load() if checkpoint else None
         if saved:
-            record, weight, winners = Record(**saved["record"]), saved["weight"], saved["winners"]
+            record, weight, winners = SearchRecord(**saved["record"]), saved["weight"], saved["winners"]
             population = [part.numpy() for part in saved["population"]]
             best = [part.numpy() for part in saved["best"]]
             candidates.load(saved["candidates"])
@@ -87,8 +100,8 @@ class Search:
             if patience and record.value and generation - 1 - record.best >= patience:
                 info(f"search: nothing better for {patience} generations")
                 break
-            ranked, found = self._rate(population, candidates, generation, weight, winners, record)
-            weight = self.preset.alpha + max(0.0, self.preset.gamma - found)
+            ranked, accuracy = self._rate(population, candidates, generation, weight, winners, record)
+            weight = self.preset.alpha + max(0.0, self.preset.gamma - accuracy)
             if record.best == generation:
                 best = [bits[ranks[:1]] for bits, ranks in zip(population, ranked, strict=True)]
             search, held_out = 100 * record.search[-1], 100 * record.holdout[-1]
@@ -96,7 +109,9 @@ class Search:
                 f"generation {generation}: composed accuracy {search:.2f} % searched, {held_out:.2f} % held out, "
                 f"{100 * record.kept[-1]:.1f} % of kernels kept"
             )
-            population = [self._bred(label, bits[ranked[label]], generation) for label, bits in enumerate(population)]
+            population = [
+                self._next_generation(label, bits[ranked[label]], generation) for label, bits in enumerate(population)
+            ]
             winners = [0] * len(population)
             if checkpoint:
                 checkpoint.save(
@@ -119,45 +134,45 @@ class Search:
         generation: int,
         weight: float,
         winners: list[int] | None,
-        record: Record,
+        record: SearchRecord,
     ) -> tuple[list[NDArray[np.int64]], float]:
-        """Rank every class's candidates, fittest first, note how the winners do, and return the accuracy."""
+        """Rank the candidates of each class, fittest first, measure the winners, and return the best accuracy."""
         masks = [
             [torch.from_numpy(mask).to(self.labels.device) for mask in genome.decode(bits)]
             for genome, bits in zip(self.genomes, population, strict=True)
         ]
         keys = [[row.tobytes() for row in np.packbits(bits, axis=1)] for bits in population]
         before = candidates.passes
-        record.evaluated.append(candidates.renew(keys, masks))
+        record.evaluated.append(candidates.set_population(keys, masks))
         logits, kernels = candidates.logits, torch.stack([torch.cat(rows, 1) for rows in masks])
         classes, count = kernels.shape[:2]
         flat = kernels.flatten(0, 1)
         dissimilarities = dissimilarity(flat, self.weights).view(classes, count, classes, count)
         shares = (flat.float() @ self.weights / self.weights.sum()).view(classes, count)
-        order = entropy(self.seed, "order", generation).permutation(classes).tolist()
-        weights = Weights(weight, 1 - self.preset.alpha, self.preset.size)
-        fitness, accuracy = beam(
-            logits, self.labels, dissimilarities, shares, order, weights, self.thresholds, winners, candidates.ask
+        order = numpy_generator(self.seed, "order", generation).permutation(classes).tolist()
+        rating = Rating(FitnessWeights(weight, 1 - self.preset.alpha, self.preset.size), self.thresholds, winners)
+        fitness, accuracy = beam_search(
+            Candidates(logits, self.labels, dissimilarities, shares), order, rating, candidates.compute
         )
         ranked = fitness.ranked()
         tops = ranked[:, 0]
         rows = torch.arange(classes, device=tops.device)
         for label in range(classes):
-            candidates.ask(label, tops[label : label + 1], range(classes))
+            candidates.compute(label, tops[label : label + 1], range(classes))
         record.passes.append(candidates.passes - before)
         record.search.append((logits[rows, tops].argmax(0) == self.labels).double().mean().item())
         record.holdout.append(self.validate(_split(kernels[rows, tops], self.genomes[0])))
-        apart = dissimilarities[rows, tops][:, rows, tops]
-        record.dissimilarity.append((apart.sum() / (classes * (classes - 1))).item())
+        winner_dissimilarities = dissimilarities[rows, tops][:, rows, tops]
+        record.dissimilarity.append((winner_dissimilarities.sum() / (classes * (classes - 1))).item())
         record.kept.append(shares[rows, tops].mean().item())
         alpha, size = self.preset.alpha, self.preset.size
         value = alpha * record.holdout[-1] + (1 - alpha) * record.dissimilarity[-1]
         record.value.append(value + size * (1 - record.kept[-1]))
         return list(ranked.cpu().numpy()), accuracy
 
-    def _bred(self, label: int, ranked: Bits, generation: int) -> Bits:
-        """Return the next population: the fittest as they are, best first, then mutated children of the parents."""
-        preset, generator = self.preset, entropy(self.seed, "bred", label, generation)
+    def _next_generation(self, label: int, ranked: Bits, generation: int) -> Bits:
+        """Return the next population of a class: its fittest candidates unchanged, then mutated children."""
+        preset, generator = self.preset, numpy_generator(self.seed, "bred", label, generation)
         children = preset.population - preset.kept
         one = np.arange(children) % preset.parents
         two = (one + 1) % preset.parents
@@ -169,14 +184,16 @@ class Search:
             positions = generator.choice(length, changes, replace=False)
             drawn = generator.random(changes) < 0.5
             if preset.keep_ratio:
-                _move(row, positions[drawn], self.genomes[label].lengths, generator)
+                _swap_bits(row, positions[drawn], self.genomes[label].lengths, generator)
             else:
                 row[positions] = drawn
         return np.concatenate([ranked[: preset.kept], bits])
 
 
-def first(genome: Genome, preset: Preset, sensitive: Sequence[int], generator: np.random.Generator) -> Bits:
-    """Draw a first population: in every layer a share of the bits, those of important groups more often."""
+def initial_population(
+    genome: Genome, preset: Preset, sensitive: Sequence[int], generator: np.random.Generator
+) -> Bits:
+    """Draw the first population: in every layer a share of the bits, important groups with higher probability."""
     parts = []
     for layer, length in enumerate(genome.lengths):
         ratios = preset.ratios if layer in sensitive else preset.insensitive_ratios
@@ -189,10 +206,10 @@ def first(genome: Genome, preset: Preset, sensitive: Sequence[int], generator: n
     return np.concatenate(parts, 1)
 
 
-def _move(
+def _swap_bits(
     row: NDArray[np.bool_], positions: NDArray[np.int64], lengths: list[int], generator: np.random.Generator
 ) -> None:
-    """Flip bits, and for each one another of the same layer, so that a layer keeps about as many as it has."""
+    """Swap bits with opposite bits of the same layer, so that the number of set bits of each layer is preserved."""
     layer = np.repeat(np.arange(len(lengths)), lengths)
     for position in positions:
         others = np.flatnonzero((layer == layer[position]) & (row != row[position]))

@@ -1,4 +1,4 @@
-"""CNNSplitter: modules found by a genetic search on one half of val, the best generation chosen by the other."""
+"""CNNSplitter: modules from a genetic search on one half of val, with the best generation chosen on the other half."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from deeppatch.data.images import Images
 from deeppatch.data.splits import halves, subset
 from deeppatch.metrics import accuracy
 from deeppatch.modular.analysis import Analysis
-from deeppatch.modular.genetic import Search
+from deeppatch.modular.genetic import PopulationSearch
 from deeppatch.modular.genome import Genome
 from deeppatch.modular.importance import orders
-from deeppatch.modular.masking import by_slices, replicas_of
-from deeppatch.modular.modules import Found
+from deeppatch.modular.masking import replicas_of, sliced_logits
+from deeppatch.modular.modules import SearchResult
 from deeppatch.modular.presets import PRESETS, Preset, thresholds
 from deeppatch.modular.winograd import optimize_for_cpu
 
@@ -28,9 +28,13 @@ from deeppatch.modular.winograd import optimize_for_cpu
 class GeneticSearch:
     """Settings of the genetic search (Qi et al., ASE 2022).
 
-    `preset` is a name of PRESETS, or one's own. There are `generations` of them (None: the preset's), fewer where
-    `patience` of them bring nothing better. `images` of one half of val rate candidates. Where the preset names no
-    sensitive layers, those are sensitive whose accuracy falls by more than `drop` where modules keep a `share` of them.
+    Args:
+        preset: A name of PRESETS, or a `Preset`.
+        generations: The number of generations (default: that of the preset).
+        patience: The number of generations without a better one after which the search ends (default: never).
+        images: The number of images of one half of val on which candidates are rated.
+        drop: If the preset names no sensitive layers, a layer is sensitive when the accuracy falls by more than this...
+        share: ... as modules keep only this share of its kernels.
     """
 
     preset: str | Preset = "auto"
@@ -48,7 +52,7 @@ class GeneticSearch:
         amp: bool = False,
         seed: int = 2021,
         checkpoint: Checkpoint | None = None,
-    ) -> Found:
+    ) -> SearchResult:
         """Search, always in float32. `history` has one row for each generation, from 0 on."""
         preset = PRESETS[self.preset] if isinstance(self.preset, str) else self.preset
         searched, held_out = halves(data.val, seed, data.name)
@@ -59,16 +63,16 @@ class GeneticSearch:
         replicas = replicas_of(candidate)
 
         def evaluate(label: int, kept: Sequence[Tensor], samples: Tensor) -> Tensor:
-            return by_slices(candidate, analysis.layers, kept, x[samples], replicas=replicas)[:, :, label]
+            return sliced_logits(candidate, analysis.layers, kept, x[samples], replicas=replicas)[:, :, label]
 
         with torch.inference_mode():
             strong = accuracy(analysis.network(x).argmax(1), searched.labels)
-        search = Search(
+        search = PopulationSearch(
             [Genome(orders(analysis.importance, label)) for label in range(analysis.classes)],
             evaluate,
             validate,
             searched.labels,
-            analysis.tied.to(x.device),
+            analysis.convolutions_per_kernel.to(x.device),
             preset,
             analysis.sensitive(self.drop, self.share) if preset.sensitive is None else preset.sensitive,
             thresholds(preset, analysis.classes, strong),
@@ -90,13 +94,13 @@ class GeneticSearch:
         )
         frame.insert(0, "generation", range(len(frame)))
         frame["best"] = frame.index == record.best
-        return Found(masks, None, frame)
+        return SearchResult(masks, None, frame)
 
 
 def composed_accuracy(analysis: Analysis, images: Images) -> Callable[[Sequence[Tensor]], float]:
-    """Return what tells the accuracy, in [0, 1], of all modules together on images, from masks (classes, kernels).
+    """Return a function that measures the accuracy of all modules together, in [0, 1], from masks (classes, kernels).
 
-    A module that stays what it was when it was asked for last is not run again.
+    The scores of modules that have not changed since the last call are not computed again.
     """
     x = analysis.inputs(images)
     known: list[dict[bytes, Tensor]] = [{} for _ in range(analysis.classes)]
@@ -106,7 +110,7 @@ def composed_accuracy(analysis: Analysis, images: Images) -> Callable[[Sequence[
             own = [rows[label : label + 1] for rows in kept]
             key = torch.cat(own, 1).cpu().numpy().tobytes()
             if key not in last:
-                known[label] = {key: by_slices(analysis.network, analysis.layers, own, x)[0, :, label]}
+                known[label] = {key: sliced_logits(analysis.network, analysis.layers, own, x)[0, :, label]}
         scores = torch.stack([row for last in known for row in last.values()], 1)
         return accuracy(scores.argmax(1), images.labels)
 

@@ -1,4 +1,4 @@
-"""The gradient search: a threshold for each kernel and module, trained with the heads on what they compose."""
+"""The gradient search: a threshold for each kernel and module, trained together with the heads."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from deeppatch.data.views import Shuffled, clean
 from deeppatch.distributed.data_parallel import Batch, Stream
 from deeppatch.modular.heads import Heads
 from deeppatch.modular.layers import Layer
-from deeppatch.modular.masking import all_logits
+from deeppatch.modular.masking import masked_logits
 from deeppatch.runtime import generator
 from deeppatch.training import History, Loss
 
-BATCH = 64  # images a step
+BATCH_SIZE = 64  # images in a batch
 EPOCHS = 145  # as published
-WARM_UP = 5  # epochs that train only heads before the first mask moves
-ROUND = (5, 2)  # epochs with masks, then with heads only
+WARM_UP_EPOCHS = 5  # epochs that train only the heads first
+CYCLE = (5, 2)  # epochs that train masks and heads, then epochs that train only the heads
 
 
-class Step(Function):
-    """One where the input is above zero, else zero; the gradient passes, within -1 and 1 (Qi et al., TOSEM 2023)."""
+class BinaryStep(Function):
+    """A step function with a straight-through gradient, clipped to [-1, 1] (Qi et al., TOSEM 2023)."""
 
     @staticmethod
     def forward(ctx: Any, threshold: Tensor) -> Tensor:
@@ -41,17 +41,17 @@ class Step(Function):
 
 
 class Splitter(nn.Module):
-    """N modules of a frozen network, one for each class: a threshold for each kernel, and heads unless left out.
+    """N modules of a frozen network, one for each class: a threshold for each kernel, and optionally heads.
 
-    All modules run as one batch, because they share their weights. `first` has where thresholds begin (classes,
-    kernels) by layer: above zero, so that every module begins as the whole network.
+    All modules run as one batch, because they share their weights. `first` has the initial thresholds (classes,
+    kernels) by layer, which are above zero, so that every module starts as the whole network.
     """
 
     def __init__(
         self, classifier: Sequence[nn.Module], layers: Sequence[Layer], first: Sequence[Tensor], *, head: bool
     ) -> None:
         super().__init__()
-        self.frozen = tuple(classifier)  # normalisation and network; no part of what is trained or saved
+        self.frozen = tuple(classifier)  # normalisation and network, as a tuple so that they are not part of the state
         self.layers = layers
         classes = len(first[0])
         self.thresholds = nn.ParameterList(values.clone() for values in first)
@@ -59,10 +59,10 @@ class Splitter(nn.Module):
 
     def masks(self) -> list[Tensor]:
         """Return which kernels the modules keep, in {0, 1}, (classes, kernels) by layer; a layer keeps at least one."""
-        return [_alive(Step.apply(values), values) for values in self.thresholds]
+        return [_keep_at_least_one(BinaryStep.apply(values), values) for values in self.thresholds]
 
-    def kept(self) -> Tensor:
-        """Return the mean share of kernels that the modules keep; tied convolutions count each."""
+    def kept_share(self) -> Tensor:
+        """Return the mean share of kernels that the modules keep, counted in each convolution."""
         times = [len(layer.convs) for layer in self.layers]
         kept = torch.stack([mask.sum() * each for mask, each in zip(self.masks(), times, strict=True)]).sum()
         return kept / sum(values.numel() * each for values, each in zip(self.thresholds, times, strict=True))
@@ -70,7 +70,7 @@ class Splitter(nn.Module):
     def logits(self, pixels: Tensor) -> Tensor:
         """Return every module's logits (N, modules, classes) for pixels (N, 3, H, W) in [0, 1]."""
         normalize, network = self.frozen
-        return all_logits(network, self.layers, self.masks(), normalize(pixels)).transpose(0, 1)
+        return masked_logits(network, self.layers, self.masks(), normalize(pixels)).transpose(0, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map pixels (N, 3, H, W), or the modules' logits (N, modules, classes), to scores (N, modules)."""
@@ -82,38 +82,39 @@ class Splitter(nn.Module):
 
 
 def first_thresholds(importance: Sequence[Tensor], start: float) -> list[Tensor]:
-    """Return thresholds (classes, kernels) by layer, evenly from nearly 0 to twice `start`, by importance to the class.
+    """Return thresholds (classes, kernels) by layer, evenly spaced from nearly 0 to twice `start` by importance.
 
-    Kernels then leave one by one, least important first, where published ones, all at one height, cross zero at once.
+    Kernels are then dropped one by one, least important first. Published thresholds all start at the same value, and
+    cross zero at the same time.
     """
-    found = []
+    thresholds = []
     for values in importance:
         ranks = values.argsort(dim=1, stable=True).argsort(dim=1) + 1
-        found.append(2 * start * ranks / values.shape[1])
-    return found
+        thresholds.append(2 * start * ranks / values.shape[1])
+    return thresholds
 
 
-def _alive(mask: Tensor, values: Tensor) -> Tensor:
-    """Let a module whose layer has nothing left keep the kernel that is nearest to being kept."""
+def _keep_at_least_one(mask: Tensor, values: Tensor) -> Tensor:
+    """Keep the kernel of the highest threshold where a module would keep none of a layer."""
     dead = mask.sum(1, keepdim=True) == 0
     nearest = F.one_hot(values.argmax(1), values.shape[1]).to(mask)
     return mask + dead * nearest
 
 
-def loss(alpha: float) -> Loss:
-    """Return the cross entropy over the modules' scores, and where masks move `alpha` times the mean mask."""
+def splitting_loss(alpha: float) -> Loss:
+    """Return the loss: cross entropy of the scores, plus `alpha` times the kept share while masks are trained."""
 
     def value(model: nn.Module, batch: Batch) -> Tensor:
         x, labels = batch
         entropy = F.cross_entropy(model(x), labels)
-        return entropy + alpha * model.kept() if x.ndim == 4 else entropy  # type: ignore[operator]
+        return entropy + alpha * model.kept_share() if x.ndim == 4 else entropy  # type: ignore[operator]
 
     return value
 
 
 @dataclass(frozen=True)
 class HeadEpoch:
-    """One epoch that trains only heads: masks stand still, so that the modules' logits are computed once.
+    """One epoch that trains only the heads; masks do not change, so the modules' logits are computed once.
 
     Batches are (logits (N, modules, classes), labels (N,)), in an order that depends on `seed` and `epoch`.
     """
@@ -123,7 +124,7 @@ class HeadEpoch:
     batch_size: int
     seed: int
     epoch: int
-    known: dict[bytes, Tensor]
+    logits_cache: dict[bytes, Tensor]
 
     def __len__(self) -> int:
         return -(-len(self.images) // self.batch_size)
@@ -138,16 +139,16 @@ class HeadEpoch:
         with torch.no_grad():
             masks = self.model.masks()
             key = b"".join(mask.bool().cpu().numpy().tobytes() for mask in masks)
-            if key not in self.known:
-                self.known.clear()
-                self.known[key] = module_logits(self.model, self.images)
-        return self.known[key]
+            if key not in self.logits_cache:
+                self.logits_cache.clear()
+                self.logits_cache[key] = module_logits(self.model, self.images)
+        return self.logits_cache[key]
 
 
 @torch.no_grad()
 def module_logits(model: Splitter, images: Images, batch_size: int = 64) -> Tensor:
     """Return every module's logits (N, modules, classes) for all images."""
-    if all(bool(mask.all()) for mask in model.masks()):  # every module is the whole network
+    if all(bool(mask.all()) for mask in model.masks()):  # every module is still the whole network
         normalize, network = model.frozen
         whole = torch.cat([network(normalize(pixels)) for pixels, _labels in clean(images, 256)])
         return whole.unsqueeze(1).expand(-1, len(model.thresholds[0]), -1)
@@ -155,26 +156,26 @@ def module_logits(model: Splitter, images: Images, batch_size: int = 64) -> Tens
 
 
 def epochs(model: Splitter, images: Images, batch_size: int, seed: int, count: int) -> list[Stream]:
-    """Return `count` epochs: five for the heads, then by turns five for masks and heads, and two for heads only.
+    """Return `count` epochs: five for the heads, then alternately five for masks and heads and two for the heads only.
 
     Without heads all of them are for masks (Qi et al., TOSEM 2023).
     """
-    known: dict[bytes, Tensor] = {}
+    logits_cache: dict[bytes, Tensor] = {}
     streams: list[Stream] = []
     for epoch in range(count):
-        turn = (epoch - WARM_UP) % sum(ROUND)
-        if model.heads is not None and (epoch < WARM_UP or turn >= ROUND[0]):
-            streams.append(HeadEpoch(model, images, batch_size, seed, epoch, known))
+        turn = (epoch - WARM_UP_EPOCHS) % sum(CYCLE)
+        if model.heads is not None and (epoch < WARM_UP_EPOCHS or turn >= CYCLE[0]):
+            streams.append(HeadEpoch(model, images, batch_size, seed, epoch, logits_cache))
         else:
             streams.append(Shuffled(images, batch_size, seed, epoch))
     return streams
 
 
-def chosen(strong: float, allowed: float) -> Callable[[History], int]:
-    """Return the rule that chooses an epoch by accuracy and what is kept (`History.watched`), both held out.
+def choose_smallest(strong: float, allowed: float) -> Callable[[History], int]:
+    """Return the function that chooses the best epoch by held-out accuracy and kept share (`History.watched`).
 
-    Of the epochs that lose less than `allowed` to the `strong` model's accuracy, both in [0, 1], the one that keeps
-    fewest kernels; where there is none, the most accurate one.
+    Of the epochs whose accuracy is less than `allowed` below that of the `strong` model, in [0, 1], the one that keeps
+    fewest kernels is best; if there is none, the most accurate one.
     """
 
     def choose(history: History) -> int:

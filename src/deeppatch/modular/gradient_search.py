@@ -1,4 +1,4 @@
-"""GradSplitter: modules found by gradient on train, the best epoch chosen by val."""
+"""GradSplitter: modules that are trained by gradient descent on train, with the best epoch chosen on val."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from deeppatch.data.splits import subset
 from deeppatch.metrics import accuracy
 from deeppatch.modular import gradient
 from deeppatch.modular.analysis import Analysis
-from deeppatch.modular.modules import Found
-from deeppatch.training import fit, predict, two_rates
+from deeppatch.modular.modules import SearchResult
+from deeppatch.training import adam_with_initial_rate, fit, predict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,33 +41,33 @@ class GradientSearch:
         amp: bool = False,
         seed: int = 2021,
         checkpoint: Checkpoint | None = None,
-    ) -> Found:
+    ) -> SearchResult:
         """Train thresholds and heads on train; val chooses the epoch. `history` has one row for each epoch."""
-        train, val = data.train, views.clean(data.val, gradient.BATCH)
+        train, val = data.train, views.clean(data.val, gradient.BATCH_SIZE)
         if self.images:
             train = subset(train, self.images, seed, data.name)
-        steps = -(-len(train) // gradient.BATCH)
+        steps = -(-len(train) // gradient.BATCH_SIZE)
         first = gradient.first_thresholds(analysis.importance, 2 * steps * self.lr)  # about two epochs away from zero
         frozen = (analysis.model.normalize, analysis.network)
         splitter = gradient.Splitter(frozen, analysis.layers, first, head=self.head).to(data.val.labels.device)
-        optimizer, schedule = two_rates(
+        optimizer, schedule = adam_with_initial_rate(
             splitter.thresholds.parameters(),
             splitter.heads.parameters() if splitter.heads else [],
             lr=self.lr,
-            early=10 * self.lr,
-            steps=steps * gradient.WARM_UP,
+            initial_lr=10 * self.lr,
+            steps=steps * gradient.WARM_UP_EPOCHS,
         )
         strong = accuracy(predict(analysis.model, val, label="strong model"), val.labels)
-        choose = gradient.chosen(strong, self.max_drop / 100)
+        choose = gradient.choose_smallest(strong, self.max_drop / 100)
         history = fit(
             splitter,
-            gradient.epochs(splitter, train, gradient.BATCH, seed, self.epochs),
+            gradient.epochs(splitter, train, gradient.BATCH_SIZE, seed, self.epochs),
             lambda model: accuracy(predict(model, val), val.labels),
-            loss=gradient.loss(self.alpha),
+            loss=gradient.splitting_loss(self.alpha),
             optimizer=optimizer,
             schedule=schedule,
             checkpoint=checkpoint,
-            watch=lambda _model: splitter.kept().item(),
+            watch=lambda _model: splitter.kept_share().item(),
             choose=choose,
             amp=amp,
             label="modules",
@@ -75,4 +75,4 @@ class GradientSearch:
         frame = pd.DataFrame({"loss": history.loss, "holdout_accuracy": history.accuracy, "kept": history.watched})
         frame.insert(0, "epoch", range(1, len(frame) + 1))
         frame["best"] = frame.index == choose(history)
-        return Found([mask.detach() for mask in splitter.masks()], splitter.heads, frame)
+        return SearchResult([mask.detach() for mask in splitter.masks()], splitter.heads, frame)

@@ -1,4 +1,4 @@
-"""Heads that turn a module's logits into one number in (0, 1), so that modules of different classes compare."""
+"""Heads that map a module's logits to one score in (0, 1), so that scores of different modules are comparable."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Heads(nn.Module):
         return (torch.einsum("nmh,mh->nm", hidden.relu(), self.weight2) + self.bias2).sigmoid()
 
     def only(self, label: int) -> Heads:
-        """Return the head of one module, as a set of one."""
+        """Return `Heads` of a single module."""
         classes = self.weight1.shape[2]
         one = Heads(1, classes, self.weight1.shape[1])
         one.load_state_dict({name: value[label : label + 1] for name, value in self.state_dict().items()})

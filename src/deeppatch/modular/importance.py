@@ -1,4 +1,4 @@
-"""How important each kernel is to each class: how strongly it responds to images that are surely of the class."""
+"""Measure the importance of each kernel to each class by its response to confidently classified images."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from deeppatch.graph.hooks import hooked_before
 from deeppatch.modular.layers import Layer
 from deeppatch.progress import info, track
 
-SURE = 0.9  # probability of the class from which on an image counts
-FALLBACK = 50  # images that count where none is sure
+CONFIDENT = 0.9  # images count if their class has at least this probability
+FALLBACK_IMAGES = 50  # images that count if no image is classified confidently
 
 
 @torch.inference_mode()
 def importances(network: nn.Module, layers: Sequence[Layer], x: Tensor, labels: Tensor, classes: int) -> list[Tensor]:
-    """Return for each layer the mean L1 norm (classes, kernels) of each kernel's map, over sure images of each class.
+    """Return for each layer the mean L1 norm (classes, kernels) of kernels' maps over confident images of each class.
 
     An image (N, C, H, W) of class c counts where the network gives c a probability of at least 0.9 (Qi et al., ASE
-    2022); where none does, the 50 likeliest of the class count, and that is logged. The map is what the layer's last
-    reader reads: behind activation, pooling and the residual sums.
+    2022); if there is none, the 50 likeliest images of the class count, which is logged. The map is the input of the
+    layer's last reader: after activation, pooling and residual sums.
     """
     maps: dict[int, Tensor] = {}
     norms: list[list[Tensor]] = [[] for _ in layers]
@@ -33,30 +33,30 @@ def importances(network: nn.Module, layers: Sequence[Layer], x: Tensor, labels: 
         for index, layer in enumerate(layers):
             for name, inputs in layer.readers.items():
 
-                def note(
+                def record(
                     _module: nn.Module, read: tuple[Tensor, ...], index: int = index, inputs: int = inputs
                 ) -> None:
                     wide = read[0].abs().flatten(2).sum(2) if read[0].ndim > 2 else read[0].abs()
-                    maps[index] = wide.unflatten(1, (-1, inputs)).sum(2)  # the last reader's stays
+                    maps[index] = wide.unflatten(1, (-1, inputs)).sum(2)  # the last reader overwrites earlier ones
 
-                stack.enter_context(hooked_before(network.get_submodule(name), note))
+                stack.enter_context(hooked_before(network.get_submodule(name), record))
         batches = x.split(256)
         for batch in track(batches, len(batches), "importance"):
             probabilities.append(network(batch).softmax(1))
             for index, values in maps.items():
                 norms[index].append(values)
     own = torch.cat(probabilities).gather(1, labels.unsqueeze(1)).squeeze(1)
-    chosen = [_sure(own, labels == label, label) for label in range(classes)]
+    chosen = [_confident_images(own, labels == label, label) for label in range(classes)]
     return [torch.stack([torch.cat(parts)[rows].mean(0) for rows in chosen]) for parts in norms]
 
 
-def _sure(probability: Tensor, of_class: Tensor, label: int) -> Tensor:
-    found = (of_class & (probability >= SURE)).nonzero().squeeze(1)
-    if len(found):
-        return found
-    info(f"class {label}: no image has a probability of {SURE} or more; the {FALLBACK} likeliest are taken")
+def _confident_images(probability: Tensor, of_class: Tensor, label: int) -> Tensor:
+    rows = (of_class & (probability >= CONFIDENT)).nonzero().squeeze(1)
+    if len(rows):
+        return rows
+    info(f"class {label}: no image has a probability of {CONFIDENT} or more; the {FALLBACK_IMAGES} likeliest are taken")
     rows = of_class.nonzero().squeeze(1)
-    return rows[probability[rows].argsort(descending=True)[:FALLBACK]]
+    return rows[probability[rows].argsort(descending=True)[:FALLBACK_IMAGES]]
 
 
 def orders(importance: Sequence[Tensor], label: int) -> list[NDArray[np.int64]]:

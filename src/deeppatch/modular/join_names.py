@@ -1,4 +1,4 @@
-"""How the name of a join is read; free of PyTorch, so that the command line can check names at once."""
+"""Parse the names of joins, without importing PyTorch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from deeppatch.modular.names import JOINS
 
 
 def parse(join: str) -> tuple[str, tuple[float, ...]]:
-    """Return a join's name, and the two percentiles if it has them; UserError where it is none."""
+    """Return a join's name, and the two percentiles if it has them; UserError when it is none."""
     name, colon, rest = join.partition(":")
     try:
         numbers = tuple(float(number) for number in rest.split(",")) if colon else ()

@@ -15,12 +15,23 @@ from deeppatch.data.dataset import Data
 from deeppatch.data.images import Images
 from deeppatch.errors import UserError
 from deeppatch.modular.join_names import parse
-from deeppatch.modular.joins import JOINS, RANGES, Calibrated, JoinData, Range, calibrate, class_metrics, joined, span
-from deeppatch.modular.modules import Member, Modules, device_of
+from deeppatch.modular.joins import (
+    JOINS,
+    RANGES,
+    Calibrated,
+    JoinData,
+    Range,
+    calibrate,
+    class_metrics,
+    fit_range,
+    join_scores,
+)
+from deeppatch.modular.modules import ClassModule, Modules
 from deeppatch.progress import track
+from deeppatch.zoo.classifier import device_of
 
 BEFORE = "weak model alone"
-Join = Range | Calibrated | None  # what makes joined logits: None takes a module's scores as they are
+Join = Range | Calibrated | None  # None: the module's scores are not mapped
 
 
 class JoinedModel(nn.Module):
@@ -40,10 +51,14 @@ class JoinedModel(nn.Module):
 
 @dataclass(frozen=True)
 class JoinComparison:
-    """How a weak model fares on its test images, on its own and by each join.
+    """Metrics of a weak model on its test images, alone and with each join.
 
-    `ranges` are the module's by name of the join, made of `range_images` scores. `metrics` has precision, recall and F1
-    of the class, and the accuracy of the others, each in [0, 1], by join; BEFORE names the weak model on its own.
+    Args:
+        ranges: The range of the module's scores by name of the join.
+        range_images: The number of scores that ranges are computed from.
+        test_images: The number of test images.
+        metrics: Precision, recall and F1 of the class, and the accuracy of the others, each in [0, 1], by name of the
+            join; BEFORE is the weak model without a module.
     """
 
     ranges: dict[str, Range]
@@ -53,17 +68,17 @@ class JoinComparison:
 
 
 @dataclass(frozen=True)
-class _Pair:
-    """A weak model and a module in eval mode, and how they are run."""
+class _WeakModelAndModule:
+    """A weak model and a module in eval mode, and the settings to run them."""
 
     weak: nn.Module
-    module: Member
+    module: ClassModule
     batch_size: int
     amp: bool
     seed: int
 
     def outputs(self, model: nn.Module, images: Images, label: str) -> Tensor:
-        """Return what a model gives for images as they are, float32, in their order."""
+        """Return the outputs of a model for clean images, float32, in order."""
         device = device_of(model)
         view, rows = views.clean(images.to(device), self.batch_size), []
         with torch.no_grad():
@@ -73,14 +88,14 @@ class _Pair:
         return torch.cat(rows)
 
     def own_scores(self, data: Data) -> Tensor:
-        """Return the module's scores of its own class's images in val: what ranges are made of."""
+        """Return the module's scores of the val images of its class, from which ranges are computed."""
         own = data.val.take((data.val.labels == self.module.label).nonzero().flatten())
         if not len(own):
-            raise UserError(f"{data.name}: val has no image of class {self.module.label}, of which a range is made")
+            raise UserError(f"{data.name}: val has no image of class {self.module.label}, so that there is no range")
         return self.outputs(self.module, own, "scores of val")
 
     def join_data(self, images: Images, part: str) -> JoinData:
-        """Return what both give for images of the weak model's data."""
+        """Return the outputs of both for images of the weak model's data."""
         logits, scores = (self.outputs(model, images, f"outputs for {part}") for model in (self.weak, self.module))
         return JoinData(logits, scores, images.labels.to(logits.device))
 
@@ -105,26 +120,26 @@ def join_module(
     """Let the module of a strong model for one class correct a weak model (Qi et al., ASE 2022; TOSEM 2023).
 
     Args:
-        weak: classifier of pixels (N, 3, H, W) in [0, 1] that gives logits (N, K); the last of its classes is the one
-            to correct.
-        modules: what `split_into_modules` returned for `strong`.
-        strong: the classifier that was split.
-        target: index of the class to correct among the classes of `strong`.
-        data: of `strong`; the module's scores of the class's images in val make its range.
-        join: min_max, percentile (10 and 90; or percentile:M,N), outlier or norm take a range of the module's scores;
-            direct takes the scores of heads as they are; calibrate trains a linear layer. Default: direct where modules
+        weak: A classifier of pixels (N, 3, H, W) in [0, 1] that returns logits (N, K); the last of its classes is
+            corrected.
+        modules: The modules that `split_into_modules` returned for `strong`.
+        strong: The classifier that was split.
+        target: The index of the class to correct among the classes of `strong`.
+        data: The data of `strong`; the range of the module's scores is that of the val images of its class.
+        join: min_max, percentile (10 and 90; or percentile:M,N), outlier or norm use a range of the module's scores;
+            direct uses the scores of heads unchanged; calibrate trains a linear layer. Default: direct if modules
             have heads, else min_max.
-        weak_data: of `weak`, for calibrate only: train is learned from, val chooses the epoch.
-        batch_size: images at a time.
-        amp: run the models in bfloat16.
-        seed: decides what calibrate draws.
+        weak_data: The data of `weak`, only for calibrate, which learns from train and chooses the epoch on val.
+        batch_size: The number of images in a batch.
+        amp: Whether the models run in bfloat16.
+        seed: The seed of calibrate.
 
     Returns:
-        A model that gives scores (N, K) of the weak model's classes; it shares nothing with the others.
+        A model that returns scores (N, K) of the weak model's classes; it shares no parameters with the arguments.
 
     Raises:
-        UserError: there is no such join or class, or it lacks heads or `weak_data`.
-        StaleArtifact: `modules` were made of another classifier than `strong`.
+        UserError: When there is no such join or class, or heads or `weak_data` are needed and missing.
+        StaleArtifact: When `modules` belong to another classifier than `strong`.
 
     Example:
         >>> import torch
@@ -144,19 +159,19 @@ def join_module(
         >>> model(data.example).shape
         torch.Size([2, 3])
     """
-    join = join or ("direct" if modules.bounded else "min_max")
-    pair = _pair(weak, modules, strong, target, data, (batch_size, amp, seed))
+    join = join or ("direct" if modules.has_heads else "min_max")
+    pair = _prepare(weak, modules, strong, target, data, (batch_size, amp, seed))
     name = parse(join)[0]
-    found: Join = None
+    joined_by: Join = None
     if name in RANGES:
-        found = span(join, pair.own_scores(data))
+        joined_by = fit_range(join, pair.own_scores(data))
     elif name == "calibrate":
         if weak_data is None:
             raise UserError("the join calibrate is trained on the weak model's data; give weak_data")
-        found = pair.calibrated(weak_data)
-    elif not modules.bounded:
+        joined_by = pair.calibrated(weak_data)
+    elif not modules.has_heads:
         raise UserError("the join direct needs modules with heads, of the gradient search")
-    return JoinedModel(pair.weak, pair.module, found)
+    return JoinedModel(pair.weak, pair.module, joined_by)
 
 
 def compare_joins(
@@ -172,44 +187,44 @@ def compare_joins(
     amp: bool = False,
     seed: int = 2021,
 ) -> JoinComparison:
-    """Compare a weak model on its test images with itself joined to a module, by each of `joins`.
+    """Measure a weak model on its test images, without and with a module, by each of `joins`.
 
-    Arguments are those of `join_module`; `joins` are by default all that go with the modules. Each model runs on each
+    Arguments are those of `join_module`; `joins` are by default all that the modules support. Each model runs on each
     image once.
     """
     joins = default_joins(modules) if joins is None else joins
-    pair = _pair(weak, modules, strong, target, data, (batch_size, amp, seed))
+    pair = _prepare(weak, modules, strong, target, data, (batch_size, amp, seed))
     own = pair.own_scores(data)
-    ranges = {join: span(join, own) for join in dict.fromkeys([*RANGES, *joins]) if parse(join)[0] in RANGES}
+    ranges = {join: fit_range(join, own) for join in dict.fromkeys([*RANGES, *joins]) if parse(join)[0] in RANGES}
     test = pair.join_data(weak_data.test, "test")
-    found = {BEFORE: test.logits}
+    logits_by_join = {BEFORE: test.logits}
     for join in joins:
         made: Join = pair.calibrated(weak_data) if join == "calibrate" else ranges.get(join)
-        found[join] = _joined(made, test.logits, test.scores).detach()
+        logits_by_join[join] = _joined(made, test.logits, test.scores).detach()
     last = test.logits.shape[1] - 1
     return JoinComparison(
         ranges=ranges,
         range_images=len(own),
         test_images=len(test.labels),
-        metrics={join: class_metrics(logits.argmax(1), test.labels, last) for join, logits in found.items()},
+        metrics={join: class_metrics(logits.argmax(1), test.labels, last) for join, logits in logits_by_join.items()},
     )
 
 
 def default_joins(modules: Modules) -> list[str]:
-    """Return all joins that go with modules, the one that is taken by default first."""
-    return ["direct"] * modules.bounded + [join for join in JOINS if join != "direct"]
+    """Return all joins that modules support, the default one first."""
+    return ["direct"] * modules.has_heads + [join for join in JOINS if join != "direct"]
 
 
-def _pair(
-    weak: nn.Module, modules: Modules, strong: nn.Module, target: int, data: Data, how: tuple[int, bool, int]
-) -> _Pair:
+def _prepare(
+    weak: nn.Module, modules: Modules, strong: nn.Module, target: int, data: Data, settings: tuple[int, bool, int]
+) -> _WeakModelAndModule:
     if not 0 <= target < modules.classes:
         raise UserError(f"class {target}: the modules are of classes 0 to {modules.classes - 1}")
-    return _Pair(copy.deepcopy(weak).eval(), modules.member(strong, data.example, target), *how)
+    return _WeakModelAndModule(copy.deepcopy(weak).eval(), modules.member(strong, data.example, target), *settings)
 
 
 def _joined(join: Join, logits: Tensor, scores: Tensor) -> Tensor:
     if isinstance(join, Calibrated):
-        found: Tensor = join(torch.cat([logits[:, :-1], scores.unsqueeze(1)], 1))
-        return found
-    return joined(logits, scores if join is None else join(scores))
+        logits_joined: Tensor = join(torch.cat([logits[:, :-1], scores.unsqueeze(1)], 1))
+        return logits_joined
+    return join_scores(logits, scores if join is None else join(scores))

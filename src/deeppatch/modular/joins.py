@@ -1,4 +1,4 @@
-"""Joins of a module and a weak model: ranges of its scores, joined logits, a trained join, and how a class fares."""
+"""Joins of a weak model and a module: ranges of scores, joined scores, a trained join, and metrics of a class."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from deeppatch.modular.join_names import parse
 from deeppatch.runtime import generator
 from deeppatch.training import cross_entropy, fit, predict, sgd
 
-EPOCHS, RATE, BATCH = 20, 0.05, 128  # of calibration
-SPREAD = 1.5  # interquartile ranges beyond the quartiles
+EPOCHS, LEARNING_RATE, BATCH_SIZE = 20, 0.05, 128  # of calibration
+WHISKER = 1.5  # interquartile ranges beyond the quartiles
 
 
 @dataclass(frozen=True)
 class Range:
-    """Two scores of a module: `low` becomes 0 and `high` 1; other scores are not clipped."""
+    """A linear map of a module's scores: `low` becomes 0 and `high` becomes 1; scores are not clipped."""
 
     low: float
     high: float
 
     def __call__(self, scores: Tensor) -> Tensor:
-        """Map scores (N,) to confidences (N,). Where both ends are one, those from there on become 1, others 0."""
+        """Map scores (N,) to confidences (N,); if low and high are equal, scores from there on become 1, others 0."""
         if self.high == self.low:
             return (scores >= self.low).to(scores.dtype)
         return (scores - self.low) / (self.high - self.low)
@@ -40,19 +40,19 @@ def min_max(scores: Tensor) -> Range:
 
 def percentile(scores: Tensor, low: float = 10, high: float = 90) -> Range:
     """Return the range between two percentiles, linear between scores."""
-    found = torch.quantile(scores, torch.tensor([low, high], dtype=scores.dtype, device=scores.device) / 100)
-    return Range(*found.tolist())
+    predicted = torch.quantile(scores, torch.tensor([low, high], dtype=scores.dtype, device=scores.device) / 100)
+    return Range(*predicted.tolist())
 
 
 def outlier(scores: Tensor) -> Range:
-    """Return the range from 1.5 interquartile ranges below the quartiles to as far above them."""
+    """Return the range from 1.5 interquartile ranges below the first quartile to 1.5 above the third."""
     quartiles = percentile(scores, 25, 75)
-    reach = SPREAD * (quartiles.high - quartiles.low)
+    reach = WHISKER * (quartiles.high - quartiles.low)
     return Range(quartiles.low - reach, quartiles.high + reach)
 
 
 def norm(scores: Tensor) -> Range:
-    """Return the range from the mean to one standard deviation above it, which makes a z-score of a score."""
+    """Return the range from the mean to one standard deviation above it, which maps scores to z-scores."""
     mean = scores.mean().item()
     return Range(mean, mean + scores.std(correction=0).item())
 
@@ -63,16 +63,16 @@ RANGES: dict[str, Callable[..., Range]] = {
 JOINS = (*RANGES, "calibrate", "direct")
 
 
-def span(join: str, scores: Tensor) -> Range:
-    """Return the range that a join takes, of the scores (N,) of images of the module's class (Qi et al., ASE 2022).
+def fit_range(join: str, scores: Tensor) -> Range:
+    """Return the range of a join for the scores (N,) of images of the module's class (Qi et al., ASE 2022).
 
-    `join` is a name of RANGES; percentile may go on with its two, as in percentile:5,95.
+    `join` is a key of RANGES; percentile may be followed by two percentiles, as in percentile:5,95.
     """
     name, numbers = parse(join)
     return RANGES[name](scores.double(), *numbers)
 
 
-def joined(logits: Tensor, confidence: Tensor) -> Tensor:
+def join_scores(logits: Tensor, confidence: Tensor) -> Tensor:
     """Return a weak model's scores (N, K) with a module's for the last class (Qi et al., ASE 2022).
 
     `logits` (N, K) are the weak model's: its probabilities of the other classes stay as they are, that of the last is
@@ -83,7 +83,7 @@ def joined(logits: Tensor, confidence: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class JoinData:
-    """What a weak model and a module give for labelled images: logits (N, K), scores (N,), labels (N,)."""
+    """The outputs of a weak model and a module for labelled images: logits (N, K), scores (N,), labels (N,)."""
 
     logits: Tensor
     scores: Tensor
@@ -91,7 +91,7 @@ class JoinData:
 
     @property
     def inputs(self) -> Tensor:
-        """What a trained join reads, (N, K): the logits of the other classes, then the module's score."""
+        """The inputs of a trained join, (N, K): the logits of the other classes, then the module's score."""
         return torch.cat([self.logits[:, :-1], self.scores.unsqueeze(1).to(self.logits.dtype)], 1)
 
 
@@ -126,10 +126,10 @@ def calibrate(train: JoinData, val: JoinData, seed: int) -> Calibrated:
     def epochs() -> Iterator[list[Batch]]:
         for epoch in range(EPOCHS):
             order = torch.randperm(len(inputs), generator=generator(seed, "calibrate", epoch)).to(inputs.device)
-            yield [(inputs[index], train.labels[index]) for index in order.split(BATCH)]
+            yield [(inputs[index], train.labels[index]) for index in order.split(BATCH_SIZE)]
 
     optimizer, schedule = sgd(
-        join.parameters(), lr=RATE, momentum=0.9, weight_decay=0, steps=EPOCHS * -(-len(inputs) // BATCH)
+        join.parameters(), lr=LEARNING_RATE, momentum=0.9, weight_decay=0, steps=EPOCHS * -(-len(inputs) // BATCH_SIZE)
     )
     fit(
         join,
@@ -144,23 +144,23 @@ def calibrate(train: JoinData, val: JoinData, seed: int) -> Calibrated:
 
 
 def class_metrics(predictions: Tensor, labels: Tensor, target: int) -> dict[str, float]:
-    """Return precision, recall and F1 of a class, and the accuracy of all others, in [0, 1]; 0 where nothing counts.
+    """Return precision, recall and F1 of a class, and the accuracy of all others, in [0, 1]; 0 without any image.
 
     In `others_accuracy`, only images of other classes count, and a prediction of the target is an error.
     """
-    found, wanted = predictions == target, labels == target
-    correct = (found & wanted).sum().item()
-    precision, recall = _share(correct, found.sum().item()), _share(correct, wanted.sum().item())
-    others = (predictions == labels) & ~wanted
+    predicted, actual = predictions == target, labels == target
+    correct = (predicted & actual).sum().item()
+    precision, recall = _share(correct, predicted.sum().item()), _share(correct, actual.sum().item())
+    others = (predictions == labels) & ~actual
     return {
         "precision": precision,
         "recall": recall,
         "f1": _share(2 * precision * recall, precision + recall),
-        "others_accuracy": _share(others.sum().item(), (~wanted).sum().item()),
+        "others_accuracy": _share(others.sum().item(), (~actual).sum().item()),
     }
 
 
-def mean(rows: list[Mapping[str, float]]) -> dict[str, float]:
+def mean_of_rows(rows: list[Mapping[str, float]]) -> dict[str, float]:
     """Return the mean of each number over rows."""
     return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
 

@@ -1,4 +1,4 @@
-"""Which convolutions of a network must keep the same kernels, and which modules read what they keep."""
+"""Find which convolutions of a network must keep the same kernels, and which modules read their outputs."""
 
 from __future__ import annotations
 
@@ -17,9 +17,14 @@ from deeppatch.graph.tracing import Untraceable, trace
 class Layer:
     """Kernels that are kept or dropped together: those of one convolution, or of several whose outputs are added.
 
-    `convs` are those convolutions, `kernels` how many output channels each has, `followers` the normalisations and
-    depthwise convolutions behind them, and `readers` the convolutions and linear layers that read them: for each how
-    many inputs a kernel makes (height times width behind a flattening, else 1). All are in order of execution.
+    Args:
+        convs: The names of these convolutions.
+        kernels: The number of output channels of each.
+        followers: The batch normalisations and depthwise convolutions after them.
+        readers: The convolutions and linear layers that read them, and for each the number of inputs per kernel
+            (height times width after a flattening, else 1).
+
+    All are in order of execution.
     """
 
     convs: list[str]
@@ -34,26 +39,26 @@ class Layer:
 
     @property
     def short_name(self) -> str:
-        """The name of its first convolution, and how many are tied to it: for plots."""
+        """The name of the first convolution and the number of further ones, for plots."""
         return self.convs[0] + (f" + {len(self.convs) - 1} tied" if len(self.convs) > 1 else "")
 
 
-class _Space:
-    """The channels of some values; spaces whose values are added become one."""
+class _ChannelGroup:
+    """The channels of some tensors, as a set of a union-find structure; groups whose tensors are added are united."""
 
     def __init__(self, layer: Layer | None) -> None:
         self.layer = layer
-        self.into: _Space | None = None
+        self.parent: _ChannelGroup | None = None
 
-    def found(self) -> _Space:
-        return self if self.into is None else self.into.found()
+    def root(self) -> _ChannelGroup:
+        return self if self.parent is None else self.parent.root()
 
-    def join(self, other: _Space) -> None:
-        """Make one space of two; one that holds more than outputs of convolutions has nothing to keep or drop."""
-        one, two = self.found(), other.found()
+    def unite(self, other: _ChannelGroup) -> None:
+        """Unite two groups; if one has channels that are no convolution's output, no channel can be dropped."""
+        one, two = self.root(), other.root()
         if one is two:
             return
-        two.into = one
+        two.parent = one
         if one.layer is None or two.layer is None:
             one.layer = None
             return
@@ -61,13 +66,13 @@ class _Space:
         one.layer.followers += two.layer.followers
         one.layer.readers |= two.layer.readers
 
-    def pin(self) -> None:
-        """Take its channels out of every layer, so that all are kept."""
-        self.found().layer = None
+    def exclude(self) -> None:
+        """Remove the channels from their layer, so that all are kept."""
+        self.root().layer = None
 
 
-def find(network: nn.Module, example: Tensor) -> list[Layer]:
-    """Return a network's layers of kernels in order of execution (Qi et al., ASE 2022, residual ties included).
+def find_layers(network: nn.Module, example: Tensor) -> list[Layer]:
+    """Return a network's layers of kernels in order of execution (Qi et al., ASE 2022, with residual connections).
 
     `example` is a batch (N, C, H, W). Kernels that are added to something that is no convolution's output, or whose
     maps are padded with further channels, cannot be dropped and are in no layer. UserError for a network that is
@@ -79,83 +84,83 @@ def find(network: nn.Module, example: Tensor) -> list[Layer]:
         raise UserError(f"this network cannot be split: {error}; use one of the zoo") from error
     with torch.no_grad():
         ShapeProp(graph).propagate(example)
-    return _Walk(graph).layers()
+    return _LayerFinder(graph).layers()
 
 
-class _Walk:
-    """One pass over the graph that gives every value its space, and how many inputs a channel of it makes."""
+class _LayerFinder:
+    """Assigns to every value of the graph its channel group and the number of inputs per channel."""
 
     def __init__(self, graph: fx.GraphModule) -> None:
         self.graph = graph
-        self.spaces: dict[fx.Node, tuple[_Space, int]] = {}
-        self.made: list[_Space] = []
+        self.groups: dict[fx.Node, tuple[_ChannelGroup, int]] = {}
+        self.created: list[_ChannelGroup] = []
 
     def layers(self) -> list[Layer]:
         for node in self.graph.graph.nodes:
             if node.op == "placeholder":
-                self.spaces[node] = _Space(None), 1
+                self.groups[node] = _ChannelGroup(None), 1
             elif node.op.startswith("call"):
-                self.spaces[node] = self._called(node)
-        layers = {id(space.found()): space.found().layer for space in self.made}.values()
+                self.groups[node] = self._called(node)
+        layers = {id(group.root()): group.root().layer for group in self.created}.values()
         order = {str(node.target): index for index, node in enumerate(self.graph.graph.nodes)}
-        for layer in (found := [layer for layer in layers if layer is not None]):
+        for layer in (kept_layers := [layer for layer in layers if layer is not None]):
             layer.convs.sort(key=order.__getitem__)
             layer.followers.sort(key=order.__getitem__)
             layer.readers = dict(sorted(layer.readers.items(), key=lambda reader: order[reader[0]]))
-        return sorted(found, key=lambda layer: order[layer.convs[0]])
+        return sorted(kept_layers, key=lambda layer: order[layer.convs[0]])
 
-    def _called(self, node: fx.Node) -> tuple[_Space, int]:
-        """Return the space of what a step gives, and how many inputs of a reader a channel of it makes."""
-        sources = [source for source in node.all_input_nodes if source in self.spaces]
-        space, inputs = self.spaces[sources[0]] if sources else (_Space(None), 1)
+    def _called(self, node: fx.Node) -> tuple[_ChannelGroup, int]:
+        """Return the group of a step's output, and the number of a reader's inputs per channel."""
+        sources = [source for source in node.all_input_nodes if source in self.groups]
+        group, inputs = self.groups[sources[0]] if sources else (_ChannelGroup(None), 1)
         kind = operation(self.graph, node)
         if kind in (Operation.CONVOLUTION, Operation.LINEAR, Operation.NORMALISATION):
-            return self._layer(node, space, inputs)
+            return self._layer(node, group, inputs)
         if kind is Operation.SUM and len(sources) == 2:
-            other, others = self.spaces[sources[1]]
+            other, others = self.groups[sources[1]]
             if inputs == others and _shape(sources[0])[1] == _shape(sources[1])[1]:
-                space.join(other)
-                return space, inputs
-        elif len(sources) == 1 and self._apart(node, kind):
-            return space, inputs
-        elif kind is Operation.PADDING:  # a parameter-free shortcut: kernels would leave, and the new channels stay
-            space.pin()
-            return _Space(None), 1
+                group.unite(other)
+                return group, inputs
+        elif len(sources) == 1 and self._keeps_channels_separate(node, kind):
+            return group, inputs
+        elif kind is Operation.PADDING:  # a parameter-free shortcut adds channels that cannot be dropped
+            group.exclude()
+            return _ChannelGroup(None), 1
         elif kind is Operation.FLATTEN and len(_shape(node)) == 2:
-            return space, inputs * _shape(sources[0])[2:].numel()
+            return group, inputs * _shape(sources[0])[2:].numel()
         name = name_of(self.graph, node)
         raise UserError(f"this network cannot be split: {name} mixes channels; use a sequential or residual one")
 
-    def _apart(self, node: fx.Node, kind: Operation | None) -> bool:
-        """Tell whether channels stay apart and in their order."""
+    def _keeps_channels_separate(self, node: fx.Node, kind: Operation | None) -> bool:
+        """Return whether channels stay separate and in order."""
         if kind is Operation.ITEM:
             return is_crop(node)
         if kind is Operation.MEAN:
             return is_spatial_mean(node) and len(_shape(node.all_input_nodes[0])) == 4
         if kind is Operation.PADDING:
             return len(padding(node)) <= 2 * (len(_shape(node)) - 2)
-        return kind is Operation.EACH_CHANNEL
+        return kind is Operation.CHANNELWISE
 
-    def _layer(self, node: fx.Node, space: _Space, inputs: int) -> tuple[_Space, int]:
-        name, layer = str(node.target), space.found().layer
+    def _layer(self, node: fx.Node, group: _ChannelGroup, inputs: int) -> tuple[_ChannelGroup, int]:
+        name, layer = str(node.target), group.root().layer
         module = self.graph.get_submodule(name)
         if isinstance(module, nn.Conv2d) and module.groups == 1:
             if layer:
                 layer.readers[name] = inputs
-            made = _Space(Layer([name], module.out_channels))
-            self.made.append(made)
-            return made, 1
+            created = _ChannelGroup(Layer([name], module.out_channels))
+            self.created.append(created)
+            return created, 1
         if isinstance(module, nn.Linear):
             if layer:
                 layer.readers[name] = inputs
-            return _Space(None), 1
+            return _ChannelGroup(None), 1
         if isinstance(module, nn.Conv2d) and not module.groups == module.in_channels == module.out_channels:
             raise UserError(
                 f"this network cannot be split at {name} (Conv2d in groups); use a sequential or residual one"
             )
         if layer:
             layer.followers.append(name)
-        return space, inputs
+        return group, inputs
 
 
 def _shape(node: fx.Node) -> torch.Size:

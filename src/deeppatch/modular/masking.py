@@ -1,4 +1,4 @@
-"""The logits of modules: from the whole network with masks on its channels, or from the smaller networks themselves."""
+"""Compute the logits of modules: by masking channels of the whole network, or by running the smaller networks."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from deeppatch.modular.extract import sliced
 from deeppatch.modular.layers import Layer
 from deeppatch.progress import track
 
-AT_ONCE = 1024  # images that modules side by side read at a time: many threads need not need much memory
+MAX_CONCURRENT_IMAGES = 1024  # images that all threads together process at a time, to limit memory
 
 
 @contextmanager
 def masked(network: nn.Module, layers: Sequence[Layer], masks: Sequence[Tensor]) -> Iterator[None]:
-    """Let every layer's readers see what is kept, within the block: `masks` has (P, kernels) in {0, 1} by layer.
+    """Mask the inputs of every layer's readers within the block; `masks` has (P, kernels) in {0, 1} by layer.
 
-    The network reads P blocks of as many samples each, one for each row of the masks. Between a layer's convolutions
-    and its readers channels stay apart, so that this is what happens where the other kernels are gone.
+    The network reads P blocks of equally many samples, one for each row of the masks. Channels stay separate between
+    a layer's convolutions and its readers, so masking equals removing the other kernels.
     """
 
     def hook(mask: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...]], Tensor]:
@@ -43,14 +43,14 @@ def masked(network: nn.Module, layers: Sequence[Layer], masks: Sequence[Tensor])
         yield
 
 
-def all_logits(network: nn.Module, layers: Sequence[Layer], masks: Sequence[Tensor], x: Tensor) -> Tensor:
-    """Return the logits (P, N, classes) of P modules for inputs (N, C, H, W), by masks: gradients reach the masks."""
+def masked_logits(network: nn.Module, layers: Sequence[Layer], masks: Sequence[Tensor], x: Tensor) -> Tensor:
+    """Return the logits (P, N, classes) of P modules for inputs (N, C, H, W), differentiable in the masks."""
     with masked(network, layers, masks):
         logits: Tensor = network(x.repeat(len(masks[0]), 1, 1, 1))
     return logits.unflatten(0, (-1, len(x)))
 
 
-def by_slices(
+def sliced_logits(
     network: nn.Module,
     layers: Sequence[Layer],
     masks: Sequence[Tensor],
@@ -60,31 +60,33 @@ def by_slices(
 ) -> Tensor:
     """Return the logits (P, N, classes) of P modules, each run as the smaller network that it is.
 
-    With `replicas` of the network, modules run side by side on a CPU, on one thread each.
+    With `replicas` of the network, modules run in parallel on a CPU, each on one thread.
     """
-    batch_size = min(batch_size, max(64, AT_ONCE // (1 + len(replicas))))
+    batch_size = min(batch_size, max(64, MAX_CONCURRENT_IMAGES // (1 + len(replicas))))
 
     def run(kept: Sequence[Tensor]) -> Tensor:
-        one = idle.get()
+        replica = idle.get()
         try:
-            with torch.inference_mode(), sliced(one, layers, kept):
-                return torch.cat([one(part) for part in x.split(batch_size)])
+            with torch.inference_mode(), sliced(replica, layers, kept):
+                return torch.cat([replica(part) for part in x.split(batch_size)])
         finally:
-            idle.put(one)
+            idle.put(replica)
 
     modules = list(zip(*masks, strict=True))
     idle: SimpleQueue[nn.Module] = SimpleQueue()
-    for one in (network, *replicas):
-        idle.put(one)
+    for replica in (network, *replicas):
+        idle.put(replica)
     if not replicas or len(modules) == 1:
         return torch.stack([run(kept) for kept in track(modules, len(modules), "candidates")])
-    with runtime.one_thread_each(1 + len(replicas)) as pool:
+    with runtime.single_threaded_workers(1 + len(replicas)) as pool:
         return torch.stack(list(track(pool.map(run, modules), len(modules), "candidates")))
 
 
 def replicas_of(network: nn.Module) -> list[nn.Module]:
-    """Return copies of a network that share its parameters, one less than a CPU has threads; none for other devices."""
+    """Return copies of a network that share its parameters: one less than there are threads, none off the CPU."""
     shared = [*network.parameters(), *network.buffers()]
-    if any(each.device.type != "cpu" for each in shared):
+    if any(tensor.device.type != "cpu" for tensor in shared):
         return []
-    return [copy.deepcopy(network, {id(each): each for each in shared}) for _ in range(torch.get_num_threads() - 1)]
+    return [
+        copy.deepcopy(network, {id(tensor): tensor for tensor in shared}) for _ in range(torch.get_num_threads() - 1)
+    ]

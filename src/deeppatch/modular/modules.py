@@ -1,4 +1,4 @@
-"""The modules of a network as a small file: which kernels each class keeps, and the heads, if there are any."""
+"""The modules of a network: which kernels each class keeps, and the heads if there are any."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from deeppatch.errors import StaleArtifact
 from deeppatch.modular.composition import dissimilarity
 from deeppatch.modular.extract import extract
 from deeppatch.modular.heads import Heads
-from deeppatch.modular.layers import find
-from deeppatch.zoo.classifier import Classifier
+from deeppatch.modular.layers import find_layers
+from deeppatch.zoo.classifier import Classifier, device_of
 
 
-class Found(NamedTuple):
-    """What a search found: masks (classes, kernels) by layer, heads if there are any, and a row for each step."""
+class SearchResult(NamedTuple):
+    """The result of a search: masks (classes, kernels) by layer, heads if there are any, and a row for each step."""
 
     masks: Sequence[Tensor]
     heads: Heads | None
@@ -57,8 +57,8 @@ class Modules:
         return len(next(iter(self.kept.values())))
 
     @property
-    def bounded(self) -> bool:
-        """Whether scores lie in (0, 1), because heads make them; else they are logits."""
+    def has_heads(self) -> bool:
+        """Whether heads map scores into (0, 1); otherwise scores are logits."""
         return self.heads is not None
 
     def to_bytes(self) -> bytes:
@@ -69,7 +69,7 @@ class Modules:
 
     @staticmethod
     def from_bytes(content: bytes, origin: Path) -> Modules:
-        """Read what `to_bytes` made; StaleArtifact when the file is damaged or holds no modules."""
+        """Return the modules that `to_bytes` has serialised; StaleArtifact when the file is damaged or another one."""
         tensors, meta = tensors_from_bytes(content, origin)
         kept = {name.removeprefix("kept/"): mask for name, mask in tensors.items() if name.startswith("kept/")}
         if "base" not in meta or not kept or any(mask.dtype != torch.bool for mask in kept.values()):
@@ -84,46 +84,46 @@ class Modules:
                 raise StaleArtifact(f"{origin} is damaged: its heads fit nothing; run modularize again") from error
         return Modules(meta["base"], kept, heads)
 
-    def member(self, model: nn.Module, example: Tensor, label: int) -> Member:
-        """Return the module of class `label`, a smaller network that shares nothing with the classifier.
+    def member(self, model: nn.Module, example: Tensor, label: int) -> ClassModule:
+        """Return the module of class `label`, a smaller network that shares no parameters with the classifier.
 
         Args:
-            model: the classifier that was split.
-            example: a batch of pixels (N, 3, H, W) in [0, 1], to trace the network with.
-            label: index of the class.
+            model: The classifier that was split.
+            example: A batch of pixels (N, 3, H, W) in [0, 1], to trace the network with.
+            label: The index of the class.
 
         Raises:
-            StaleArtifact: the classifier is not the one that was split.
+            StaleArtifact: When another classifier was split.
         """
         model = as_classifier(model)
         if state_digest(model.state_dict()) != self.base:
             raise StaleArtifact("the modules were made of other base weights; run modularize for these")
         device = device_of(model)
-        layers = find(model.network, model.normalize(example.to(device)))
+        layers = find_layers(model.network, model.normalize(example.to(device)))
         if {layer.name: layer.kernels for layer in layers} != {name: mask.shape[1] for name, mask in self.kept.items()}:
             raise StaleArtifact("the modules do not fit the network's layers; run modularize again")
         small = extract(model.network, layers, [self.kept[layer.name][label].to(device) for layer in layers])
         head = self.heads.only(label) if self.heads else None
-        return Member(copy.deepcopy(model.normalize), small, label, head).to(device)
+        return ClassModule(copy.deepcopy(model.normalize), small, label, head).to(device)
 
-    def composed(self, model: nn.Module, example: Tensor) -> Composed:
-        """Return all modules as one classifier, whose highest score wins; arguments are those of `member`."""
-        return Composed([self.member(model, example, label) for label in range(self.classes)])
+    def composed(self, model: nn.Module, example: Tensor) -> ComposedModules:
+        """Return all modules as one classifier, which predicts the class of highest score (see `member`)."""
+        return ComposedModules([self.member(model, example, label) for label in range(self.classes)])
 
     def dissimilarity(self) -> Tensor:
-        """Return one minus the Jaccard index of the kernels of every two modules, (classes, classes)."""
+        """Return one minus the Jaccard index of the kernels of each pair of modules, (classes, classes)."""
         tied = [torch.full((mask.shape[1],), float(len(name.split("+")))) for name, mask in self.kept.items()]
         return dissimilarity(torch.cat(list(self.kept.values()), 1), torch.cat(tied))
 
     def shares(self) -> Tensor:
-        """Return the share of kernels that each module keeps, in [0, 1], (classes,); tied convolutions count each."""
+        """Return the share of kernels that each module keeps, in [0, 1], (classes,), counted in each convolution."""
         kept = sum(mask.sum(1) * len(name.split("+")) for name, mask in self.kept.items())
         total = sum(mask.shape[1] * len(name.split("+")) for name, mask in self.kept.items())
         assert isinstance(kept, Tensor)
         return kept / total
 
 
-class Member(nn.Module):
+class ClassModule(nn.Module):
     """A module: normalisation, the smaller network, and the logit of its class or the score of its head."""
 
     def __init__(self, normalize: nn.Module, network: nn.Module, label: int, head: Heads | None) -> None:
@@ -143,10 +143,10 @@ class Member(nn.Module):
         return scores.squeeze(1)
 
 
-class Composed(nn.Module):
+class ComposedModules(nn.Module):
     """All modules as one classifier: the class whose module gives the highest score."""
 
-    def __init__(self, members: list[Member]) -> None:
+    def __init__(self, members: list[ClassModule]) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
 
@@ -160,12 +160,7 @@ class Composed(nn.Module):
 
 
 def as_classifier(model: nn.Module) -> Classifier:
-    """Return a model as normalisation and network: itself, or with pixels that reach it as they are."""
+    """Return a model as a `Classifier`: itself, or one without normalisation around it."""
     if isinstance(model, Classifier):
         return model
     return Classifier(model, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)).to(device_of(model))
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Return where the parameters of a model lie."""
-    return next(model.parameters()).device

@@ -1,11 +1,11 @@
-"""Settings of the genetic search: the six published ones, and the one that is derived from network and data."""
+"""Presets of the genetic search: the six published ones, and one that adapts to network and data."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 PUBLISHED_THRESHOLDS = {2: 0.95, 4: 0.95, 8: 0.85, 10: 0.80}
-SLACK = 0.05  # below the strong model's accuracy on the same classes a composition counts as good
+TOLERANCE = 0.05  # compositions are kept if their accuracy is at most this much below the strong model's
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,12 @@ class Preset:
 
     @property
     def parents(self) -> int:
-        """How many of the fittest breed."""
+        """The number of fittest candidates that have children."""
         return min(50, self.population)
 
     @property
     def kept(self) -> int:
-        """How many of the fittest go on unchanged."""
+        """The number of fittest candidates that survive unchanged."""
         return min(20, 2 * self.population // 5)
 
 
@@ -68,21 +68,21 @@ PRESETS: dict[str, Preset] = {
 
 
 def sizes(classes: int) -> list[int]:
-    """Return the numbers of classes that merges lead to, for a tournament in which an odd last list waits."""
-    lists, found = [1] * classes, set()
+    """Return the numbers of classes that result from merges in a tournament, in which an odd last list waits."""
+    lists, totals = [1] * classes, set()
     while len(lists) > 1:
         pairs = [a + b for a, b in zip(lists[::2], lists[1::2], strict=False)]
-        found |= set(pairs)
+        totals |= set(pairs)
         lists = pairs + lists[len(lists) - len(lists) % 2 :]
-    return sorted(found)
+    return sorted(totals)
 
 
 def thresholds(preset: Preset, classes: int, strong: float) -> dict[int, float]:
     """Return the accuracy from which compositions are kept, by number of classes; `strong` is the whole network's.
 
-    Published thresholds are taken for the numbers of classes that they name; the next larger one's for others.
+    A number of classes without a published threshold uses that of the next larger one.
     """
     if preset.thresholds is None:
-        return dict.fromkeys(sizes(classes), max(0.0, strong - SLACK))
+        return dict.fromkeys(sizes(classes), max(0.0, strong - TOLERANCE))
     known = preset.thresholds
     return {size: known[min((k for k in known if k >= size), default=max(known))] for size in sizes(classes)}

@@ -1,4 +1,4 @@
-"""Which layers are sensitive: how accuracy falls when every module keeps only a part of one layer."""
+"""Measure the sensitivity of layers: the composed accuracy when every module keeps only a part of one layer."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def measure(
     """Return the composed accuracy, in [0, 1], by layer and ratio (layers, 10), on inputs (N, C, H, W).
 
     At ratio r the module of every class keeps the r most important kernels of one layer, and all of the others (Qi et
-    al., ASE 2022). What comes before the layer is computed once for all modules and ratios. Rows of `table` that are
-    there are not measured again; `save` is called after each layer.
+    al., ASE 2022). Layers before it are computed once for all modules and ratios. The rows that `table` already has
+    are not measured again; `save` is called after each layer.
     """
     rows = [] if table is None else list(table)
     parts = list(zip(x.split(batch_size), labels.split(batch_size), strict=True))
@@ -45,7 +45,7 @@ def measure(
         before, after = cut(network, reader)
         with masked(network, [layer], [masks]):
             for part, truth in parts:
-                read, *crossing = (_copies(each, len(masks)) for each in before(part))
+                read, *crossing = (_copies(value, len(masks)) for value in before(part))
                 logits = after(network.get_submodule(reader)(read), *crossing)
                 scores = logits.view(len(correct), len(ranks), len(part), -1).diagonal(dim1=1, dim2=3)
                 correct += (scores.argmax(2) == truth).sum(1)

@@ -11,7 +11,8 @@ from deeppatch.errors import UserError
 from deeppatch.modular.analysis import Analysis, analyse
 from deeppatch.modular.genetic_search import GeneticSearch
 from deeppatch.modular.gradient_search import GradientSearch
-from deeppatch.modular.modules import Modules, device_of
+from deeppatch.modular.modules import Modules
+from deeppatch.zoo.classifier import device_of
 
 METHODS: dict[str, type[GradientSearch | GeneticSearch]] = {"grad": GradientSearch, "ga": GeneticSearch}
 Method = str | GradientSearch | GeneticSearch
@@ -30,22 +31,22 @@ def split_into_modules(
     """Split a network into a module of few kernels for each class (Qi et al., ASE 2022; TOSEM 2023).
 
     Args:
-        model: classifier of pixels (N, 3, H, W) in [0, 1] that gives logits (N, classes); sequential or residual. It is
-            not changed.
-        data: the gradient search learns from train and chooses its epoch by val; the genetic search reads one half of
-            val, and chooses its generation by the other. test is not read.
+        model: A sequential or residual classifier of pixels (N, 3, H, W) in [0, 1] that returns logits (N, classes);
+            it is not changed.
+        data: The gradient search learns from train and chooses its epoch on val; the genetic search reads one half of
+            val, and chooses its generation on the other. test is not read.
         method: "grad" (GradSplitter) or "ga" (CNNSplitter) with their default settings, or a `GradientSearch` or
-            `GeneticSearch` with one's own.
-        sensitivity_images: how many images of val tell which layers are sensitive.
-        amp: train in bfloat16 (gradient search).
-        seed: decides every random choice.
-        checkpoint: where the search is saved after every epoch or generation, and from where it goes on.
+            `GeneticSearch` with other settings.
+        sensitivity_images: The number of val images on which the sensitivity of layers is measured.
+        amp: Whether the gradient search trains in bfloat16.
+        seed: The seed of all random choices.
+        checkpoint: Where the search is saved after every epoch or generation, and resumed from.
 
     Returns:
-        The modules; `history` is a table of the epochs or generations.
+        The modules; their `history` has a row for each epoch or generation.
 
     Raises:
-        UserError: the network mixes channels in a way that cannot be split, or there is no such method.
+        UserError: When the network mixes channels in a way that cannot be split, or there is no such method.
 
     Example:
         >>> import torch
@@ -83,6 +84,6 @@ def search(
         raise UserError(f"{method}: there is no such method; choose from {', '.join(METHODS)}")
     settings = METHODS[method]() if isinstance(method, str) else method
     data = data.to(device_of(analysis.model))
-    found = settings.run(analysis, data, amp=amp, seed=seed, checkpoint=checkpoint)
-    kept = {layer.name: mask.bool().cpu() for layer, mask in zip(analysis.layers, found.masks, strict=True)}
-    return Modules(state_digest(analysis.model.state_dict()), kept, found.heads, found.history)
+    result = settings.run(analysis, data, amp=amp, seed=seed, checkpoint=checkpoint)
+    kept = {layer.name: mask.bool().cpu() for layer, mask in zip(analysis.layers, result.masks, strict=True)}
+    return Modules(state_digest(analysis.model.state_dict()), kept, result.heads, result.history)

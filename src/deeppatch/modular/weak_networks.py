@@ -23,13 +23,13 @@ FITS = {
 
 
 def mix_of(dataset: str) -> str:
-    """Return the mix that goes with a strong model's data; UserError where there is none."""
+    """Return the mix that goes with a strong model's data; UserError when there is none."""
     if dataset not in MIXES:
         raise UserError(f"-d {dataset}: there is no mix for weak models of it; use {', '.join(MIXES)}")
     return MIXES[dataset]
 
 
 def published_weak_network(strong: str, dataset: str, fit: str) -> str:
-    """Return the weak network that was published for a strong network, its data and a reason of FITS."""
+    """Return the weak network that was published for a strong network, its data set and a key of FITS."""
     by_family = SIMPLE[mix_of(dataset)] if fit == "simple" else POORFIT
     return by_family["rescnn" if strong.startswith("rescnn") else "simcnn"]

@@ -1,4 +1,4 @@
-"""Put units into a network and take them out again."""
+"""Insert units into a network and remove them again."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from deeppatch.patching.units import UNITS, Unit
 
 @dataclass(frozen=True)
 class Attachment:
-    """Units and normalisations that are attached to a network, each in place of one of its own modules.
+    """Units and batch normalisations that replace modules of a network.
 
-    The network's own modules are kept unchanged in `own`, so `remove` restores the network bit for bit.
+    The replaced modules are kept unchanged in `original_modules`, so `remove` restores the network bit for bit.
 
     Example:
         >>> network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
@@ -32,15 +32,15 @@ class Attachment:
     units: dict[str, Unit]
     norms: dict[str, nn.BatchNorm2d]
     norm_after: dict[str, str]
-    own: dict[str, nn.Module]
-    trained_before: list[nn.Parameter]
+    original_modules: dict[str, nn.Module]
+    previously_trainable: list[nn.Parameter]
 
     def parameters(self) -> list[nn.Parameter]:
-        """Return the new parameters, which are the only ones to train."""
-        return [parameter for unit in self.units.values() for parameter in _new_module(unit)]
+        """Return the new parameters: the only ones to train."""
+        return [parameter for unit in self.units.values() for parameter in _new_parameters(unit)]
 
     def enter_training(self) -> None:
-        """Set the training mode: batch statistics in the patch's own normalisations, all else as at inference."""
+        """Set the training mode: the patch's batch normalisations use batch statistics, all else is in eval mode."""
         self.network.eval()
         for norm in self.norms.values():
             norm.train()
@@ -49,23 +49,32 @@ class Attachment:
                 unit.get_submodule("unit").train()
 
     def merge(self) -> None:
-        """Replace the units by what computes the same at inference: ReplaceCorrect becomes a plain convolution."""
+        """Replace the units by their inference form: ReplaceCorrect units become plain convolutions."""
         for name, unit in self.units.items():
             hooks.swap(self.network, name, unit.for_inference())
 
     def remove(self) -> None:
-        """Put the network's own modules back, and let its parameters train again where they did."""
-        for name, module in self.own.items():
+        """Restore the original modules, and make the parameters trainable that were so before."""
+        for name, module in self.original_modules.items():
             hooks.swap(self.network, name, module)
-        for parameter in self.trained_before:
+        for parameter in self.previously_trainable:
             parameter.requires_grad_(True)
 
 
 def attach(network: nn.Module, channels: dict[str, list[int]], kind: str, example: Tensor) -> Attachment:
-    """Put units of `kind` into a network (in place) at the convolutions named by `channels`.
+    """Insert units into a network in place, and freeze its parameters.
 
-    Normalisations executed after the first of them are replaced by copies, whose running statistics become the
-    patch's own; `example` (N, C, H, W) is run once to learn the order. The network's own parameters are frozen.
+    Batch normalisations that run after the first patched convolution are replaced by copies, whose running statistics
+    belong to the patch.
+
+    Args:
+        network: A network that reads normalised images.
+        channels: The output channels to patch, by the name of their convolution.
+        kind: `replace` or `crtunit`, a key of UNITS.
+        example: Normalised images (N, C, H, W), which are run once to learn the order of execution.
+
+    Raises:
+        ValueError: When no channel is given, or a convolution runs more than once in a forward pass.
     """
     if not channels:
         raise ValueError("no channel is chosen in any layer")
@@ -76,26 +85,26 @@ def attach(network: nn.Module, channels: dict[str, list[int]], kind: str, exampl
     first = min(order.index(name) for name in channels)
     named = dict(network.named_modules())
     names = [name for name in order[first:] if _has_statistics(named[name])]
-    trained_before = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    for parameter in trained_before:
+    previously_trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    for parameter in previously_trainable:
         parameter.requires_grad_(False)
-    own: dict[str, nn.Module] = {}
+    original_modules: dict[str, nn.Module] = {}
     norms: dict[str, nn.BatchNorm2d] = {}
     for name in dict.fromkeys(names):
         norms[name] = copy.deepcopy(named[name])
-        own[name] = hooks.swap(network, name, norms[name])
+        original_modules[name] = hooks.swap(network, name, norms[name])
     units: dict[str, Unit] = {}
     for name in sorted(channels, key=order.index):
         chosen = torch.tensor(sorted(channels[name]), dtype=torch.long, device=device)
         units[name] = UNITS[kind](network.get_submodule(name), chosen)  # type: ignore[arg-type]
-        own[name] = hooks.swap(network, name, units[name])
-    return Attachment(network, units, norms, norm_after, own, trained_before)
+        original_modules[name] = hooks.swap(network, name, units[name])
+    return Attachment(network, units, norms, norm_after, original_modules, previously_trainable)
 
 
 def _has_statistics(module: nn.Module) -> bool:
     return isinstance(module, nn.BatchNorm2d) and module.running_mean is not None
 
 
-def _new_module(unit: Unit) -> list[nn.Parameter]:
-    own = {id(parameter) for parameter in unit.original.parameters()}
-    return [parameter for parameter in unit.parameters() if id(parameter) not in own]
+def _new_parameters(unit: Unit) -> list[nn.Parameter]:
+    frozen = {id(parameter) for parameter in unit.original.parameters()}
+    return [parameter for parameter in unit.parameters() if id(parameter) not in frozen]

@@ -1,4 +1,4 @@
-"""Fit a router on val, clean images against their degraded copies, and put it into a switched model."""
+"""Fit a router on clean and degraded validation images, and return a switched model that uses it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from deeppatch.data.images import Images
 from deeppatch.errors import UserError
 from deeppatch.evaluation import correct_by_level
 from deeppatch.patching.patch_file import Patch, apply
-from deeppatch.patching.router import FEATURES, ROUTERS, Evidence
+from deeppatch.patching.router import FEATURES, ROUTERS, CalibrationData
 from deeppatch.patching.switched import SwitchedModel
 from deeppatch.progress import track
 from deeppatch.zoo.classifier import device_of
@@ -37,24 +37,24 @@ def fit_switch(
     """Fit a router on val and return the model that switches each sample between original and patched network.
 
     Args:
-        model: the classifier that the patch was trained on; it is left as it was.
-        patch: what `train_patch` returned.
-        data: whose val part calibrates the router.
+        model: The classifier that the patch was trained on; it is not changed.
+        patch: The patch that `train_patch` returned.
+        data: The data; the part `val` calibrates the router.
         corruption: what `deeppatch.corruption` takes or returns: the degradations that the patch is for.
         router: `probe`, a logistic regression on statistics of the first patched maps, or `flips`, as published (Wei
             et al., TOSEM 2023).
         max_clean_drop: with `probe`, the bound on the loss of clean accuracy, in percentage points, that val shows
             with 95 % confidence (Clopper and Pearson); it limits how readily samples switch.
-        vote: decide by majority for a whole batch, as published, and not for each sample.
-        batch_size: images a batch.
-        amp: run networks in bfloat16.
+        vote: Whether a whole batch switches by majority, as published, instead of each sample.
+        batch_size: The number of images in a batch.
+        amp: Whether networks run in bfloat16.
 
     Returns:
-        A classifier of pixels (N, 3, H, W) in [0, 1], in eval mode. Its `calibration` says what val showed: for `probe`
+        A classifier of pixels (N, 3, H, W) in [0, 1], in eval mode. Its `calibration` has the results: for `probe`
         the threshold, `clean_losses` of `clean_images` and `clean_drop_bound`, a share in [0, 1].
 
     Raises:
-        UserError: for an unknown router, a bound outside 0 to 100, or a patch of another model.
+        UserError: When the router is unknown, the bound is outside 0 to 100, or the patch belongs to another model.
 
     >>> import torch
     >>> from torch import nn
@@ -82,17 +82,17 @@ def fit_switch(
     degrade = corruptions.corruption(corruption)
     features = router_features(switched, router, val, degrade, batch_size=batch_size, amp=amp)
     before, after = (
-        correct_by_level(each, val, None, batch_size=batch_size, amp=amp, label=f"calibrating, {name}")[0]
-        for each, name in ((original, "original"), (patched, "patched"))
+        correct_by_level(network, val, None, batch_size=batch_size, amp=amp, label=f"calibrating, {name}")[0]
+        for network, name in ((original, "original"), (patched, "patched"))
     )
     view = views.append(val, degrade, batch_size)
-    evidence = Evidence(
+    calibration_data = CalibrationData(
         features=features.cpu().numpy(),
         image=view.index.cpu().numpy(),
         degraded=(view.levels > 0).cpu().numpy(),
         lost=(before & ~after).cpu().numpy(),
     )
-    fitted, facts = ROUTERS[router](evidence, max_clean_drop / 100)
+    fitted, facts = ROUTERS[router](calibration_data, max_clean_drop / 100)
     switched.router = fitted.to(device)
     switched.calibration = {"val_images": len(val), **facts}
     return switched
@@ -108,11 +108,11 @@ def router_features(
     batch_size: int = 256,
     amp: bool = False,
 ) -> torch.Tensor:
-    """Return what a router reads of images clean and at each level, float64 ((levels + 1) * images, features)."""
+    """Return a router's features of images, clean and at each level, float64 ((levels + 1) * images, features)."""
     view = views.append(images, corruption, batch_size)
     rows = []
     for pixels, _labels in track(view, len(view), "calibrating"):
         with runtime.autocast(pixels.device, amp):
-            maps = switched.begin(pixels)[1]
+            maps = switched.run_stem(pixels)[1]
         rows.append(FEATURES[router](maps).double())
     return torch.cat(rows)

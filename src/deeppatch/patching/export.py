@@ -1,4 +1,4 @@
-"""The switched model as files that run without this package: ONNX graphs and a torch.export program."""
+"""Export the switched model to files that run without this package: ONNX graphs and a torch.export program."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from deeppatch.patching.patch_file import Patch, apply
 from deeppatch.patching.switched import SwitchedModel
 from deeppatch.progress import track
 
-# what an exported form answers for pixels (N, 3, H, W): logits (N, classes), and which samples were switched (N,)
-Answer = Callable[[Tensor], tuple[Tensor, Tensor]]
+# maps pixels (N, 3, H, W) to logits (N, classes) and to which samples used the patched network (N,)
+ExportedForward = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 class RouterGraph(nn.Module):
-    """Pixels to the router's scores and decisions, without a branch on data."""
+    """Maps pixels to the router's scores and decisions, without data-dependent control flow."""
 
     def __init__(self, switched: SwitchedModel) -> None:
         super().__init__()
@@ -34,14 +34,14 @@ class RouterGraph(nn.Module):
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Map pixels (N, 3, H, W) in [0, 1] to scores (N,), float64, and which samples are switched (N,)."""
-        return self.switched.decide(self.switched.begin(pixels)[1])
+        return self.switched.decide(self.switched.run_stem(pixels)[1])
 
 
 class SwitchedGraph(nn.Module):
-    """Pixels to logits, scores and decisions; each sample runs through one path, picked by indices.
+    """Maps pixels to logits, scores and decisions; each sample runs through one network, selected by indices.
 
-    The samples of either path are gathered and their logits scattered, also where a path gets none: a graph has no
-    branch on how many there are. So a batch that takes only one path costs what a mixed one does.
+    Samples are gathered and their logits scattered even when a network gets none, because a graph has no
+    data-dependent control flow. So a batch that uses only one network costs as much as a mixed one.
     """
 
     def __init__(self, switched: SwitchedModel) -> None:
@@ -50,22 +50,22 @@ class SwitchedGraph(nn.Module):
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Map pixels (N, 3, H, W) in [0, 1] to logits (N, classes), scores (N,) and which samples are switched (N,)."""
-        crossing, maps = self.switched.begin(pixels)
+        crossing, maps = self.switched.run_stem(pixels)
         scores, switched = self.switched.decide(maps)
-        return self.switched.finish_each(switched, crossing), scores, switched
+        return self.switched.run_branches(switched, crossing), scores, switched
 
 
 def export(model: nn.Module, patch: Patch, switched: SwitchedModel, example: Tensor) -> Iterator[tuple[str, bytes]]:
-    """Yield name and content of each file; `switched` was made from the classifier `model` and `patch`.
+    """Yield name and content of each exported file.
 
     All take pixels (N, 3, H, W) in [0, 1] of the size of `example` for any N from 1 on, and compute in float32 on a
-    CPU. original.onnx and patched.onnx are whole networks, router.onnx says which of them a sample goes through;
-    switched.pt2 is all three in one graph, which computes nothing twice.
+    CPU. original.onnx and patched.onnx are whole networks, router.onnx says which of them to run for a sample;
+    switched.pt2 combines all three in one graph, which computes nothing twice.
     """
     patched = copy.deepcopy(model)
     apply(patched, patch, example)
     whole = copy.deepcopy(switched).cpu().eval()
-    blank = torch.zeros_like(example, device="cpu")  # a program keeps its example, and no image shall travel in it
+    blank = torch.zeros_like(example, device="cpu")  # a program contains its example, and no image should be exported
     for name, classifier in (("original.onnx", model), ("patched.onnx", patched)):
         yield name, onnx_bytes(_program(folding.folded(classifier).cpu(), blank), ["logits"])
     yield "router.onnx", onnx_bytes(_program(RouterGraph(whole), blank), ["score", "switched"])
@@ -73,39 +73,39 @@ def export(model: nn.Module, patch: Patch, switched: SwitchedModel, example: Ten
 
 
 def onnx_bytes(program: ExportedProgram, outputs: list[str]) -> bytes:
-    """Return a program as one ONNX file, weights included, whose input is called `pixels`."""
+    """Convert a program to one ONNX file with its weights, whose input is called `pixels`."""
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
-    with _quiet():
+    with _silence_exporters():
         exported = torch.onnx.export(
             program, dynamo=True, verbose=False, input_names=["pixels"], output_names=outputs, external_data=False
         )
     assert exported is not None
-    ClearMetadataAndDocStringPass()(exported.model)  # paths of the sources that made it
+    ClearMetadataAndDocStringPass()(exported.model)  # file paths of the source code
     return exported.model_proto.SerializeToString(deterministic=True)
 
 
 def program_bytes(program: ExportedProgram) -> bytes:
-    """Return a program as `torch.export.load` reads it."""
+    """Serialise a program for `torch.export.load`."""
     for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # paths of the sources that made it
+        node.meta.pop("stack_trace", None)  # file paths of the source code
     buffer = io.BytesIO()
-    with _quiet():
+    with _silence_exporters():
         torch.export.save(program, buffer)
     return buffer.getvalue()
 
 
-def loaded(files: dict[str, bytes]) -> dict[str, Answer]:
-    """Return what each exported form answers, by name, of the files that `export` yields."""
+def load_exported(files: dict[str, bytes]) -> dict[str, ExportedForward]:
+    """Load the files that `export` yields, and return functions that run them, by name."""
     parts = (files[f"{name}.onnx"] for name in ("original", "patched", "router"))
-    return {"onnx": loaded_onnx(*parts), "switched.pt2": loaded_program(files["switched.pt2"])}
+    return {"onnx": load_onnx(*parts), "switched.pt2": load_program(files["switched.pt2"])}
 
 
-def loaded_onnx(original: bytes, patched: bytes, router: bytes) -> Answer:
-    """Return what three ONNX files answer together: the router decides, each sample runs through one network."""
+def load_onnx(original: bytes, patched: bytes, router: bytes) -> ExportedForward:
+    """Load three ONNX files as one function: the router decides, and each sample runs through one network."""
     networks, decide = [_session(original), _session(patched)], _session(router)
 
-    def answer(pixels: Tensor) -> tuple[Tensor, Tensor]:
+    def forward_pass(pixels: Tensor) -> tuple[Tensor, Tensor]:
         _score, switched = decide(pixels)
         logits: Tensor | None = None
         for path, network in enumerate(networks):
@@ -117,23 +117,23 @@ def loaded_onnx(original: bytes, patched: bytes, router: bytes) -> Answer:
         assert logits is not None
         return logits, switched
 
-    return answer
+    return forward_pass
 
 
-def loaded_program(content: bytes) -> Answer:
-    """Return what switched.pt2 answers."""
+def load_program(content: bytes) -> ExportedForward:
+    """Load switched.pt2 as a function."""
     module = torch.export.load(io.BytesIO(content)).module()
 
-    def answer(pixels: Tensor) -> tuple[Tensor, Tensor]:
+    def forward_pass(pixels: Tensor) -> tuple[Tensor, Tensor]:
         logits, _score, switched = module(pixels)
         return logits, switched
 
-    return answer
+    return forward_pass
 
 
 @dataclass
 class Agreement:
-    """How far an exported form answers as the switched model does; differences are those of samples routed alike."""
+    """How far an exported model agrees with the switched model; logits are compared for samples routed alike."""
 
     images: int = 0
     switched: int = 0
@@ -142,9 +142,9 @@ class Agreement:
     max_logit_difference: float = 0.0
     max_logit: float = 0.0
 
-    def add(self, expected: tuple[Tensor, Tensor], found: tuple[Tensor, Tensor]) -> None:
-        """Take in one batch: logits (N, classes) and decisions (N,) of either."""
-        (logits, switched), (other_logits, other_switched) = expected, found
+    def add(self, expected: tuple[Tensor, Tensor], actual: tuple[Tensor, Tensor]) -> None:
+        """Add a batch: logits (N, classes) and decisions (N,) of both models."""
+        (logits, switched), (other_logits, other_switched) = expected, actual
         alike = switched == other_switched
         difference = (logits - other_logits).abs()[alike]
         self.images += len(logits)
@@ -155,7 +155,7 @@ class Agreement:
         self.max_logit = max(self.max_logit, logits.abs().max().item())
 
     def facts(self) -> dict[str, Any]:
-        """Return it for a report; the argmax agreement is in percent of all images."""
+        """Return the values of a report; the argmax agreement is in percent of all images."""
         return {
             "images": self.images,
             "images_switched": self.switched,
@@ -168,22 +168,22 @@ class Agreement:
 
 @torch.inference_mode()
 def compare(
-    switched: SwitchedModel, forms: dict[str, Answer], batches: Stream, *, label: str = "comparing"
+    switched: SwitchedModel, exported: dict[str, ExportedForward], batches: Stream, *, label: str = "comparing"
 ) -> dict[str, Agreement]:
-    """Return how far each exported form agrees with the switched model on batches of pixels, wherever they lie."""
-    found = {name: Agreement() for name in forms}
+    """Compare each exported model with the switched model on batches of pixels, on any device."""
+    agreements = {name: Agreement() for name in exported}
     for pixels, _labels in track(batches, len(batches), label):
         logits, _score, decisions = switched.route(pixels)
-        for name, form in forms.items():
-            found[name].add((logits.cpu(), decisions.cpu()), form(pixels.cpu()))
-    return found
+        for name, forward_pass in exported.items():
+            agreements[name].add((logits.cpu(), decisions.cpu()), forward_pass(pixels.cpu()))
+    return agreements
 
 
 def _program(module: nn.Module, example: Tensor) -> ExportedProgram:
     sizes = {"pixels": {0: torch.export.Dim("batch", min=1)}}
-    if isinstance(module, torch.fx.GraphModule):  # its input may be called otherwise
+    if isinstance(module, torch.fx.GraphModule):  # its input may have another name
         sizes = {next(n.name for n in module.graph.nodes if n.op == "placeholder"): sizes["pixels"]}
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), _silence_exporters():
         return torch.export.export(module.eval(), (example,), dynamic_shapes=sizes)
 
 
@@ -197,8 +197,8 @@ def _session(content: bytes) -> Callable[[Tensor], list[Tensor]]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporters' remarks to their own developers from the user."""
+def _silence_exporters() -> Iterator[None]:
+    """Suppress the exporters' log messages and warnings, which are meant for their developers."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -30,8 +30,8 @@ class Patch:
         base: The digest of the model that the patch was trained on (`artifacts.state_digest`).
         channels: The patched output channels by convolution.
         tensors: The new parameters (`units/LAYER/...`) and the running statistics (`norms/LAYER/...`).
-        about: What the patch file says beside that, as values of JSON: `classes`, `image_size` [H, W], `mean`, `std`.
-        history: How the patch was trained, where that is known; it is not part of the file.
+        about: Further metadata of the patch file, as JSON values: `classes`, `image_size` [H, W], `mean`, `std`.
+        history: The training history if known; it is not part of the file.
 
     Example:
         >>> import torch
@@ -62,14 +62,14 @@ class Patch:
 
     @staticmethod
     def from_bytes(content: bytes, origin: Path = Path("the patch")) -> Patch:
-        """Read what `to_bytes` made; StaleArtifact, naming `origin`, when it is damaged or no patch."""
+        """Return the patch that `to_bytes` has serialised; StaleArtifact when the file is damaged or not a patch."""
         tensors, meta = tensors_from_bytes(content, origin)
         about = meta.get("about", {})
         if not {"kind", "base"} <= meta.keys() or meta["kind"] not in UNITS or not isinstance(about, dict):
-            raise StaleArtifact(f"{origin} is no patch; give a patch.safetensors that correct left")
+            raise StaleArtifact(f"{origin} is not a patch; give a patch.safetensors that correct left")
         channels = {k.removeprefix("channels/"): v.tolist() for k, v in tensors.items() if k.startswith("channels/")}
-        rest = {key: value for key, value in tensors.items() if not key.startswith("channels/")}
-        return Patch(meta["kind"], meta["base"], channels, rest, about)
+        parameters = {key: value for key, value in tensors.items() if not key.startswith("channels/")}
+        return Patch(meta["kind"], meta["base"], channels, parameters, about)
 
     def apply(self, model: nn.Module, example: Tensor | None = None) -> nn.Module:
         """Return a copy of a model with the patch applied, in eval mode.
@@ -77,10 +77,10 @@ class Patch:
         Args:
             model: The model that the patch was trained on; it is not changed.
             example: Pixels (N, 3, H, W) in [0, 1] to run the model on once (default: black images of the size that the
-                patch was trained on, 32x32 where it does not say).
+                patch was trained on, 32x32 if that is unknown).
 
         Raises:
-            StaleArtifact: When the model is another one.
+            StaleArtifact: When the patch was trained on another model.
         """
         patched = copy.deepcopy(model).eval()
         if example is None:
@@ -105,9 +105,9 @@ def extract(
 
 
 def apply(model: nn.Module, patch: Patch, example: Tensor) -> Attachment:
-    """Apply a patch to a model in place, in its inference form; the result's `remove` undoes it bit for bit.
+    """Apply a patch to a model in place, in its inference form; `remove` of the result restores the model.
 
-    `example` is a batch of pixels (N, 3, H, W). StaleArtifact when the model is not the one that was patched.
+    `example` is a batch of pixels (N, 3, H, W). StaleArtifact when the patch was trained on another model.
     """
     if state_digest(model.state_dict()) != patch.base:
         raise StaleArtifact("the patch was trained on other base weights; apply it to those, or run correct for these")

@@ -1,4 +1,4 @@
-"""What a switched model answers and how it routes, at each level of a corruption and on a mixed stream."""
+"""Measure predictions and routing of a switched model at each level of a corruption and on a mixed stream."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from deeppatch import runtime
 from deeppatch.data import views
 from deeppatch.data.corruptions import Corruption
 from deeppatch.data.images import Images
-from deeppatch.evaluation import Answers
+from deeppatch.evaluation import CorrectPredictions
 from deeppatch.patching.switched import SwitchedModel
 from deeppatch.progress import track
 
@@ -33,24 +33,24 @@ def route_by_level(
     batch_size: int = 256,
     amp: bool = False,
     seed: int = 2021,
-) -> tuple[Answers, Routing]:
-    """Return which images a switched model gets correct, and how it routes them at each level.
+) -> tuple[CorrectPredictions, Routing]:
+    """Return which images a switched model classifies correctly, and how it routes them at each level.
 
-    A majority vote depends on the batch, so no batch holds images of two levels (but for the mixed stream).
+    A majority vote depends on the batch, so no batch has images of two levels, except on the mixed stream.
     """
     rows = [
         _route(model, views.levels_view(images, corruption, [level], batch_size), f"switched, level {level}", amp)
         for level in range(len(corruption) + 1)
     ]
-    correct, scores, moved = (torch.stack(parts) for parts in zip(*rows, strict=True))
+    correct, scores, switched = (torch.stack(parts) for parts in zip(*rows, strict=True))
     in_stream = _route(model, views.mixed_stream(images, corruption, batch_size, seed), "switched, mixed", amp)[0]
-    return Answers(correct, in_stream), Routing(scores, moved)
+    return CorrectPredictions(correct, in_stream), Routing(scores, switched)
 
 
 def _route(model: SwitchedModel, view: views.View, label: str, amp: bool) -> tuple[Tensor, ...]:
     rows = []
     for pixels, labels in track(view, len(view), label):
         with runtime.autocast(pixels.device, amp):
-            logits, scores, moved = model.route(pixels)
-        rows.append((logits.argmax(1) == labels, scores, moved))
+            logits, scores, switched = model.route(pixels)
+        rows.append((logits.argmax(1) == labels, scores, switched))
     return tuple(torch.cat(parts) for parts in zip(*rows, strict=True))

@@ -18,17 +18,17 @@ from deeppatch.zoo.classifier import Classifier, network_of
 
 
 class RouterStem(nn.Module):
-    """What the router looks at: the replaced channels of the first patched layer, in order of execution.
+    """Computes the router's input: the patched channels of the first patched layer in order of execution.
 
-    Only they run here, in both versions and behind the normalisations that follow; new filters run in one convolution
-    with those that they replace, with the normalisations in it.
+    Both versions of these channels are computed, after the batch normalisation that follows. New filters run in one
+    convolution together with the filters that they replace, with the normalisations folded in.
     """
 
     def __init__(self, attachment: Attachment) -> None:
         super().__init__()
         name, unit = next(iter(attachment.units.items()))
         conv, channels, norm = unit.original, unit.channels, attachment.norm_after.get(name)
-        self.original_norm = Affine(attachment.own[norm] if norm else None, conv.weight, channels)
+        self.original_norm = Affine(attachment.original_modules[norm] if norm else None, conv.weight, channels)
         self.patched_norm = Affine(attachment.norms[norm] if norm else None, conv.weight, channels)
         self.correction: fx.GraphModule | None = None
         rows = conv.weight[channels]
@@ -42,19 +42,19 @@ class RouterStem(nn.Module):
         self.convolution = _with_filters(conv, rows, bias)
 
     def forward(self, pixels: Tensor, entering: Tensor) -> Maps:
-        """Return both versions, of pixels (N, 3, H, W) and what the layer reads of them."""
-        seen = self.convolution(entering).contiguous()  # one plane after the other: statistics take a third of the time
+        """Return both versions of the maps, from pixels (N, 3, H, W) and the input of the patched layer."""
+        maps = self.convolution(entering).contiguous()  # channels first: the statistics take a third of the time
         if self.correction is None:
-            return Maps(pixels, *seen.tensor_split(2, 1))
-        return Maps(pixels, self.original_norm(seen), self.patched_norm(seen + self.correction(seen)))
+            return Maps(pixels, *maps.tensor_split(2, 1))
+        return Maps(pixels, self.original_norm(maps), self.patched_norm(maps + self.correction(maps)))
 
 
 class SwitchedModel(nn.Module):
-    """A classifier with its patch and a router, for inference; a sample's logits do not depend on its neighbours.
+    """A classifier with its patch and a router, for inference; the logits of a sample do not depend on its batch.
 
-    Both networks are folded, and cut before the first patched layer: what leads to it runs once for all samples, what
-    follows once for each. `vote` keeps the published behaviour instead of a decision for each sample: one for the
-    batch, by majority. `calibration` has what `fit_switch` found on val.
+    Both networks are folded, and cut before the first patched layer: the layers before it run once for all samples,
+    those after it in the network that each sample is routed to. With `vote`, as published, a whole batch is routed by
+    majority. `calibration` has the results of `fit_switch` on val.
     """
 
     def __init__(self, model: nn.Module, patch: Patch, example: Tensor, router: Router | None = None) -> None:
@@ -64,8 +64,8 @@ class SwitchedModel(nn.Module):
         attachment = apply(patched, patch, example)
         name = next(iter(attachment.units))
         graphs = []
-        for each in (model, patched):
-            network = copy.deepcopy(network_of(each))
+        for classifier in (model, patched):
+            network = copy.deepcopy(network_of(classifier))
             hooks.swap(network, name, nn.Sequential(nn.Identity(), network.get_submodule(name)))
             graphs.append(folding.folded(network))
         self.stem = RouterStem(attachment)
@@ -78,18 +78,20 @@ class SwitchedModel(nn.Module):
         with torch.no_grad():
             crossing = self.before(self.normalize(example))
         if not all(isinstance(value, Tensor) and value.shape[:1] == example.shape[:1] for value in crossing):
-            raise ValueError(f"the network cannot be cut at {name}: what crosses there is not one map a sample")
+            raise ValueError(
+                f"the network cannot be cut at {name}: later layers read values that are not one map per sample"
+            )
 
-    def begin(self, pixels: Tensor) -> tuple[list[Tensor], Maps]:
+    def run_stem(self, pixels: Tensor) -> tuple[list[Tensor], Maps]:
         """Run pixels (N, 3, H, W) up to the first patched layer.
 
-        Returns what the networks go on with, first of all what that layer reads, and what the router looks at.
+        Returns the values that later layers read, the input of that layer first, and the maps that the router reads.
         """
         crossing = list(self.before(self.normalize(pixels)))
         return crossing, self.stem(pixels, crossing[0])
 
     def decide(self, maps: Maps) -> tuple[Tensor, Tensor]:
-        """Return the scores (N,) and which samples (N,) take the patched path."""
+        """Return the scores (N,) and which samples (N,) use the patched network."""
         if self.router is None:
             raise ValueError("the switched model has no router yet; fit one on val first")
         scores = self.router(maps)
@@ -103,18 +105,18 @@ class SwitchedModel(nn.Module):
         return self.route(pixels)[0]
 
     def route(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return logits (N, classes), router scores (N,) and which samples took the patched path (N,)."""
+        """Return logits (N, classes), router scores (N,) and which samples used the patched network (N,)."""
         if not len(pixels):
             raise ValueError("an empty batch has no logits")
-        crossing, maps = self.begin(pixels)
+        crossing, maps = self.run_stem(pixels)
         scores, switched = self.decide(maps)
         count = int(switched.sum())
-        if count in (0, len(pixels)):  # nothing to pick and to put together again
+        if count in (0, len(pixels)):  # no need to gather and scatter samples
             return (self.patched if count else self.original)(*crossing), scores, switched
-        return self.finish_each(switched, crossing), scores, switched
+        return self.run_branches(switched, crossing), scores, switched
 
-    def finish_each(self, switched: Tensor, crossing: list[Tensor]) -> Tensor:
-        """Run each sample on through the network that `switched` (N,) says, and return logits (N, classes)."""
+    def run_branches(self, switched: Tensor, crossing: list[Tensor]) -> Tensor:
+        """Run the rest of the original or patched network as `switched` (N,) says, and return logits (N, classes)."""
         indices = [(switched == patched).nonzero().squeeze(1) for patched in (False, True)]
         paths = zip((self.original, self.patched), indices, strict=True)
         logits = torch.cat([network(*(_rows(value, index) for value in crossing)) for network, index in paths])
@@ -122,7 +124,7 @@ class SwitchedModel(nn.Module):
 
 
 def _rows(values: Tensor, index: Tensor) -> Tensor:
-    """Pick samples; of maps that lie channels last, in the order of memory, so that they are copied whole."""
+    """Select samples; of maps in channels-last layout in memory order, so that whole samples are copied."""
     if values.ndim != 4 or values.is_contiguous():
         return values.index_select(0, index)
     return values.permute(0, 2, 3, 1).index_select(0, index).permute(0, 3, 1, 2)
@@ -130,7 +132,7 @@ def _rows(values: Tensor, index: Tensor) -> Tensor:
 
 def _with_filters(conv: nn.Conv2d, rows: Tensor, bias: Tensor) -> nn.Conv2d:
     """Return a copy of a convolution with other filters."""
-    found = copy.deepcopy(conv)
-    found.out_channels = len(rows)
-    found.weight, found.bias = nn.Parameter(rows.detach()), nn.Parameter(bias.detach())
-    return found
+    convolution = copy.deepcopy(conv)
+    convolution.out_channels = len(rows)
+    convolution.weight, convolution.bias = nn.Parameter(rows.detach()), nn.Parameter(bias.detach())
+    return convolution

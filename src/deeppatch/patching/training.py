@@ -1,4 +1,4 @@
-"""Train a patch on degraded data with everything else frozen."""
+"""Train a patch on degraded data while all other parameters are frozen."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def train_patch(
 
     In every epoch each image of `train` is clean with probability 1/2, otherwise at a level drawn uniformly. The best
     epoch has the highest accuracy on `val`, clean and at every level. All parameters of the model stay frozen; batch
-    normalisations behind the first patched convolution get running statistics of the patch's own.
+    normalisations after the first patched convolution get running statistics that belong to the patch.
 
     Args:
         model: A classifier of pixels (N, 3, H, W) in [0, 1]; it is not changed.
         data: The data; the parts `train` and `val` are read.
         corruption: The degradation: what `deeppatch.corruption` takes or returns.
         channels: The output channels to patch, by the name of their convolution, as `Ranking.choose` returns them.
-        kind: `replace` for new filters, `crtunit` for correction units behind the old ones (DeepCorrect, TIP 2019).
+        kind: `replace` for new filters, `crtunit` for correction units after the old ones (DeepCorrect, TIP 2019).
         epochs: The number of passes over `train`.
         lr: The initial learning rate of SGD, which falls to zero along a cosine.
         momentum: The momentum of SGD.
@@ -62,9 +62,9 @@ def train_patch(
         batch_size: The number of images at a time.
         amp: Whether forward passes run in bfloat16.
         seed: The seed of the order of images, of their levels, and of new parameters.
-        reseed: Whether torch's global generator is seeded for the training and restored behind it; otherwise new
+        reseed: Whether torch's global generator is seeded for the training and restored afterwards; otherwise new
             parameters are drawn from it as it is.
-        checkpoint: Where an interrupted training is continued from.
+        checkpoint: Where the training is saved after each epoch, and resumed from.
 
     Returns:
         The patch; its `history` has the loss and the validation accuracy of each epoch.
@@ -120,8 +120,8 @@ def fit_patch(
 ) -> Patch:
     """Train units of `kind` at `channels` of a model on given batches and return the best epoch's patch.
 
-    The model is not changed. `validate` returns the accuracy in [0, 1] that chooses the epoch; `example` is a batch of
-    pixels (N, 3, H, W) in [0, 1]; `about` becomes the patch's description.
+    The model is not changed. `validate` returns the accuracy in [0, 1] by which the epoch is chosen; `example` has
+    pixels (N, 3, H, W) in [0, 1]; `about` becomes the metadata of the patch.
     """
     patched = copy.deepcopy(model)
     attachment = attach(network_of(patched), channels, kind, normalize_of(patched, example))
@@ -149,7 +149,7 @@ def fit_patch(
 
 
 def describe(model: nn.Module, data: Data) -> dict[str, Any]:
-    """Return what a patch file says about its model and data: classes, image size, and normalisation where known."""
+    """Return the metadata of a patch file: class names, image size, and normalisation if known."""
     about: dict[str, Any] = {"classes": list(data.classes), "image_size": list(data.example.shape[-2:])}
     if isinstance(model, Classifier):
         constants = {name: getattr(model.normalize, name, None) for name in ("mean", "std")}

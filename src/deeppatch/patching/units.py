@@ -1,4 +1,4 @@
-"""Modules that replace a convolution: with some new filters, or with some of its output channels corrected."""
+"""Modules that replace a convolution: with some new filters, or with corrections of some output channels."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 class ReplacedConv2d(nn.Module):
     """ReplaceCorrect (TOSEM 2023): channels I of the output come from |I| new filters without bias.
 
-    That equals ONE convolution whose weight rows I are the new ones, which is what runs here: the frozen weight
-    with the trained `rows` (|I|, C_in, k, k) written into it. The rows start from the original filters.
+    This equals one convolution with new weight rows I, which runs here: the frozen weight with the trained `rows`
+    (|I|, C_in, k, k) written into it. The rows are initialised with the original filters.
     """
 
     kind = "replace"
@@ -27,16 +27,16 @@ class ReplacedConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C_in, H, W) to (N, C_out, H', W'), as the original convolution does."""
-        # in place on a copy, because index_copy by itself loses the memory layout, and later operations would too
+        # in place on a copy, because index_copy loses the memory layout
         weight = self.original.weight.detach().clone().index_copy_(0, self.channels, self.rows)
         return self.original._conv_forward(x, weight, _bias_without(self.original, self.channels))
 
     def new_parameters(self) -> dict[str, Tensor]:
-        """Return what the patch file stores of this unit."""
+        """Return the tensors that the patch file stores."""
         return {"rows": self.rows}
 
     def for_inference(self) -> nn.Conv2d:
-        """Return the plain convolution that computes the same."""
+        """Return the equivalent plain convolution."""
         conv = copy.deepcopy(self.original)
         with torch.no_grad():
             conv.weight[self.channels] = self.rows
@@ -46,7 +46,7 @@ class ReplacedConv2d(nn.Module):
 
 
 class CorrectedConv2d(nn.Module):
-    """DeepCorrect's unit (Borkar and Karam, TIP 2019): y[I] = x + g(x), x the original channels I; the others stay.
+    """DeepCorrect's unit (Borkar and Karam, TIP 2019): y[I] = x + g(x) for the original channels x.
 
     g is conv1x1-BN-ReLU, conv3x3-BN-ReLU, conv3x3-BN-ReLU, conv1x1, all |I| wide, without biases. Its last
     convolution starts at zero, so that training starts from the original network.
@@ -68,16 +68,16 @@ class CorrectedConv2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C_in, H, W) to (N, C_out, H', W'), as the original convolution does."""
         y = self.original(x)
-        corrected = _last(self.correct(y).to(y.dtype))
-        return _last(y).index_copy(3, self.channels, corrected).permute(0, 3, 1, 2)
+        corrected = _channels_last_view(self.correct(y).to(y.dtype))
+        return _channels_last_view(y).index_copy(3, self.channels, corrected).permute(0, 3, 1, 2)
 
     def correct(self, y: Tensor) -> Tensor:
         """Map the original output (N, C_out, H', W') to its corrected channels (N, |I|, H', W')."""
-        picked = _last(y).index_select(3, self.channels).permute(0, 3, 1, 2)
+        picked = _channels_last_view(y).index_select(3, self.channels).permute(0, 3, 1, 2)
         return picked + self.unit(picked)
 
     def new_parameters(self) -> dict[str, Tensor]:
-        """Return what the patch file stores of this unit."""
+        """Return the tensors that the patch file stores."""
         return {f"unit.{key}": value for key, value in self.unit.state_dict().items()}
 
     def for_inference(self) -> CorrectedConv2d:
@@ -89,7 +89,7 @@ Unit = ReplacedConv2d | CorrectedConv2d
 UNITS: dict[str, Callable[[nn.Conv2d, Tensor], Unit]] = {"replace": ReplacedConv2d, "crtunit": CorrectedConv2d}
 
 
-def _last(maps: Tensor) -> Tensor:
+def _channels_last_view(maps: Tensor) -> Tensor:
     """Return a view (N, H, W, C), in which indexing keeps the memory layout of channels_last."""
     return maps.permute(0, 2, 3, 1)
 

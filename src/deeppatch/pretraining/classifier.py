@@ -33,18 +33,18 @@ def train_classifier(
     """Train a copy of a classifier with SGD and cross entropy, and return it in the state of its best epoch.
 
     Args:
-        model: maps pixels (N, 3, H, W) in [0, 1] to logits (N, classes); where it starts from is where it is.
-        data: whose train part is learned from; the accuracy on clean val images chooses the epoch.
-        recipe: how to train (default: 50 epochs, learning rate 0.01 falling to zero along a cosine).
-        amp: train in bfloat16.
-        seed: what the order of the images, their crops and dropout depend on.
-        reseed: whether torch's global generator is seeded for the training and restored behind it; otherwise dropout
+        model: Maps pixels (N, 3, H, W) in [0, 1] to logits (N, classes); the training starts from its parameters.
+        data: The data; the part `train` is learned from, and the accuracy on `val` chooses the best epoch.
+        recipe: How to train (default: 50 epochs, learning rate 0.01, annealed to zero along a cosine).
+        amp: Whether forward passes run in bfloat16.
+        seed: The seed of the order of the images, their crops and dropout.
+        reseed: Whether torch's global generator is seeded for the training and restored afterwards; otherwise dropout
             draws from it as it is.
-        checkpoint: where the state after each epoch is saved, and read where the run was interrupted.
-        halfway: keeps the states of which one is that at half of the best epoch.
+        checkpoint: Where the training is saved after each epoch, and resumed from.
+        halfway: Keeps the state at half of the best epoch.
 
     Returns:
-        The trained classifier, in eval mode, and one entry an epoch of training loss and validation accuracy.
+        The trained classifier, in eval mode, and the training loss and validation accuracy of each epoch.
 
     >>> import torch
     >>> from torch import nn
@@ -73,7 +73,7 @@ def train_classifier(
         momentum=recipe.momentum,
         weight_decay=recipe.weight_decay,
         steps=steps,
-        drops=None if recipe.drops is None else [round(share * steps) for share in recipe.drops],
+        milestones=None if recipe.milestones is None else [round(share * steps) for share in recipe.milestones],
     )
     val = views.clean(data.val, recipe.batch_size)
     with seeded(seed if reseed else None):

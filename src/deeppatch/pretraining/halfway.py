@@ -1,4 +1,4 @@
-"""Under-fitted states: those of the epoch at half of what turns out to be the best."""
+"""Keep the under-fitted state of a training: that at half of the best epoch."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from deeppatch.training import History
 
 
 class Halfway:
-    """Keep in a folder the state of every epoch that may yet be the one at half of the best, a quarter at most.
+    """Keeps the states of all epochs that may become the one at half of the best epoch: at most a quarter of them.
 
-    Epochs count from 0. After a kill the folder holds what the training needs to go on.
+    Epochs count from 0. After an interruption the folder has all states that the resumed training needs.
     """
 
     def __init__(self, folder: Path, epochs: int) -> None:
@@ -23,7 +23,7 @@ class Halfway:
         self.epochs = epochs
 
     def keep(self, model: nn.Module, history: History) -> None:
-        """Write the state of the epoch that has ended if it may be asked for, and delete those that cannot any more."""
+        """Write the state of the finished epoch if it may be needed, and delete those that are no longer needed."""
         done = len(history.loss)
         needed = {history.best // 2, *(epoch // 2 for epoch in range(done, self.epochs))}
         if done - 1 in needed:

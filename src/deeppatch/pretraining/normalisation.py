@@ -1,4 +1,4 @@
-"""Check mean and standard deviation: wrong ones are the most common silent error in this field."""
+"""Check mean and standard deviation of the normalisation, which are a common silent error with published weights."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from deeppatch.data import views
 from deeppatch.data.files import Files
 from deeppatch.data.images import Images, to_float
-from deeppatch.evaluation import in_eval_mode
+from deeppatch.graph.hooks import eval_mode
 from deeppatch.metrics import accuracy
 from deeppatch.training import mean_loss, predict
 from deeppatch.zoo.classifier import Classifier, device_of
@@ -18,9 +18,13 @@ MARGIN_PERCENT = 2.0
 
 @dataclass(frozen=True)
 class NormalisationCheck:
-    """What common constants give on val: accuracy in percent and mean cross entropy, by name.
+    """The results of common normalisation constants on val.
 
-    `best` has the lowest cross entropy. It `explains` a low accuracy where it reaches the published one.
+    Args:
+        published_percent: The published accuracy in percent.
+        val: By name of the constants: accuracy in percent and mean cross entropy.
+        best: The name of the constants with the lowest cross entropy.
+        explains: Whether these reach the published accuracy, so that wrong constants explain the low accuracy.
     """
 
     published_percent: float
@@ -32,39 +36,42 @@ class NormalisationCheck:
 def check_normalisation(
     model: Classifier, val: Images, *, measured: float, published: float, images: int, batch_size: int = 256
 ) -> NormalisationCheck | None:
-    """Try common normalisation constants on val where an accuracy is far under the published one, else return None.
+    """Try common normalisation constants on val if the measured accuracy is far below the published one.
 
-    Published networks have seen val in training and are nearly always correct there, so the constants with the lowest
-    cross entropy are named, not those with the highest accuracy.
+    Published networks were trained on val and are nearly always correct there, so the constants with the lowest
+    cross entropy are chosen, not those with the highest accuracy.
 
     Args:
-        model: the classifier with published weights; it is left as it was.
-        val: images on the model's device.
-        measured: its accuracy in percent on clean test images.
-        published: the published accuracy in percent.
-        images: the number of test images; three standard errors of an accuracy on them are no reason to doubt.
-        batch_size: images a batch.
+        model: The classifier with published weights; it is not changed.
+        val: Images on the model's device.
+        measured: Its accuracy in percent on clean test images.
+        published: The published accuracy in percent.
+        images: The number of test images; a difference of up to three standard errors is accepted.
+        batch_size: The number of images in a batch.
+
+    Returns:
+        The results, or None if the accuracy is as published.
     """
     margin = max(MARGIN_PERCENT, noise := 3 * (published * (100 - published) / images) ** 0.5)
     if measured >= published - margin:
         return None
     view = views.clean(val, batch_size)
     device = device_of(model)
-    tried = {}
-    with in_eval_mode(model):
+    results = {}
+    with eval_mode(model):
         for name, (mean, std) in COMMON_STATS.items():
-            other = Classifier(model.network, mean, std).to(device)
-            share = accuracy(predict(other, view), view.labels)
-            tried[name] = {"accuracy_percent": 100 * share, "cross_entropy": mean_loss(other, view)}
-    best = min(tried, key=lambda name: tried[name]["cross_entropy"])
-    reached = tried[best]["accuracy_percent"] >= published - MARGIN_PERCENT - noise
-    return NormalisationCheck(published, tried, best, reached)
+            candidate = Classifier(model.network, mean, std).to(device)
+            share = accuracy(predict(candidate, view), view.labels)
+            results[name] = {"accuracy_percent": 100 * share, "cross_entropy": mean_loss(candidate, view)}
+    best = min(results, key=lambda name: results[name]["cross_entropy"])
+    reached = results[best]["accuracy_percent"] >= published - MARGIN_PERCENT - noise
+    return NormalisationCheck(published, results, best, reached)
 
 
 def normalisation_of(images: Images) -> tuple[list[float], list[float]]:
-    """Return mean and standard deviation of each channel of images, in the unit of pixels in [0, 1].
+    """Return mean and standard deviation of each channel, for pixels in [0, 1].
 
-    Those of images that stay on disk are taken to be ImageNet's.
+    For images in files the constants of ImageNet are returned.
     """
     if isinstance(images.pixels, Files):
         mean, std = IMAGENET_STATS

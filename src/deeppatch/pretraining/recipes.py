@@ -1,4 +1,4 @@
-"""How a classifier is trained from scratch: named recipes of the one training loop."""
+"""Named recipes to train a classifier from scratch."""
 
 from __future__ import annotations
 
@@ -11,10 +11,17 @@ from deeppatch.zoo.entries import IMAGENET_STATS, Triple
 class Recipe:
     """How a classifier is trained with SGD.
 
-    `drops` are the shares of all epochs after which the learning rate falls to a tenth; where there are None, it falls
-    to zero along a cosine. `augment` lets training images be cropped and mirrored where the data allow it. With
-    `underfitted`, the state after half of the best epoch is kept beside that of the best. `statistics` are the mean and
-    the standard deviation that the recipe normalises with.
+    Args:
+        lr: The initial learning rate.
+        momentum: The momentum.
+        weight_decay: The L2 penalty.
+        epochs: The number of epochs.
+        batch_size: The number of images in a batch.
+        milestones: The shares of all epochs after which the learning rate is divided by ten; with None it is annealed
+            to zero along a cosine.
+        augment: Whether training images are cropped and mirrored, if the data allow it.
+        underfitted: Whether the state at half of the best epoch is kept as well.
+        statistics: Mean and standard deviation of each channel for normalisation (default: of the training images).
     """
 
     lr: float = 0.01
@@ -22,7 +29,7 @@ class Recipe:
     weight_decay: float = 5e-4
     epochs: int = 50
     batch_size: int = 256
-    drops: tuple[float, ...] | None = None
+    milestones: tuple[float, ...] | None = None
     augment: bool = True
     underfitted: bool = False
     statistics: tuple[Triple, Triple] | None = None
@@ -33,12 +40,12 @@ class Recipe:
 RECIPES = {
     "default": Recipe(),
     "strong": Recipe(
-        weight_decay=1e-4, epochs=200, batch_size=128, drops=(0.3, 0.6), statistics=IMAGENET_STATS
+        weight_decay=1e-4, epochs=200, batch_size=128, milestones=(0.3, 0.6), statistics=IMAGENET_STATS
     ),
-    "weak": Recipe(weight_decay=1e-4, epochs=100, batch_size=128, drops=(), statistics=IMAGENET_STATS),
+    "weak": Recipe(weight_decay=1e-4, epochs=100, batch_size=128, milestones=(), statistics=IMAGENET_STATS),
     "poorfit": Recipe(
-        momentum=0.0, weight_decay=0.0, epochs=200, batch_size=128, drops=(), augment=False, underfitted=True,
+        momentum=0.0, weight_decay=0.0, epochs=200, batch_size=128, milestones=(), augment=False, underfitted=True,
         statistics=IMAGENET_STATS,
     ),
-    "hybrid": Recipe(lr=0.1, epochs=200, batch_size=64, drops=(101 / 200, 151 / 200)),
+    "hybrid": Recipe(lr=0.1, epochs=200, batch_size=64, milestones=(101 / 200, 151 / 200)),
 }  # fmt: skip

@@ -1,1 +1,1 @@
-"""What is measured, as numbers, tables and plots."""
+"""Tables, plots and pages of results."""

@@ -1,4 +1,4 @@
-"""A page of thumbnails with a line or two beneath each, in one file that needs no other."""
+"""A self-contained HTML page of thumbnails with captions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ figcaption small { display: block; opacity: 0.7; }
 
 @dataclass(frozen=True)
 class Tile:
-    """One image, its name, and what else is said of it."""
+    """An image with its name and further lines of its caption."""
 
     image: Image.Image
     name: str
@@ -53,7 +53,7 @@ def _figure(tile: Tile) -> str:
 
 
 def _embedded(image: Image.Image) -> str:
-    """Return a data URL: small images as they are, larger ones shrunk, as photographs."""
+    """Return an image as a data URL: small ones unchanged as PNG, larger ones as a JPEG thumbnail."""
     small = max(image.size) < THUMBNAIL
     shrunk = image.copy()
     shrunk.thumbnail((THUMBNAIL, THUMBNAIL))

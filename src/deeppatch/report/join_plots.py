@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from deeppatch.report.plots import png
 
 
-def corrected(
+def before_and_after(
     before: Mapping[str, Mapping[str, float]],
     after: Mapping[str, Mapping[str, float]],
     measures: Mapping[str, str],

@@ -1,4 +1,4 @@
-"""Plots of modules: what each keeps of each layer, what they share, and how a search went."""
+"""Plots of modules: the kernels that they keep and share, and the history of a search."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from deeppatch.report.plots import MOST_NAMED, png
+from deeppatch.report.plots import MAX_NAMED_CLASSES, png
 
 
 def kept(shares: Sequence[Sequence[float]], layers: Sequence[str], classes: Sequence[str], title: str) -> bytes:
@@ -59,7 +59,7 @@ def search(frame: pd.DataFrame, strong: float, title: str) -> bytes:
 
 
 def _annotate(figure: Figure, values: Sequence[Sequence[float]], form: str, half: float, *, dark: bool = False) -> None:
-    if len(values) > MOST_NAMED or len(values[0]) > 2 * MOST_NAMED:
+    if len(values) > MAX_NAMED_CLASSES or len(values[0]) > 2 * MAX_NAMED_CLASSES:
         return
     for row, line in enumerate(values):
         for column, value in enumerate(line):
@@ -69,7 +69,7 @@ def _annotate(figure: Figure, values: Sequence[Sequence[float]], form: str, half
 
 def _names(figure: Figure, columns: Sequence[str], rows: Sequence[str]) -> None:
     axes = figure.axes[0]
-    if len(columns) <= 2 * MOST_NAMED:
+    if len(columns) <= 2 * MAX_NAMED_CLASSES:
         axes.set_xticks(range(len(columns)), columns, rotation=60, ha="right", fontsize=7)
-    if len(rows) <= MOST_NAMED:
+    if len(rows) <= MAX_NAMED_CLASSES:
         axes.set_yticks(range(len(rows)), rows)

@@ -13,15 +13,15 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 # the most classes that can be named on an axis
-MOST_NAMED = 20
-NOISES = {"whole": "untouched", "noise_at": "noise at its features", "noise_elsewhere": "noise at all others"}
+MAX_NAMED_CLASSES = 20
+NOISE_LABELS = {"whole": "untouched", "noise_at": "noise at its features", "noise_elsewhere": "noise at all others"}
 
 
 def accuracy_against_blur(curves: Mapping[str, Sequence[float]], sigmas: Sequence[float], title: str) -> bytes:
     """Plot accuracy in percent of each network (clean first, then the levels) against the blur's sigma in pixels."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
-    # curves often coincide: hollow markers, smaller from curve to curve, leave every one visible
+    # curves often coincide, so markers are hollow and become smaller from curve to curve
     for index, (name, values) in enumerate(curves.items()):
         style, size = ["-o", "-s", "-^", "-D", "--v", ":P"][index % 6], max(4.0, 12 - 2 * index)
         axes.plot([0, *sigmas], values, style, label=name, markersize=size, fillstyle="none")
@@ -32,7 +32,7 @@ def accuracy_against_blur(curves: Mapping[str, Sequence[float]], sigmas: Sequenc
     return png(figure)
 
 
-def suspicion(scores: dict[str, list[float]], unit: str, title: str, *, descending: bool) -> bytes:
+def filter_scores(scores: dict[str, list[float]], unit: str, title: str, *, descending: bool) -> bytes:
     """Plot every filter's score by layer, and each layer's median; `descending`: the highest are suspicious."""
     figure = Figure(figsize=(max(7.0, 0.32 * len(scores) + 2), 4.8), layout="constrained")
     axes = figure.add_subplot()
@@ -70,7 +70,7 @@ def influence(
     frequency: Sequence[Sequence[float]], chosen: Sequence[Sequence[int]], classes: Sequence[str], title: str
 ) -> bytes:
     """Plot a class-by-feature heat map of frequencies in [0, 1], the chosen features of each class framed."""
-    features, few = len(frequency[0]), len(classes) <= MOST_NAMED
+    features, few = len(frequency[0]), len(classes) <= MAX_NAMED_CLASSES
     figure = Figure(figsize=(max(8.0, min(16.0, 0.2 * features + 3)), 4.8 if few else 9.0), layout="constrained")
     axes = figure.add_subplot()
     image = axes.imshow(frequency, aspect="auto", cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
@@ -87,8 +87,8 @@ def influence(
 
 
 def overlap(shared: Sequence[Sequence[int]], classes: Sequence[str], title: str) -> bytes:
-    """Plot a class-by-class heat map of how many features two classes share; few classes are named and numbered."""
-    few = len(classes) <= MOST_NAMED
+    """Plot a class-by-class heat map of how many features two classes share, with names and numbers for few classes."""
+    few = len(classes) <= MAX_NAMED_CLASSES
     figure = Figure(figsize=(0.5 * len(classes) + 4, 0.5 * len(classes) + 2.5) if few else (9, 8), layout="constrained")
     axes = figure.add_subplot()
     image = axes.imshow(shared, cmap="Blues", vmin=0, interpolation="nearest")
@@ -110,12 +110,12 @@ def essential(frame: pd.DataFrame, title: str) -> bytes:
     Columns of `frame`: set, class, images, whole, noise_at, noise_elsewhere and the two spreads, in images.
     """
     sets = frame["set"].unique()
-    many = frame["class"].nunique() > MOST_NAMED
+    many = frame["class"].nunique() > MAX_NAMED_CLASSES
     figure = Figure(figsize=(9, 2.6 * len(sets) + 0.8), layout="constrained")
     for index, name in enumerate(sets):
         axes = figure.add_subplot(len(sets), 1, index + 1)
         rows = frame[frame["set"] == name]
-        for shift, (column, label) in enumerate(NOISES.items()):
+        for shift, (column, label) in enumerate(NOISE_LABELS.items()):
             spread = (
                 100 * rows[f"{column}_spread"] / rows["images"] if f"{column}_spread" in rows and not many else None
             )
@@ -141,10 +141,10 @@ def accuracy_against_k(frame: pd.DataFrame, whole: float, title: str) -> bytes:
     return png(figure)
 
 
-def gained(curves: Mapping[str, Sequence[tuple[int, float, float]]], title: str) -> bytes:
+def gain_against_labels(curves: Mapping[str, Sequence[tuple[int, float, float]]], title: str) -> bytes:
     """Plot accuracy gained, in points, against labels bought: (labels, mean, deviation) of each kind of run.
 
-    Kinds that bought as many labels stand side by side; a deviation that is not a number is not drawn.
+    Kinds with the same number of labels are shown side by side; a deviation of NaN is not drawn.
     """
     counts = sorted({labels for points in curves.values() for labels, _mean, _deviation in points})
     figure = Figure(figsize=(max(7.0, 2.2 * len(counts) + 4), 4.8), layout="constrained")

@@ -1,4 +1,4 @@
-"""What a repair with bought labels gained: outcomes on the test images, one row a run, and a table over runs."""
+"""Results of repairs with bought labels: accuracy on the test images of each run, and a comparison of runs."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor
 
 from deeppatch.training import History
 
-# what tells one kind of run from another; runs of one kind differ only by seed
-TRAINING = ["epochs", "lr", "batch_size", "steps", "ramp"]
-KIND = ["method", "use", "features", "encoder", "encoder_epochs", "budget", "views", *TRAINING]
-SPREAD = ["finetuned_percent", "last_percent", "gained_points", "fixed", "broken"]
+# the settings that define a kind of run; runs of one kind differ only by seed
+TRAINING_OPTIONS = ["epochs", "lr", "batch_size", "steps", "ramp"]
+KIND_COLUMNS = ["method", "use", "features", "encoder", "encoder_epochs", "budget", "views", *TRAINING_OPTIONS]
+SUMMARISED = ["finetuned_percent", "last_percent", "gained_points", "fixed", "broken"]
 
 
 def outcome(before: Tensor, after: Tensor, labels: Tensor) -> dict[str, Any]:
-    """Return accuracies in percent of predictions (M,) of warm start and last epoch, and what changed between."""
+    """Return accuracies in percent of predictions (M,) of warm start and last epoch, and the changes between them."""
     was, now = before == labels, after == labels
     fixed, broken = int((now & ~was).sum()), int((was & ~now).sum())
     return {
@@ -29,13 +29,13 @@ def outcome(before: Tensor, after: Tensor, labels: Tensor) -> dict[str, Any]:
     }
 
 
-def percent(right: Tensor) -> float:
+def percent(correct: Tensor) -> float:
     """Return the share of True, in percent."""
-    return round(100 * right.double().mean().item(), 4)
+    return round(100 * correct.double().mean().item(), 4)
 
 
 def by_class(predictions: dict[str, Tensor], labels: Tensor, names: tuple[str, ...]) -> pd.DataFrame:
-    """Return one row a class: its number of images, and the accuracy in percent of each entry of `predictions` (M,)."""
+    """Return one row per class: the number of images, and the accuracy in percent for each of `predictions` (M,)."""
     rows = []
     for label, name in enumerate(names):
         own = labels == label
@@ -48,24 +48,24 @@ def by_class(predictions: dict[str, Tensor], labels: Tensor, names: tuple[str, .
 
 
 def epochs(history: History) -> pd.DataFrame:
-    """Return one row an epoch: loss, accuracies on val and test in percent, the pool's mean entropy in [0, 1]."""
+    """Return one row per epoch: loss, accuracies on val and test in percent, the pool's mean entropy in [0, 1]."""
     table = pd.DataFrame(
         {
             "epoch": range(1, len(history.loss) + 1),
             "loss": history.loss,
             "val_percent": [100 * value for value in history.accuracy],
-            "test_percent": [100 * each["test"] for each in history.watched],
+            "test_percent": [100 * values["test"] for values in history.watched],
         }
     )
     if "entropy" in history.watched[0]:
-        table["pool_entropy"] = [each["entropy"] for each in history.watched]
+        table["pool_entropy"] = [values["entropy"] for values in history.watched]
     return table
 
 
 def least_entropy(table: pd.DataFrame) -> dict[str, Any]:
-    """Return the epoch after which the pool's mean entropy was least, and the test accuracy then, in percent.
+    """Return the epoch after which the pool's mean entropy was lowest, and the test accuracy after it, in percent.
 
-    None where it was not measured. That is a choice without labels, which HybridRepair's own code makes.
+    None if it was not measured. HybridRepair's code chooses this epoch, because the choice needs no labels.
     """
     if "pool_entropy" not in table:
         return {"least_entropy_epoch": None, "least_entropy_percent": None}
@@ -76,23 +76,23 @@ def least_entropy(table: pd.DataFrame) -> dict[str, Any]:
 def over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
     """Return one row for each kind of run: number of seeds, labels, seconds, means over seeds and sample deviations.
 
-    Most is gained in the first row. Deviations are missing where there is one seed.
+    Rows are sorted by descending gain. Deviations are missing for a single seed.
     """
-    rows = rows.reindex(columns=rows.columns.union(KIND, sort=False))  # rows of earlier versions lack some
-    grouped = rows.groupby(KIND, dropna=False, sort=True)
+    rows = rows.reindex(columns=rows.columns.union(KIND_COLUMNS, sort=False))  # earlier versions lack some
+    grouped = rows.groupby(KIND_COLUMNS, dropna=False, sort=True)
     table = grouped.agg(
         seeds=("seed", "nunique"), labels_bought=("labels_bought", "mean"), wall_seconds=("wall_seconds", "mean")
     )
-    for name in SPREAD:
+    for name in SUMMARISED:
         table[name], table[f"{name}_deviation"] = grouped[name].mean(), grouped[name].std(ddof=1)
     return table.reset_index().sort_values("gained_points", ascending=False, kind="stable", ignore_index=True)
 
 
 def name_of(kind: Mapping[Hashable, Any], kinds: pd.DataFrame) -> str:
-    """Return what a kind of run is called: its method, and what tells it apart.
+    """Return the name of a kind of run: its method, and the settings that distinguish it from others.
 
-    That is any training option in which not all kinds agree, and any other in which those of its method do not, but for
-    the budget; and of those with its features any encoder.
+    These are the training options that differ among all kinds, the other options that differ among the kinds of its
+    method, except the budget, and the encoder options that differ among those with its features.
     """
     same = kinds[kinds["method"] == kind["method"]]
     alike = same[same["features"] == kind["features"]]
@@ -102,14 +102,14 @@ def name_of(kind: Mapping[Hashable, Any], kinds: pd.DataFrame) -> str:
         "encoder": alike,
         "encoder_epochs": alike,
         "views": same,
-        **dict.fromkeys(TRAINING, kinds),
+        **dict.fromkeys(TRAINING_OPTIONS, kinds),
     }
     telling = [name for name, others in compared.items() if others[name].nunique(dropna=False) > 1]
     return " ".join([str(kind["method"]), *(f"{name}={_spelled(kind[name])}" for name in telling)])
 
 
 def curves(table: pd.DataFrame) -> dict[str, list[tuple[int, float, float]]]:
-    """Return (labels, mean gain in points, deviation) of each kind of run, by name; most is gained first."""
+    """Return (labels, mean gain in points, deviation) of each kind of run, by name; in the order of the table."""
     points: dict[str, list[tuple[int, float, float]]] = {}
     for kind in table.to_dict("records"):
         point = (round(kind["labels_bought"]), kind["gained_points"], kind["gained_points_deviation"])
@@ -118,11 +118,11 @@ def curves(table: pd.DataFrame) -> dict[str, list[tuple[int, float, float]]]:
 
 
 def _spelled(value: Any) -> str:
-    """Spell a count without a decimal point, though a column with gaps holds it as a float."""
+    """Format a count without a decimal point, even if a column with gaps has it as a float."""
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def show(table: pd.DataFrame) -> str:
+def format_comparison(table: pd.DataFrame) -> str:
     """Format a comparison for the terminal: accuracies and gains as mean ± deviation."""
     shown = pd.DataFrame({"method": [name_of(kind, table) for kind in table.to_dict("records")]})
     shown["labels"] = table["labels_bought"].map("{:g}".format)

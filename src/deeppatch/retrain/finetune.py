@@ -1,4 +1,4 @@
-"""Fine-tuning: every parameter trains on degraded data."""
+"""Fine-tune all parameters on degraded data."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def finetune(
     reseed: bool = True,
     checkpoint: Checkpoint | None = None,
 ) -> nn.Module:
-    """Fine-tune all parameters of a classifier on clean and degraded images, and return that of the best epoch.
+    """Fine-tune all parameters of a classifier on clean and degraded images, and return the best epoch.
 
     In every epoch each image of `train` is clean with probability 1/2, otherwise at a level drawn uniformly. The best
     epoch has the highest accuracy on `val`, clean and at every level.
@@ -55,10 +55,10 @@ def finetune(
         weight_decay: The L2 penalty.
         batch_size: The number of images at a time.
         amp: Whether forward passes run in bfloat16.
-        seed: The seed of the order of images, of their levels, and of what the model draws itself (dropout).
-        reseed: Whether torch's global generator is seeded for the training and restored behind it; otherwise the model
+        seed: The seed of the order of images, of their levels, and of dropout.
+        reseed: Whether torch's global generator is seeded for the training and restored afterwards; otherwise the model
             draws from it as it is.
-        checkpoint: Where an interrupted training is continued from.
+        checkpoint: Where the training is saved after each epoch, and resumed from.
 
     Returns:
         The fine-tuned copy, in eval mode; its attribute `history` has loss and validation accuracy of each epoch.
@@ -104,7 +104,7 @@ def fit_all(
 ) -> tuple[nn.Module, History]:
     """Return a copy of a model, all parameters trained with cross entropy, in the state of its best epoch.
 
-    `validate` returns the accuracy in [0, 1] that chooses the epoch.
+    `validate` returns the accuracy in [0, 1] by which the epoch is chosen.
     """
     tuned = copy.deepcopy(model)
     for parameter in tuned.parameters():

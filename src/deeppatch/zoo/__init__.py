@@ -1,1 +1,1 @@
-"""Model zoo: architectures, published weights, normalisation inside the model."""
+"""The model zoo: architectures, published weights, and classifiers with their normalisation."""

@@ -1,4 +1,4 @@
-"""Networks by name, each a function of the number of classes, with the published checkpoints' state-dict keys."""
+"""Networks by name, as functions of the number of classes, with the state-dict keys of published checkpoints."""
 
 from __future__ import annotations
 

@@ -28,17 +28,17 @@ class Normalize(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Normalisation followed by a network: what every method takes, and maps pixels in [0, 1] to logits.
+    """Normalisation followed by a network: maps pixels in [0, 1] to logits.
 
     Args:
-        network: maps normalised pixels (N, 3, H, W) to logits (N, classes). Its state-dict keys stay as they are,
-            under `network.`.
-        mean: mean of each channel, in the unit of pixels in [0, 1].
-        std: standard deviation of each channel, above 0.
-        classes: names of the classes in the order of the logits, where they are known.
+        network: Maps normalised pixels (N, 3, H, W) to logits (N, classes). In the classifier's state dict its keys
+            have the prefix `network.`.
+        mean: The mean of each channel, for pixels in [0, 1].
+        std: The standard deviation of each channel, above 0.
+        classes: The names of the classes in the order of the logits, if they are known.
 
     Raises:
-        UserError: where mean or std is not finite or std is not above 0.
+        UserError: When mean or std is not finite or std is not above 0.
 
     >>> import torch
     >>> from torch import nn
@@ -73,7 +73,7 @@ def network_of(model: nn.Module) -> nn.Module:
 
 
 def normalize_of(model: nn.Module, pixels: Tensor) -> Tensor:
-    """Return pixels (N, 3, H, W) in [0, 1] as the network within a model reads them."""
+    """Normalise pixels (N, 3, H, W) in [0, 1] for the network within a model."""
     return model.normalize(pixels) if isinstance(model, Classifier) else pixels
 
 

@@ -1,4 +1,4 @@
-"""What is published about each network: where its weights are, how accurate it is, how its input is normalised."""
+"""The published weights of each network: URL, accuracy, and normalisation."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ CIFAR100_STATS: tuple[Triple, Triple] = ((0.5070, 0.4865, 0.4409), (0.2673, 0.25
 CIFAR10_PIXEL_STATS: tuple[Triple, Triple] = ((0.491, 0.482, 0.447), (0.247, 0.243, 0.261))
 IMAGENET_STATS: tuple[Triple, Triple] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
-# how many classes the data sets have that networks are published or trained for
+# the number of classes of the data sets that networks are published or trained for
 CLASSES = {
     "digits": 10, "cifar10": 10, "cifar100": 100, "svhn": 10, "gtsrb": 43, "svhn_5": 5, "digits_5": 5, "imagenet": 1000,
 }  # fmt: skip
 
-# what HybridRepair's models are trained with, by data set
+# the normalisation of HybridRepair's models, by data set
 PROTOCOL_STATS: dict[str, tuple[Triple, Triple]] = {
     "cifar10": ((125.3 / 255, 123.0 / 255, 113.9 / 255), (63.0 / 255, 62.1 / 255, 66.7 / 255)),
     "svhn": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
     "gtsrb": ((0.3337, 0.3064, 0.3171), (0.2672, 0.2564, 0.2629)),
 }
 
-# the constants that this field's checkpoints are commonly trained with, for the normalisation doctor
+# normalisation constants that are common for published checkpoints, for the check of the normalisation
 COMMON_STATS: dict[str, tuple[Triple, Triple]] = {
     "CIFAR-10, std of image means": CIFAR10_STATS,
     "CIFAR-10, std of pixels": CIFAR10_PIXEL_STATS,

@@ -1,4 +1,4 @@
-"""Load a network of the zoo with published, given or fresh weights."""
+"""Load a network of the zoo with published, given or random weights."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ def load_classifier(
     """Load a network of the zoo as a classifier in eval mode, on the CPU.
 
     Args:
-        name: a network of the zoo, `resnet32` for instance (`deeppatch.zoo.names.ARCHITECTURE_NAMES`).
-        classes: how many classes it tells apart, or the name of the data set whose published weights are loaded, which
-            are downloaded where they are absent.
-        weights: a .safetensors file or a torch checkpoint with a state dict, to load instead. Without a file and
+        name: The name of a network, such as `resnet32` (one of `deeppatch.zoo.names.ARCHITECTURE_NAMES`).
+        classes: The number of classes, or the name of the data set whose published weights are loaded, which
+            are downloaded if they are absent.
+        weights: A .safetensors file or a torch checkpoint with a state dict to load instead. Without a file and
             without a data set's name the network is initialised by `seed`.
-        mean: mean of each channel (default: the file's, else what the published weights were trained with, else 0).
-        std: standard deviation of each channel (default: likewise, else 1).
-        seed: what fresh weights depend on.
+        mean: The mean of each channel (default: that of the file, else that of the published weights, else 0).
+        std: The standard deviation of each channel (default: likewise, else 1).
+        seed: The seed of random weights.
 
     Raises:
-        UserError: where there is no such network, no such file, nothing is published, or weights are another's.
+        UserError: When there is no such network or file, no weights are published, or weights do not fit the network.
 
     >>> import torch
     >>> model = load_classifier("resnet8", 10)

@@ -1,4 +1,4 @@
-"""The names of the zoo's networks, for whoever must know them without building one."""
+"""The names of the zoo's networks; importing them does not import torch."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class ResCNN(nn.Module):
-    """Blocks of one convolution, ReLU and perhaps pooling, with identity skips that end behind the ReLU.
+    """Blocks of one convolution, ReLU and perhaps pooling, with identity shortcuts that are added after the ReLU.
 
     `channels` are those of each block's output, `pooled` the blocks that end in max-pooling by two, and `skips` has for
     a block the earlier one whose output is added to its own.
@@ -17,20 +17,20 @@ class ResCNN(nn.Module):
     ) -> None:
         super().__init__()
         self.skips = skips
-        self.blocks = [f"conv_{number}" for number in range(len(channels))]
-        for number, (inputs, outputs) in enumerate(zip([3, *channels], channels, strict=False)):
-            pool = [nn.MaxPool2d(2)] if number in pooled else []
+        self.blocks = [f"conv_{index}" for index in range(len(channels))]
+        for index, (inputs, outputs) in enumerate(zip([3, *channels], channels, strict=False)):
+            pool = [nn.MaxPool2d(2)] if index in pooled else []
             conv = nn.Conv2d(inputs, outputs, size, padding=size // 2)
-            self.add_module(self.blocks[number], nn.Sequential(conv, nn.ReLU(), *pool))
+            self.add_module(self.blocks[index], nn.Sequential(conv, nn.ReLU(), *pool))
         self.classifier = classifier
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, 3, 32, 32) to logits (N, classes)."""
         outputs: list[Tensor] = []
-        for number, block in enumerate(self.blocks):
+        for index, block in enumerate(self.blocks):
             x = self.get_submodule(block)(x)
-            if number in self.skips:
-                x = x + outputs[self.skips[number]]
+            if index in self.skips:
+                x = x + outputs[self.skips[index]]
             outputs.append(x)
         logits: Tensor = self.classifier(x)
         return logits
@@ -41,7 +41,7 @@ def rescnn(classes: int, width: float = 1.0, dropout: float = 0.4) -> nn.Module:
 
     Keys are those of the published checkpoints: conv_0.0 to conv_11.0, classifier.2.
     """
-    channels = [round(width * each) for each in (64, 128, 128, 128, 256, 512, 512, 512, 512, 512, 512, 512)]
+    channels = [round(width * full_width) for full_width in (64, 128, 128, 128, 256, 512, 512, 512, 512, 512, 512, 512)]
     head = nn.Sequential(nn.Flatten(), nn.Dropout(dropout), nn.Linear(channels[-1], classes))
     return ResCNN(channels, {1, 4, 5, 8, 9}, {3: 1, 7: 5, 11: 9}, head)
 
@@ -53,6 +53,6 @@ def weak_rescnn(classes: int) -> nn.Module:
 
 
 def weak_rescnn_for_svhn(classes: int) -> nn.Module:
-    """Return the overly simple ResCNN for SVHN's digits: three convolutions of 8 kernels, pooled behind the skip."""
+    """Return the overly simple ResCNN for SVHN's digits: three convolutions of 8 kernels, pooled after the shortcut."""
     head = nn.Sequential(nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8 * 8 * 8, classes))
     return ResCNN([8] * 3, {0}, {2: 0}, head, size=5)

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 
 class ShortcutA(nn.Module):
-    """Parameter-free shortcut: every second pixel, new channels filled with zeros in equal parts on either side."""
+    """Parameter-free shortcut: every second pixel, with channels of zeros added in equal parts on either side."""
 
     def __init__(self, added: int) -> None:
         super().__init__()

@@ -47,8 +47,8 @@ class ShuffleNet(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         units, inputs = [], STEM
         for outputs, count in STAGES:
-            for number in range(count):
-                units.append(Unit(inputs, outputs, 1 if number else 2, groups))
+            for index in range(count):
+                units.append(Unit(inputs, outputs, 1 if index else 2, groups))
                 inputs = outputs
         self.units = nn.Sequential(*units)
         self.avgpool = nn.AdaptiveAvgPool2d(1)

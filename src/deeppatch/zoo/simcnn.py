@@ -17,12 +17,12 @@ class SimCNN(nn.Module):
 
     def __init__(self, classes: int, width: float = 1.0, dropout: float = 0.5) -> None:
         super().__init__()
-        self.steps: list[str] = []  # of the convolutional part, in order
+        self.steps: list[str] = []  # the layers of the convolutional part, in order
         channels = 3
         for layer in LAYERS:
             if isinstance(layer, int):
                 self.steps.append(f"conv_{sum(step != 'M' for step in self.steps)}")
-                self.add_module(self.steps[-1], normal(nn.Conv2d(channels, round(layer * width), 3, padding=1)))
+                self.add_module(self.steps[-1], init_normal(nn.Conv2d(channels, round(layer * width), 3, padding=1)))
                 channels = round(layer * width)
             else:
                 self.steps.append(layer)
@@ -53,7 +53,7 @@ def weak_simcnn_for_svhn(classes: int) -> nn.Module:
     return nn.Sequential(*blocks, nn.Flatten(), nn.Linear(8 * 5 * 5, classes))
 
 
-def normal(conv: nn.Conv2d) -> nn.Conv2d:
+def init_normal(conv: nn.Conv2d) -> nn.Conv2d:
     """Draw weights from a normal distribution of variance 2 / (kernel area * output channels), biases zero."""
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     assert conv.bias is not None
@@ -62,4 +62,4 @@ def normal(conv: nn.Conv2d) -> nn.Conv2d:
 
 
 def _block(inputs: int, outputs: int, *, size: int, padding: int) -> nn.Module:
-    return nn.Sequential(normal(nn.Conv2d(inputs, outputs, size, padding=padding)), nn.ReLU(), nn.MaxPool2d(2))
+    return nn.Sequential(init_normal(nn.Conv2d(inputs, outputs, size, padding=padding)), nn.ReLU(), nn.MaxPool2d(2))

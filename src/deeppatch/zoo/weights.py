@@ -16,22 +16,22 @@ from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
 from deeppatch.artifacts import DAMAGE
-from deeppatch.errors import NoNetwork, WrongWeights
+from deeppatch.errors import DownloadFailed, WrongWeights
 from deeppatch.zoo.entries import ENTRIES
 
-# where checkpoints of whole training runs keep the network, and the numpy numbers that stand beside it, which files of
-# numpy 1 and of numpy 2 name differently
+# keys of the state dict in checkpoints of whole training runs, and the numpy scalars that such checkpoints contain,
+# whose names differ between numpy 1 and numpy 2
 NESTED = ("state_dict", "model_state_dict")
-NUMBERS: list[Any] = [
+NUMPY_SCALARS: list[Any] = [
     *((np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
     np.dtype, type(np.dtype(np.float64)), type(np.dtype(np.int64)),
 ]  # fmt: skip
 
 
 def fetch(url: str) -> Path:
-    """Return the local copy of a published file, downloaded to TORCH_HOME where it is absent.
+    """Return the local copy of a published file; download it to TORCH_HOME if it is absent.
 
-    The file name carries the start of the file's SHA-256; a copy that does not match raises WrongWeights.
+    The file name contains the start of the file's SHA-256; WrongWeights when the copy does not match.
     """
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     path = folder / url.rsplit("/", 1)[1]
@@ -40,7 +40,7 @@ def fetch(url: str) -> Path:
         try:
             torch.hub.download_url_to_file(url, str(path), hash_in_name(path), progress=sys.stderr.isatty())
         except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
-            raise NoNetwork(
+            raise DownloadFailed(
                 f"cannot download {url} ({error}); put the file at {path}, give a copy with --weights FILE, "
                 "or train the network with --train"
             ) from error
@@ -57,7 +57,7 @@ def hash_in_name(path: Path) -> str | None:
 
 
 def verify(path: Path) -> None:
-    """Raise WrongWeights when a file's SHA-256 does not begin as its name says; names without a hash pass."""
+    """Raise WrongWeights when a file's SHA-256 does not begin as its name says; names without a hash are accepted."""
     expected = hash_in_name(path)
     if expected is None:
         return
@@ -78,7 +78,7 @@ def read(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_safetensors(path.read_bytes())
-        with torch.serialization.safe_globals(NUMBERS):
+        with torch.serialization.safe_globals(NUMPY_SCALARS):
             content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except DAMAGE as error:
         raise WrongWeights(f"{path} is damaged or holds more than a state dict; fetch or save it again") from error
@@ -91,7 +91,7 @@ def read(path: Path) -> dict[str, Tensor]:
 
 
 def load_network(network: nn.Module, state: dict[str, Tensor], origin: Path | str) -> None:
-    """Load a state dict into a bare network; `module.` prefixes and the older name `linear` of the head are mended.
+    """Load a state dict into a network; prefixes `module.` and the older name `linear` of the head are renamed.
 
     Raises WrongWeights, in one line, for missing or surplus keys, shapes that differ and another number of classes.
     """
@@ -108,7 +108,7 @@ def load_network(network: nn.Module, state: dict[str, Tensor], origin: Path | st
     head = list(own)[-1]
     if head in differing and {key.rsplit(".", 1)[0] for key in differing} == {head.rsplit(".", 1)[0]}:
         raise WrongWeights(
-            f"{origin} tells {len(renamed[head])} classes apart, the data set has {len(own[head])}; "
+            f"{origin} is for {len(renamed[head])} classes, the data set has {len(own[head])}; "
             "choose the -d that it was made for"
         )
     if differing:
@@ -121,11 +121,11 @@ def load_network(network: nn.Module, state: dict[str, Tensor], origin: Path | st
 
 
 def saved_normalisation(state: dict[str, Tensor]) -> tuple[list[float], list[float]] | None:
-    """Return mean and standard deviation that a classifier's state dict holds, or None."""
+    """Return the mean and standard deviation in a classifier's state dict, or None."""
     mean, std = (state.get(f"normalize.{key}") for key in ("mean", "std"))
     return None if mean is None or std is None else (mean.flatten().tolist(), std.flatten().tolist())
 
 
 def network_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the network's part of a state dict, of a classifier or of a bare network."""
+    """Return the state dict of the network from that of a classifier, or from its own."""
     return {key.removeprefix("network."): value for key, value in state.items() if not key.startswith("normalize.")}

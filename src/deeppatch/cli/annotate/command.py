@@ -31,7 +31,7 @@ class Options(StageOptions):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that are this stage's own."""
+    """Add the arguments of this stage."""
     add_selection(parser, "--encoder_epochs", "--epochs")
     parser.set_defaults(problems=problems)
 
@@ -47,7 +47,7 @@ def add_bias(group: argparse._ArgumentGroup) -> None:
 
 
 def add_selection(parser: argparse.ArgumentParser, *epochs: str) -> None:
-    """Add the options that say what is chosen, and how; `epochs` are the names of the one for the encoder's epochs."""
+    """Add the arguments of the selection; `epochs` are the names of the one for the encoder's epochs."""
     group = parser.add_argument_group("annotate")
     add_bias(group)
     group.add_argument(
@@ -55,19 +55,19 @@ def add_selection(parser: argparse.ArgumentParser, *epochs: str) -> None:
         choices=list(METHODS),
         default=ANNOTATE["method"],
         metavar="NAME",
-        help=f"how images are chosen: {', '.join(METHODS)} (default: {ANNOTATE['method']})",
+        help=f"method that chooses images: {', '.join(METHODS)} (default: {ANNOTATE['method']})",
     )
     group.add_argument(
         "--budget",
         default=ANNOTATE["budget"],
         metavar="N",
-        help="labels to buy, as 350 or as a share of the pool, as 1%% (default: 1%%)",
+        help="number of labels to buy, or a share of the pool such as 1%% (default: 1%%)",
     )
     group.add_argument(
         "--features",
         choices=list(FEATURES),
         default=ANNOTATE["features"],
-        help="what coreset and hybrid compare images by: the model's last features, or those of an encoder that is "
+        help="features for coreset and hybrid to compare images: the model's last ones, or those of an encoder that is "
         "trained here on images without labels (default: penultimate)",
     )
     group.add_argument(
@@ -89,25 +89,27 @@ def add_selection(parser: argparse.ArgumentParser, *epochs: str) -> None:
         type=int,
         default=ANNOTATE["views"],
         metavar="N",
-        help="AugMix views of each image, beside itself (default: 8)",
+        help="AugMix views of each image, in addition to itself (default: 8)",
     )
 
 
 def problems(options: Options) -> list[str]:
-    """Return what is wrong with the options that say what is chosen."""
+    """Return the problems with the options of the selection."""
     problem = budget_problem(options.budget)
-    found = [f"--budget {options.budget}: {problem}"] if problem else []
+    messages = [f"--budget {options.budget}: {problem}"] if problem else []
     for name in ("views", "encoder_epochs"):
-        found += [f"--{name} {getattr(options, name)}: give at least 1"] * (getattr(options, name) < 1)
+        messages += [f"--{name} {getattr(options, name)}: give at least 1"] * (getattr(options, name) < 1)
     if options.features != "penultimate" and options.method not in BY_FEATURES:
-        found.append(f"--features {options.features} goes with --method {' or '.join(BY_FEATURES)}")
+        messages.append(f"--features {options.features} can only be used with --method {' or '.join(BY_FEATURES)}")
     if not options.bias and not options.dataset.startswith("folder:"):
-        found.append(f"-d {options.dataset}: give --bias to simulate a pool, or folder:PATH with images in PATH/pool")
-    return found
+        messages.append(
+            f"-d {options.dataset}: give --bias to simulate a pool, or folder:PATH with images in PATH/pool"
+        )
+    return messages
 
 
 def run(options: Options) -> None:
-    """Choose, ask the oracle for the labels of what is chosen, and leave the selection."""
+    """Choose images, query the oracle for their labels, and write the selection."""
     from deeppatch.artifacts import state_digest
     from deeppatch.cli.annotate import inputs, report
     from deeppatch.cli.context import open_stage
@@ -115,11 +117,11 @@ def run(options: Options) -> None:
     from deeppatch.hybrid.budget import affordable
     from deeppatch.hybrid.oracle import Oracle
     from deeppatch.hybrid.selection_methods import METHODS as CHOOSERS
-    from deeppatch.hybrid.selection_methods import Evidence
+    from deeppatch.hybrid.selection_methods import SelectionInputs
     from deeppatch.progress import info
 
     context = open_stage(options, STAGE)
-    report.keep_filled_in(context)
+    report.check_no_labels_given(context)
     model = base_model(context)
     pool = inputs.pool_of(context)
     budget = affordable(options.budget, len(pool), "--budget")
@@ -127,18 +129,18 @@ def run(options: Options) -> None:
         return
     encoder = inputs.encoder_of(context, pool) if options.features == "ssl" else None
     train = context.splits.train.pixels[:]
-    evidence = Evidence(
+    inputs_of_selection = SelectionInputs(
         model, pool.pixels, train, options.seed, options.views, encoder, options.batch_size, options.amp
     )
     oracle = Oracle(pool.truth, budget)
-    choice = CHOOSERS[options.method](evidence, oracle, budget)
+    choice = CHOOSERS[options.method](inputs_of_selection, oracle, budget)
     found = {
-        "labels_bought": oracle.spent,
+        "labels_bought": oracle.labels_bought,
         "base": state_digest(model.state_dict()),
         "encoder": encoder.facts if encoder else None,
     }
-    report.leave(context, pool, evidence, choice, found)
+    report.write_selection(context, pool, inputs_of_selection, choice, found)
     context.stage.finish()
     context.checkpoint().remove()
-    spent = f"{oracle.spent} of {budget} labels {'bought' if options.bias else 'to be given'}"
+    spent = f"{oracle.labels_bought} of {budget} labels {'bought' if options.bias else 'to be given'}"
     info(f"{options.method}: {spent}; written to {context.stage.folder}")

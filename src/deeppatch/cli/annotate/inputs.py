@@ -1,4 +1,4 @@
-"""What annotate and relearn read: the pool, the split that pretrain left of a biased model, and a trained encoder."""
+"""The inputs of annotate and relearn: the pool, the split of a biased model, and a trained encoder."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ def pool_of(context: Context) -> Pool:
 
 
 def partition_of(context: Context) -> Partition:
-    """Return which image of the data set goes where under --bias."""
+    """Return the partition of the data set under --bias."""
     options = context.options
     return biased_split.partition(context.source, options.bias, options.seed, options.limit)
 
 
 def check_partition(context: Context, parts: Partition) -> None:
-    """Raise StaleArtifact where the model was trained on another cut of the data set: it may have seen the pool."""
+    """Raise StaleArtifact when the model was trained on another split, because it may have been trained on the pool."""
     given = context.options.weights
     path = (given.parent if given else context.folder("pretrain")) / SPLIT
     command = context.command("pretrain")
     if given and not path.exists():
-        info(f"no {SPLIT} beside {given}: nothing shows that it has not seen the pool")
+        info(f"no {SPLIT} beside {given}: it may have been trained on images of the pool")
         return
     content = path.read_bytes() if given else context.stage.read(path, command)
     if given:
@@ -57,11 +57,11 @@ def check_partition(context: Context, parts: Partition) -> None:
         raise StaleArtifact(f"{path} cuts {context.source.name} otherwise; make it again with: {command}")
 
 
-def leave_partition(context: Context) -> None:
-    """Write which image went where, for pretrain of a biased model; without bias nothing.
+def write_partition(context: Context) -> None:
+    """Write the partition of the data set after pretrain of a biased model; without --bias, do nothing.
 
-    The file's metadata name the order, the bias, and a hash of the lists. How many images of each class the model has
-    been trained on is logged.
+    The file's metadata have the order, the bias, and a hash of the lists. The number of training images of each class
+    is logged.
     """
     options, source = context.options, context.source
     if not options.bias:
@@ -76,10 +76,10 @@ def leave_partition(context: Context) -> None:
 
 
 def encoder_of(context: Context, pool: Pool) -> TrainedEncoder:
-    """Return the encoder of --features ssl, which is kept under encoder/, beside the folders of the stages."""
+    """Return the encoder of --features ssl, which is cached in encoder/, next to the folders of the stages."""
     options = context.options
     settings = EncoderSettings(options.encoder, options.encoder_epochs, options.batch_size, options.seed, options.amp)
-    found = train_encoder(
+    encoder = train_encoder(
         lambda: ARCHITECTURES[options.encoder](2),
         context.data,
         pool.pixels,
@@ -87,6 +87,6 @@ def encoder_of(context: Context, pool: Pool) -> TrainedEncoder:
         cache=ContentCache(model_folder(options) / "encoder"),
         checkpoint=context.checkpoint(),
     )
-    correct = found.facts["knn_accuracy_on_val_percent"]
+    correct = encoder.facts["knn_accuracy_on_val_percent"]
     info(f"encoder: most neighbours of {correct} % of val images are of their class")
-    return found
+    return encoder

@@ -1,4 +1,4 @@
-"""What annotate leaves: the selection, a table to fill in, a sheet to look at, and what is known of it all."""
+"""The report of annotate: the selection, a table for the labels, a page of images, and facts."""
 
 from __future__ import annotations
 
@@ -10,27 +10,29 @@ from PIL import Image
 
 from deeppatch.cli.context import Context
 from deeppatch.data.files import open_rgb
-from deeppatch.data.label_file import FILE, LABEL, labels_in
+from deeppatch.data.label_file import FILE, LABEL, count_labels
 from deeppatch.data.pool import Pool
 from deeppatch.errors import UserError
 from deeppatch.hybrid.consistency import uncertainty
 from deeppatch.hybrid.diagnostics import PoolTruth
-from deeppatch.hybrid.selection_methods import Choice, Evidence
+from deeppatch.hybrid.selection_methods import Choice, SelectionInputs
 from deeppatch.progress import info
 from deeppatch.report.contact_sheet import Tile, contact_sheet
 
 TABLE = "selection.csv"
 
 
-def keep_filled_in(context: Context) -> None:
-    """Raise UserError where an earlier run's table has labels that a person gave: this run would write over them."""
+def check_no_labels_given(context: Context) -> None:
+    """Raise UserError when the table of an earlier run has labels that a person gave, which would be overwritten."""
     path = context.stage.folder / TABLE
-    if not context.options.bias and path.exists() and (given := labels_in(path.read_bytes(), path)):
+    if not context.options.bias and path.exists() and (given := count_labels(path.read_bytes(), path)):
         command = f"{context.command('relearn')} --labels {shlex.quote(str(path))}"
         raise UserError(f"{path} holds {given} labels; go on with: {command} (or move the file away to choose anew)")
 
 
-def leave(context: Context, pool: Pool, evidence: Evidence, choice: Choice, found: dict[str, Any]) -> None:
+def write_selection(
+    context: Context, pool: Pool, inputs: SelectionInputs, choice: Choice, found: dict[str, Any]
+) -> None:
     """Write selection.safetensors, selection.json, selection.csv and contact.html; `found` are further facts."""
     options, selection, source = context.options, choice.selection, context.source
     facts = {
@@ -58,23 +60,23 @@ def leave(context: Context, pool: Pool, evidence: Evidence, choice: Choice, foun
             "members": len(selection.members),
             "unlabelled": len(selection.unlabelled),
             "mean_uncertainty_of_pool": round(uncertain.mean().item(), 6),
-            "diagnostics": diagnosed(pool, evidence, choice),
+            "diagnostics": diagnostics(pool, inputs, choice),
         },
     )
-    table = tabulated(pool, choice, uncertain[selection.bought].tolist(), source.classes)
+    table = selection_table(pool, choice, uncertain[selection.bought].tolist(), source.classes)
     context.stage.write_table(TABLE, table)
     lead = f"{len(table)} of {len(pool)} images chosen by {options.method} for {options.model} on {source.name}."
     context.stage.write("contact.html", contact_sheet("Images to label", lead, tiles(pool, choice, table)))
 
 
-def tabulated(pool: Pool, choice: Choice, uncertain: list[float], classes: tuple[str, ...]) -> pd.DataFrame:
-    """Return one row for each image that was bought, in the order of the choice; labels are empty in the field."""
+def selection_table(pool: Pool, choice: Choice, uncertain: list[float], classes: tuple[str, ...]) -> pd.DataFrame:
+    """Return one row for each chosen image in the order of the choice; unknown labels are empty."""
     indices, labels = choice.selection.bought.tolist(), choice.selection.labels.tolist()
     return pd.DataFrame(
         {
             FILE if pool.folder else "index": [pool.names[index] for index in indices],
             "reason": choice.reasons,
-            "cluster": [str(each) if each >= 0 else "" for each in choice.clusters.tolist()],
+            "cluster": [str(cluster) if cluster >= 0 else "" for cluster in choice.clusters.tolist()],
             "uncertainty": uncertain,
             LABEL: [classes[label] if label >= 0 else "" for label in labels],
         }
@@ -82,8 +84,8 @@ def tabulated(pool: Pool, choice: Choice, uncertain: list[float], classes: tuple
 
 
 def tiles(pool: Pool, choice: Choice, table: pd.DataFrame) -> list[Tile]:
-    """Return the images of the table's rows with what it says of them."""
-    found = []
+    """Return the images of the table's rows with their captions."""
+    tiles_of_rows = []
     for index, (name, reason, cluster, entropy, label) in zip(
         choice.selection.bought.tolist(), table.itertuples(index=False), strict=True
     ):
@@ -93,22 +95,22 @@ def tiles(pool: Pool, choice: Choice, table: pd.DataFrame) -> list[Tile]:
             else Image.fromarray(pool.pixels[index].permute(1, 2, 0).cpu().numpy())
         )
         notes = [reason + (f" (cluster {cluster})" if cluster else ""), f"uncertainty {entropy:.2f}"]
-        found.append(Tile(image, name, notes + [f"label {label}"] * bool(label)))
-    return found
+        tiles_of_rows.append(Tile(image, name, notes + [f"label {label}"] * bool(label)))
+    return tiles_of_rows
 
 
-def diagnosed(pool: Pool, evidence: Evidence, choice: Choice) -> dict[str, Any] | None:
-    """Return and log what the truth of a simulated pool says; None in the field."""
+def diagnostics(pool: Pool, inputs: SelectionInputs, choice: Choice) -> dict[str, Any] | None:
+    """Return and log diagnostics from the true labels of a simulated pool; None for a real pool."""
     if pool.truth is None:
         return None
-    truth = PoolTruth(pool.truth, evidence.embeddings.logits.argmax(1))
-    found = truth.diagnostics(choice.selection, choice.predictions.argmax(1))
-    for name, value in found.items():
+    truth = PoolTruth(pool.truth, inputs.embeddings.logits.argmax(1))
+    percentages = truth.diagnostics(choice.selection, choice.predictions.argmax(1))
+    for name, value in percentages.items():
         shown = "of none" if value is None else f"{value} %"
         info(f"diagnostic, unknown in the field: {name.replace('_', ' ').removesuffix(' percent')} {shown}")
     propagated, own = (
-        found[f"{name}_percent"] for name in ("propagated_labels_correct", "own_predictions_correct_on_members")
+        percentages[f"{name}_percent"] for name in ("propagated_labels_correct", "own_predictions_correct_on_members")
     )
     if len(choice.selection.members) > len(choice.selection.bought) and propagated is not None and propagated < own:
         info("the propagated labels are wrong more often than the model's own predictions there")
-    return {"note": "from the truth of the simulated pool, not available in the field", **found}
+    return {"note": "from the truth of the simulated pool, not available in the field", **percentages}

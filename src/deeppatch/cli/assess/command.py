@@ -23,7 +23,7 @@ RANKS = True
 
 @dataclass(frozen=True, kw_only=True)
 class Options(RepairOptions):
-    """The options of assess: MiB for maps, filters to refine, and the error probability of an elimination."""
+    """The options of assess: memory for feature maps in MiB, filters to refine, error probability of elimination."""
 
     mem: int = 2048
     refine: int = 0
@@ -31,14 +31,14 @@ class Options(RepairOptions):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this stage only."""
+    """Add the arguments of this stage."""
     group = parser.add_argument_group("assess")
     group.add_argument(
         "--mem",
         type=int,
         default=Options.mem,
         metavar="MIB",
-        help="memory for the maps of the images that are ranked on at a time (default: 2048 MiB)",
+        help="memory for the feature maps of a batch of images (default: 2048 MiB)",
     )
     group.add_argument(
         "--refine",
@@ -52,30 +52,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--race",
         type=float,
         metavar="DELTA",
-        help="successive elimination: do not evaluate a filter further once it is known, with error probability DELTA, "
+        help="successive elimination: stop evaluating a filter once it is known, with error probability DELTA, "
         "on which side of that cut it is: above 0, below 0.5 (default: every filter is scored on all images)",
     )
     parser.set_defaults(problems=problems)
 
 
 def problems(options: argparse.Namespace | Options) -> list[str]:
-    """Return what is wrong with this stage's own options."""
-    found = [f"--mem {options.mem}: give at least 1 MiB"] if options.mem < 1 else []
+    """Return the problems with this stage's own options."""
+    messages = [f"--mem {options.mem}: give at least 1 MiB"] if options.mem < 1 else []
     if options.refine < 0:
-        found.append(f"--refine {options.refine}: give 0 or more filters")
+        messages.append(f"--refine {options.refine}: give 0 or more filters")
     if options.refine and options.fs_method not in ESTIMATED_METHODS:
-        found.append(f"--refine goes with -f {' and '.join(ESTIMATED_METHODS)}, not with {options.fs_method}")
+        messages.append(
+            f"--refine can only be used with -f {' and '.join(ESTIMATED_METHODS)}, not with {options.fs_method}"
+        )
     if options.race is not None and not 0 < options.race < 0.5:
-        found.append(f"--race {options.race}: give a probability above 0, below 0.5")
+        messages.append(f"--race {options.race}: give a probability above 0, below 0.5")
     if options.race is not None and options.fs_method not in EXACT_METHODS:
-        found.append(f"--race goes with -f {' and '.join(EXACT_METHODS)}, not with {options.fs_method}")
+        messages.append(f"--race can only be used with -f {' and '.join(EXACT_METHODS)}, not with {options.fs_method}")
     if (options.race is not None or options.refine) and options.susp_side == "random":
-        found.append("--susp_side random makes no cut in a ranking: leave out --race and --refine")
-    return found
+        messages.append("--susp_side random makes no cut in a ranking: leave out --race and --refine")
+    return messages
 
 
 def run(options: Options) -> None:
-    """Rank with the method that -f names, or estimate the ratio, and write what was found."""
+    """Rank the filters by the method of -f, or estimate the ratio, and write the results."""
     from deeppatch.artifacts import state_digest
     from deeppatch.cli.assess.report import report_ranking
     from deeppatch.cli.context import open_stage

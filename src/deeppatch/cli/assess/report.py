@@ -1,11 +1,11 @@
-"""What assess writes: the ranking, its plot, the curve of ratio estimation, and the record."""
+"""The report of assess: the ranking, its plot, the curve of ratio estimation, and the record."""
 
 from __future__ import annotations
 
 import pandas as pd
 
 from deeppatch.cli.context import Context
-from deeppatch.cli.rankings import leave_ranking
+from deeppatch.cli.rankings import write_ranking
 from deeppatch.localization.ranking import Ranking
 from deeppatch.localization.ratio_estimation import RatioEstimate
 from deeppatch.localization.scorers import SCORERS
@@ -18,10 +18,10 @@ def report_ranking(context: Context, model: Classifier, ranking: Ranking) -> Non
     """Write the ranking, its plot and the record."""
     options, images, scorer = context.options, len(context.data.val), SCORERS[ranking.method]
     degraded = images * (1 if scorer.paired else len(context.blur))
-    leave_ranking(context, model, ranking, {"val_images": images, "degraded_images": degraded, **ranking.facts})
+    write_ranking(context, model, ranking, {"val_images": images, "degraded_images": degraded, **ranking.facts})
     title = f"{ranking.method}, {options.model} on {context.data.name}, {degraded} degraded images"
     scores = {name: [scorer.scale * value for value in row] for name, row in ranking.scores.items()}
-    plot = plots.suspicion(scores, scorer.unit, title, descending=scorer.descending)
+    plot = plots.filter_scores(scores, scorer.unit, title, descending=scorer.descending)
     context.stage.write("suspicion.png", plot)
     context.stage.finish()
     context.checkpoint().remove()
@@ -32,7 +32,7 @@ def report_ratio(context: Context, model: Classifier, estimate: RatioEstimate) -
     """Write the ranking with the estimated ratio, the curve as table and plot, and the record."""
     options = context.options
     facts = {"ratio": estimate.ratio, "curve": estimate.curve, "val_images": len(context.data.val)}
-    leave_ranking(context, model, estimate.ranking, facts)
+    write_ranking(context, model, estimate.ranking, facts)
     table = pd.DataFrame(
         [
             {

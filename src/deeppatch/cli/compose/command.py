@@ -25,7 +25,7 @@ REPAIR = False
 
 @dataclass(frozen=True, kw_only=True)
 class Options(StageOptions):
-    """The options of this stage; None for `join` are all that apply, for `weak` and `weak_epoch` the published ones."""
+    """The options of compose; `join` None means all that apply, `weak` and `weak_epoch` None the published ones."""
 
     target: str = "all"
     fit: str = "simple"
@@ -39,7 +39,7 @@ class Options(StageOptions):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this stage only."""
+    """Add the arguments of this stage."""
     group = parser.add_argument_group("compose")
     group.add_argument(
         "--target", default="all", metavar="CLASS", help="class to correct, by index or name, or all (default: all)"
@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--join",
         nargs="+",
         metavar="JOIN",
-        help=f"{', '.join(JOINS)}, or percentile:M,N; the first is the one that is shown by class (default: all "
+        help=f"{', '.join(JOINS)}, or percentile:M,N; the first is shown by class (default: all "
         "that apply, first direct where modules have heads, else min_max)",
     )
     group.add_argument(
@@ -69,33 +69,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--no_head", action="store_true", help="modularize's: modules without heads")
     group.add_argument("--preset", choices=PRESETS, default="auto", help="modularize's (default: auto)")
     group.add_argument(
-        "--modules", type=Path, metavar="FILE", help="a modules.safetensors to use instead of the one modularize left"
+        "--modules", type=Path, metavar="FILE", help="a modules.safetensors to use instead of the one from modularize"
     )
     parser.set_defaults(problems=problems)
 
 
 def problems(options: Options) -> list[str]:
-    """Return what is wrong with this stage's own options."""
-    found = []
+    """Return the problems with this stage's own options."""
+    messages = []
     if options.weak_epoch is not None and options.weak_epoch < 1:
-        found.append(f"--weak_epoch {options.weak_epoch}: give a whole number above 0")
+        messages.append(f"--weak_epoch {options.weak_epoch}: give a whole number above 0")
     if options.weak is not None and options.weak not in ARCHITECTURE_NAMES:
-        found.append(f"--weak {options.weak}: choose from {', '.join(sorted(ARCHITECTURE_NAMES))}")
+        messages.append(f"--weak {options.weak}: choose from {', '.join(sorted(ARCHITECTURE_NAMES))}")
     try:
         mix_of(options.dataset)
     except UserError as error:
-        found.append(str(error))
+        messages.append(str(error))
     joins = list(options.join or [])
     for join in joins:
         try:
             parse(join)
         except UserError as error:
-            found.append(str(error))
+            messages.append(str(error))
     if len(set(joins)) < len(joins):
-        found.append(f"--join {' '.join(joins)}: give each once")
+        messages.append(f"--join {' '.join(joins)}: give each once")
     if "direct" in joins and (options.method != "grad" or options.no_head):
-        found.append("--join direct needs modules with heads, of modularize --method grad")
-    return found
+        messages.append("--join direct needs modules with heads, of modularize --method grad")
+    return messages
 
 
 def run(options: Options) -> None:
@@ -111,10 +111,10 @@ def run(options: Options) -> None:
     context = open_stage(options, STAGE)
     strong = base_model(context)
     modules, digest = inputs.read_modules(context, strong)
-    asked = options.join or default_joins(modules)
+    joins = options.join or default_joins(modules)
     chosen = inputs.targets(context)
     for target in chosen:
-        inputs.prepared(inputs.weak_context(context, target))
+        inputs.prepare_weak_model(inputs.weak_context(context, target))
     if context.already_finished():
         return
     checkpoint = context.checkpoint(modules=digest)
@@ -125,19 +125,19 @@ def run(options: Options) -> None:
         model = inputs.weak_model(weak)
         base = state_digest(model.state_dict())
         if name not in done or done[name]["base"] != base:
-            found = compare_joins(
+            comparison = compare_joins(
                 model,
                 modules,
                 strong,
                 target,
                 data,
                 data_of(weak),
-                asked,
+                joins,
                 batch_size=options.batch_size,
                 amp=options.amp,
                 seed=options.seed,
             )
-            done[name] = {"base": base, **asdict(found)}
+            done[name] = {"base": base, **asdict(comparison)}
             checkpoint.save(done)
-    report(context, done, asked)
+    report(context, done, joins)
     checkpoint.remove()

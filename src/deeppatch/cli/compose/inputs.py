@@ -1,4 +1,4 @@
-"""What compose reads: modules, and weak models with their data, which it trains where pretrain has not left them."""
+"""The inputs of compose: modules, and weak models with their data, which are trained if they are missing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from deeppatch.zoo.classifier import Classifier
 
 
 def read_modules(context: Context, strong: Classifier) -> tuple[Modules, str]:
-    """Read what modularize left for the strong model, and the hash of its file."""
+    """Read the modules of the strong model, and return them with the hash of their file."""
     found = context.found["modules"]
     path, command = found.path, found.command
     content = given_or_read(context, found)
@@ -38,17 +38,17 @@ def read_modules(context: Context, strong: Classifier) -> tuple[Modules, str]:
 
 
 def targets(context: Context) -> list[int]:
-    """Return the classes to correct, as the strong model counts them; UserError where --target names none."""
-    asked, names = context.options.target, context.source.classes
+    """Return the indices of the classes to correct; UserError when --target is no class."""
+    target, names = context.options.target, context.source.classes
     possible = list(range(MIXES[mix_of(context.options.dataset)]))
     named = {name: index for index, name in enumerate(names) if index in possible} | {str(n): n for n in possible}
-    if asked != "all" and asked not in named:
-        raise UserError(f"--target {asked}: choose all, or of {', '.join(f'{n} {names[n]}' for n in possible)}")
-    return possible if asked == "all" else [named[asked]]
+    if target != "all" and target not in named:
+        raise UserError(f"--target {target}: choose all, or of {', '.join(f'{n} {names[n]}' for n in possible)}")
+    return possible if target == "all" else [named[target]]
 
 
 def weak_context(context: Context, target: int) -> Context:
-    """Return the same run of the same stage, with the weak model and the data that it was trained on."""
+    """Return the context of the weak model and the data that it was trained on, for the same run of the stage."""
     options: Any = context.options
     weak = options.weak or published_weak_network(options.model, options.dataset, options.fit)
     changed = replace(options, model=weak, dataset=f"{mix_of(options.dataset)}:{target}", weights=None)
@@ -56,16 +56,16 @@ def weak_context(context: Context, target: int) -> Context:
 
 
 def weak_model(context: Context) -> Classifier:
-    """Return the weak model of a `weak_context`; one that pretrain has not left is trained as pretrain does it."""
-    path, command = prepared(context)
+    """Return the weak model of a `weak_context`; if it is missing, it is trained as by pretrain."""
+    path, command = prepare_weak_model(context)
     state, _ = tensors_from_bytes(context.stage.read(path, command), path)
-    made = json.loads(context.stage.read(path.parent / "metrics.json", command))["weights"]
-    info(f"inherited {path} ({made})")
+    origin = json.loads(context.stage.read(path.parent / "metrics.json", command))["weights"]
+    info(f"inherited {path} ({origin})")
     return restore(context, state, path)
 
 
-def prepared(context: Context) -> tuple[Path, str]:
-    """Return the weights file of a `weak_context`, trained if need be, and the command that makes it."""
+def prepare_weak_model(context: Context) -> tuple[Path, str]:
+    """Return the weights file of a `weak_context`, which is trained if needed, and the command that makes it."""
     options, (recipe, file) = context.options, FITS[context.options.fit]
     command = context.command("pretrain", recipe=recipe)
     command += f" -e {options.weak_epoch}" if options.weak_epoch else ""
@@ -74,7 +74,7 @@ def prepared(context: Context) -> tuple[Path, str]:
     words += ["--amp"] * options.amp
     folder = run_folder("pretrain", parse(pretrain, words, options.prefix), {})
     if not (folder / RECORD).is_file():
-        info(f"there is no weak model yet; as by: {command}")
+        info(f"there is no weak model yet; training it as by: {command}")
         main.run("eval", words + ["-r"] * options.resume, options.prefix)
     context.stage.read(folder / file, command)
     return folder / file, command

@@ -9,7 +9,7 @@ import pandas as pd
 
 from deeppatch.cli.context import Context
 from deeppatch.modular.joining import BEFORE
-from deeppatch.modular.joins import mean
+from deeppatch.modular.joins import mean_of_rows
 from deeppatch.modular.weak_networks import published_weak_network
 from deeppatch.progress import info
 from deeppatch.report import join_plots
@@ -23,15 +23,15 @@ MEAN = "mean"
 Percent = dict[str, dict[str, dict[str, float]]]
 
 
-def report(context: Context, done: Mapping[str, Mapping[str, Any]], asked: Sequence[str]) -> None:
-    """Write table, metrics, ranges and plot of what `compare_joins` found by class; print before and after."""
-    options, stage, headline = context.options, context.stage, asked[0]
+def report(context: Context, done: Mapping[str, Mapping[str, Any]], joins: Sequence[str]) -> None:
+    """Write table, metrics, ranges and plot of the comparisons of joins by class; print before and after."""
+    options, stage, headline = context.options, context.stage, joins[0]
     weak = options.weak or published_weak_network(options.model, options.dataset, options.fit)
     percent: Percent = {
         name: {join: {k: 100 * v for k, v in row.items()} for join, row in found["metrics"].items()}
         for name, found in done.items()
     }
-    percent[MEAN] = {join: mean([percent[name][join] for name in done]) for join in (BEFORE, *asked)}
+    percent[MEAN] = {join: mean_of_rows([percent[name][join] for name in done]) for join in (BEFORE, *joins)}
     rows = [{"class": name, "join": join, **row} for name, by in percent.items() for join, row in by.items()]
     stage.write_table("table.csv", pd.DataFrame(rows))
     stage.write_json(
@@ -40,7 +40,7 @@ def report(context: Context, done: Mapping[str, Mapping[str, Any]], asked: Seque
     )
     title = f"{weak} ({options.fit}), corrected by modules of {options.model} on {context.source.name}"
     before, after = ({name: by[join] for name, by in percent.items()} for join in (BEFORE, headline))
-    stage.write("corrected.png", join_plots.corrected(before, after, MEASURES, f"{title}, join: {headline}"))
+    stage.write("corrected.png", join_plots.before_and_after(before, after, MEASURES, f"{title}, join: {headline}"))
     stage.write_json(
         "metrics.json",
         {
@@ -62,7 +62,7 @@ def report(context: Context, done: Mapping[str, Mapping[str, Any]], asked: Seque
 
 
 def changes(before: dict[str, dict[str, float]], after: dict[str, dict[str, float]]) -> pd.DataFrame:
-    """Return one row a class, each measure as `before -> after`."""
+    """Return one row per class, with each measure as `before -> after`."""
     rows = [
         {"class": name, **{shown: f"{before[name][k]:.1f} -> {after[name][k]:.1f}" for k, shown in MEASURES.items()}}
         for name in before

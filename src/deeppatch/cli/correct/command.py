@@ -20,11 +20,11 @@ RANKS = True
 
 @dataclass(frozen=True, kw_only=True)
 class Options(RepairOptions):
-    """The options of correct: only those that DeepPatch's stages share."""
+    """The options of correct, which are those that DeepPatch's stages share."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this stage only."""
+    """Add the arguments of this stage."""
     group = parser.add_argument_group("correct")
     group.add_argument(
         "--epochs",
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def problems(options: argparse.Namespace | Options) -> list[str]:
-    """Return what is wrong with this stage's own options: nothing can be."""
+    """Return the problems with this stage's own options: there are none."""
     return []
 
 

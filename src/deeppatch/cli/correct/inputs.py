@@ -1,4 +1,4 @@
-"""What correct reads: the filters to patch."""
+"""The inputs of correct: the filters to patch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What correct writes: the correction, how it was trained, and the record."""
+"""The report of correct: the correction, its training history, and the record."""
 
 from __future__ import annotations
 

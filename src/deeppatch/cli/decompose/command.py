@@ -1,4 +1,4 @@
-"""decompose: judge and fine-tune a head that reads k features for each class."""
+"""decompose: evaluate and fine-tune a head that reads k features for each class."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ DESCRIPTION = """Decompose the last layer: each class reads only its k most infl
   sweep         accuracy against k, without and with head-only fine-tuning"""
 EXAMPLE = "validate -m resnet20a -d cifar10"
 REPAIR = False
-# the actions that heed an option
-HEEDED = {
+# the actions that use an option
+ACTIONS_BY_OPTION = {
     "csg": ("essential", "mutual-info"), "head_only": ("finetune",), "draws": ("essential",),
     "lr": ("finetune", "sweep"), "max_epoch": ("finetune", "sweep"),
 }  # fmt: skip
@@ -48,7 +48,7 @@ class Options(StageOptions):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that are this stage's own."""
+    """Add the arguments of this stage."""
     parser.add_argument("action", choices=list(ACTIONS), metavar="ACTION", help=", ".join(ACTIONS))
     group = parser.add_argument_group("decompose")
     group.add_argument(
@@ -57,14 +57,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         nargs="+",
         metavar="FILE",
-        help="index files {class: [features]} (default: what influence left for each -k)",
+        help="index files {class: [features]} (default: those of influence for each -k)",
     )
     group.add_argument(
         "-k",
         type=int,
         nargs="+",
         metavar="K",
-        help="features a class (default: 5; mutual-info 5 10 20; sweep 5 to 64)",
+        help="features per class (default: 5; mutual-info 5 10 20; sweep 5 to 64)",
     )
     group.add_argument(
         "--csg",
@@ -77,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=5,
         metavar="N",
-        help="times that the noise is drawn (essential; default: %(default)s)",
+        help="number of random draws of the noise (essential; default: %(default)s)",
     )
     tuning = parser.add_argument_group("finetune, sweep")
     tuning.add_argument("--lr", type=float, default=2e-4, metavar="X", help="learning rate of Adam (default: 2e-4)")
@@ -93,26 +93,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def problems(options: Options) -> list[str]:
-    """Return what is wrong with this stage's own options."""
-    found = [
-        f"--{name} goes with {' and '.join(actions)}, not with {options.action}"
-        for name, actions in HEEDED.items()
+    """Return the problems with this stage's own options."""
+    messages = [
+        f"--{name} can only be used with {' and '.join(actions)}, not with {options.action}"
+        for name, actions in ACTIONS_BY_OPTION.items()
         if options.action not in actions and getattr(options, name) != getattr(Options, name)
     ]
     if options.draws < 1:
-        found.append(f"--draws {options.draws}: give at least 1")
-    found += [f"-k {k}: give at least 1 feature" for k in options.k or [] if k < 1]
+        messages.append(f"--draws {options.draws}: give at least 1")
+    messages += [f"-k {k}: give at least 1 feature" for k in options.k or [] if k < 1]
     if options.k and options.indices:
-        found.append("-k and -i exclude each other: a file brings its own k")
+        messages.append("-k and -i exclude each other: a file brings its own k")
     if options.indices and options.action == "sweep":
-        found.append("-i does not go with sweep, which extracts the features for every k itself")
+        messages.append("-i does not go with sweep, which extracts the features for every k itself")
     if options.action == "finetune" and len(options.indices or options.k or [0]) > 1:
-        found.append("finetune takes one set of features: give one -i, or one -k")
-    return found
+        messages.append("finetune takes one set of features: give one -i, or one -k")
+    return messages
 
 
 def run(options: Options) -> None:
-    """Do what the action names and leave its folder."""
+    """Run the action and write its results."""
     from deeppatch.cli.context import open_stage
     from deeppatch.cli.decompose import inputs
 
@@ -121,7 +121,7 @@ def run(options: Options) -> None:
 
 
 def ks(options: Options) -> list[int]:
-    """Return the numbers of features of -k, or those that are usual for the action."""
+    """Return the numbers of features of -k, or the defaults of the action."""
     return options.k or USUAL_KS.get(options.action, [DEFAULT_K])
 
 
@@ -133,7 +133,7 @@ def _validate(context: Context, last: LastLayer) -> None:
     test = last.features("test")
     table = validation.validate(compared, test)
     batch = test.values[:256]
-    report.leave_validation(context, table, len(test), validation.times(compared, batch), len(batch))
+    report.write_validation(context, table, len(test), validation.times(compared, batch), len(batch))
 
 
 def _essential(context: Context, last: LastLayer) -> None:
@@ -141,20 +141,20 @@ def _essential(context: Context, last: LastLayer) -> None:
     from deeppatch.decomposition.essential import essential
 
     options = context.options
-    sets = inputs.owned_sets(context, last, ks(options))
+    sets = inputs.sets_with_layers(context, last, ks(options))
     counts = {
         name: essential(owner.features("test"), owner.layer, indices, draws=options.draws, seed=options.seed)
         for name, (owner, indices) in sets.items()
     }
-    report.leave_essential(context, counts)
+    report.write_essential(context, counts)
 
 
 def _mutual_information(context: Context, last: LastLayer) -> None:
     from deeppatch.cli.decompose import inputs, report
     from deeppatch.decomposition.mutual_information import mean_mutual_information
 
-    sets = {name: indices for name, (_, indices) in inputs.owned_sets(context, last, ks(context.options)).items()}
-    report.leave_mutual_information(context, mean_mutual_information(sets, last.layer.in_features))
+    sets = {name: indices for name, (_, indices) in inputs.sets_with_layers(context, last, ks(context.options)).items()}
+    report.write_mutual_information(context, mean_mutual_information(sets, last.layer.in_features))
 
 
 def _finetune(context: Context, last: LastLayer) -> None:
@@ -171,7 +171,7 @@ def _finetune(context: Context, last: LastLayer) -> None:
         tuned = tune_head(last, indices, settings, checkpoint=checkpoint)
     else:
         tuned = tune_network(last.model, indices, last.data, settings, layer=last.name, checkpoint=checkpoint)
-    report.leave_finetuned(context, tuned, name, base)
+    report.write_finetuned(context, tuned, name, base)
     context.checkpoint().remove()
 
 
@@ -186,7 +186,7 @@ def _sweep(context: Context, last: LastLayer) -> None:
     if not fitting:
         raise UserError(f"-k {min(options.k)}: {options.model} has {width} features; give at most {width}")
     table, whole = sweep(last, fitting, inputs.tune_settings(options))
-    report.leave_sweep(context, table, whole, len(last.data.test))
+    report.write_sweep(context, table, whole, len(last.data.test))
 
 
 RUN = {

@@ -1,4 +1,4 @@
-"""What the actions of decompose leave: tables, JSON, plots, and the weights of a fine-tuned network."""
+"""The reports of decompose's actions: tables, JSON, plots, and the weights of a fine-tuned network."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import pandas as pd
 from deeppatch.artifacts import tensors_to_bytes
 from deeppatch.cli.context import Context
 from deeppatch.decomposition.essential import Essential
-from deeppatch.decomposition.tune import Tuned
+from deeppatch.decomposition.tune import FineTuned
 from deeppatch.progress import info
 from deeppatch.report import plots
 from deeppatch.report.scores import training_table
 
 
-def leave_validation(
+def write_validation(
     context: Context, table: pd.DataFrame, images: int, times: Mapping[str, float], batch: int
 ) -> None:
     """Write accuracy on test, multiply-adds and time of the whole layer and of each decomposed one."""
@@ -32,12 +32,12 @@ def leave_validation(
     info(f"{images} test images, times for a batch of {batch}; written to {stage.folder}")
 
 
-def leave_essential(context: Context, counts: Mapping[str, Essential]) -> None:
-    """Write how many images of each class stay correct under noise at its features, and at all others."""
+def write_essential(context: Context, counts: Mapping[str, Essential]) -> None:
+    """Write the number of correct images of each class with noise at its features, and at all others."""
     options, names, stage = context.options, context.source.classes, context.stage
     tables = [found.by_class(names) for found in counts.values()]
-    for name, each in zip(counts, tables, strict=True):
-        each.insert(0, "set", name)
+    for name, table in zip(counts, tables, strict=True):
+        table.insert(0, "set", name)
     frame = pd.concat(tables, ignore_index=True)
     stage.write_table("essential.csv", frame)
     totals = {name: found.percentages() for name, found in counts.items()}
@@ -57,7 +57,7 @@ def leave_essential(context: Context, counts: Mapping[str, Essential]) -> None:
     info(f"accuracy of all classes in percent; by class and draw in {stage.folder}")
 
 
-def leave_mutual_information(context: Context, rows: list[dict[str, Any]]) -> None:
+def write_mutual_information(context: Context, rows: list[dict[str, Any]]) -> None:
     """Write the mean mutual information of all ordered pairs of classes, for every set of features."""
     stage = context.stage
     stage.write_json("mutual-info.json", {"classes": len(context.source.classes), "sets": rows})
@@ -65,10 +65,10 @@ def leave_mutual_information(context: Context, rows: list[dict[str, Any]]) -> No
     stage.write("mutual-info.csv", frame.to_csv(index=False).encode())
     stage.finish()
     print(frame.to_string(index=False, float_format="%.6f"))
-    info(f"lower: the classes share less; written to {stage.folder}")
+    info(f"lower values: classes share less information; written to {stage.folder}")
 
 
-def leave_finetuned(context: Context, tuned: Tuned, features: str, base: str) -> None:
+def write_finetuned(context: Context, tuned: FineTuned, features: str, base: str) -> None:
     """Write the weights of the best epoch on val, and the accuracy on test after every epoch."""
     history, stage = tuned.history, context.stage
     meta = {"base": base, "features": features}
@@ -94,7 +94,7 @@ def leave_finetuned(context: Context, tuned: Tuned, features: str, base: str) ->
     info(f"test accuracy {before:.2f} % before, {after:.2f} % after the best epoch on val; written to {stage.folder}")
 
 
-def leave_sweep(context: Context, table: pd.DataFrame, whole: float, images: int) -> None:
+def write_sweep(context: Context, table: pd.DataFrame, whole: float, images: int) -> None:
     """Write accuracy on test against k: decomposed, and its head fine-tuned, in percent as `whole` is."""
     options, stage = context.options, context.stage
     stage.write_table("sweep.csv", table)

@@ -1,4 +1,4 @@
-"""demo: all methods on the embedded digits, ending in the table that says what DeepPatch gained and what it cost."""
+"""demo: run all methods on the embedded digits; the last table shows gains and costs of DeepPatch."""
 
 from __future__ import annotations
 
@@ -45,21 +45,21 @@ STEPS = [
 
 @dataclass(frozen=True, kw_only=True)
 class Options(RepairOptions):
-    """What the demo is told: the shared options, of which only those in FREE may differ from their defaults."""
+    """The options of the demo: the shared ones, of which only those in FREE may differ from their defaults."""
 
     model: str = "resnet8"
     batch_size: int = 64
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Set the demo's own network and data, and show only the options that change neither."""
+    """Set the network and data of the demo, and hide the options that would change them."""
     for action in parser._actions:
         action.help = action.help if action.dest in FREE | {"help", "version"} else argparse.SUPPRESS
     parser.set_defaults(model=Options.model, dataset=Options.dataset, batch_size=Options.batch_size)
 
 
 def problems(options: Options) -> list[str]:
-    """Return which options the demo would ignore."""
+    """Return the options that the demo does not accept."""
     given = [
         name for name, default in options.defaults.items() if name not in FREE and getattr(options, name) != default
     ]
@@ -67,7 +67,7 @@ def problems(options: Options) -> list[str]:
 
 
 def run(options: Options) -> None:
-    """Run the stages one after the other, each as it is spelled on the command line."""
+    """Run the stages one after the other, as on the command line."""
     start = time.monotonic()
     passed = ["--device", options.device, "--gpu", str(options.gpu), *(["-r"] if options.resume else [])]
     shown = ["--seed", str(options.seed), "--output_dir", str(options.output_dir)]

@@ -1,4 +1,4 @@
-"""evaluate: fit a router on val, switch on the fly on test, and compare with every other network at hand."""
+"""evaluate: fit a router on val, route the test images, and compare with the other networks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EXAMPLE = "-m resnet32 -d cifar10 -f perfloss -c patch --crt_type replace"
 
 @dataclass(frozen=True, kw_only=True)
 class Options(RepairOptions):
-    """What evaluate is told: the router, who is routed together, and the bound on the loss of clean accuracy."""
+    """The options of evaluate: the router, what is routed, and the bound on the loss of clean accuracy."""
 
     router: str = "probe"
     switch: str = "sample"
@@ -24,13 +24,13 @@ class Options(RepairOptions):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this stage only."""
+    """Add the arguments of this stage."""
     group = parser.add_argument_group("evaluate")
     group.add_argument(
         "--router",
         choices=sorted(ROUTERS),
         default="probe",
-        help="what decides: probe, a logistic regression on the first maps, or flips, as published (default: probe)",
+        help="router: probe, a logistic regression on the first maps, or flips, as published (default: probe)",
     )
     group.add_argument(
         "--switch",
@@ -48,23 +48,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def problems(options: Options) -> list[str]:
-    """Return what is wrong with this stage's own options."""
-    found = []
+    """Return the problems with this stage's own options."""
+    messages = []
     if options.crt_method != "patch":
-        found.append(f"-c {options.crt_method} cannot be switched: use -c patch; what finetune left is compared anyway")
+        messages.append(
+            f"-c {options.crt_method} cannot be switched: use -c patch; a fine-tuned network is compared anyway"
+        )
     if not 0 <= options.max_clean_drop <= 100:
-        found.append(f"--max_clean_drop {options.max_clean_drop}: give points from 0 to 100")
-    return found
+        messages.append(f"--max_clean_drop {options.max_clean_drop}: give points from 0 to 100")
+    return messages
 
 
 def run(options: Options) -> None:
-    """Calibrate the router, evaluate everything on test, and leave router, metrics, table and plot."""
+    """Calibrate the router, evaluate all networks on test, and write router, metrics, tables and plot."""
     from deeppatch.cli.context import open_stage
     from deeppatch.cli.evaluate.inputs import finetuned_if_there
     from deeppatch.cli.evaluate.report import show_calibration, write_report
     from deeppatch.cli.predecessors import base_model, load_patch, patched_copy
     from deeppatch.data import views
-    from deeppatch.evaluation import answers, oracle
+    from deeppatch.evaluation import correct_predictions, oracle_router
     from deeppatch.patching.calibration import fit_switch
     from deeppatch.patching.routing import route_by_level
 
@@ -89,12 +91,12 @@ def run(options: Options) -> None:
 
     test, settings = context.data.test, {**batches, "seed": options.seed}
     networks = {"pretrained": model, "finetuned": tuned, "patched always on": patched_copy(context, model, patch)}
-    found = {
-        name: answers(network, test, context.blur, label=name, **settings)
+    correct = {
+        name: correct_predictions(network, test, context.blur, label=name, **settings)
         for name, network in networks.items()
         if network is not None
     }
-    found["switched"], routing = route_by_level(switched, test, context.blur, **settings)
+    correct["switched"], routing = route_by_level(switched, test, context.blur, **settings)
     stream = views.mixed_stream(test, context.blur, options.batch_size, options.seed)
-    found["oracle router"] = oracle(found["pretrained"], found["patched always on"], stream)
-    write_report(context, found, routing, switched)
+    correct["oracle router"] = oracle_router(correct["pretrained"], correct["patched always on"], stream)
+    write_report(context, correct, routing, switched)

@@ -1,4 +1,4 @@
-"""What evaluate reads beside model and patch: the fine-tuned network to compare with."""
+"""The inputs of evaluate besides model and patch: the fine-tuned network to compare with."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from deeppatch.zoo.classifier import Classifier
 
 
 def finetuned_if_there(context: Context, model: Classifier) -> Classifier | None:
-    """Return the fine-tuned network where correct has left one for this model, else None."""
+    """Return the fine-tuned network of this model if there is one, else None."""
     with contextlib.suppress(MissingArtifact, OtherBase):
         return load_finetuned(context, model)
     info(f"no fine-tuned network to compare with; make one with: {context.command('correct', crt_method='finetune')}")

@@ -1,4 +1,4 @@
-"""The report of evaluate: what the repair gained and what it cost, as JSON, CSV, plot and printed table."""
+"""The report of evaluate: accuracies, changes and routing as JSON, CSV, plot and printed tables."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from deeppatch import metrics
 from deeppatch.cli.context import Context
-from deeppatch.evaluation import Answers
+from deeppatch.evaluation import CorrectPredictions
 from deeppatch.patching.routing import Routing
 from deeppatch.patching.switched import SwitchedModel
 from deeppatch.progress import info
@@ -16,7 +16,7 @@ MEAN = "blurred"
 
 
 def show_calibration(facts: dict[str, Any]) -> None:
-    """Tell what the calibration bounds."""
+    """Log the bound on the loss of clean accuracy."""
     if "clean_drop_bound" not in facts:
         return
     bound, wanted = 100 * facts["clean_drop_bound"], 100 * facts["max_clean_drop"]
@@ -24,16 +24,18 @@ def show_calibration(facts: dict[str, Any]) -> None:
     info(f"router: {seen}; clean drop at most {bound:.2f} points (95 %), wanted {wanted:g}")
     if not facts["bound_attained"]:
         least = 100 * facts["smallest_bound"]
-        info(f"router: so few images cannot show less than {least:.2f} points, so no loss on val was allowed")
+        info(f"router: with so few images the bound is at least {least:.2f} points, so no loss on val was allowed")
 
 
-def write_report(context: Context, answers: dict[str, Answers], routing: Routing, switched: SwitchedModel) -> None:
+def write_report(
+    context: Context, answers: dict[str, CorrectPredictions], routing: Routing, switched: SwitchedModel
+) -> None:
     """Write the router, metrics.json, metrics.csv, router.csv, accuracy.png and the record; print the tables."""
     options, stage, levels = context.options, context.stage, context.blur.level_names
     accuracy = {name: _accuracies(each, levels) for name, each in answers.items()}
     before = answers["pretrained"]
     changed = {name: _changes(each, before, levels) for name, each in answers.items() if name != "pretrained"}
-    card = metrics.scorecard(routing.scores, routing.switched, levels, MEAN)
+    routing_metrics = metrics.router_metrics(routing.scores, routing.switched, levels, MEAN)
     images = len(context.data.test)
     stage.write_json(
         "metrics.json",
@@ -46,14 +48,14 @@ def write_report(context: Context, answers: dict[str, Answers], routing: Routing
             "router": options.router,
             "accuracy_percent": accuracy,
             "change_against_pretrained_percent": changed,
-            "routing": card,
+            "routing": routing_metrics,
             "calibration": switched.calibration,
         },
     )
 
     table = scores.table(accuracy)
     stage.write_table("metrics.csv", scores.with_changes(table, changed))
-    router_table = scores.routing_table(card)
+    router_table = scores.routing_table(routing_metrics)
     stage.write_table("router.csv", router_table)
     curves = {name: [row[view] for view in metrics.view_names(levels)] for name, row in accuracy.items()}
     title = f"{options.model} on {context.source.name}, {images} test images"
@@ -62,21 +64,23 @@ def write_report(context: Context, answers: dict[str, Answers], routing: Routing
     stage.write("router.safetensors", switched.router.to_bytes())
     stage.finish()
 
-    print(scores.show(table))
+    print(scores.format_table(table))
     print("\nrepaired (+, wrong to correct) and broken (-, correct to wrong) against pretrained, percent of all images")
-    print(scores.show_changes(changed))
+    print(scores.format_changes(changed))
     print(f"\nrouter: {options.router}, one decision a {options.switch}")
-    print(scores.show(router_table))
+    print(scores.format_table(router_table))
     info(f"accuracy in percent on {images} test images; written to {stage.folder}")
 
 
-def _accuracies(each: Answers, levels: tuple[str, ...]) -> dict[str, float]:
-    in_stream = 100 * each.in_stream.double().mean().item()
-    return {**metrics.accuracies(each.by_level, levels, MEAN), "mixed": in_stream}
+def _accuracies(correct: CorrectPredictions, levels: tuple[str, ...]) -> dict[str, float]:
+    in_stream = 100 * correct.in_stream.double().mean().item()
+    return {**metrics.accuracies(correct.by_level, levels, MEAN), "mixed": in_stream}
 
 
-def _changes(each: Answers, before: Answers, levels: tuple[str, ...]) -> dict[str, dict[str, float]]:
-    changed = metrics.changes(each.by_level, before.by_level, levels, MEAN)
-    changed["repair"]["mixed"] = 100 * (each.in_stream & ~before.in_stream).double().mean().item()
-    changed["break"]["mixed"] = 100 * (before.in_stream & ~each.in_stream).double().mean().item()
+def _changes(
+    correct: CorrectPredictions, before: CorrectPredictions, levels: tuple[str, ...]
+) -> dict[str, dict[str, float]]:
+    changed = metrics.repair_and_break_rates(correct.by_level, before.by_level, levels, MEAN)
+    changed["repair"]["mixed"] = 100 * (correct.in_stream & ~before.in_stream).double().mean().item()
+    changed["break"]["mixed"] = 100 * (before.in_stream & ~correct.in_stream).double().mean().item()
     return changed

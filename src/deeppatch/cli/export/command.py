@@ -1,4 +1,4 @@
-"""export: write the patched and the original path and the router as ONNX and as a torch.export program."""
+"""export: write the original and the patched network and the router as ONNX and as a torch.export program."""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ EXAMPLE = "-m resnet32 -d cifar10 -f perfloss -c patch --crt_type replace"
 
 @dataclass(frozen=True, kw_only=True)
 class Options(RepairOptions):
-    """What export is told: which router decides."""
+    """The options of export: the router."""
 
     router: str = "probe"
     switched: Path | None = None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this stage only."""
+    """Add the arguments of this stage."""
     group = parser.add_argument_group("export")
     group.add_argument(
         "--router",
         choices=sorted(ROUTERS),
         default="probe",
-        help="which of the routers that evaluate left decides for each sample (default: probe)",
+        help="the router of evaluate that decides for each sample (default: probe)",
     )
     group.add_argument(
-        "--switched", type=Path, metavar="FILE", help="a router.safetensors to use instead of the one evaluate left"
+        "--switched", type=Path, metavar="FILE", help="a router.safetensors to use instead of the one from evaluate"
     )
 
 
 def problems(options: Options) -> list[str]:
-    """Return what is wrong with this stage's own options."""
-    found = []
+    """Return the problems with this stage's own options."""
+    messages = []
     if options.crt_method != "patch":
-        found.append(f"-c {options.crt_method} has no two paths to export: use -c patch")
+        messages.append(f"-c {options.crt_method} has no two paths to export: use -c patch")
     if options.amp:
-        found.append("--amp: what is exported computes in float32; leave it out")
-    return found
+        messages.append("--amp: exported networks compute in float32; leave it out")
+    return messages
 
 
 def run(options: Options) -> None:
-    """Export everything, run it on the test images against the switched model, and leave what that found."""
+    """Export the networks, compare them with the switched model on the test images, and write the results."""
     from deeppatch.cli.context import open_stage
     from deeppatch.cli.export.inputs import installed, load_router
     from deeppatch.cli.export.report import write_report
@@ -69,15 +69,15 @@ def run(options: Options) -> None:
     for name, content in export.export(model, patch, switched, context.example):
         files[name] = content
         info(f"{context.stage.write(name, content)}: {len(content) / 1e6:.2f} MB")
-    forms = export.loaded(files)
+    exported = export.load_exported(files)
     test = context.data.test
-    found = {
-        "clean": export.compare(switched, forms, views.clean(test, options.batch_size), label="comparing, clean"),
+    agreements = {
+        "clean": export.compare(switched, exported, views.clean(test, options.batch_size), label="comparing, clean"),
         "mixed": export.compare(
             switched,
-            forms,
+            exported,
             views.mixed_stream(test, context.blur, options.batch_size, options.seed),
             label="comparing, mixed",
         ),
     }
-    write_report(context, found, versions)
+    write_report(context, agreements, versions)

@@ -1,4 +1,4 @@
-"""What export reads: the router that evaluate left, and the versions of the packages that it needs."""
+"""The inputs of export: the router of evaluate, and the versions of the packages that it needs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NEEDED = ("onnx", "onnxscript", "onnxruntime")
 
 
 def installed() -> dict[str, str]:
-    """Return the versions of the packages that only this stage needs; UserError where one is missing."""
+    """Return the versions of the packages that only this stage needs; UserError when one is missing."""
     try:
         return {name: importlib.metadata.version(name) for name in NEEDED}
     except importlib.metadata.PackageNotFoundError as error:
@@ -22,7 +22,7 @@ def installed() -> dict[str, str]:
 
 
 def load_router(context: Context) -> Router:
-    """Read the router that evaluate left for these options."""
+    """Read the router of evaluate for these options."""
     found = context.found["router"]
     path, command = found.path, found.command
     router = Router.from_bytes(given_or_read(context, found), path)

@@ -1,4 +1,4 @@
-"""The report of export: how far each exported form agrees with the switched model."""
+"""The report of export: the agreement of each exported model with the switched model."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from deeppatch.progress import info
 
 
 def write_report(context: Context, agreements: dict[str, dict[str, Agreement]], versions: dict[str, str]) -> None:
-    """Write metrics.json and the record, and tell how far each form agrees with the switched model."""
-    found = {view: {name: each.facts() for name, each in forms.items()} for view, forms in agreements.items()}
-    for view, forms in found.items():
-        for name, facts in forms.items():
+    """Write metrics.json and the record, and log how far each exported model agrees with the switched model."""
+    facts_by_view = {
+        view: {name: agreement.facts() for name, agreement in exported.items()} for view, exported in agreements.items()
+    }
+    for view, exported in facts_by_view.items():
+        for name, facts in exported.items():
             same = f"same class {facts['argmax_agreement_percent']:.2f} %"
             logits = f"logits differ by at most {facts['max_logit_difference']:.1e} (largest {facts['max_logit']:.1f})"
             routed = f"{facts['images_routed_differently']} of {facts['images']} images routed differently"
@@ -22,7 +24,7 @@ def write_report(context: Context, agreements: dict[str, dict[str, Agreement]], 
             "router": context.options.router,
             "test_images": len(context.data.test),
             "limit": context.options.limit,
-            "against_switched_model": found,
+            "against_switched_model": facts_by_view,
             "versions": versions,
         },
     )

@@ -1,4 +1,4 @@
-"""influence: find the features of the last layer that carry each class's decision."""
+"""influence: find the features of the last layer that are most influential for each class."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Options(StageOptions):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that are this stage's own."""
+    """Add the arguments of this stage."""
     group = parser.add_argument_group("influence")
     group.add_argument(
-        "-k", type=int, nargs="+", default=list(KS), metavar="K", help="features a class (default: 5 10 20)"
+        "-k", type=int, nargs="+", default=list(KS), metavar="K", help="features per class (default: 5 10 20)"
     )
     group.add_argument(
         "--compare",
@@ -48,15 +48,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def problems(options: Options) -> list[str]:
-    """Return what is wrong with this stage's own options."""
-    found = [f"-k {k}: give at least 1 feature" for k in options.k if k < 1]
-    return found + (
+    """Return the problems with this stage's own options."""
+    messages = [f"-k {k}: give at least 1 feature" for k in options.k if k < 1]
+    return messages + (
         [f"-k {' '.join(map(str, options.k))}: give each number once"] * (len(set(options.k)) < len(options.k))
     )
 
 
 def run(options: Options) -> None:
-    """Extract from all training images, val included, and leave one folder for each k."""
+    """Extract features from all training images, including val, and write one folder for each k."""
     from deeppatch.cli.context import open_stage
     from deeppatch.cli.influence import inputs, report
     from deeppatch.decomposition.influence import measure
@@ -72,4 +72,4 @@ def run(options: Options) -> None:
         raise UserError(f"--augment: a crop or mirror image would change the class in {options.dataset}; leave it out")
     everything = last.training_features(augment_seed=options.seed if options.augment else None)
     for influence in measure(everything, len(context.source.classes), options.k):
-        report.leave(context, influence, len(everything), given)
+        report.write_influence(context, influence, len(everything), given)

@@ -1,4 +1,4 @@
-"""What influence reads: the base model with its last layer, and sets of features to compare with."""
+"""The inputs of influence: the base model with its last layer, and sets of features to compare with."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from deeppatch.storage import read_given
 
 
 def last_layer(context: Context) -> LastLayer:
-    """Return the last layer of what pretrain left, or of --weights; its features are kept under features/."""
+    """Return the last layer of the base model; its features are cached in features/."""
     options = context.options
     cache = ContentCache(model_folder(options) / "features")
     return LastLayer(base_model(context), context.data, options.batch_size, options.amp, cache)
 
 
 def given_sets(context: Context, last: LastLayer) -> list[tuple[Path, Tensor]]:
-    """Return the files of --compare, and the features (C, k) of each class that each names."""
+    """Return the files of --compare and their features (C, k)."""
     classes, width = len(context.source.classes), last.layer.in_features
     given = [(path, index_sets.parse(read_given(path), path, classes, width)) for path in context.options.compare]
     odd = [path for path, indices in given if indices.shape[1] not in context.options.k]

@@ -1,4 +1,4 @@
-"""What influence leaves for each k: indices, figures, a table and plots."""
+"""The report of influence for each k: indices, numbers, a table and plots."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from deeppatch.report import plots
 from deeppatch.stage import Stage
 
 
-def leave(context: Context, influence: Influence, images: int, given: list[tuple[Path, Tensor]]) -> None:
-    """Write indices, figures, table and plots of one k."""
+def write_influence(context: Context, influence: Influence, images: int, given: list[tuple[Path, Tensor]]) -> None:
+    """Write indices, numbers, table and plots of one k."""
     facts = {**context.stage.facts, "settings": {**context.stage.facts["settings"], "k": influence.k}}
     stage = Stage(context.options.output_dir, context.folder("influence", k=influence.k), facts)
     stage.inputs.update(context.stage.inputs)
@@ -50,14 +50,14 @@ def leave(context: Context, influence: Influence, images: int, given: list[tuple
 
 def compare(stage: Stage, indices: Tensor, given: list[tuple[Path, Tensor]], width: int) -> dict[str, Any]:
     """Return by file how many features of each class are also those of the given files of this k."""
-    found: dict[str, Any] = {}
+    common_features: dict[str, Any] = {}
     for path, other in given:
         if other.shape[1] == indices.shape[1]:
             stage.inherit(path, path.read_bytes())
-            found[path.name] = index_sets.overlap(indices, other, width).diagonal().tolist()
-            per_class = " ".join(map(str, found[path.name]))
+            common_features[path.name] = index_sets.overlap(indices, other, width).diagonal().tolist()
+            per_class = " ".join(map(str, common_features[path.name]))
             info(f"k = {indices.shape[1]}: in common with {path.name}, by class: {per_class}")
-    return found
+    return common_features
 
 
 def table(influence: Influence, indices: Tensor, names: tuple[str, ...]) -> pd.DataFrame:

@@ -35,7 +35,7 @@ class Options(StageOptions):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this stage only."""
+    """Add the arguments of this stage."""
     group = parser.add_argument_group("modularize")
     group.add_argument(
         "--method",
@@ -99,21 +99,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def problems(options: Options) -> list[str]:
-    """Return what is wrong with this stage's own options."""
+    """Return the problems with this stage's own options."""
     counts = {name: getattr(options, name) for name in ("budget", "search_images", "sensitivity_images", "patience")}
-    found = [f"--{k} {v}: give a whole number above 0" for k, v in counts.items() if v is not None and v < 1]
+    messages = [f"--{k} {v}: give a whole number above 0" for k, v in counts.items() if v is not None and v < 1]
     drop, share = options.sensitive
     if not 0 <= drop < 1 or round(10 * share) not in range(1, 10) or abs(10 * share - round(10 * share)) > 1e-9:
-        found.append(f"--sensitive {drop:g} {share:g}: give a drop of accuracy from 0 to below 1, and 0.1, 0.2 ... 0.9")
+        messages.append(
+            f"--sensitive {drop:g} {share:g}: give a drop of accuracy from 0 to below 1, and 0.1, 0.2 ... 0.9"
+        )
     for name in ("alpha", "max_drop"):
         if not 0 <= getattr(options, name) < float("inf"):
-            found.append(f"--{name} {getattr(options, name)}: give 0 or more")
+            messages.append(f"--{name} {getattr(options, name)}: give 0 or more")
     if options.method == "ga":
-        found += ["--no_head goes with --method grad only"] * options.no_head
+        messages += ["--no_head can only be used with --method grad"] * options.no_head
     else:
         given = {"preset": "auto", "patience": None}
-        found += [f"--{k} goes with --method ga only" for k, v in given.items() if getattr(options, k) != v]
-    return found
+        messages += [f"--{k} can only be used with --method ga" for k, v in given.items() if getattr(options, k) != v]
+    return messages
 
 
 def run(options: Options) -> None:
@@ -149,7 +151,7 @@ def run(options: Options) -> None:
 
 @contextmanager
 def timed(phase: str, seconds: dict[str, float]) -> Iterator[None]:
-    """Note the wall time of a phase."""
+    """Record and log the wall time of a phase."""
     from deeppatch.progress import info
 
     start = time.monotonic()

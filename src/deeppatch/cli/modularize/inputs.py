@@ -1,4 +1,4 @@
-"""What modularize reads: the data of a run, and how its options set the search."""
+"""The inputs of modularize: the data of a run, and the settings of the search."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def data_of(context: Context) -> Data:
 
 
 def settings_of(context: Context) -> GradientSearch | GeneticSearch:
-    """Return the settings of the search that --method names; what is not given is their default."""
+    """Return the settings of the search that --method names; options that are not given have their defaults."""
     options = context.options
     if options.method == "ga":
         drop, share = options.sensitive

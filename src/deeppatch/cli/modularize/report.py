@@ -1,4 +1,4 @@
-"""The report of modularize: what modules keep and cost, and their accuracy together, as tables, plots and JSON."""
+"""The report of modularize: kernels, costs and accuracy of the modules, as tables, plots and JSON."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def sensitivity(context: Context, analysis: Analysis) -> None:
 
 
 def modules(context: Context, model: Classifier, data: Data, analysis: Analysis, modules: Modules) -> dict[str, Any]:
-    """Extract and compose the modules, measure on test, leave tables and plots, and return the metrics."""
+    """Extract and compose the modules, measure them on test, write tables and plots, and return the metrics."""
     stage, names, layers = context.stage, data.classes, analysis.layers
     test = views.clean(data.test, context.options.batch_size)
     composed = modules.composed(model, data.example)
@@ -75,7 +75,7 @@ def modules(context: Context, model: Classifier, data: Data, analysis: Analysis,
         "limit": context.options.limit,
         "strong_accuracy_percent": 100 * strong_accuracy,
         "composed_accuracy_percent": 100 * composed_accuracy,
-        "kernels": int(analysis.tied.sum()),
+        "kernels": int(analysis.convolutions_per_kernel.sum()),
         "kernels_kept_percent": 100 * shares.mean().item(),
         "multiply_adds": whole,
         "multiply_adds_percent": 100 * sum(costs) / len(costs) / whole,
@@ -89,7 +89,7 @@ def modules(context: Context, model: Classifier, data: Data, analysis: Analysis,
     info(f"test accuracy {100 * strong_accuracy:.2f} % strong, {100 * composed_accuracy:.2f} % composed")
     cost = f"{facts['multiply_adds_percent']:.1f} % of the multiply-adds"
     info(
-        f"modules keep {facts['kernels_kept_percent']:.1f} % of {facts['kernels']} kernels and {cost} in the mean; "
+        f"modules keep {facts['kernels_kept_percent']:.1f} % of {facts['kernels']} kernels and need {cost} on average; "
         f"written to {stage.folder}"
     )
     return facts

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 STAGE = "pretrain"
 DESCRIPTION = "Pretrain: load published weights, or train; report standard accuracy and accuracy at every blur level."
 EXAMPLE = "-m resnet32 -d cifar10"
-TOLD = (
+RECIPE_HELP = (
     "how to train: default, or as for CNNSplitter strong (SGD, learning rate 0.01, a tenth of it after 3/10 and "
     "6/10 of 200 epochs, weight decay 1e-4), weak (the same but constant, 100 epochs) or poorfit (constant, 200 "
     "epochs, no momentum, weight decay or augmentation; leaves the best epoch, over-fitted, and the one at half of "
@@ -30,7 +30,7 @@ TOLD = (
 
 @dataclass(frozen=True, kw_only=True)
 class Options(RepairOptions):
-    """What pretrain is told: which weights, how to train, with what normalisation, and which state to measure."""
+    """The options of pretrain: weights, training, normalisation, and the state to measure."""
 
     train: bool = False
     recipe: str = "default"
@@ -41,10 +41,10 @@ class Options(RepairOptions):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this stage only."""
+    """Add the arguments of this stage."""
     group = parser.add_argument_group("pretrain")
     group.add_argument("--train", action="store_true", help="train even where there are published weights")
-    group.add_argument("--recipe", choices=list(RECIPES), default="default", metavar="NAME", help=TOLD)
+    group.add_argument("--recipe", choices=list(RECIPES), default="default", metavar="NAME", help=RECIPE_HELP)
     add_bias(group)
     group.add_argument(
         "--mean", type=float, nargs=3, metavar="M", help="mean of the channels, in [0, 1] (default: the zoo's)"
@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--state",
         choices=["pretrained", "corrected"],
         default="pretrained",
-        help="measure the pretrained network, or what correct left for -c, -f, --crt_type (default: pretrained)",
+        help="measure the pretrained network, or the corrected one for -c, -f, --crt_type (default: pretrained)",
     )
 
 
@@ -72,28 +72,28 @@ def preset(options: argparse.Namespace) -> Mapping[str, Any]:
 
 
 def problems(options: Options) -> list[str]:
-    """Return what is wrong with this stage's own options."""
-    found = []
+    """Return the problems with this stage's own options."""
+    messages = []
     if options.train and options.weights:
         train = "--train" if options.recipe == "default" else "--recipe"
-        found.append(f"{train} and --weights exclude each other: train anew, or use the file")
+        messages.append(f"{train} and --weights exclude each other: train anew, or use the file")
     if (options.mean is None) != (options.std is None):
-        found.append("--mean and --std go together: give both")
+        messages.append("--mean and --std go together: give both")
     if not all(map(math.isfinite, options.mean or [])):
-        found.append("--mean: give finite numbers")
+        messages.append("--mean: give finite numbers")
     if not all(0 < value < math.inf for value in options.std or []):
-        found.append("--std: give numbers above 0")
+        messages.append("--std: give numbers above 0")
     if options.state == "corrected" and (options.train or options.mean or options.bias):
-        found.append("--state corrected measures what is there: leave out --train, --recipe, --bias, --mean and --std")
+        messages.append("--state corrected only measures: leave out --train, --recipe, --bias, --mean and --std")
     elif options.bias and not (options.train or options.weights):
-        found.append(f"--bias {options.bias}: published weights have seen all training images; add --train")
+        messages.append(f"--bias {options.bias}: published weights have seen all training images; add --train")
     if options.bias and options.val_share:
-        found.append("--val_share and --bias exclude each other: a bias has its own val")
-    return found
+        messages.append("--val_share and --bias exclude each other: a bias has its own val")
+    return messages
 
 
 def run(options: Options) -> None:
-    """Measure one state of a model; the pretrained one is left as weights for the later stages."""
+    """Measure one state of a model; the weights of the pretrained one are written for the later stages."""
     from deeppatch.cli.context import open_stage
     from deeppatch.cli.naming import correction
     from deeppatch.cli.predecessors import base_model, load_corrected
@@ -110,18 +110,18 @@ def run(options: Options) -> None:
 
 def run_pretrained(options: Options, context: Context) -> None:
     """Load or train the network, measure it, and write its weights."""
-    from deeppatch.cli.annotate.inputs import leave_partition
+    from deeppatch.cli.annotate.inputs import write_partition
     from deeppatch.cli.pretrain.inputs import classifier, read_weights
     from deeppatch.cli.pretrain.report import report, write_training, write_weights
     from deeppatch.pretraining.classifier import train_classifier
     from deeppatch.pretraining.halfway import Halfway
 
-    found = read_weights(context)
+    weights = read_weights(context)
     if context.already_finished():
         return
-    model = classifier(context, found)
+    model = classifier(context, weights)
     halfway = Halfway(context.stage.workplace / "epochs", options.max_epoch)
-    if found is None:
+    if weights is None:
         recipe = replace(
             RECIPES[options.recipe],
             lr=options.lr,
@@ -142,9 +142,9 @@ def run_pretrained(options: Options, context: Context) -> None:
         )
         facts = write_training(context, history, halfway, recipe.underfitted)
     else:
-        facts = {"weights": f"{found.path.name}, {found.origin}"}
+        facts = {"weights": f"{weights.path.name}, {weights.origin}"}
     write_weights(context, model)
-    leave_partition(context)
+    write_partition(context)
     report(context, model, facts)
     context.stage.finish()
     context.checkpoint().remove()

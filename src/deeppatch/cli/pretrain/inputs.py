@@ -1,4 +1,4 @@
-"""What pretrain reads: weights that are published or given, and the constants that they are normalised with."""
+"""The inputs of pretrain: published or given weights, and their normalisation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from deeppatch.zoo.entries import ENTRIES, PROTOCOL_STATS, Entry
 
 @dataclass(frozen=True)
 class Weights:
-    """A file of weights: its state dict, and where it is from in words."""
+    """A file of weights: its state dict, and its origin in words."""
 
     path: Path
     state: dict[str, Tensor]
@@ -27,12 +27,12 @@ class Weights:
 
 
 def published(context: Context) -> Entry | None:
-    """Return what is published for the network and the data set, or None."""
+    """Return the published weights of the network for the data set, or None."""
     return ENTRIES.get((context.options.dataset, context.options.model))
 
 
 def read_weights(context: Context) -> Weights | None:
-    """Read the weights to start from, given or published; None where the network is to be trained from scratch."""
+    """Read the weights to start from, given or published; None if the network is to be trained from scratch."""
     options, entry = context.options, published(context)
     if options.weights is None and (options.train or entry is None):
         given = "--train" if options.recipe == "default" else f"--recipe {options.recipe}"
@@ -46,14 +46,14 @@ def read_weights(context: Context) -> Weights | None:
     return Weights(path, state, "given" if options.weights else f"published, {entry.top1} % on test")  # type: ignore[union-attr]
 
 
-def classifier(context: Context, found: Weights | None) -> Classifier:
+def classifier(context: Context, weights_file: Weights | None) -> Classifier:
     """Return the network of the zoo with these weights, or freshly initialised, on the device."""
-    if found is None:
+    if weights_file is None:
         return context.place(Classifier(context.new_network(), *normalisation(context, {})))
-    info(f"weights: {found.path} ({found.origin})")
-    mean, std = normalisation(context, found.state)
+    info(f"weights: {weights_file.path} ({weights_file.origin})")
+    mean, std = normalisation(context, weights_file.state)
     network = context.new_network()
-    weights.load_network(network, weights.network_state(found.state), found.path)
+    weights.load_network(network, weights.network_state(weights_file.state), weights_file.path)
     return context.place(Classifier(network, mean, std))
 
 
@@ -81,5 +81,5 @@ def normalisation(context: Context, state: dict[str, Tensor]) -> tuple[list[floa
 
 
 def spaced(values: list[float] | tuple[float, ...]) -> str:
-    """Write numbers as they are typed on the command line."""
+    """Format numbers as on the command line."""
     return " ".join(f"{value:.4g}" for value in values)

@@ -1,4 +1,4 @@
-"""What pretrain leaves and prints: accuracies on test, the history of a training, and a check of the normalisation."""
+"""The report of pretrain: accuracies on test, the history of a training, and a check of the normalisation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from deeppatch.zoo.entries import COMMON_STATS
 
 
 def write_training(context: Context, history: History, halfway: Halfway, underfitted: bool) -> dict[str, Any]:
-    """Write how the network was trained, and the under-fitted state where the recipe keeps one; return the facts."""
+    """Write the training history, and the under-fitted state if the recipe keeps one; return the facts."""
     options = context.options
     context.stage.write_table("history.csv", scores.training_table(history))
     named = "" if options.recipe == "default" else f" by the recipe {options.recipe}"
@@ -61,19 +61,19 @@ def report(context: Context, model: Classifier, facts: dict[str, Any]) -> None:
             "test_images": len(test),
             "limit": options.limit,
             "accuracy_percent": measured,
-            "normalisation_doctor": None if check is None else doctor(check, measured["clean"]),
+            "normalisation_doctor": None if check is None else report_normalisation(check, measured["clean"]),
         },
     )
     frame = scores.table({correction(options) if options.state == "corrected" else "pretrained": measured})
     context.stage.write_table("metrics.csv", frame)
-    print(scores.show(frame))
+    print(scores.format_table(frame))
     info(f"accuracy in percent on {len(test)} test images; written to {context.stage.folder}")
 
 
-def doctor(check: NormalisationCheck, measured: float) -> dict[str, Any]:
-    """Tell what other constants give on val, and return it with the options that set the best ones."""
+def report_normalisation(check: NormalisationCheck, measured: float) -> dict[str, Any]:
+    """Log the results of other constants on val, and return them with the options that set the best ones."""
     info(
-        f"doctor: {measured:.2f} % is far under the published {check.published_percent:.2f} %; "
+        f"doctor: {measured:.2f} % is far below the published {check.published_percent:.2f} %; "
         "trying other constants on val"
     )
     for name, found in check.val.items():

@@ -18,7 +18,7 @@ REPAIR = False
 
 @dataclass(frozen=True, kw_only=True)
 class Options(annotate.Options):
-    """The options of relearn; those of annotate name the selection that it reads."""
+    """The options of relearn; those of annotate identify the selection that it reads."""
 
     labels: Path | None = None
     selection: Path | None = None
@@ -32,11 +32,14 @@ class Options(annotate.Options):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that are this stage's own, and those that name annotate's folder."""
+    """Add the arguments of this stage, and those that identify annotate's folder."""
     annotate.add_selection(parser, "--encoder_epochs")
     group = parser.add_argument_group("relearn")
     group.add_argument(
-        "--labels", type=Path, metavar="FILE", help="the label file that annotate left, filled in (default: as bought)"
+        "--labels",
+        type=Path,
+        metavar="FILE",
+        help="the label file of annotate, filled in (default: labels of the oracle)",
     )
     group.add_argument(
         "--use",
@@ -46,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("-e", "--epochs", type=int, default=10, metavar="N", help="epochs (default: 10)")
     group.add_argument("--lr", type=float, default=1e-3, metavar="X", help="learning rate of SGD (default: 1e-3)")
-    group.add_argument("--steps", type=int, metavar="N", help="batches a phase at most, for CPUs (default: all)")
+    group.add_argument("--steps", type=int, metavar="N", help="at most N batches per phase, for CPUs (default: all)")
     group.add_argument(
         "--ramp",
         type=int,
@@ -59,31 +62,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--compare", action="store_true", help="train nothing: compare all runs of this model, over methods and seeds"
     )
     group.add_argument(
-        "--selection", type=Path, metavar="FILE", help="a selection.safetensors to use instead of the one annotate left"
+        "--selection", type=Path, metavar="FILE", help="a selection.safetensors to use instead of the one from annotate"
     )
     parser.set_defaults(problems=problems, batch_size=64)
 
 
 def problems(options: Options) -> list[str]:
-    """Return what is wrong with this stage's own options."""
-    found = annotate.problems(options)
-    found += [f"--epochs {options.epochs}: give at least 1"] * (options.epochs < 1)
-    found += [f"--steps {options.steps}: give at least 1"] * (options.steps is not None and options.steps < 1)
-    found += [f"--ramp {options.ramp}: give 0 or more"] * (options.ramp < 0)
+    """Return the problems with this stage's own options."""
+    messages = annotate.problems(options)
+    messages += [f"--epochs {options.epochs}: give at least 1"] * (options.epochs < 1)
+    messages += [f"--steps {options.steps}: give at least 1"] * (options.steps is not None and options.steps < 1)
+    messages += [f"--ramp {options.ramp}: give 0 or more"] * (options.ramp < 0)
     if options.labels is not None:
-        found += ["--labels goes with --use both or labels"] * (options.use == "unlabelled")
-        found += ["--labels goes with images of your own: with --bias an oracle has the labels"] * bool(options.bias)
-    return found
+        messages += ["--labels can only be used with --use both or labels"] * (options.use == "unlabelled")
+        messages += ["--labels can only be used with images of your own: with --bias an oracle has the labels"] * bool(
+            options.bias
+        )
+    return messages
 
 
 def run(options: Options) -> None:
-    """Fine-tune (or find what an earlier run fine-tuned), repair, and report; or compare what earlier runs left."""
+    """Repair the network and report, or compare the results of earlier runs."""
     from deeppatch.cli.context import open_stage
     from deeppatch.cli.relearn import inputs, report
 
     if options.compare:
-        anywhere = type(options)(**{**vars(options), "seed": DEFAULT_SEED})  # the comparison is over all seeds
-        report.compare(open_stage(anywhere, STAGE), inputs.finished_runs)
+        any_seed = type(options)(**{**vars(options), "seed": DEFAULT_SEED})  # the comparison is over all seeds
+        report.compare(open_stage(any_seed, STAGE), inputs.finished_runs)
         return
     _repair(options)
 

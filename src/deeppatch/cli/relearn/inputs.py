@@ -1,4 +1,4 @@
-"""What relearn reads: annotate's selection, labels that a user has filled in, a warm start, and what runs left."""
+"""The inputs of relearn: annotate's selection, labels from a user, the warm start, and results of finished runs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from deeppatch.zoo.classifier import Classifier
 
 
 def load_selection(context: Context, model: Classifier, pool: Pool) -> Selection:
-    """Read what annotate left for these options, chosen from `pool` with `model`, and the labels of --labels."""
+    """Read annotate's selection for these options, check it against pool and model, and add the labels of --labels."""
     options = context.options
     path, command = context.locate("annotate", "selection.safetensors")
     selection = selection_from_bytes(context.stage.read(path, command), path)
@@ -47,7 +47,7 @@ def load_selection(context: Context, model: Classifier, pool: Pool) -> Selection
         raise UserError(f"--use unlabelled: --method {options.method} reads no unlabelled images; leave --use out")
     if options.use != "unlabelled" and bool((selection.labels == UNKNOWN).any()):
         raise UserError(
-            f"nobody has given the labels yet: fill in {path.with_suffix('.csv')} and hand it over with --labels FILE"
+            f"nobody has given the labels yet: fill in {path.with_suffix('.csv')} and give it with --labels FILE"
         )
     return selection
 
@@ -55,7 +55,7 @@ def load_selection(context: Context, model: Classifier, pool: Pool) -> Selection
 def warm_start_of(
     context: Context, model: Classifier, data: SemiSupervisedData, recipe: Recipe, settings: RepairSettings
 ) -> nn.Module:
-    """Return the model fine-tuned on what it knows, where every repair starts; it is kept under relearn-start/."""
+    """Return the warm start: the model fine-tuned on images that it classifies correctly; cached in relearn-start/."""
     cache = ContentCache(model_folder(context.options) / "relearn-start")
     facts = warm_start_facts(model, data, recipe, settings)
     checkpoint = context.checkpoint("checkpoint-start.pt", start=content_key(facts))
@@ -71,7 +71,7 @@ def warm_start_of(
 def finished_runs(context: Context) -> pd.DataFrame:
     """Return the rows of all finished runs with this bias and limit, each with the wall time of its record.
 
-    Runs from labels that have changed since are left out, which is logged. UserError where there is none.
+    Runs from labels that have changed since are left out, which is logged. UserError when there is none.
     """
     options = context.options
     rows = []
@@ -92,7 +92,7 @@ def finished_runs(context: Context) -> pd.DataFrame:
 
 
 def recorded(path: Path) -> dict[str, Any] | None:
-    """Return a run's record, or None where there is none that can be read: the run has not finished."""
+    """Return the record of a run, or None if it cannot be read because the run has not finished."""
     with contextlib.suppress(*DAMAGE):
         record = json.loads(path.read_bytes())
         return {

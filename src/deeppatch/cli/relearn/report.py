@@ -1,4 +1,4 @@
-"""The report of relearn: one row a run, every epoch and every class, and what nobody can know in the field."""
+"""The report of relearn: a row for the run, the history, each class, and diagnostics of a simulated pool."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from deeppatch.cli.annotate.inputs import partition_of
 from deeppatch.cli.context import Context
 from deeppatch.data import views
 from deeppatch.hybrid.selection import UNKNOWN, Selection
-from deeppatch.hybrid.semisupervised import PREDICTING
+from deeppatch.hybrid.semisupervised import EVAL_BATCH_SIZE
 from deeppatch.progress import info
 from deeppatch.report import plots, repairs
 from deeppatch.training import History, predict
@@ -29,7 +29,7 @@ def report(context: Context, selection: Selection, networks: list[nn.Module], hi
     Accuracy before repair is that of the warm start, the headline that of the last epoch; test images
     choose nothing.
     """
-    test = views.clean(context.splits.test, PREDICTING)
+    test = views.clean(context.splits.test, EVAL_BATCH_SIZE)
     predicted = [predict(network, test, amp=context.options.amp, label="testing") for network in networks]
     predictions = dict(zip(NETWORKS, predicted, strict=True))
     table = repairs.epochs(history)
@@ -65,7 +65,7 @@ def report(context: Context, selection: Selection, networks: list[nn.Module], hi
 
 
 def identity(context: Context, selection: Selection) -> dict[str, Any]:
-    """Return what names a run: data, split, model, what made its features, and the options that change its result."""
+    """Return what identifies a run: data, split, model, features, and the options that change its result."""
     options = context.options
     split: dict[str, Any] = {"split": "the data set's own", "split_digest": None}
     if options.bias:
@@ -85,7 +85,7 @@ def identity(context: Context, selection: Selection) -> dict[str, Any]:
 
 
 def bought(context: Context, selection: Selection) -> dict[str, Any]:
-    """Return how many distinct labels were paid for and how many images they and the cut brought in."""
+    """Return the numbers of distinct labels bought, and of images that are trained with and without labels."""
     use = context.options.use
     known = selection.labels != UNKNOWN
     return {
@@ -97,7 +97,7 @@ def bought(context: Context, selection: Selection) -> dict[str, Any]:
 
 
 def diagnostics(context: Context) -> dict[str, Any]:
-    """Return what annotate found with the truth about a simulated pool; nothing in the field."""
+    """Return annotate's diagnostics of a simulated pool; nothing for a real pool."""
     path = context.folder("annotate") / "selection.json"
     found = json.loads(context.stage.read(path, context.command("annotate")))["diagnostics"] or {}
     return {name: value for name, value in found.items() if name.endswith("_percent")}
@@ -105,15 +105,15 @@ def diagnostics(context: Context) -> dict[str, Any]:
 
 def summarize(row: dict[str, Any], diagnosed: dict[str, Any]) -> None:
     """Log the headline, and whether propagated labels were better than the model's own predictions."""
-    ours, own = (
+    propagated, own = (
         diagnosed.get(name)
         for name in ("propagated_labels_correct_percent", "own_predictions_correct_on_members_percent")
     )
-    if ours is not None and own is not None and row["labelled_images"] > row["labels_bought"]:
-        judgement = "better" if ours > own else "NO BETTER"
+    if propagated is not None and own is not None and row["labelled_images"] > row["labels_bought"]:
+        judgement = "better" if propagated > own else "NO BETTER"
         info(
-            f"propagated labels: {ours:.2f} % correct, {judgement} than the model's own {own:.2f} % on the same images "
-            "(diagnostic, not available in the field)"
+            f"propagated labels: {propagated:.2f} % correct, {judgement} than the model's own {own:.2f} % on the same "
+            "images (diagnostic, not available in the field)"
         )
     info(
         f"test accuracy: {row['raw_percent']:.2f} % raw, {row['finetuned_percent']:.2f} % fine-tuned, "
@@ -123,7 +123,7 @@ def summarize(row: dict[str, Any], diagnosed: dict[str, Any]) -> None:
 
 
 def compare(context: Context, finished_runs: Callable[[Context], pd.DataFrame]) -> None:
-    """Write every finished run's row, one row for each kind of run, and what each gained against labels, as a plot."""
+    """Write a table of all finished runs, a table by kind of run, and a plot of gains against labels."""
     options, rows = context.options, finished_runs(context)
     table = repairs.over_seeds(rows)
     stage = context.stage
@@ -132,7 +132,7 @@ def compare(context: Context, finished_runs: Callable[[Context], pd.DataFrame]) 
     stage.write_json("comparison.json", json.loads(table.to_json(orient="records")))  # missing numbers as null
     title = f"{options.model} on {rows['dataset'].iloc[0]}" + (f", bias {options.bias}" if options.bias else "")
     title += "; mean and deviation over seeds"
-    stage.write("gained.png", plots.gained(repairs.curves(table), title))
+    stage.write("gained.png", plots.gain_against_labels(repairs.curves(table), title))
     stage.finish()
-    print(repairs.show(table))
+    print(repairs.format_comparison(table))
     info(f"{len(rows)} runs; written to {stage.folder}")
