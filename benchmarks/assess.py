@@ -109,7 +109,7 @@ class Ways:
             width, edited = self.widths[layer], iter(prepared)
             state = Elimination.start({layer: width}, {layer: cut_index(width, RATIO, "front")})
             spent = runtime.seconds(
-                lambda: eliminate(state, parts, images, lambda _: next(edited), DELTA, lambda _: None, lambda _: None),
+                lambda: eliminate(state, parts, images, lambda _: next(edited), DELTA),
                 self.device,
             )
             self.image_passes[layer] = state.image_passes()

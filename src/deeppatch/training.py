@@ -234,30 +234,20 @@ def fit(
 ) -> History:
     """Train a model in place, and leave it in the state of its best epoch, in eval mode.
 
-    A resumed run has the same result, to the byte, as a run without interruption.
+    A resumed run has the same result, to the byte, as a run without interruption. UserError when the loss is no longer
+    finite. `amp` runs forward passes in bfloat16, and `label` names the training in messages.
 
     Args:
-        model: The model.
-        epochs: A stream of batches for each epoch. The streams of finished epochs are drawn from the iterable when a
-            run is resumed, but they are not read; so a stream that selects its data by the model must do so when it is
-            read, and independently of earlier epochs.
+        epochs: A stream of batches for each epoch. Streams of epochs that an interrupted run has finished are not read,
+            so one that selects its data by the model must do so when it is read, independently of earlier epochs.
         validate: Returns the validation accuracy in [0, 1] after each epoch.
         loss: Returns the loss of a model on a batch.
-        optimizer: The optimizer.
-        schedule: The schedule of its learning rate, which steps after each batch.
+        schedule: The schedule of the optimizer's learning rate, which steps after each batch.
         checkpoint: Where the state after each epoch is saved, and resumed from.
         enter_training: Sets the training mode before each epoch.
         watch: Returns further values after each epoch, as JSON values; they become `History.watched`.
         choose: Returns the best epoch so far (default: the earliest one of highest validation accuracy).
         after_epoch: Is called with model and history after each epoch, before the checkpoint is saved.
-        amp: Whether forward passes run in bfloat16.
-        label: The name of the training in messages.
-
-    Returns:
-        Loss and validation accuracy of each epoch.
-
-    Raises:
-        UserError: When the loss is no longer finite.
     """
     history = History()
     best_state: dict[str, Tensor] = copy.deepcopy(model.state_dict())

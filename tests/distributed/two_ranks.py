@@ -104,9 +104,9 @@ def localized(images: Images, blur: Blur) -> dict[str, Any]:
     eliminations[1].current = {first: [torch.ones(100, dtype=torch.bool)] * 3}
     ticks: list[str] = []
     for each in eliminations:
-        eliminate(each, samples, 245, ablation, 0.2, lambda _state: None, ticks.append, costs)
+        eliminate(each, samples, 245, ablation, 0.2, tick=ticks.append, costs=costs)
     counted = [
-        dataclasses.asdict(count_correct(samples, filters, ablation, counts, lambda _: None, ticks.append, costs))
+        dataclasses.asdict(count_correct(samples, filters, ablation, counts, tick=ticks.append, costs=costs))
         for counts in (CorrectCounts(), begun)
     ]
     states = {f"{i} {name}": vars(layer) for i, each in enumerate(eliminations) for name, layer in each.layers.items()}

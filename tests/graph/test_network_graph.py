@@ -118,7 +118,7 @@ def test_right_answers_are_as_many_as_by_whole_passes(network_and_sample, name, 
         sample = DegradedBatch(degraded, network(clean).argmax(1), clean)
     filters = {layer: range(0, conv.out_channels, 8) for layer, conv in convolutions(network).items()}
     fast, plain = (
-        count_correct([sample], filters, ablation, CorrectCounts(), lambda _: None, lambda _: None)
+        count_correct([sample], filters, ablation, CorrectCounts())
         for ablation in (graph_ablation(Graph(network, degraded), swap=swap), hook_ablation(network, swap=swap))
     )
     assert fast.unedited == plain.unedited

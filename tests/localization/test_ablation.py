@@ -39,7 +39,7 @@ def score(request) -> Callable[..., dict[str, list[float]]]:
         else:
             ablation = hook_ablation(network, swap=swap)
         filters = {name: range(conv.out_channels) for name, conv in convolutions(network).items()}
-        return count_correct(samples, filters, ablation, counts or CorrectCounts(), keep, tick).scores(
+        return count_correct(samples, filters, ablation, counts or CorrectCounts(), save=keep, tick=tick).scores(
             1 if swap else -1
         )
 
@@ -215,9 +215,7 @@ def test_no_hook_survives_a_network_that_fails(case, method, passes):
     network.fc = Stumbles(network.fc, passes)
     ablation = hook_ablation(network, swap=method == "featswap")
     with pytest.raises(RuntimeError, match="stumbled"):
-        count_correct(
-            samples, {"conv1": range(8), "conv2": range(8), "conv3": range(12)}, ablation, CorrectCounts(), idle, idle
-        )
+        count_correct(samples, {"conv1": range(8), "conv2": range(8), "conv3": range(12)}, ablation, CorrectCounts())
     assert hooks(network) == 0
 
 

@@ -47,14 +47,14 @@ def idle(_given: object) -> None:
 def ran(answers: dict[str, Tensor], base: Tensor, k: int, delta: float, begun=None, keep=idle) -> Elimination:
     batches, ablation = given(answers, base)
     elimination = begun or Elimination.start({name: len(rows) for name, rows in answers.items()}, {"conv": k})
-    eliminate(elimination, batches, len(base), ablation, delta, keep, idle)
+    eliminate(elimination, batches, len(base), ablation, delta, save=keep)
     return elimination
 
 
 def exact(answers: dict[str, Tensor], base: Tensor, sign: int):
     batches, ablation = given(answers, base)
     filters = {name: range(len(rows)) for name, rows in answers.items()}
-    scores = count_correct(batches, filters, ablation, CorrectCounts(), idle, idle).scores(sign)
+    scores = count_correct(batches, filters, ablation, CorrectCounts()).scores(sign)
     return rank("given", scores, descending=sign > 0)
 
 

@@ -49,7 +49,7 @@ class Case:
 @pytest.mark.parametrize("join", [*JOINS, "percentile:5,95"])
 def test_a_joined_model_answers_as_the_comparison_has_it(join):
     case = Case(heads=True)
-    found = compare_joins(*case.given, case.weak_data, [join])
+    found = compare_joins(*case.given, case.weak_data, joins=[join])
     model = join_module(*case.given, join=join, weak_data=case.weak_data)
     test = case.weak_data.test
     with torch.no_grad():

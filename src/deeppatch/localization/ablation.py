@@ -79,8 +79,9 @@ def count_correct(
     filters: Filters,
     ablation: Ablation,
     counts: CorrectCounts,
-    save: Callable[[CorrectCounts], object],
-    tick: Callable[[str], object],
+    *,
+    save: Callable[[CorrectCounts], object] = lambda _counts: None,
+    tick: Callable[[str], object] = lambda _layer: None,
     costs: Costs | None = None,
 ) -> CorrectCounts:
     """Count correctly classified images under the edit of each of `filters`, batch by batch.

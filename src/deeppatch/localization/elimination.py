@@ -54,9 +54,9 @@ def rank_by_elimination(run: ScoringRun, scorer: ExactScorer, delta: float, rati
             images,
             engine.ablation,
             delta,
-            save,
-            lambda _name: tick(runtime.ranks()),
-            engine.costs,
+            save=save,
+            tick=lambda _name: tick(runtime.ranks()),
+            costs=engine.costs,
         )
     passes = elimination.image_passes()
     info(f"{passes} image passes of {filters * images}: {filters * images / passes:.1f} times fewer")

@@ -70,9 +70,9 @@ class ExactScorer:
                 filters,
                 engine.ablation,
                 counts,
-                save,
-                lambda name: tick(runtime.ranks() * weights[name]),
-                engine.costs,
+                save=save,
+                tick=lambda name: tick(runtime.ranks() * weights[name]),
+                costs=engine.costs,
             )
         return counts.scores(self.sign)
 

@@ -154,8 +154,9 @@ def eliminate(
     images: int,
     ablation: Ablation,
     delta: float,
-    save: Callable[[Elimination], object],
-    tick: Callable[[str], object],
+    *,
+    save: Callable[[Elimination], object] = lambda _elimination: None,
+    tick: Callable[[str], object] = lambda _layer: None,
     costs: Costs | None = None,
 ) -> None:
     """Read `batches` until no filter is active, and accept or reject filters after each.

@@ -132,7 +132,7 @@ def run(options: Options) -> None:
                 target,
                 data,
                 data_of(weak),
-                joins,
+                joins=joins,
                 batch_size=options.batch_size,
                 amp=options.amp,
                 seed=options.seed,
