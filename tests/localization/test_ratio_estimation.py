@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from deeppatch.data.dataset import Data
+from deeppatch.errors import UserError
 from deeppatch.localization.ranking import random_ranking
 from deeppatch.localization.ratio_estimation import RATIOS, accuracy_summary, choose_ratio, estimate_ratio
 
@@ -21,6 +22,13 @@ def correct(count: int, images: int = 100) -> Tensor:
 
 def chosen_of(curve: dict[float, int]) -> float:
     return choose_ratio(list(curve), lambda ratio: correct(curve[ratio]), {}, lambda found: None)["ratio"]
+
+
+@pytest.mark.parametrize("ratios", [(), (0.0,), (0.5, 1.5)])
+def test_ratios_that_are_none_are_refused(ratios, tiny, images, blur):
+    data = Data(images, images, images, tuple("abcde"))
+    with pytest.raises(UserError, match="above 0 and at most 1"):
+        estimate_ratio(tiny, data, blur, train=lambda channels: tiny, ratios=ratios)
 
 
 def test_ratios_are_the_published_ones():

@@ -14,6 +14,7 @@ from deeppatch.artifacts import Checkpoint
 from deeppatch.data import corruptions, views
 from deeppatch.data.dataset import Data
 from deeppatch.distributed import ranks
+from deeppatch.errors import UserError
 from deeppatch.graph.hooks import convolutions
 from deeppatch.localization.ranking import Ranking, random_ranking
 from deeppatch.progress import info
@@ -73,6 +74,9 @@ def estimate_ratio(
         The smallest ratio whose mean accuracy over levels is within one standard error of the best mean; the curve;
         the ranking.
 
+    Raises:
+        UserError: When there is no ratio, one is not above 0 and at most 1, or the data or the degradation do not fit.
+
     Example:
         >>> import torch
         >>> from torch import nn
@@ -86,6 +90,9 @@ def estimate_ratio(
         >>> estimate_ratio(model, data, blur, train=lambda channels: model, ratios=(0.5, 0.25)).ratio
         0.25
     """
+    ratios = RATIOS if ratios is None else ratios
+    if not ratios or not all(0 < ratio <= 1 for ratio in ratios):
+        raise UserError(f"ratios {list(ratios)}: give at least one, each above 0 and at most 1")
     ranking = ranking or random_ranking(
         {name: conv.out_channels for name, conv in convolutions(network_of(model)).items()}, seed
     )
@@ -103,7 +110,7 @@ def estimate_ratio(
 
     done = (ranks.broadcast_from_rank0(checkpoint.load) if checkpoint else None) or {}
     keep = checkpoint.save if checkpoint else lambda _curve: None
-    result = choose_ratio(RATIOS if ratios is None else ratios, correct_at, done, keep)
+    result = choose_ratio(ratios, correct_at, done, keep)
     return RatioEstimate(result["ratio"], result["curve"], ranking)
 
 

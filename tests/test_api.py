@@ -1,0 +1,231 @@
+"""The public API: lazy names, docstrings whose examples run, files for what it makes, and silence."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import importlib
+import inspect
+import logging
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import deeppatch as dp
+from deeppatch.errors import StaleArtifact, UserError
+from deeppatch.modular.gradient_search import GradientSearch
+
+ROOT = Path(__file__).resolve().parents[1]
+SRC = ROOT / "src"
+NAMES = sorted(set(dp.__all__) - {"__version__"})
+WITH_EXAMPLES = sorted(
+    ".".join(path.relative_to(SRC).with_suffix("").parts)
+    for path in (SRC / "deeppatch").rglob("*.py")
+    if path.name != "__init__.py" and re.search(r"^\s*>>> ", path.read_text(), re.MULTILINE)
+)
+
+
+def network(size: int = 12, classes: int = 3) -> nn.Module:
+    """Return a small network for grey or coloured images of any size."""
+    torch.manual_seed(1)
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 8, 3, stride=2), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, classes),
+    )  # fmt: skip
+
+
+def tensors(count: int, channels: int = 3, height: int = 14, width: int = 18) -> tuple[Tensor, Tensor]:
+    """Return random images with labels of three classes."""
+    draw = torch.Generator().manual_seed(count)
+    return torch.rand((count, channels, height, width), generator=draw), torch.arange(count) % 3
+
+
+@pytest.fixture
+def data() -> dp.Data:
+    return dp.Data.of(tensors(60), tensors(30), classes=["cat", "dog", "owl"])
+
+
+def test_importing_the_package_imports_nothing_else():
+    code = "import sys, deeppatch; print(deeppatch.__version__, len(dir(deeppatch))); assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], cwd=SRC, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [dp.__version__, str(len(dp.__all__))]
+
+
+def test_an_unknown_name_is_refused_with_those_that_there_are():
+    with pytest.raises(AttributeError, match="rank_filters"):
+        dp.rank_filter  # noqa: B018
+
+
+def test_type_checkers_know_the_same_names():
+    tree = ast.parse((SRC / "deeppatch" / "__init__.py").read_text())
+    (checked,) = [node for node in tree.body if isinstance(node, ast.If)]
+    known = {f"{node.module}.{alias.name}" for node in checked.body for alias in node.names}
+    assert known == {f"deeppatch.{module}.{name}" for name, module in dp._PUBLIC.items()}
+    assert (SRC / "deeppatch" / "py.typed").is_file()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_public_object_is_documented_and_typed(name):
+    thing = getattr(dp, name)
+    text = inspect.getdoc(thing) or ""
+    assert ">>> " in text, "an example"
+    assert "Raises:" in text or name == "Data", "what goes wrong"
+    assert thing.__module__ in WITH_EXAMPLES
+    if inspect.isfunction(thing):
+        signature = inspect.signature(thing)
+        assert "Args:" in text
+        assert signature.return_annotation is not inspect.Parameter.empty
+        assert all(each.annotation is not inspect.Parameter.empty for each in signature.parameters.values())
+        described = re.split(r"\n(?:Returns|Raises):", text.split("Args:")[1])[0]
+        assert [each for each in signature.parameters if not re.search(rf"\b{each}\b", described)] == []
+
+
+@pytest.mark.parametrize("module", WITH_EXAMPLES)
+def test_the_examples_of_docstrings_run(module, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    results = doctest.testmod(importlib.import_module(module), verbose=False)
+    assert results.attempted
+    assert results.failed == 0
+
+
+def test_a_repair_on_grey_images_of_any_size_prints_nothing(capfd):
+    def salt(pixels: Tensor, generator: torch.Generator) -> Tensor:
+        assert pixels.shape[1:] == (3, 14, 18)
+        assert pixels.min() >= 0
+        assert pixels.max() <= 1
+        return pixels + 0.3 * torch.randn(pixels.shape, generator=generator, device=pixels.device)
+
+    model = dp.Classifier(network())
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    train, test = (DataLoader(TensorDataset(*tensors(count, channels=1)), 7) for count in (60, 30))
+    data = dp.Data.of(train, test)
+    ranking = dp.rank_filters(model, data, salt, method="taylor")
+    patch = dp.train_patch(model, data, salt, ranking.choose(ratio=0.25), epochs=1)
+    switched = dp.fit_switch(model, patch, data, salt)
+    table = dp.evaluate({"before": model, "switched": switched}, data, salt)
+    assert {"before", "switched"} == set(table.index)
+    assert (table.to_numpy() >= 0).all()
+    assert (table.to_numpy() <= 100).all()
+    assert all((value == before[key]).all() for key, value in model.state_dict().items()), "the model is not changed"
+    out, err = capfd.readouterr()
+    assert (out, err) == ("", "")
+
+
+@pytest.mark.parametrize("form", ["tensors", "dataset", "loader"])
+def test_all_forms_of_data_give_the_same(form):
+    pixels, labels = tensors(60)
+    given = {
+        "tensors": (pixels, labels), "dataset": TensorDataset(pixels, labels),
+        "loader": DataLoader(TensorDataset(pixels, labels), 7),
+    }[form]  # fmt: skip
+    data = dp.Data.of(given, tensors(30))
+    expected = dp.Data.of((pixels, labels), tensors(30))
+    for part in ("train", "val", "test"):
+        assert (getattr(data, part).pixels == getattr(expected, part).pixels).all()
+        assert (getattr(data, part).labels == getattr(expected, part).labels).all()
+
+
+def test_callbacks_run_in_eval_mode_and_the_mode_returns(data):
+    model = dp.Classifier(nn.Sequential(*network()[:2], nn.Dropout(0.5), *network()[2:])).train()
+    modes = []
+
+    def note(pixels: Tensor, generator: torch.Generator) -> Tensor:
+        modes.append(model.training)
+        return pixels
+
+    first = dp.evaluate(model, data, note)
+    assert first.equals(dp.evaluate(model, data, note)), "dropout is off"
+    assert not any(modes)
+    assert model.training
+
+
+def test_training_never_mirrors_data_whose_classes_depend_on_it():
+    from deeppatch import training
+
+    digits = dp.load_data("digits", limit=60)
+    assert not digits.mirror
+    (plain,) = training.clean_epochs(digits.train, epochs=1, augment=True, mirror=digits.mirror)
+    assert not plain.mirror
+
+
+def made(what: str, data: dp.Data, model: dp.Classifier) -> object:
+    """Return one of the things that have a file."""
+    blur = dp.corruption("gaussian-blur")
+    if what == "ranking":
+        return dp.rank_filters(model, data, blur, method="taylor")
+    if what == "features":
+        return dp.influence(model, data, k=3).indices()
+    if what == "selection":
+        return dp.choose_labels(model, tensors(20)[0], data, budget=3, method="random")
+    if what == "modules":
+        return dp.split_into_modules(model, data, method=GradientSearch(epochs=1))
+    patch = dp.train_patch(model, data, blur, {"0": [1, 4]}, epochs=1)
+    return patch if what == "patch" else dp.fit_switch(model, patch, data, blur)
+
+
+@pytest.mark.parametrize("what", ["ranking", "features", "selection", "patch", "switched", "modules"])
+def test_what_is_saved_is_read_back(what, data, tmp_path):
+    model = dp.Classifier(network(), classes=data.classes).eval()
+    thing = made(what, data, model)
+    path = tmp_path / f"thing{'.json' if what in ('ranking', 'features') else '.safetensors'}"
+    assert dp.save(thing, path) == path
+    again = dp.load(path, model)
+    assert type(again) is type(thing)
+    if what == "ranking":
+        assert again == thing
+    elif what == "switched":
+        assert torch.equal(again(data.test.pixels), thing(data.test.pixels))
+        assert again.router.kind == thing.router.kind
+    elif what == "features":
+        assert torch.equal(again, thing)
+    else:
+        assert again.to_bytes() == thing.to_bytes()
+
+
+def test_weights_go_into_the_network_and_keep_their_classes(data, tmp_path):
+    model = dp.Classifier(network(), mean=(0.4,) * 3, std=(0.2,) * 3, classes=data.classes).eval()
+    path = dp.save(model, tmp_path / "model.safetensors")
+    fresh = network()
+    nn.init.zeros_(fresh[-1].weight)
+    again = dp.load(path, fresh)
+    pixels = torch.rand(4, 3, 9, 11)
+    assert torch.equal(again(pixels), model(pixels))
+    assert again.classes == data.classes
+    assert again.normalize.mean.flatten().tolist() == pytest.approx([0.4] * 3)
+    with pytest.raises(UserError, match="second argument"):
+        dp.load(path)
+    with pytest.raises(StaleArtifact, match="another network"):
+        dp.load(path, network(classes=5))
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\x00" * 40, b'{"1": 2}'])
+@pytest.mark.parametrize("suffix", [".json", ".safetensors"])
+def test_damaged_files_are_one_line(content, suffix, tmp_path):
+    path = tmp_path / f"thing{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(UserError) as failure:
+        dp.load(path, network())
+    assert str(path) in str(failure.value)
+    assert "\n" not in str(failure.value)
+
+
+def test_a_file_that_is_absent_and_a_wrong_suffix_are_told(tmp_path, data):
+    with pytest.raises(UserError, match="absent.safetensors"):
+        dp.load(tmp_path / "absent.safetensors", network())
+    with pytest.raises(UserError, match="model.safetensors"):
+        dp.save(dp.Classifier(network()), tmp_path / "model.pt")
+    with pytest.raises(UserError, match="there is no file for this"):
+        dp.save("weights", tmp_path / "model.safetensors")
+
+
+def test_the_library_logs_under_its_own_name(data, caplog):
+    with caplog.at_level(logging.INFO, "deeppatch"):
+        dp.train_patch(dp.Classifier(network()), data, dp.corruption("gaussian-blur"), {"0": [1]}, epochs=1)
+    assert any("epoch 1" in record.message for record in caplog.records)
+    assert {record.name.split(".")[0] for record in caplog.records} == {"deeppatch"}
