@@ -1,6 +1,6 @@
 """Choose which images to label, label them, and repair a model with them (HybridRepair): about 30 s on two cores.
 
-python examples/labels.py
+PYTHONPATH=src python examples/labels.py
 """
 
 from __future__ import annotations

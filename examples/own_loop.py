@@ -1,6 +1,6 @@
 """The pieces of a repair one by one, with a training loop of your own: about 20 s on two cores.
 
-python examples/own_loop.py
+PYTHONPATH=src python examples/own_loop.py
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from deeppatch.pretraining.recipes import Recipe
 
 def main() -> None:
     """Attach new filters to a copy of a model, train only them, take the patch out, and apply it to the model."""
-    data = dp.load_data("digits", limit=600)
+    data = dp.load_data("digits")
     model, _history = train_classifier(dp.load_classifier("resnet8", 10), data, Recipe(epochs=6, lr=0.1, batch_size=64))
     blur = dp.corruption("gaussian-blur")
 
@@ -30,8 +30,8 @@ def main() -> None:
 
     patched = copy.deepcopy(model)
     attachment = attach(patched.network, channels, "replace", patched.normalize(data.example))
-    optimizer = torch.optim.SGD(attachment.parameters(), lr=0.05, momentum=0.9)
-    for epoch in range(4):
+    optimizer = torch.optim.SGD(attachment.parameters(), lr=0.02, momentum=0.9)
+    for epoch in range(5):
         attachment.enter_training()
         for pixels, labels in views.Shuffled(data.train, 64, seed=2021, epoch=epoch, corruption=blur):
             optimizer.zero_grad()

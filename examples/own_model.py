@@ -1,6 +1,6 @@
 """Repair a torchvision network with a head of your own against noise and JPEG artefacts: about 40 s on two cores.
 
-    python examples/own_model.py
+    PYTHONPATH=src python examples/own_model.py
 
 It trains the network on scikit-learn's digits first, because an example cannot ship your weights: leave that out.
 """
@@ -29,16 +29,16 @@ def jpeg(pixels: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def my_data() -> tuple[DataLoader, DataLoader]:
-    """Return loaders of training and test images, grey, 24x24 pixels in [0, 1]."""
+    """Return loaders of training and test images, grey, 16x16 pixels in [0, 1]."""
     digits = load_digits()
-    pixels = torch.from_numpy(digits.images / 16).float().repeat_interleave(3, 1).repeat_interleave(3, 2)
+    pixels = torch.from_numpy(digits.images / 16).float().repeat_interleave(2, 1).repeat_interleave(2, 2)
     labels = torch.from_numpy(digits.target).long()
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
     train, test = order[:1400], order[1400:]
     return tuple(DataLoader(TensorDataset(pixels[part], labels[part]), 64) for part in (train, test))  # type: ignore[return-value]
 
 
-def my_network(loader: DataLoader, epochs: int = 4) -> nn.Module:
+def my_network(loader: DataLoader, epochs: int = 10) -> nn.Module:
     """Return a ShuffleNet with a head of two layers, trained on clean images."""
     torch.manual_seed(0)
     network = shufflenet_v2_x0_5(num_classes=10)
@@ -63,7 +63,7 @@ def main() -> None:
     data = dp.Data.of(train, test)
     degraded = dp.corruption({"noise": noise, "jpeg": jpeg})
     ranking = dp.rank_filters(model, data, degraded, method="taylor")
-    patch = dp.train_patch(model, data, degraded, ranking.choose(ratio=0.25), epochs=3, lr=0.05, batch_size=64)
+    patch = dp.train_patch(model, data, degraded, ranking.choose(ratio=0.25), epochs=8, lr=0.02, batch_size=64)
     switched = dp.fit_switch(model, patch, data, degraded, max_clean_drop=1)
     table = dp.evaluate({"before": model, "patched": patch.apply(model), "switched": switched}, data, degraded)
     print(table.round(2).to_string())
