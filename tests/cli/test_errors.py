@@ -149,7 +149,7 @@ def save(path: Path, model: str, classes: int) -> str:
 
 def test_weights_of_another_number_of_classes(empty, tmp_path):
     said = empty.refused(f"eval --weights {save(tmp_path / 'ten.pt', 'resnet8', 10)}")
-    assert said == f"{tmp_path}/ten.pt tells 10 classes apart, the data set has 3; choose the -d that it was made for"
+    assert said == f"{tmp_path}/ten.pt is for 10 classes, the data set has 3; choose the -d that it was made for"
     assert not empty.output.exists()
 
 
