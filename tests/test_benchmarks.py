@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from deeppatch.zoo.architectures import ARCHITECTURES
 from deeppatch.zoo.classifier import Classifier
 
+pytestmark = pytest.mark.slow  # each starts a process and imports everything there
 ROOT = Path(__file__).resolve().parents[1]
 
 

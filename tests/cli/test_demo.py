@@ -86,6 +86,7 @@ def short(launch, runs_in, tmp_path_factory):
     return result, again, output, runs_in(output / "digits" / "resnet8").names()
 
 
+@pytest.mark.slow
 def test_the_demo_ends_in_the_table_that_says_what_was_gained_and_what_it_cost(short):
     result, _again, _output, folders = short
     assert (result.status, result.err) == (0, "")
@@ -110,6 +111,7 @@ def test_the_demo_ends_in_the_table_that_says_what_was_gained_and_what_it_cost(s
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_demo_shows_each_command_as_it_can_be_typed(short):
     result, _again, output, _folders = short
     typed = re.findall(r"^\$ python src/(\w+)\.py (.+)$", result.out, re.M)
@@ -122,6 +124,7 @@ def test_the_demo_shows_each_command_as_it_can_be_typed(short):
         assert (options.output_dir, options.seed, options.model) == (output, 2021, "resnet8")
 
 
+@pytest.mark.slow
 def test_the_demo_resumed_does_nothing_twice(short):
     _result, again, _output, _folders = short
     assert (again.status, again.err) == (0, "")

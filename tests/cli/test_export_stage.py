@@ -31,6 +31,7 @@ def exported(chain, tmp_path_factory):
     return bench, said
 
 
+@pytest.mark.slow
 def test_it_leaves_exactly_these_files_and_records_them(exported):
     bench, said = exported
     assert bench.files(FOLDER) == LEFT
@@ -43,6 +44,7 @@ def test_it_leaves_exactly_these_files_and_records_them(exported):
     assert f"[info] written to {bench.at(FOLDER)}" in said
 
 
+@pytest.mark.slow
 def test_the_metrics_say_how_far_the_files_agree_on_all_test_images(exported):
     bench, said = exported
     metrics = bench.json(f"{FOLDER}/metrics.json")
@@ -59,6 +61,7 @@ def test_the_metrics_say_how_far_the_files_agree_on_all_test_images(exported):
     assert 0 < metrics["against_switched_model"]["mixed"]["onnx"]["images_switched"] < 24
 
 
+@pytest.mark.slow
 def test_the_files_have_the_accuracy_that_evaluate_measured(exported):
     bench, _said = exported
     images = load(f"folder:{bench.data}", bench.output, 2021).test
@@ -77,6 +80,7 @@ def test_the_files_have_the_accuracy_that_evaluate_measured(exported):
             assert 100 * right == pytest.approx(accuracy[network][view]), (name, view)
 
 
+@pytest.mark.slow
 def test_resuming_what_has_finished_does_nothing(exported):
     bench, _said = exported
     before = bench.hashes()

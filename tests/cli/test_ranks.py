@@ -53,6 +53,7 @@ def killed_at(launcher: subprocess.Popen[str], bench, stage: str) -> None:
     os.kill(rank_of(launcher, 1), signal.SIGKILL)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc to tell the ranks apart")
 def test_a_killed_rank_ends_the_run_and_it_goes_on_to_what_one_process_trains(pretrained, chain, tmp_path):
     launcher = torchrun(pretrained, LINE)
@@ -91,6 +92,7 @@ def test_a_killed_rank_ends_the_run_and_it_goes_on_to_what_one_process_trains(pr
         assert bench.json(f"{STAGE}/metrics.json")["best_epoch"] == whole.json(f"{STAGE}/metrics.json")["best_epoch"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", ["-f featswap", "-f perfloss --race 0.2"])
 def test_two_ranks_rank_as_one_process(pretrained, chain, tmp_path, line):
     launcher = torchrun(pretrained, f"select {line}")
@@ -102,6 +104,7 @@ def test_two_ranks_rank_as_one_process(pretrained, chain, tmp_path, line):
     assert pretrained.hashes() == one.hashes()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc to tell the ranks apart")
 def test_a_ranking_whose_rank_is_killed_goes_on_to_the_same_bytes(pretrained, chain):
     stage, line = "assess-perfloss", "select -f perfloss -b 36"

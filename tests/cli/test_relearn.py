@@ -6,7 +6,6 @@ import io
 import json
 import logging
 import signal
-import time
 
 import pandas as pd
 import pytest
@@ -331,25 +330,6 @@ def test_without_labels_the_field_may_still_guess_and_another_pool_is_refused(fi
     assert field.json("relearn-hybrid-budget6-views2-unlabelled/metrics.json")["labels_bought"] == 0
     next((field.data / "pool").iterdir()).unlink()
     assert "selection.safetensors chose from another pool; make it again with: " in field.refused(line)
-
-
-@pytest.mark.slow
-def test_a_repair_that_is_killed_goes_on_to_the_same_bytes(repaired, fresh, tmp_path):
-    line = f"relearn {SHARED} --method hybrid {TRAINING} -e 12"
-    process, end = fresh.start(line), time.monotonic() + 120
-    while (
-        not (fresh.unfinished(FOLDERS["hybrid"]) / "checkpoint.pt").exists()
-        and process.poll() is None
-        and time.monotonic() < end
-    ):
-        time.sleep(0.002)
-    process.kill()
-    process.communicate(timeout=60)
-    assert process.returncode == -signal.SIGKILL
-    assert "relearn: resumed after epoch " in fresh.ran(f"{line} -r").out
-    whole = repaired.copy(tmp_path / "whole")
-    whole.ran(line)
-    assert fresh.hashes(FOLDERS["hybrid"]) == whole.hashes(FOLDERS["hybrid"])
 
 
 @pytest.mark.parametrize(

@@ -14,20 +14,22 @@ from deeppatch.localization import ratio_estimation, scoring_run
 from deeppatch.patching import training as patch_training
 from deeppatch.stage import Stage
 
-# stage folder, command (long enough to be killed in the middle), and what it needs
-RUNS = {
-    "pretrain": ("eval --train -e 16 --lr 0.1", ["none"]),
-    "assess-perfloss": ("select -f perfloss -b 36", ["pretrain"]),
-    "assess-featswap": ("select -f featswap", ["pretrain"]),
-    "assess-perfloss-race1e-06": ("select -f perfloss --race 1e-6", ["pretrain"]),
-    "assess-activation-refine8": ("select -f activation --refine 8", ["pretrain"]),
-    "correct-patch-replace-perfloss": ("correct --crt_epoch 12 --lr 0.2", ["pretrain", "assess-perfloss"]),
-    "correct-patch-crtunit-featswap-ratio0.5-rear": (
-        "correct -f featswap --crt_type crtunit --susp_ratio 0.5 --susp_side rear --crt_epoch 10 --lr 0.1",
-        ["pretrain", "assess-featswap"],
-    ),
-    "correct-finetune": ("correct -c finetune --crt_epoch 14 --lr 0.1", ["pretrain"]),
+# what each stage needs; those that the chain of all tests does not run have a command of their own
+NEEDED = {
+    "pretrain": ["none"],
+    "assess-perfloss": ["pretrain"],
+    "assess-featswap": ["pretrain"],
+    "assess-perfloss-race1e-06": ["pretrain"],
+    "assess-activation-refine8": ["pretrain"],
+    "correct-patch-replace-perfloss": ["pretrain", "assess-perfloss"],
+    "correct-patch-crtunit-featswap-ratio0.5-rear": ["pretrain", "assess-featswap"],
+    "correct-finetune": ["pretrain"],
 }
+OWN = {
+    "assess-perfloss-race1e-06": "select -f perfloss --race 1e-6",
+    "assess-activation-refine8": "select -f activation --refine 8",
+}
+LONG = "correct -c finetune --crt_epoch 14 --lr 0.1"  # enough to be stopped in the middle
 TUNE = "correct -c finetune --crt_epoch 3 --lr 0.1"
 
 
@@ -43,22 +45,44 @@ def stop_at(process: subprocess.Popen[str], bench, stage: str, number: signal.Si
     return process.returncode, out, err
 
 
-@pytest.mark.parametrize(
-    "stage", [pytest.param(name, marks=pytest.mark.slow) if name == "assess-featswap" else name for name in RUNS]
-)
-def test_a_killed_stage_goes_on_to_the_same_bytes(chain, chain_lines, tmp_path, stage):
-    line, inputs = RUNS[stage]
-    bench = chain.copy(tmp_path / "killed", *inputs)
-    status, _out, err = stop_at(bench.start(line), bench, stage, signal.SIGKILL)
+def test_a_killed_stage_goes_on_to_the_same_bytes(pretrained, chain, tmp_path):
+    """A process that gets SIGKILL: nothing of it cleans up. Other stages are stopped in-process, at the same point."""
+    stage = "correct-finetune"
+    status, _out, err = stop_at(pretrained.start(LONG), pretrained, stage, signal.SIGKILL)
     assert (status, err) == (-signal.SIGKILL, "")
-    assert left_by(bench, stage) == {"checkpoint.pt"}, "it was killed in the middle of its work"
+    assert left_by(pretrained, stage) == {"checkpoint.pt"}, "it was killed in the middle of its work"
+    assert "resumed after epoch " in pretrained.ran(f"{LONG} -r").out
+    whole = chain.copy(tmp_path / "whole", "pretrain")
+    whole.ran(LONG)
+    assert pretrained.hashes(stage) == whole.hashes(stage)
+    assert pretrained.files(stage) == whole.files(stage)
 
+
+class Killed(BaseException):
+    """No part of the package catches it."""
+
+
+@pytest.mark.parametrize("stage", NEEDED)
+def test_a_stage_stopped_in_the_middle_goes_on_to_the_same_bytes(chain, chain_lines, tmp_path, monkeypatch, stage):
+    bench, line = chain.copy(tmp_path / "stopped", *NEEDED[stage]), chain_lines.get(stage) or OWN[stage]
+    save, saved = Checkpoint.save, []
+
+    def save_and_stop(self, state):
+        save(self, state)
+        saved.append(1)
+        if len(saved) == 2:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scoring_run, "every_second", lambda save: lambda _state: save())
+        patch.setattr(Checkpoint, "save", save_and_stop)
+        with pytest.raises(Killed):
+            bench.run(line)
+    assert left_by(bench, stage) == {"checkpoint.pt"}
     said = bench.ran(f"{line} -r").out
-    if line == chain_lines.get(stage):
-        whole = chain  # the same command, uninterrupted
-    else:
-        assert stage.startswith("assess") or "resumed after epoch " in said
-        whole = chain.copy(tmp_path / "whole", *inputs)
+    assert stage.startswith("assess") or "resumed after epoch 2" in said
+    whole = chain if stage in chain_lines else chain.copy(tmp_path / "whole", *NEEDED[stage])
+    if whole is not chain:
         whole.ran(line)
     assert bench.hashes(stage) == whole.hashes(stage)
     assert bench.files(stage) == whole.files(stage)
@@ -88,7 +112,7 @@ def test_filters_that_were_counted_are_not_counted_again(pretrained, chain, monk
 
 
 def test_ctrl_c_says_how_to_go_on_and_the_work_goes_on(pretrained):
-    stage, line = "correct-finetune", RUNS["correct-finetune"][0]
+    stage, line = "correct-finetune", LONG
     status, out, err = stop_at(pretrained.start(line), pretrained, stage, signal.SIGINT)
     assert status == 130
     assert err.strip() == "[info] interrupted; finished work is kept: continue with the same command and -r"

@@ -24,7 +24,8 @@ from deeppatch.zoo.architectures import ARCHITECTURES
 # but for width or dropout these are simcnn_x0_25 and rescnn_x0_25
 SAME = {"simcnn", "simcnn_poorfit", "simcnn_x0_125", "rescnn", "rescnn_poorfit"}
 SMALL = sorted(ARCHITECTURES.keys() - {"resnet50"} - SAME)
-LARGE = {"resnet18", "resnet18_imagenet_stem", "resnet32", "vgg13_bn"}
+# one network of each family; the others repeat their operations
+FAMILIES = {"resnet8", "resnet20a", "mobilenetv2_x0_5", "shufflenetv2_x1_0", "simcnn_x0_25", "rescnn_x0_25"}
 
 
 class Concatenating(nn.Module):
@@ -130,7 +131,7 @@ def test_right_answers_are_as_many_as_by_whole_passes(network_and_sample, name, 
 @pytest.mark.parametrize("swap", [False, True])
 @pytest.mark.parametrize(
     "name",
-    [*(pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in SMALL), "concatenating"],
+    [*(name if name in FAMILIES else pytest.param(name, marks=pytest.mark.slow) for name in SMALL), "concatenating"],
 )
 def test_edits_give_the_logits_of_a_whole_pass(network_and_sample, name, swap):
     network, sample = network_and_sample(name, seed=len(name))

@@ -62,7 +62,7 @@ def test_sensitivity_is_that_of_composed_modules_one_layer_cut(case):
     importance = importances(quick, layers, x, labels, 4)
     table = sensitivity.measure(quick, layers, importance, x, labels, batch_size=7)
     for place, layer in enumerate(layers):
-        for column, ratio in enumerate(sensitivity.RATIOS):
+        for column, ratio in list(enumerate(sensitivity.RATIOS))[::3]:
             scores = []
             for number in range(4):
                 kept = [torch.ones(each.kernels, dtype=torch.bool) for each in layers]

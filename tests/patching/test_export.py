@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import io
 import subprocess
 import sys
@@ -93,15 +94,15 @@ CASES = {
 }
 
 
-@pytest.fixture(scope="module")
-def all_exported() -> dict[str, Exported]:
+@functools.cache
+def exported_case(name: str) -> Exported:
     with torch.no_grad():
-        return {name: Exported(*case) for name, case in CASES.items()}
+        return Exported(*CASES[name])
 
 
-@pytest.fixture(params=CASES)
-def exported(request, all_exported) -> Exported:
-    return all_exported[request.param]
+@pytest.fixture(params=[case if case == "crtunit" else pytest.param(case, marks=pytest.mark.slow) for case in CASES])
+def exported(request) -> Exported:
+    return exported_case(request.param)
 
 
 def session(content: bytes) -> onnxruntime.InferenceSession:
@@ -175,8 +176,10 @@ assert not [name for name in sys.modules if name.startswith("deeppatch")]
 """
 
 
+@pytest.mark.slow
 @torch.no_grad()
-def test_files_run_where_this_package_is_not(all_exported, tmp_path):
+def test_files_run_where_this_package_is_not(tmp_path):
+    all_exported = {name: exported_case(name) for name in CASES}
     for case, exported in all_exported.items():
         (tmp_path / case).mkdir()
         for name, content in exported.files.items():
@@ -194,11 +197,8 @@ def test_files_run_where_this_package_is_not(all_exported, tmp_path):
             torch.testing.assert_close(torch.from_numpy(values), expected, **CLOSE)
 
 
-@pytest.mark.parametrize(
-    "exported",
-    ["crtunit", *(pytest.param(case, marks=pytest.mark.slow) for case in ("replace", "replaced late"))],
-    indirect=True,
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("exported", ["crtunit"], indirect=True)
 def test_exporting_changes_nothing_and_leaves_the_same_bytes(exported):
     states = [state_digest(module.state_dict()) for module in (exported.model, exported.switched)]
     again = dict(export.export(exported.model, exported.patch, exported.switched, exported.pixels[:2]))

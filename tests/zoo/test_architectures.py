@@ -17,6 +17,8 @@ from deeppatch.zoo.entries import COMMON_STATS, ENTRIES
 from deeppatch.zoo.resnet_cifar import ShortcutA
 from deeppatch.zoo.weights import hash_in_name, load_network, read
 
+# one network of each family; the others repeat their operations
+FAMILIES = {"resnet8", "resnet20a", "mobilenetv2_x0_5", "shufflenetv2_x1_0", "simcnn_x0_25", "rescnn_x0_25"}
 # the published counts, with 10 and with 100 classes
 PARAMETERS = {
     "resnet20": (272_474, 278_324),
@@ -89,7 +91,10 @@ def test_resnet32_has_the_filters_that_the_paper_ranks():
     assert sum(conv.out_channels for conv in convolutions(ARCHITECTURES["resnet32"](10)).values()) == 1232
 
 
-@pytest.mark.parametrize("name", sorted(ARCHITECTURES))
+@pytest.mark.parametrize(
+    "name",
+    [name if name in FAMILIES else pytest.param(name, marks=pytest.mark.slow) for name in sorted(ARCHITECTURES)],
+)
 def test_every_network_maps_small_images_to_its_classes(name):
     torch.manual_seed(0)
     network = ARCHITECTURES[name](7).eval()
