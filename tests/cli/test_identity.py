@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import json
 
 import pytest
 
@@ -34,7 +35,6 @@ COMPANY = {
     ("assess", "crt_type"): "-f ratioestim", ("assess", "susp_ratio"): "-f taylor --refine 2",
     ("assess", "susp_side"): "-f ratioestim", ("assess", "refine"): "-f taylor", ("pretrain", "bias"): "--train",
     ("pretrain", "mean"): "--mean 0 0 0 --std 1 1 1", ("pretrain", "std"): "--mean 0 0 0 --std 1 1 1",
-    ("modularize", "evaluator"): "--method ga",
     ("decompose", "csg"): "mutual-info", ("decompose", "draws"): "essential", ("decompose", "lr"): "finetune",
     ("decompose", "max_epoch"): "finetune", ("decompose", "head_only"): "finetune", ("decompose", "action"): "",
     ("modularize", "preset"): "--method ga", ("modularize", "patience"): "--method ga",
@@ -172,6 +172,17 @@ def test_of_several_runs_one_must_be_chosen_and_the_message_says_how_they_differ
     chosen = said.split("choose one with ")[1]
     assert chosen.startswith("--base ")
     empty.ran(f"select -f activation {chosen}")
+
+
+def test_with_another_base_the_run_with_default_options_is_taken(empty):
+    empty.ran("eval -e 1 --lr 0.1")
+    empty.ran("select -f activation")
+    empty.ran("select -f activation --refine 2")
+    empty.ran("correct -f activation --crt_epoch 1")
+    (plain,) = (path for path in empty.root.glob("assess-activation-*") if "refine" not in path.name)
+    (corrected,) = empty.root.glob("correct-patch-replace-activation-*")
+    record = json.loads((corrected / "run.json").read_text())
+    assert any(path.endswith(f"/{plain.name}/ranking.json") for path in record["inputs"])
 
 
 def test_two_corrections_that_differ_in_a_rate_do_not_overwrite_each_other(pretrained):

@@ -104,8 +104,9 @@ def locate(role: Role, options: Any, base: Found | None = None) -> Found:
     """Find the file that plays a role.
 
     It is what the role's option names; else that of the default run; else that of the only finished run of its stage
-    whose readable options are the same. Where `base` is given, runs made from these base weights come first. Raises
-    MissingArtifact, or UserError where several runs could be meant.
+    whose readable options are the same. Where `base` is given, runs made from these base weights come first, and of
+    several the one with the default run's readable name. Raises MissingArtifact, or UserError where several runs could
+    be meant.
     """
     reader = SimpleNamespace(**{**vars(options), **role.changes})
     command = spell(role.stage, options, **_spelled_changes(role))
@@ -117,8 +118,9 @@ def locate(role: Role, options: Any, base: Found | None = None) -> Found:
     fitting = {f: r for f, r in same.items() if base is None or base.digest in r["inputs"].values()} or same
     if default in fitting or (default / role.file).exists() and not fitting:
         return _of_run(default, role, command, same.get(default), is_default=True)
-    if len(fitting) == 1:
-        ((folder, record),) = fitting.items()
+    plain = {f: r for f, r in fitting.items() if re.fullmatch(re.escape(default.name) + "-[0-9a-f]{6}", f.name)}
+    if len(fitting) == 1 or len(plain) == 1:
+        ((folder, record),) = (plain or fitting).items()
         return _of_run(folder, role, command, record, is_default=False)
     if fitting:
         listed = _listed(role, fitting, reader)
