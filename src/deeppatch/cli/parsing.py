@@ -62,17 +62,13 @@ def parse(module: ModuleType, arguments: Sequence[str], prefix: str) -> Any:
         parser.set_defaults(**module.preset(given))
         given = parser.parse_args(words)
     values = dict(vars(given))
-    own = values.pop("problems", None)  # of a stage without Options
     values |= {
         "prefix": prefix,
         "command": f"{parser.prog} {shlex.join(arguments)}".strip(),
         "defaults": {name: parser.get_default(name) for name in values},
     }
-    if hasattr(module, "Options"):
-        options, own = module.Options(**values), getattr(module, "problems", None)
-    else:
-        options = argparse.Namespace(**values)
-    check(options, own)
+    options = module.Options(**values)
+    check(options, getattr(module, "problems", None))
     names.check_name(options.dataset)
     return options
 

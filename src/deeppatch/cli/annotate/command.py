@@ -33,7 +33,6 @@ class Options(StageOptions):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this stage."""
     add_selection(parser, "--encoder_epochs", "--epochs")
-    parser.set_defaults(problems=problems)
 
 
 def add_bias(group: argparse._ArgumentGroup) -> None:

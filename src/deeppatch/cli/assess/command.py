@@ -55,7 +55,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="successive elimination: stop evaluating a filter once it is known, with error probability DELTA, "
         "on which side of that cut it is: above 0, below 0.5 (default: every filter is scored on all images)",
     )
-    parser.set_defaults(problems=problems)
 
 
 def problems(options: argparse.Namespace | Options) -> list[str]:

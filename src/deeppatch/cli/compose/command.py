@@ -71,7 +71,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--modules", type=Path, metavar="FILE", help="a modules.safetensors to use instead of the one from modularize"
     )
-    parser.set_defaults(problems=problems)
 
 
 def problems(options: Options) -> list[str]:

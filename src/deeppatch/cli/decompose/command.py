@@ -89,7 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="train only the head, on cached features of images without crop and flip (finetune)",
     )
-    parser.set_defaults(problems=problems, batch_size=64)
+    parser.set_defaults(batch_size=64)
 
 
 def problems(options: Options) -> list[str]:

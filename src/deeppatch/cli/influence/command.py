@@ -44,7 +44,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="extract from training images that are cropped and mirrored once, by seed (default: as they are)",
     )
-    parser.set_defaults(problems=problems)
 
 
 def problems(options: Options) -> list[str]:

@@ -95,7 +95,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--patience", type=int, metavar="N", help="ga: end after N generations without a better one (default: never)"
     )
-    parser.set_defaults(problems=problems)
 
 
 def problems(options: Options) -> list[str]:

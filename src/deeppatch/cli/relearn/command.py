@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--selection", type=Path, metavar="FILE", help="a selection.safetensors to use instead of the one from annotate"
     )
-    parser.set_defaults(problems=problems, batch_size=64)
+    parser.set_defaults(batch_size=64)
 
 
 def problems(options: Options) -> list[str]:
