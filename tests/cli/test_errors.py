@@ -357,7 +357,7 @@ def test_all_contradictions_are_told_at_once(empty):
         ("switch -c finetune", "-c finetune cannot be switched: use -c patch"),
         ("switch --max-clean-drop 101", "--max_clean_drop 101.0: give points from 0 to 100"),
         ("correct --susp_ratio 0.01", "--susp_ratio 0.01 chooses no filter in any layer; give a larger share"),
-        ("eval --limit 2", "2 of 24 images cannot hold every class; use more images or a larger --limit"),
+        ("eval --limit 2", "2 of 24 images cannot hold every class; use more images or a larger limit"),
     ],
 )
 def test_options_of_one_stage_that_contradict_each_other(bench, line, said):
@@ -446,14 +446,14 @@ def test_a_network_of_nan_is_said_to_be_one(empty, tmp_path):
 
 
 def test_training_that_diverges_says_so(pretrained):
-    assert "lower --lr" in pretrained.refused("correct -c finetune --crt_epoch 1 --lr 1e30")
+    assert "lower learning rate" in pretrained.refused("correct -c finetune --crt_epoch 1 --lr 1e30")
 
 
 def test_too_few_images_for_a_split(empty, waves, tmp_path):
     folder = waves(tmp_path / "few", train=2, test=1)
     said = empty.refused(f"eval -d folder:{folder}")
     assert said.startswith("folder-few")
-    assert said.endswith(": 1 of 6 images cannot hold every class; use more images or a larger --limit")
+    assert said.endswith(": 1 of 6 images cannot hold every class; use more images or a larger limit")
 
 
 # machines that fail

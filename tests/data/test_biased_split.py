@@ -146,7 +146,7 @@ def test_a_source_too_small_or_on_disk_is_refused():
     with pytest.raises(DataProblem, match="has 9 images"):
         biased_split.partition(source("tiny", 6, 3), "A", 1)
     held = Images(Files(["a.png"], 8, 8), torch.tensor([0]))
-    with pytest.raises(DataProblem, match="choose another -d"):
+    with pytest.raises(DataProblem, match="choose another data set"):
         biased_split.combined(Source("large", held, held, ("a",)))
 
 

@@ -112,7 +112,7 @@ def test_a_limit_above_the_size_of_a_split_keeps_all_of_it():
 
 @pytest.mark.parametrize("limit", [1, 4])
 def test_a_limit_below_the_number_of_classes_is_refused_in_one_line(limit):
-    with pytest.raises(DataProblem, match="numbers.*--limit") as error:
+    with pytest.raises(DataProblem, match="numbers.*larger limit") as error:
         split(source(1000), 2021, limit)
     assert "\n" not in str(error.value)
 

@@ -76,7 +76,7 @@ def test_one_outlier_stretches_min_max_alone(scores):
 def test_what_is_no_join_is_refused_in_one_line(join):
     with pytest.raises(UserError) as error:
         parse(join)
-    assert str(error.value).startswith(f"--join {join}: ")
+    assert str(error.value).startswith(f"join {join}: ")
     assert "\n" not in str(error.value)
 
 

@@ -166,7 +166,7 @@ def test_a_state_dict_is_found_in_the_checkpoint_of_a_training_run(tmp_path, sta
 @pytest.mark.parametrize("name", ["absent.pt", "absent.safetensors", "."])
 def test_a_missing_file_is_named(tmp_path, name):
     message = complaint(weights.read, tmp_path / name)
-    assert message == f"--weights {tmp_path / name}: there is no such file; check the path"
+    assert message == f"{tmp_path / name}: there is no such file; check the path"
 
 
 def test_a_file_that_is_not_what_its_name_says_is_refused(tmp_path, state):

@@ -85,7 +85,7 @@ def combined(source: Source) -> Images:
     """Return the train part followed by the test part of a data set."""
     pixels = [part.pixels for part in (source.train, source.test)]
     if any(isinstance(part, Files) for part in pixels):
-        raise DataProblem(f"--bias: {source.name} does not fit in memory; choose another -d")
+        raise DataProblem(f"bias: {source.name} does not fit in memory; choose another data set")
     return Images(torch.cat(pixels), torch.cat([source.train.labels, source.test.labels]))  # type: ignore[arg-type]
 
 
@@ -130,7 +130,7 @@ def _cuts(name: str, total: int) -> list[int]:
     """Return the ends of the slices for train, val and test; the pool is the rest."""
     sizes = SIZES.get(name, tuple(int(share * total) for share in SHARES))
     if min(sizes) < 1 or sum(sizes) >= total:
-        raise DataProblem(f"--bias: {name} has {total} images; {sum(sizes)} of them and a pool are needed")
+        raise DataProblem(f"bias: {name} has {total} images; {sum(sizes)} of them and a pool are needed")
     return torch.tensor(sizes).cumsum(0).tolist()
 
 

@@ -73,6 +73,6 @@ def _divide(images: Images, size: int, seed: int, name: str) -> tuple[torch.Tens
         rest, chosen = train_test_split(np.arange(len(labels)), test_size=size, stratify=labels, random_state=seed)
     except ValueError as error:
         raise DataProblem(
-            f"{name}: {size} of {len(labels)} images cannot hold every class; use more images or a larger --limit"
+            f"{name}: {size} of {len(labels)} images cannot hold every class; use more images or a larger limit"
         ) from error
     return torch.from_numpy(np.sort(rest)), torch.from_numpy(np.sort(chosen))

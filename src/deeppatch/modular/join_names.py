@@ -16,7 +16,7 @@ def parse(join: str) -> tuple[str, tuple[float, ...]]:
     except ValueError:
         numbers = (math.nan, math.nan)
     if name not in JOINS or (colon and name != "percentile"):
-        raise UserError(f"--join {join}: choose from {', '.join(JOINS)}, or percentile:M,N")
+        raise UserError(f"join {join}: choose from {', '.join(JOINS)}, or percentile:M,N")
     if colon and not (len(numbers) == 2 and 0 <= numbers[0] < numbers[1] <= 100):
-        raise UserError(f"--join {join}: give two percentiles from 0 to 100, the lower first, as percentile:10,90")
+        raise UserError(f"join {join}: give two percentiles from 0 to 100, the lower first, as percentile:10,90")
     return name, numbers

@@ -139,7 +139,7 @@ def fit_probe(data: CalibrationData, max_clean_drop: float) -> tuple[Router, dic
     """
     images = len(np.unique(data.image))
     if images < 2:
-        raise DataProblem("val holds a single image, too few for calibration; use more images or a larger --limit")
+        raise DataProblem("val holds a single image, too few for calibration; use more images or a larger limit")
     if not np.isfinite(data.features).all():
         raise WrongWeights("the network's first maps hold values that are not finite; check the weights")
     model = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=2000))

@@ -72,7 +72,7 @@ def verify(path: Path) -> None:
 def read(path: Path) -> dict[str, Tensor]:
     """Read a state dict from a .safetensors file or a torch checkpoint: plain, or under one of the keys NESTED."""
     if not path.is_file():
-        raise WrongWeights(f"--weights {path}: there is no such file; check the path")
+        raise WrongWeights(f"{path}: there is no such file; check the path")
     if path.name in {Path(entry.url).name for entry in ENTRIES.values()}:
         verify(path)
     try:

@@ -89,7 +89,7 @@ def problems(options: Options) -> list[str]:
         try:
             parse(join)
         except UserError as error:
-            messages.append(str(error))
+            messages.append(f"--{error}")
     if len(set(joins)) < len(joins):
         messages.append(f"--join {' '.join(joins)}: give each once")
     if "direct" in joins and (options.method != "grad" or options.no_head):
