@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def problems(options: argparse.Namespace | Options) -> list[str]:
+def problems(options: Options) -> list[str]:
     """Return the problems with this stage's own options."""
     messages = [f"--mem {options.mem}: give at least 1 MiB"] if options.mem < 1 else []
     if options.refine < 0:

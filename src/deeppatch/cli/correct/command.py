@@ -36,11 +36,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def problems(options: argparse.Namespace | Options) -> list[str]:
-    """Return the problems with this stage's own options: there are none."""
-    return []
-
-
 def run(options: Options) -> None:
     """Train the correction that -c names and write it for evaluate."""
     from deeppatch.cli.context import open_stage
