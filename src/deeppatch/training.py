@@ -272,7 +272,7 @@ def fit(
             history.loss.append(train_epoch(replica, batches, loss, optimizer, schedule, amp=amp, label=name))
             if not math.isfinite(history.loss[-1]):
                 raise UserError(
-                    f"{name}: the loss is not finite; check the base weights, or start anew with a lower learning rate (lr)"
+                    f"{name}: the loss is not finite; check the weights, or start anew with a lower learning rate"
                 )
             history.accuracy.append(validate(model))
             info(f"{name}: loss {history.loss[-1]:.4f}, validation accuracy {100 * history.accuracy[-1]:.2f} %")
