@@ -253,6 +253,7 @@ def test_the_missing_extraction_is_made_by_the_command_that_the_message_names(fr
     fresh.ran("decompose validate -k 7")
 
 
+@pytest.mark.slow
 def test_a_network_with_several_linear_layers_is_decomposed_at_its_last_one(empty):
     empty.ran("eval -m vgg13_bn -e 1 --limit 6")
     empty.ran("influence -m vgg13_bn -k 5 --limit 6")

@@ -111,6 +111,7 @@ def test_the_composed_model_is_what_metrics_say(done):
     assert searched["composed_accuracy_percent"] > 40
 
 
+@pytest.mark.slow
 def test_modules_of_digits_are_nearly_as_accurate_as_the_network_with_far_fewer_kernels(tmp_path, launch):
     fixed = f"-m rescnn_svhn_weak -d digits_5 --device cpu --output_dir {tmp_path}".split()
     search = "--no_head --budget 6 --lr 0.01 --search_images 320 --sensitivity_images 5 -b 64"
@@ -134,7 +135,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize(("line", "name"), [(GRAD, "modularize-grad"), (GA, "modularize-ga")])
-@pytest.mark.parametrize("saves", [1, 4])
+@pytest.mark.parametrize("saves", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(done, fresh, monkeypatch, line, name, saves):
     count = []
     save = Checkpoint.save

@@ -62,7 +62,10 @@ class Killed(BaseException):
     """No part of the package catches it."""
 
 
-@pytest.mark.parametrize("stage", NEEDED)
+@pytest.mark.parametrize(
+    "stage",
+    [pytest.param(name, marks=pytest.mark.slow) if name == "assess-perfloss-race1e-06" else name for name in NEEDED],
+)
 def test_a_stage_stopped_in_the_middle_goes_on_to_the_same_bytes(chain, chain_lines, tmp_path, monkeypatch, stage):
     bench, line = chain.copy(tmp_path / "stopped", *NEEDED[stage]), chain_lines.get(stage) or OWN[stage]
     save, saved = Checkpoint.save, []

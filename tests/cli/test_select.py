@@ -56,7 +56,7 @@ def test_refined_filters_are_those_nearest_the_cut_with_their_exact_scores(pretr
         assert window == sorted(window)
 
 
-@pytest.mark.parametrize("method", ["perfloss", "featswap"])
+@pytest.mark.parametrize("method", [pytest.param("perfloss", marks=pytest.mark.slow), "featswap"])
 def test_bfloat16_ranks_much_as_float32_and_is_left_alone_where_no_processor_has_it(
     pretrained, chain, monkeypatch, method
 ):
@@ -71,7 +71,7 @@ def test_bfloat16_ranks_much_as_float32_and_is_left_alone_where_no_processor_has
     assert ranking(pretrained, f"assess-{method}")["layers"] == exact["layers"]
 
 
-@pytest.mark.parametrize("method", ["perfloss", "featswap"])
+@pytest.mark.parametrize("method", [pytest.param("perfloss", marks=pytest.mark.slow), "featswap"])
 def test_elimination_gives_the_exact_ranking_while_all_filters_are_active(pretrained, chain, monkeypatch, method):
     monkeypatch.setattr(LayerElimination, "decide", lambda layer, delta, unread: None)
     said = pretrained.ran(f"select -f {method} --race 1e-12").out

@@ -343,6 +343,7 @@ def test_evaluate_without_a_finetuned_network_says_how_to_make_one(bench):
     assert "finetuned" in bench.ran("switch -f perfloss").out
 
 
+@pytest.mark.slow
 def test_the_chain_run_again_elsewhere_leaves_the_same_bytes(chain, empty, chain_lines):
     for line in chain_lines.values():
         empty.ran(line)

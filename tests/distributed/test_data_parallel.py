@@ -52,6 +52,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return two_ranks.work(tmp_path_factory.mktemp("alone"))
 
 
+@pytest.mark.slow
 def test_two_ranks_find_what_one_process_finds(both, alone):
     found = [rank["work"] for rank in both[0]]
     assert found[0].keys() == found[1].keys() == alone.keys()
@@ -69,6 +70,7 @@ def test_two_ranks_find_what_one_process_finds(both, alone):
             torch.testing.assert_close(rank[name], want, **close, msg=lambda text, n=name: f"{n}: {text}")
 
 
+@pytest.mark.slow
 def test_training_changed_something(alone):
     before = two_ranks.network().state_dict()
     for name in ("finetune divided", "finetune plain"):
@@ -76,6 +78,7 @@ def test_training_changed_something(alone):
     assert len(alone["predictions"].unique()) > 1
 
 
+@pytest.mark.slow
 def test_ranks_count_share_and_sum(both):
     first, second = (rank["layers"] for rank in both[0])
     assert (first.pop("rank"), second.pop("rank")) == ((0, 2, 2), (1, 2, 2))
@@ -86,6 +89,7 @@ def test_ranks_count_share_and_sum(both):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_rank_0_alone_speaks_and_writes(both):
     said, place = both[1], both[2]
     assert "one voice" in said[0]
