@@ -145,3 +145,20 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(bench, mon
     monkeypatch.setattr(importlib.metadata, "version", version)
     line = bench.refused("export")
     assert line == "export needs onnxscript; install it with: pip install 'deeppatch[export]'"
+
+
+@pytest.mark.slow
+def test_with_a_given_patch_the_router_that_was_fitted_to_it_is_taken(bench):
+    before = set(bench.root.glob("correct-*/patch.safetensors"))
+    bench.ran("correct --crt_epoch 1")
+    (other,) = set(bench.root.glob("correct-*/patch.safetensors")) - before
+    routers = set(bench.root.glob("switch-*/router.safetensors"))
+    refused = bench.refused(f"export --patch {other}")
+    assert f"was fitted for another patch than {other}" in refused
+    bench.ran(f"switch --patch {other}")
+    bench.ran(f"export --patch {other}")
+    (router,) = set(bench.root.glob("switch-*/router.safetensors")) - routers
+    (folder,) = (path for path in bench.root.glob(f"{FOLDER}*") if router.parent.name[-6:])
+    assert any(
+        name.endswith(f"{router.parent.name}/router.safetensors") for name in bench.json(f"{folder}/run.json")["inputs"]
+    )

@@ -93,18 +93,19 @@ def locate_all(stage: str, options: Any) -> dict[str, Found]:
     found: dict[str, Found] = {}
     for name, role in roles(stage, options).items():
         try:
-            found[name] = locate(role, options, found.get("base"))
+            patch = found["patch"] if name == "router" else None
+            found[name] = locate(role, options, found.get("base"), patch)
         except MissingArtifact:
             if not (stage == "evaluate" and name == "finetuned" and not getattr(options, "finetuned", None)):
                 raise
     return found
 
 
-def locate(role: Role, options: Any, base: Found | None = None) -> Found:
+def locate(role: Role, options: Any, base: Found | None = None, patch: Found | None = None) -> Found:
     """Find the file that plays a role.
 
     It is what the role's option names; else that of the default run; else that of the only finished run of its stage
-    whose readable options are the same. Where `base` is given, runs made from these base weights come first, and of
+    whose readable options are the same. Runs that read `base` and `patch`, where they are given, come first, and of
     several the one with the default run's readable name. Raises MissingArtifact, or UserError where several runs could
     be meant.
     """
@@ -115,7 +116,9 @@ def locate(role: Role, options: Any, base: Found | None = None) -> Found:
     default = model_folder(options) / told(role.stage, reader)
     runs = dict(_finished(role, options))
     same = {folder: record for folder, record in runs.items() if _told_by(record, role) == default.name}
-    fitting = {f: r for f, r in same.items() if base is None or base.digest in r["inputs"].values()} or same
+    fitting = same
+    for read in filter(None, (base, patch)):
+        fitting = {f: r for f, r in fitting.items() if read.digest in r["inputs"].values()} or fitting
     if default in fitting or (default / role.file).exists() and not fitting:
         return _of_run(default, role, command, same.get(default), is_default=True)
     plain = {f: r for f, r in fitting.items() if re.fullmatch(re.escape(default.name) + "-[0-9a-f]{6}", f.name)}

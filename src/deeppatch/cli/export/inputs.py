@@ -26,6 +26,8 @@ def load_router(context: Context) -> Router:
     found = context.found["router"]
     path, command = found.path, found.command
     router = Router.from_bytes(given_or_read(context, found), path)
+    if found.record and context.found["patch"].digest not in found.record["inputs"].values():
+        raise StaleArtifact(f"{path} was fitted for another patch than {context.found['patch'].path}; give its own")
     if router.kind != context.options.router:
         raise StaleArtifact(f"{path} holds a router of kind {router.kind}; make it again with: {command}")
     info(f"inherited {path} ({router.kind})")

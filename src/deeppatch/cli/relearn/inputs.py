@@ -15,6 +15,7 @@ from deeppatch.artifacts import DAMAGE, state_digest
 from deeppatch.cache import ContentCache, content_key
 from deeppatch.cli.context import Context
 from deeppatch.cli.naming import model_folder
+from deeppatch.cli.predecessors import given_or_read
 from deeppatch.data.label_file import read_labels
 from deeppatch.data.pool import Pool
 from deeppatch.errors import OtherBase, StaleArtifact, UserError
@@ -30,8 +31,9 @@ from deeppatch.zoo.classifier import Classifier
 def load_selection(context: Context, model: Classifier, pool: Pool) -> Selection:
     """Read annotate's selection for these options, check it against pool and model, and add the labels of --labels."""
     options = context.options
-    path, command = context.locate("annotate", "selection.safetensors")
-    selection = selection_from_bytes(context.stage.read(path, command), path)
+    found = context.found["selection"]
+    path, command = found.path, found.command
+    selection = selection_from_bytes(given_or_read(context, found), path)
     if selection.facts["base"] != state_digest(model.state_dict()):
         raise OtherBase(path, command)
     if selection.facts["pool_digest"] != pool.digest:
