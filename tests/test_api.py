@@ -166,10 +166,10 @@ def made(what: str, data: dp.Data, model: dp.Classifier) -> object:
     if what == "modules":
         return dp.split_into_modules(model, data, method=GradientSearch(epochs=1))
     patch = dp.train_patch(model, data, blur, {"0": [1, 4]}, epochs=1)
-    return patch if what == "patch" else dp.fit_switch(model, patch, data, blur)
+    return patch if what == "patch" else dp.fit_switch(model, patch, data, blur, vote=what == "voting")
 
 
-@pytest.mark.parametrize("what", ["ranking", "features", "selection", "patch", "switched", "modules"])
+@pytest.mark.parametrize("what", ["ranking", "features", "selection", "patch", "switched", "voting", "modules"])
 def test_what_is_saved_is_read_back(what, data, tmp_path):
     model = dp.Classifier(network(), classes=data.classes).eval()
     thing = made(what, data, model)
@@ -179,9 +179,11 @@ def test_what_is_saved_is_read_back(what, data, tmp_path):
     assert type(again) is type(thing)
     if what == "ranking":
         assert again == thing
-    elif what == "switched":
+    elif what in ("switched", "voting"):
         assert torch.equal(again(data.test.pixels), thing(data.test.pixels))
-        assert again.router.kind == thing.router.kind
+        assert (again.router.kind, again.vote) == (thing.router.kind, what == "voting")
+        router = dp.load(dp.save(thing.router, tmp_path / "router.safetensors"))
+        assert torch.equal(router.threshold, thing.router.threshold)
     elif what == "features":
         assert torch.equal(again, thing)
     else:

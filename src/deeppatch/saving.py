@@ -1,4 +1,4 @@
-"""Keep what the library makes in files, and read it back: nothing is pickled, and every file is whole or absent."""
+"""Write what the library makes to files and read it back: nothing is pickled, and a file is never half written."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from deeppatch.zoo.classifier import Classifier
 ROUTER = "router/"  # in front of a router's tensors, in the file of a switched model
 
 
-def save(thing: object, path: Path | str) -> Path:
+def save(value: object, path: Path | str) -> Path:
     """Write what the library made to a file, and return its path.
 
     Args:
-        thing: A model (its state dict, and the names of its classes), a `Patch`, a switched model (patch and router,
-            without the model that was patched), `Modules`, a `Selection`, a `Ranking`, or the features of each class,
-            int64 (C, k).
+        value: A model (its state dict, and the names of its classes), a `Patch`, a `Router`, a switched model (patch,
+            router and vote, without the model that was patched and the measurements of `fit_switch`), `Modules`, a
+            `Selection`, a `Ranking`, or the features of each class, int64 (C, k).
         path: The file; `.safetensors`, or `.json` for a ranking and for features.
 
     Raises:
@@ -47,10 +47,10 @@ def save(thing: object, path: Path | str) -> Path:
         (True, ('cat', 'dog'))
     """
     path = Path(path)
-    suffix = ".json" if isinstance(thing, (Ranking, Tensor)) else ".safetensors"
+    suffix = ".json" if isinstance(value, (Ranking, Tensor)) else ".safetensors"
     if path.suffix != suffix:
-        raise UserError(f"{path}: a {type(thing).__name__} is kept as {suffix}; call the file {path.stem}{suffix}")
-    write_bytes(path, _content(thing))
+        raise UserError(f"{path}: a {type(value).__name__} is kept as {suffix}; call the file {path.stem}{suffix}")
+    write_bytes(path, _content(value))
     return path
 
 
@@ -84,6 +84,8 @@ def load(path: Path | str, model: nn.Module | None = None) -> Any:
     tensors, meta = tensors_from_bytes(content, path)
     if any(name.startswith(ROUTER) for name in tensors):
         return _switched(tensors, meta, path, _needed(model, path, "the classifier that was patched"))
+    if "router" in meta:
+        return Router.from_bytes(content, path)
     if {"kind", "base"} <= meta.keys():
         return Patch.from_bytes(content, path)
     if any(name.startswith("kept/") for name in tensors):
@@ -93,23 +95,23 @@ def load(path: Path | str, model: nn.Module | None = None) -> Any:
     return _weights(tensors, meta, path, _needed(model, path, "the network that they are for"))
 
 
-def _content(thing: object) -> bytes:
-    if isinstance(thing, Ranking):
-        return (json.dumps(thing.to_json()) + "\n").encode()
-    if isinstance(thing, Tensor):
-        return index_sets.to_json(thing)
-    if isinstance(thing, (Patch, Modules, Selection)):
-        return thing.to_bytes()
-    if isinstance(thing, SwitchedModel):
-        if thing.router is None:
+def _content(value: object) -> bytes:
+    if isinstance(value, Ranking):
+        return (json.dumps(value.to_json()) + "\n").encode()
+    if isinstance(value, Tensor):
+        return index_sets.to_json(value)
+    if isinstance(value, (Patch, Router, Modules, Selection)):
+        return value.to_bytes()
+    if isinstance(value, SwitchedModel):
+        if value.router is None:
             raise UserError("the switched model has no router yet; make it with fit_switch")
-        patch, meta = tensors_from_bytes(thing.patch.to_bytes(), Path("the patch"))
-        router = {f"{ROUTER}{name}": value for name, value in thing.router.state_dict().items()}
-        return tensors_to_bytes({**patch, **router}, {**meta, "router": thing.router.kind})
-    if isinstance(thing, nn.Module):
-        classes = getattr(thing, "classes", None)
-        return tensors_to_bytes(thing.state_dict(), {"classes": list(classes)} if classes else {})
-    raise UserError(f"{type(thing).__name__}: there is no file for this; save a model, a patch, modules, a selection, "
+        patch, meta = tensors_from_bytes(value.patch.to_bytes(), Path("the patch"))
+        router = {f"{ROUTER}{name}": tensor for name, tensor in value.router.state_dict().items()}
+        return tensors_to_bytes({**patch, **router}, {**meta, "router": value.router.kind, "vote": value.vote})
+    if isinstance(value, nn.Module):
+        classes = getattr(value, "classes", None)
+        return tensors_to_bytes(value.state_dict(), {"classes": list(classes)} if classes else {})
+    raise UserError(f"{type(value).__name__}: there is no file for this; save a model, a patch, modules, a selection, "
                     "a ranking, or the features of each class")  # fmt: skip
 
 
@@ -137,7 +139,9 @@ def _switched(tensors: dict[str, Tensor], meta: dict[str, Any], path: Path, mode
     router = Router.from_bytes(tensors_to_bytes(state, {"router": meta.get("router")}), path)
     device = next(model.parameters()).device
     height, width = patch.about.get("image_size", (32, 32))
-    return SwitchedModel(model, patch, torch.zeros(2, 3, height, width, device=device), router.to(device))
+    switched = SwitchedModel(model, patch, torch.zeros(2, 3, height, width, device=device), router.to(device))
+    switched.vote = bool(meta.get("vote", False))
+    return switched
 
 
 def _weights(tensors: dict[str, Tensor], meta: dict[str, Any], path: Path, model: nn.Module) -> nn.Module:

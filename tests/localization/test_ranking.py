@@ -8,6 +8,7 @@ from fractions import Fraction
 import pytest
 import torch
 
+from deeppatch.errors import UserError
 from deeppatch.localization.ranking import Ranking, cut_index, nearest_cut, random_ranking, rank, refine
 from deeppatch.localization.ratio_estimation import RATIOS
 
@@ -116,7 +117,7 @@ def test_random_sides_differ_by_seed():
 
 
 def test_unknown_side_is_refused():
-    with pytest.raises(KeyError):
+    with pytest.raises(UserError):
         ranked(8).choose(0.25, "middle", 0)
 
 

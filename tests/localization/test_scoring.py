@@ -14,6 +14,7 @@ from deeppatch.data import views
 from deeppatch.data.corruptions import Blur
 from deeppatch.data.dataset import Data
 from deeppatch.data.images import Images
+from deeppatch.errors import UserError
 from deeppatch.graph.network_graph import Graph, Untraceable
 from deeppatch.localization import names, ranking, scoring_run
 from deeppatch.localization.scorers import SCORERS
@@ -223,7 +224,7 @@ def test_a_random_ranking_depends_on_the_seed_only(model, data, blur):
     ],
 )
 def test_contradictions_are_refused(model, data, blur, given, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         rank_filters(model, data, blur, **given)
 
 

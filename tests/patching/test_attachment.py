@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deeppatch.artifacts import state_digest
+from deeppatch.errors import UserError
 from deeppatch.patching.attachment import Attachment, attach
 from deeppatch.patching.units import UNITS
 
@@ -193,7 +194,7 @@ def test_attaching_moves_no_statistics_of_a_network_in_training_mode(tiny, examp
 
 
 def test_nothing_to_patch_is_an_error(tiny, example):
-    with pytest.raises(ValueError, match="no channel"):
+    with pytest.raises(UserError, match="no channel"):
         attach(tiny.network, {}, "replace", example)
 
 

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from deeppatch.artifacts import state_digest
 from deeppatch.data.corruptions import SIGMAS, Blur
-from deeppatch.errors import StaleArtifact
+from deeppatch.errors import StaleArtifact, UserError
 from deeppatch.graph.hooks import convolutions
 from deeppatch.localization.ranking import random_ranking
 from deeppatch.patching.attachment import attach
@@ -315,7 +315,7 @@ def test_all_samples_may_take_one_path(switched, mixed):
 def test_without_a_router_the_error_says_so(mixed):
     model, pixels = mixed
     bare = SwitchedModel(model, random_patch(model, "replace", 0.25, pixels), pixels[:2])
-    with pytest.raises(ValueError, match="router"):
+    with pytest.raises(UserError, match="router"):
         bare(pixels)
     assert bare.run_stem(pixels)[1].original.shape[0] == 24, "calibration needs none"
 

@@ -62,7 +62,8 @@ def decompose(model: nn.Module, indices: Tensor, *, layer: str | None = None) ->
         The copy, with the weights of the model at these features.
 
     Raises:
-        UserError: When no linear layer fits the indices, or several do and `layer` is not given.
+        UserError: When no linear layer fits the indices, several do and `layer` is not given, or `layer` is not a
+            linear layer.
 
     >>> network = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
     >>> sparse = decompose(network, torch.tensor([[0, 4], [2, 3], [11, 0]]))
@@ -71,8 +72,9 @@ def decompose(model: nn.Module, indices: Tensor, *, layer: str | None = None) ->
     """
     name = _layer_for(model, indices) if layer is None else layer
     other = copy.deepcopy(model)
-    whole = other.get_submodule(name)
-    assert isinstance(whole, nn.Linear)
+    whole = dict(other.named_modules()).get(name)
+    if not isinstance(whole, nn.Linear):
+        raise UserError(f"layer {name!r} is not a linear layer of the model; name one that is")
     swap(other, name, DecomposedHead.from_linear(whole, indices))
     return other
 

@@ -98,25 +98,3 @@ def execution_order(network: nn.Module, example: Tensor) -> tuple[list[str], dic
                 stack.enter_context(hooked(module, record(name)))
         network(example)
     return order, norm_after
-
-
-class _Reached(Exception):
-    """Stops a forward pass at the module whose input is wanted."""
-
-
-def input_of(network: nn.Module, name: str, x: Tensor) -> Tensor:
-    """Run the network only as far as the module called `name` and return that module's input."""
-    captured_inputs: list[Tensor] = []
-
-    def stop(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        captured_inputs.append(inputs[0])
-        raise _Reached
-
-    handle = network.get_submodule(name).register_forward_pre_hook(stop)
-    try:
-        network(x)
-    except _Reached:
-        return captured_inputs[0]
-    finally:
-        handle.remove()
-    raise ValueError(f"{name} is not reached by the forward pass")

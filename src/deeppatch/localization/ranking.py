@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from deeppatch.errors import UserError
 from deeppatch.runtime import generator
 
 
@@ -47,8 +48,12 @@ class Ranking:
             The chosen channels by layer, in ascending order; layers of which none is chosen are left out.
 
         Raises:
-            KeyError: When `side` is another value.
+            UserError: When `side` is another value, or the ratio is not from 0 to 1.
         """
+        if side not in SIDES:
+            raise UserError(f"side {side!r}: choose from {', '.join(SIDES)}")
+        if not 0 <= ratio <= 1:
+            raise UserError(f"ratio {ratio}: give a share from 0 to 1")
         random_numbers = generator(seed, "susp-side")
         chosen = {}
         for name, order in self.order.items():

@@ -11,6 +11,7 @@ from torch import nn
 from deeppatch.artifacts import Checkpoint
 from deeppatch.data import corruptions
 from deeppatch.data.dataset import Data
+from deeppatch.errors import UserError
 from deeppatch.localization.elimination import rank_by_elimination
 from deeppatch.localization.exact_scores import ExactScorer
 from deeppatch.localization.names import EXACT_METHODS, METHODS, SIDES
@@ -99,15 +100,15 @@ def rank_filters(
 
 def _check_arguments(method: str, count: int, delta: float | None, side: str) -> None:
     if method not in METHODS:
-        raise ValueError(f"method {method!r}: choose from {', '.join(METHODS)}")
+        raise UserError(f"method {method!r}: choose from {', '.join(METHODS)}")
     if side not in SIDES:
-        raise ValueError(f"side {side!r}: choose from {', '.join(SIDES)}")
+        raise UserError(f"side {side!r}: choose from {', '.join(SIDES)}")
     if count < 0 or (count and not isinstance(SCORERS.get(method), EstimatedScorer)):
-        raise ValueError(f"refine={count}: give 0 or more filters, and an estimate as the method, not {method}")
+        raise UserError(f"refine={count}: give 0 or more filters, and an estimate as the method, not {method}")
     if delta is not None and not (0 < delta < 0.5 and method in EXACT_METHODS):
-        raise ValueError(f"eliminate={delta}: give a probability above 0, below 0.5, and an exact method, not {method}")
+        raise UserError(f"eliminate={delta}: give a probability above 0, below 0.5, and an exact method, not {method}")
     if side == "random" and (count or delta is not None):
-        raise ValueError("side='random' makes no cut in a ranking: leave out refine and eliminate")
+        raise UserError("side='random' makes no cut in a ranking: leave out refine and eliminate")
 
 
 def _refine_ranking(

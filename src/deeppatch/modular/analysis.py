@@ -68,7 +68,7 @@ def analyse(
 ) -> Analysis:
     """Measure importance on val, and sensitivity on `images` of it; with a checkpoint, layer by layer.
 
-    UserError for a network that cannot be split (see `layers.find`).
+    UserError for a network that cannot be split (see `find_layers`).
     """
     model = copy.deepcopy(as_classifier(model)).eval()
     data = data.to(device_of(model))

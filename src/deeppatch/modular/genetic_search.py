@@ -13,6 +13,7 @@ from deeppatch.artifacts import Checkpoint
 from deeppatch.data.dataset import Data
 from deeppatch.data.images import Images
 from deeppatch.data.splits import halves, subset
+from deeppatch.errors import UserError
 from deeppatch.metrics import accuracy
 from deeppatch.modular.analysis import Analysis
 from deeppatch.modular.genetic import PopulationSearch
@@ -33,8 +34,9 @@ class GeneticSearch:
         generations: The number of generations (default: that of the preset).
         patience: The number of generations without a better one after which the search ends (default: never).
         images: The number of images of one half of val on which candidates are rated.
-        drop: If the preset names no sensitive layers, a layer is sensitive when the accuracy falls by more than this...
-        share: ... as modules keep only this share of its kernels.
+        drop: If the preset names no sensitive layers, a layer is sensitive when accuracy falls by more than this where
+            only `share` of its kernels are kept.
+        share: The share of a layer's kernels that are kept when its sensitivity is measured.
     """
 
     preset: str | Preset = "auto"
@@ -54,6 +56,8 @@ class GeneticSearch:
         checkpoint: Checkpoint | None = None,
     ) -> SearchResult:
         """Search, always in float32. `history` has one row for each generation, from 0 on."""
+        if isinstance(self.preset, str) and self.preset not in PRESETS:
+            raise UserError(f"preset {self.preset!r}: choose from {', '.join(PRESETS)}, or give a Preset")
         preset = PRESETS[self.preset] if isinstance(self.preset, str) else self.preset
         searched, held_out = halves(data.val, seed, data.name)
         searched = subset(searched, self.images, seed, data.name)

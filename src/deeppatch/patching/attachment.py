@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from deeppatch.errors import UserError
 from deeppatch.graph import hooks
 from deeppatch.patching.units import UNITS, Unit
 
@@ -74,13 +75,16 @@ def attach(network: nn.Module, channels: dict[str, list[int]], kind: str, exampl
         example: Normalised images (N, C, H, W), which are run once to learn the order of execution.
 
     Raises:
-        ValueError: When no channel is given, or a convolution runs more than once in a forward pass.
+        UserError: When no channel is given, there is no such kind, or a convolution runs more than once in a forward
+            pass.
     """
     if not channels:
-        raise ValueError("no channel is chosen in any layer")
+        raise UserError("no channel is chosen in any layer; choose at least one, or a larger ratio")
+    if kind not in UNITS:
+        raise UserError(f"kind {kind!r}: choose from {', '.join(UNITS)}")
     order, norm_after = hooks.execution_order(network, example)
     if twice := [name for name in channels if order.count(name) > 1]:
-        raise ValueError(f"{twice[0]} runs more than once in a forward pass and cannot be patched")
+        raise UserError(f"{twice[0]} runs more than once in a forward pass and cannot be patched")
     device = next(network.parameters()).device
     first = min(order.index(name) for name in channels)
     named = dict(network.named_modules())

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from deeppatch.errors import UserError
 from deeppatch.graph import cutting, folding, hooks
 from deeppatch.graph.affine import Affine
 from deeppatch.patching.attachment import Attachment
@@ -78,7 +79,7 @@ class SwitchedModel(nn.Module):
         with torch.no_grad():
             crossing = self.before(self.normalize(example))
         if not all(isinstance(value, Tensor) and value.shape[:1] == example.shape[:1] for value in crossing):
-            raise ValueError(
+            raise UserError(
                 f"the network cannot be cut at {name}: later layers read values that are not one map per sample"
             )
 
@@ -93,7 +94,7 @@ class SwitchedModel(nn.Module):
     def decide(self, maps: Maps) -> tuple[Tensor, Tensor]:
         """Return the scores (N,) and which samples (N,) use the patched network."""
         if self.router is None:
-            raise ValueError("the switched model has no router yet; fit one on val first")
+            raise UserError("the switched model has no router yet; fit one on val first")
         scores = self.router(maps)
         switched = scores > self.router.threshold
         if self.vote:
@@ -107,7 +108,7 @@ class SwitchedModel(nn.Module):
     def route(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return logits (N, classes), router scores (N,) and which samples used the patched network (N,)."""
         if not len(pixels):
-            raise ValueError("an empty batch has no logits")
+            raise UserError("an empty batch has no logits")
         crossing, maps = self.run_stem(pixels)
         scores, switched = self.decide(maps)
         count = int(switched.sum())
