@@ -381,7 +381,7 @@ def test_what_cannot_be_done_is_one_line(fresh):
     assert "give each once" in refused(fresh, "compose --join norm norm")
     assert refused(fresh, "compose --weak simcnn_week").startswith("--weak simcnn_week: choose from ")
     assert refused(fresh, "compose -d digits-mix:3") == (
-        "-d digits-mix:3: there is no mix for weak models of it; use cifar10, svhn, svhn_5, digits, digits_5"
+        "digits-mix:3: there is no mix for weak models of it; use cifar10, svhn, svhn_5, digits, digits_5"
     )
 
 

@@ -64,9 +64,9 @@ def test_unknown_data_is_named_whatever_the_stage(empty, script):
     known = (
         "digits, cifar10, cifar100, svhn, gtsrb, svhn_5, digits_5, imagenet, cifar10-mix:T, svhn-mix:T, digits-mix:T"
     )
-    assert line == f"-d mnist: unknown data set; choose from {known} or folder:PATH"
+    assert line == f"mnist: unknown data set; choose from {known} or folder:PATH"
     guess = empty.refused(f"{script} -d cifr10")
-    assert guess.startswith("-d cifr10: unknown data set (did you mean cifar10?); choose from digits, ")
+    assert guess.startswith("cifr10: unknown data set (did you mean cifar10?); choose from digits, ")
 
 
 def test_an_unknown_model_is_one_line_with_the_choices(empty):
@@ -149,7 +149,7 @@ def save(path: Path, model: str, classes: int) -> str:
 
 def test_weights_of_another_number_of_classes(empty, tmp_path):
     said = empty.refused(f"eval --weights {save(tmp_path / 'ten.pt', 'resnet8', 10)}")
-    assert said == f"{tmp_path}/ten.pt is for 10 classes, the data set has 3; choose the -d that it was made for"
+    assert said == f"{tmp_path}/ten.pt is for 10 classes, the data set has 3; choose the data set that it was made for"
     assert not empty.output.exists()
 
 
@@ -158,7 +158,7 @@ def test_weights_of_another_network(empty, tmp_path, model):
     said = empty.refused(f"eval --weights {save(tmp_path / 'other.pt', model, 3)}")
     assert stands_alone(said, tmp_path / "other.pt")
     assert "is for another network (" in said
-    assert said.endswith("; choose the -m that it was made for")
+    assert said.endswith("; choose the model that it was made for")
     assert not empty.output.exists()
 
 

@@ -158,7 +158,6 @@ def test_with_a_given_patch_the_router_that_was_fitted_to_it_is_taken(bench):
     bench.ran(f"switch --patch {other}")
     bench.ran(f"export --patch {other}")
     (router,) = set(bench.root.glob("switch-*/router.safetensors")) - routers
-    (folder,) = (path for path in bench.root.glob(f"{FOLDER}*") if router.parent.name[-6:])
-    assert any(
-        name.endswith(f"{router.parent.name}/router.safetensors") for name in bench.json(f"{folder}/run.json")["inputs"]
-    )
+    (folder,) = bench.root.glob(f"{FOLDER}*")
+    read = bench.json(f"{folder.name}/run.json")["inputs"]
+    assert any(name.endswith(f"{router.parent.name}/router.safetensors") for name in read)

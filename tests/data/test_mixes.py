@@ -233,7 +233,7 @@ def test_the_nine_classes_may_be_an_image_folder(cifar, tmp_path):
 def test_a_mix_without_a_class_to_correct_is_refused_with_those_there_are(tmp_path, name):
     kind = name.split(":")[0]
     last = {"cifar10-mix": 9}.get(kind, 4)
-    assert problem(name, tmp_path) == f"-d {name}: name the class to correct, {kind}:0 to {kind}:{last}"
+    assert problem(name, tmp_path) == f"{name}: name the class to correct, {kind}:0 to {kind}:{last}"
 
 
 def test_a_mix_s_artifacts_are_in_a_folder_without_a_colon():

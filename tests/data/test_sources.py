@@ -62,7 +62,7 @@ def offline(monkeypatch):
 @pytest.mark.parametrize("name", ["cifar11", "", "CIFAR10", "folder", "data/cifar10"])
 def test_an_unknown_data_set_is_refused_with_those_there_are(tmp_path, name):
     message = problem(name, tmp_path)
-    assert message.startswith(f"-d {name}: unknown data set")
+    assert message.startswith(f"{name}: unknown data set")
     for known in ("digits", "cifar10", "cifar100", "folder:PATH"):
         assert known in message
 

@@ -275,7 +275,9 @@ def test_another_number_of_classes_is_told_from_another_network(state):
         other = ARCHITECTURES["resnet8"](count)
         before = {key: value.clone() for key, value in other.state_dict().items()}
         message = complaint(weights.load_network, other, state, "x.pt")
-        assert message == (f"x.pt is for 10 classes, the data set has {count}; choose the -d that it was made for")
+        assert message == (
+            f"x.pt is for 10 classes, the data set has {count}; choose the data set that it was made for"
+        )
         assert same(other.state_dict(), before)
 
 
@@ -285,7 +287,7 @@ def test_another_network_is_named_by_its_keys(state, name):
         other = ARCHITECTURES[name](10)
     message = complaint(weights.load_network, other, state, "x.pt")
     assert message.startswith("x.pt is for another network (no ")
-    assert message.endswith("choose the -m that it was made for")
+    assert message.endswith("choose the model that it was made for")
 
 
 def test_missing_and_surplus_keys_are_both_named(network, state):

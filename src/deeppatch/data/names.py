@@ -23,10 +23,10 @@ def check_name(name: str) -> None:
     """Raise DataProblem unless `name` is that of a data set."""
     kind, _, detail = name.partition(":")
     if kind in MIXES and detail not in map(str, range(MIXES[kind])):
-        raise DataProblem(f"-d {name}: name the class to correct, {kind}:0 to {kind}:{MIXES[kind] - 1}")
+        raise DataProblem(f"{name}: name the class to correct, {kind}:0 to {kind}:{MIXES[kind] - 1}")
     if name not in DATASET_NAMES and kind not in MIXES and not name.startswith("folder:"):
         guess = closest(name, [*DATASET_NAMES, *MIXES])
-        raise DataProblem(f"-d {name}: unknown data set{guess}; choose from {', '.join(names())} or folder:PATH")
+        raise DataProblem(f"{name}: unknown data set{guess}; choose from {', '.join(names())} or folder:PATH")
 
 
 def check_folder(path: Path) -> None:

@@ -28,14 +28,14 @@ def parse(content: bytes, origin: Path, classes: int, width: int) -> Tensor:
     if sets.keys() != {str(label) for label in range(classes)}:
         raise UserError(
             f"{origin} has {len(sets)} classes ({_first_few(sets)}), the data set has {classes} (0 to {classes - 1}); "
-            "choose the -d that it was made for"
+            "choose the data set that it was made for"
         )
     for label, row in sets.items():
         wrong = [value for value in row if type(value) is not int or not 0 <= value < width]
         if wrong:
             raise UserError(
                 f"{origin}: class {label} names {wrong[0]!r}, the network's features are 0 to {width - 1}; "
-                "choose the -m that it was made for"
+                "choose the model that it was made for"
             )
         twice = sorted({value for value in row if row.count(value) > 1})
         if twice:

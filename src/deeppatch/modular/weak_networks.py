@@ -25,7 +25,7 @@ FITS = {
 def mix_of(dataset: str) -> str:
     """Return the mix that goes with a strong model's data; UserError when there is none."""
     if dataset not in MIXES:
-        raise UserError(f"-d {dataset}: there is no mix for weak models of it; use {', '.join(MIXES)}")
+        raise UserError(f"{dataset}: there is no mix for weak models of it; use {', '.join(MIXES)}")
     return MIXES[dataset]
 
 

@@ -103,19 +103,19 @@ def load_network(network: nn.Module, state: dict[str, Tensor], origin: Path | st
     missing, surplus = sorted(own.keys() - renamed.keys()), sorted(renamed.keys() - own.keys())
     if missing or surplus:
         examples = ", ".join([f"no {key}" for key in missing[:2]] + [f"unknown {key}" for key in surplus[:2]])
-        raise WrongWeights(f"{origin} is for another network ({examples}); choose the -m that it was made for")
+        raise WrongWeights(f"{origin} is for another network ({examples}); choose the model that it was made for")
     differing = [key for key in own if own[key].shape != renamed[key].shape]
     head = list(own)[-1]
     if head in differing and {key.rsplit(".", 1)[0] for key in differing} == {head.rsplit(".", 1)[0]}:
         raise WrongWeights(
             f"{origin} is for {len(renamed[head])} classes, the data set has {len(own[head])}; "
-            "choose the -d that it was made for"
+            "choose the data set that it was made for"
         )
     if differing:
         key = differing[0]
         raise WrongWeights(
             f"{origin}: {key} has shape {tuple(renamed[key].shape)}, the network wants {tuple(own[key].shape)}; "
-            "choose the -m that it was made for"
+            "choose the model that it was made for"
         )
     network.load_state_dict(renamed)
 
