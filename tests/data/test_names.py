@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from deeppatch.data import biased_split, names, sources
+from deeppatch.data import names, sources
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,7 +33,3 @@ def test_artifacts_are_kept_under_the_name_of_the_data_set(monkeypatch):
     assert names.slug("folder:a/../a/b/") == names.slug("folder:a/b")
     assert names.slug("folder:c/b") != names.slug("folder:a/b")
     assert names.slug("folder:.").startswith(f"folder-{ROOT.name}-")
-
-
-def test_biases_are_those_of_the_protocol():
-    assert names.BIASES == biased_split.BIASES

@@ -36,7 +36,7 @@ HybridRepair, after pretrain:
   annotate   choose which images to label                      (src/annotate.py)
   relearn    repair with these labels and unlabelled images    (src/relearn.py)
 
-  demo       all of it on the embedded digits, in minutes      (src/demo.py)
+  demo       all methods on the embedded digits, in minutes  (src/demo.py)
 
 deeppatch STAGE --help explains the options of a stage.
 deeppatch --version prints the version; deeppatch --print-completion bash (or zsh) writes a completion script."""

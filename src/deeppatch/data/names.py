@@ -11,7 +11,6 @@ DATASET_NAMES = ("digits", "cifar10", "cifar100", "svhn", "gtsrb", "svhn_5", "di
 # a weak model's data: some classes of one data set and last the class to correct, which is one of this number
 MIXES = {"cifar10-mix": 10, "svhn-mix": 5, "digits-mix": 5}
 NOISES = {"gaussian-blur": "gaussion"}  # further names of degradations, and what each stands for
-BIASES = ("A", "B", "C")  # how HybridRepair's training images are drawn: A without a bias of their classes
 
 
 def names() -> list[str]:
