@@ -402,7 +402,7 @@ def test_a_stage_that_begins_anew_leaves_the_finished_run_alone_until_its_end(ou
     assert Stage(output, output / "correct", facts()).read(path, COMMAND) == before
     stage.finish()
     assert path.read_bytes() == b"another"
-    assert not stage.workplace.exists()
+    assert not stage.unfinished.exists()
 
 
 def test_a_run_is_finished_for_its_own_settings_only(output):

@@ -20,7 +20,7 @@ from deeppatch.storage import RECORD, read_record, recover, replace_folder, sha2
 class Stage:
     """One run of one stage: its folder, what it reads (checked), what it writes (atomic), and its record.
 
-    Everything is written into a hidden folder beside `folder`, the workplace, which takes its place when the run is
+    Everything is written into a hidden folder beside `folder`, `unfinished`, which takes its place when the run is
     finished: until then an earlier finished run stays as it is. The record, run.json, is written last. One process
     writes at a time; `writes` is False where another one writes for this one.
     """
@@ -29,7 +29,7 @@ class Stage:
         self.writes = writes
         self.output = output
         self.folder = folder
-        self.workplace = folder.with_name(f".{folder.name}.unfinished")
+        self.unfinished = folder.with_name(f".{folder.name}.unfinished")
         self.facts = facts
         self.inputs: dict[str, str] = {}
         self.outputs: dict[str, str] = {}
@@ -44,9 +44,9 @@ class Stage:
         lock.acquire()
         self._lock = lock
         recover(self.folder)
-        if not resume and self.workplace.exists():
-            shutil.rmtree(self.workplace)
-        for partial in self.workplace.glob("**/.*.partial"):  # half-written when an earlier run was killed
+        if not resume and self.unfinished.exists():
+            shutil.rmtree(self.unfinished)
+        for partial in self.unfinished.glob("**/.*.partial"):  # half-written when an earlier run was killed
             partial.unlink(missing_ok=True)
 
     def read(self, path: Path, command: str) -> bytes:
@@ -85,7 +85,7 @@ class Stage:
         """Write one output of this stage, and return where it will be when the run is finished."""
         if self.writes:
             self.begin()
-            write_bytes(self.workplace / name, content)
+            write_bytes(self.unfinished / name, content)
             self.outputs[name] = sha256(content)
         return self.folder / name
 
@@ -108,11 +108,11 @@ class Stage:
             "inputs": self.inputs,
             "outputs": self.outputs,
         }
-        for path in self.workplace.iterdir():
+        for path in self.unfinished.iterdir():
             if path.name not in self.outputs:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-        write_bytes(self.workplace / RECORD, (json.dumps(record, indent=2, allow_nan=False) + "\n").encode())
-        replace_folder(self.workplace, self.folder)
+        write_bytes(self.unfinished / RECORD, (json.dumps(record, indent=2, allow_nan=False) + "\n").encode())
+        replace_folder(self.unfinished, self.folder)
         assert self._lock is not None
         self._lock.release()
 

@@ -11,7 +11,7 @@ import pytest
 from deeppatch.cli import parsing
 from deeppatch.cli.main import COMMANDS
 from deeppatch.cli.naming import artifact_id, model_folder
-from deeppatch.cli.options import DEFAULT_RATIO, SPELLED
+from deeppatch.cli.options import DEFAULT_RATIO, OPTION_NAMES
 from deeppatch.errors import UserError
 
 PREFIX = "python src/{script}.py"
@@ -175,7 +175,7 @@ def test_help_ends_well_and_shows_groups_defaults_units_and_an_example(launch, s
     assert parse(script, *example.group(2).split()) is not None
     told = explained(result.out)
     defaults = {**DEFAULTS, **OWN_DEFAULTS[script]}
-    assert {SPELLED.get(name, name) for name in defaults} <= told.keys()
+    assert {OPTION_NAMES.get(name, name) for name in defaults} <= told.keys()
     for name, default in defaults.items():
         if name == "susp_ratio":
             assert told[name].endswith("(default: 0.25; with -f ratioestim the estimated one)")

@@ -268,4 +268,4 @@ def test_a_class_that_is_called_otherwise_is_noticed_with_both_sides(empty, wave
 
 
 def test_one_s_own_prefix_of_options_is_spelled_with_base():
-    assert "--base w.pt" in options.spell("assess", parse("assess", "--weights w.pt"))
+    assert "--base w.pt" in options.command_for("assess", parse("assess", "--weights w.pt"))

@@ -165,7 +165,7 @@ TOLD["evaluate"] = TOLD["correct"]
 @pytest.mark.parametrize("stage", ["pretrain", "assess", "correct", "evaluate"])
 def test_a_spelled_command_parses_back_to_the_same_options_and_folders(stage, line):
     options = checked(line.split())
-    script, *arguments = command_line.spell(stage, options).removeprefix("python ").split()
+    script, *arguments = command_line.command_for(stage, options).removeprefix("python ").split()
     assert script == f"src/{command_line.SCRIPTS[stage]}.py"
     back = checked(arguments, stage)
     assert {name: getattr(back, name) for name in TOLD[stage]} == {n: getattr(options, n) for n in TOLD[stage]}
@@ -176,15 +176,15 @@ def test_a_spelled_command_parses_back_to_the_same_options_and_folders(stage, li
 
 def test_spell_is_short_for_the_defaults_and_takes_changes():
     options = checked([])
-    assert command_line.spell("pretrain", options) == "python src/eval.py -m resnet32 -d digits"
-    assert command_line.spell("assess", options, fs_method="featswap", seed=3) == (
+    assert command_line.command_for("pretrain", options) == "python src/eval.py -m resnet32 -d digits"
+    assert command_line.command_for("assess", options, fs_method="featswap", seed=3) == (
         "python src/select.py -m resnet32 -d digits -f featswap --seed 3"
     )
     assert options.seed == 2021
 
 
 def test_pretrain_is_spelled_without_the_weights_that_later_stages_take_instead():
-    assert "--weights" not in command_line.spell("pretrain", checked(["--weights", "w.pt"]))
+    assert "--weights" not in command_line.command_for("pretrain", checked(["--weights", "w.pt"]))
 
 
 @pytest.mark.parametrize(

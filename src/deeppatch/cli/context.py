@@ -15,7 +15,7 @@ from deeppatch import runtime
 from deeppatch.artifacts import Checkpoint
 from deeppatch.cli import options as command_line
 from deeppatch.cli.locating import Found, Role, locate, locate_all, roles, run_folder
-from deeppatch.cli.naming import idle, own_settings
+from deeppatch.cli.naming import own_settings, unused_options
 from deeppatch.cli.options import StageOptions
 from deeppatch.data import digest, names, sources, views
 from deeppatch.data.corruptions import NOISES, Blur
@@ -111,13 +111,13 @@ class Context:
 
     def command(self, stage: str, **changes: object) -> str:
         """Spell the command that runs `stage` with these options; `changes` override values."""
-        return command_line.spell(stage, self.options, **changes)
+        return command_line.command_for(stage, self.options, **changes)
 
     def checkpoint(self, name: str = "checkpoint.pt", **facts: Any) -> Checkpoint:
         """Return the checkpoint of this stage's training; `facts` join the settings that must not change."""
         self.begin()
         settings = {**self.stage.facts["settings"], **facts}
-        path = self.stage.workplace / name
+        path = self.stage.unfinished / name
         return Checkpoint(path, settings, self.options.resume, writes=self.stage.writes)
 
     def training_options(self) -> dict[str, Any]:
@@ -172,7 +172,7 @@ def open_stage(options: StageOptions, stage: str) -> Context:
     found = locate_all(stage, options)
     device = runtime.pick_device(options.device, options.gpu)
     options = replace(options, device=device.type)  # which `auto` leaves open
-    for name in idle(stage, options):
+    for name in unused_options(stage, options):
         info(f"--{name} {getattr(options, name)} changes nothing in {stage}")
     runtime.prepare(options.seed)
     facts = {

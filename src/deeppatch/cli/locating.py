@@ -1,4 +1,4 @@
-"""Where a stage finds what it reads: told by an option, or the default run's, or the only finished one's."""
+"""Where a stage finds what it reads: the file that an option names, the default run's, or the only finished run's."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from deeppatch.cli.naming import IDENTITIES, artifact_id, model_folder, told
-from deeppatch.cli.options import DEFAULT_K, SPELLED, USUAL_KS, spell
+from deeppatch.cli.naming import IDENTITIES, artifact_id, model_folder, readable_name
+from deeppatch.cli.options import DEFAULT_K, DEFAULT_KS, OPTION_NAMES, command_for
 from deeppatch.errors import MissingArtifact, UserError
 from deeppatch.storage import RECORD, read_given, read_record, sha256
 
@@ -20,7 +20,7 @@ MOST_LISTED = 4
 
 @dataclass(frozen=True)
 class Role:
-    """A part that artifacts play for later stages: `file` of `stage`, or what the option `option` names.
+    """A kind of input: `file` of the earlier stage `stage`, or what the option `option` names.
 
     `changes` are options in which the stage that left it does not follow the one that reads it.
     """
@@ -53,13 +53,13 @@ class Found:
 
 
 def roles(stage: str, options: Any) -> dict[str, Role]:
-    """Return what a stage reads of earlier ones, by the name of the part that it plays; base weights come first."""
+    """Return what a stage reads of earlier ones, by the name of its role; base weights come first."""
     return READS.get(stage, lambda _options: {"base": BASE})(options)
 
 
 def _of_influence(options: Any) -> dict[str, Role]:
     """Index sets, one for each k, but where files are given or the stage extracts them itself."""
-    ks = options.k or USUAL_KS.get(options.action, [DEFAULT_K])
+    ks = options.k or DEFAULT_KS.get(options.action, [DEFAULT_K])
     ks = [] if options.indices or options.action == "sweep" else ks
     return {f"indices of k={k}": Role("influence", "indices.json", "", {"k": k, "augment": False}) for k in ks}
 
@@ -110,12 +110,12 @@ def locate(role: Role, options: Any, base: Found | None = None, patch: Found | N
     be meant.
     """
     reader = SimpleNamespace(**{**vars(options), **role.changes})
-    command = spell(role.stage, options, **_spelled_changes(role))
+    command = command_for(role.stage, options, **_changes_in_command(role))
     if given := getattr(options, role.option, None):
         return _given(Path(given), command)
-    default = model_folder(options) / told(role.stage, reader)
+    default = model_folder(options) / readable_name(role.stage, reader)
     runs = dict(_finished(role, options))
-    same = {folder: record for folder, record in runs.items() if _told_by(record, role) == default.name}
+    same = {folder: record for folder, record in runs.items() if _name_of_run(record, role) == default.name}
     fitting = same
     for read in filter(None, (base, patch)):
         fitting = {f: r for f, r in fitting.items() if read.digest in r["inputs"].values()} or fitting
@@ -129,7 +129,7 @@ def locate(role: Role, options: Any, base: Found | None = None, patch: Found | N
         listed = _listed(role, fitting, reader)
         first = min(fitting) / role.file
         choose = (
-            f"choose one with --{SPELLED.get(role.option, role.option)} {first}"
+            f"choose one with --{OPTION_NAMES.get(role.option, role.option)} {first}"
             if role.option
             else "delete all but one"
         )
@@ -139,7 +139,7 @@ def locate(role: Role, options: Any, base: Found | None = None, patch: Found | N
     raise MissingArtifact(default / role.file, command, _listed(role, runs, reader))
 
 
-def _spelled_changes(role: Role) -> dict[str, object]:
+def _changes_in_command(role: Role) -> dict[str, object]:
     return {name: value for name, value in role.changes.items() if name in ("crt_method", "k")}
 
 
@@ -151,7 +151,7 @@ def _given(path: Path, command: str) -> Found:
 
 
 def _of_run(folder: Path, role: Role, command: str, record: dict[str, Any] | None, *, is_default: bool) -> Found:
-    """Return the file of a run; whoever reads it checks that it is whole and says what mends it."""
+    """Return the file of a run; whoever reads it checks that it is undamaged."""
     digest = str((record or {}).get("outputs", {}).get(role.file, ""))
     return Found(folder / role.file, command, digest, record, is_default)
 
@@ -165,17 +165,17 @@ def _finished(role: Role, options: Any) -> Iterator[tuple[Path, dict[str, Any]]]
 
 
 def _with_damaged_record(default: Path, role: Role) -> Iterator[Path]:
-    """Yield folders that would play the role if their record could be read: whoever reads them says what mends that."""
+    """Yield folders that would play the role if their record were not damaged."""
     for folder in sorted(default.parent.glob(f"{glob.escape(default.name)}*")):
         hashed = re.fullmatch(re.escape(default.name) + "(-[0-9a-f]{6})?", folder.name)
         if hashed and (folder / role.file).exists() and (folder / RECORD).exists() and read_record(folder) is None:
             yield folder
 
 
-def _told_by(record: dict[str, Any], role: Role) -> str | None:
-    """Return the readable name of a finished run as its readers would spell it; None where its record lacks some."""
+def _name_of_run(record: dict[str, Any], role: Role) -> str | None:
+    """Return the readable name of a finished run as later stages would name it; None where its record is incomplete."""
     try:
-        return told(role.stage, SimpleNamespace(**{**record["settings"], **_unread(role)}))
+        return readable_name(role.stage, SimpleNamespace(**{**record["settings"], **_unread(role)}))
     except (KeyError, TypeError, AttributeError, ValueError):
         return None
 
@@ -195,7 +195,7 @@ def _difference(role: Role, record: dict[str, Any], reader: Any) -> str:
     settings = record.get("settings", {})
     usual = record.get("defaults", {})
     identity = IDENTITIES[role.stage]
-    compared = {name: getattr(reader, name, usual.get(name)) for name in identity.told}
+    compared = {name: getattr(reader, name, usual.get(name)) for name in identity.named}
     compared |= {name: usual.get(name) for name in identity.hashed}
     compared |= {name: getattr(reader, name, None) for name in ("bias", "seed", "val_share", "limit")}
     found = [

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deeppatch.cli.options import ANNOTATE, DEFAULT_K, DEFAULT_RATIO, DEFAULT_SEED, USUAL_KS
+from deeppatch.cli.options import ANNOTATE, DEFAULT_K, DEFAULT_KS, DEFAULT_RATIO, DEFAULT_SEED
 from deeppatch.data.names import slug
 from deeppatch.modular.weak_networks import published_weak_network
 from deeppatch.storage import read_given, sha256
@@ -34,10 +34,10 @@ TRAINING = ("lr", "momentum", "weight_decay", "crt_epoch")
 
 @dataclass(frozen=True)
 class Identity:
-    """What a stage's artifacts depend on: `stem` says the options `told`; of `hashed` those off their default count."""
+    """What a stage's artifacts depend on: `stem` shows the options `named`; `hashed` count where off their default."""
 
     stem: Callable[[Any], str]
-    told: tuple[str, ...]
+    named: tuple[str, ...]
     hashed: tuple[str, ...]
 
 
@@ -51,8 +51,8 @@ def artifact_id(stage: str, options: Any, consumed: Mapping[str, str]) -> str:
         if (value := getattr(options, name, None)) != options.defaults.get(name):
             different[name] = _content(value)
     if not different:
-        return told(stage, options)
-    return f"{told(stage, options)}-{sha256(json.dumps(different, sort_keys=True).encode())[:6]}"
+        return readable_name(stage, options)
+    return f"{readable_name(stage, options)}-{sha256(json.dumps(different, sort_keys=True).encode())[:6]}"
 
 
 def hashed(stage: str, options: Any) -> tuple[str, ...]:
@@ -67,20 +67,20 @@ def hashed(stage: str, options: Any) -> tuple[str, ...]:
 
 def own_settings(stage: str, options: Any) -> dict[str, object]:
     """Return all options that a run of a stage depends on, in the order of their names, as JSON holds them."""
-    names = {"model", "dataset", "device", "gpu", "mem", *IN_SUFFIX, *IDENTITIES[stage].told, *hashed(stage, options)}
+    names = {"model", "dataset", "device", "gpu", "mem", *IN_SUFFIX, *IDENTITIES[stage].named, *hashed(stage, options)}
     found = {name: getattr(options, name) for name in sorted(names) if hasattr(options, name)}
     return dict(json.loads(json.dumps(found, default=str)))
 
 
-def idle(stage: str, options: Any) -> list[str]:
+def unused_options(stage: str, options: Any) -> list[str]:
     """Return the options that a stage accepts for the common command line and does not read, and that were given."""
-    read = {*IN_SUFFIX, *INCIDENTAL, *IDENTITIES[stage].told, *hashed(stage, options), *NO_SETTINGS}
+    read = {*IN_SUFFIX, *INCIDENTAL, *IDENTITIES[stage].named, *hashed(stage, options), *NO_SETTINGS}
     return [
         name for name, usual in options.defaults.items() if name not in read and getattr(options, name, usual) != usual
     ]
 
 
-def told(stage: str, options: Any) -> str:
+def readable_name(stage: str, options: Any) -> str:
     """Return the readable part of a name."""
     return IDENTITIES[stage].stem(options) + suffix(options)
 
@@ -148,7 +148,7 @@ def _influence(options: Any) -> str:
 
 def _decompose(options: Any) -> str:
     parts = ["decompose", options.action, *(["head"] if options.head_only else [])]
-    usual = USUAL_KS.get(options.action, [DEFAULT_K])
+    usual = DEFAULT_KS.get(options.action, [DEFAULT_K])
     parts += ["k" + "-".join(map(str, options.k))] if options.k not in (None, usual) else []
     parts += [_given(options.indices)] if options.indices else []
     return "-".join(parts)

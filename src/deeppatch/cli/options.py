@@ -1,4 +1,4 @@
-"""The options of stages as typed values, and how commands are spelled in messages."""
+"""The options of stages as typed values, and the commands that messages show."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from pathlib import Path
 DEFAULT_SEED = 2021
 DEFAULT_RATIO = 0.25
 DEFAULT_K = 5  # features per class
-USUAL_KS = {"mutual-info": [5, 10, 20], "sweep": [5, 8, 10, 15, 20, 25, 30, 40, 50, 64]}  # of some actions of decompose
+DEFAULT_KS = {
+    "mutual-info": [5, 10, 20],
+    "sweep": [5, 8, 10, 15, 20, 25, 30, 40, 50, 64],
+}  # of some actions of decompose
 SCRIPTS = {
     "pretrain": "eval", "assess": "select", "correct": "correct", "evaluate": "switch", "export": "export",
     "influence": "influence", "decompose": "decompose", "modularize": "modularize", "compose": "compose",
@@ -30,7 +33,7 @@ STAGE_SETTINGS: dict[str, dict[str, object]] = {
     "pretrain": {"recipe": "default"}, "evaluate": {"router": "probe"},
     "modularize": {"method": "grad", "no_head": False, "preset": "auto"}, "annotate": ANNOTATE, "relearn": ANNOTATE,
 }  # fmt: skip
-SPELLED = {"weights": "base"}  # options with another name in the code
+OPTION_NAMES = {"weights": "base"}  # options with another name in the code
 STAGES_WITH_RANKING = ("assess", "correct", "evaluate")
 
 
@@ -86,7 +89,7 @@ def call(prefix: str, stage: str) -> str:
     return prefix.format(script=SCRIPTS[stage], stage=stage)
 
 
-def spell(stage: str, options: argparse.Namespace | StageOptions, **changes: object) -> str:
+def command_for(stage: str, options: argparse.Namespace | StageOptions, **changes: object) -> str:
     """Return the command that runs `stage` with the shared ones of these options; `changes` override values."""
     values = {**vars(options), **changes}
     parts = ["-m", values["model"], "-d", values["dataset"]]
@@ -102,5 +105,5 @@ def spell(stage: str, options: argparse.Namespace | StageOptions, **changes: obj
     parts += ["--train"] if stage == "pretrain" and values.get("bias") else []
     for name, default in {**STAGE_SETTINGS.get(stage, {}), **SHARED_SETTINGS}.items():
         if values.get(name, default) != default and (stage, name) not in IGNORED:
-            parts += [f"--{SPELLED.get(name, name)}"] + ([] if values[name] is True else [str(values[name])])
+            parts += [f"--{OPTION_NAMES.get(name, name)}"] + ([] if values[name] is True else [str(values[name])])
     return f"{call(values['prefix'], stage)} {shlex.join(parts)}"

@@ -45,12 +45,12 @@ def metadata(path: Path) -> dict[str, Any]:
 def check_classes(context: Context, meta: Mapping[str, Any], path: Path) -> None:
     """Raise WrongWeights where a file was made for other classes, or for images of another size; both are named."""
     about = context.about
-    for name, told in (("classes", "other classes"), ("image_size", "images of another size")):
+    for name, difference in (("classes", "other classes"), ("image_size", "images of another size")):
         before, now = meta.get(name), about[name]
         if before is not None and before != now:
-            then, today = (", ".join(map(str, each[:8])) + (", ..." if len(each) > 8 else "") for each in (before, now))
+            then, now = (", ".join(map(str, each[:8])) + (", ..." if len(each) > 8 else "") for each in (before, now))
             raise WrongWeights(
-                f"{path} was made for {told}: {then} there, {today} in {context.source.name}; give the data that it "
+                f"{path} was made for {difference}: {then} there, {now} in {context.source.name}; give the data that it "
                 "was made for, or make it again"
             )
 

@@ -84,9 +84,9 @@ def rank_filters(
     """
     _check_arguments(method, refine, eliminate, side)
     images = data.val.to(device_of(model))
-    still = copy.deepcopy(model).eval()
+    scored = copy.deepcopy(model).eval()
     degrade = corruptions.corruption(corruption, seed=seed)
-    run = ScoringRun(still, images, degrade, batch_size, memory, amp, seed, checkpoint)
+    run = ScoringRun(scored, images, degrade, batch_size, memory, amp, seed, checkpoint)
     scorer = SCORERS.get(method)
     if scorer is None:
         return random_ranking(run.widths, seed)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deeppatch.cli.options import DEFAULT_K, USUAL_KS, StageOptions
+from deeppatch.cli.options import DEFAULT_K, DEFAULT_KS, StageOptions
 from deeppatch.decomposition.names import ACTIONS
 from deeppatch.errors import UserError
 
@@ -122,7 +122,7 @@ def run(options: Options) -> None:
 
 def ks(options: Options) -> list[int]:
     """Return the numbers of features of -k, or the defaults of the action."""
-    return options.k or USUAL_KS.get(options.action, [DEFAULT_K])
+    return options.k or DEFAULT_KS.get(options.action, [DEFAULT_K])
 
 
 def _validate(context: Context, last: LastLayer) -> None:

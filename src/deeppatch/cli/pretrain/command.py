@@ -120,7 +120,7 @@ def run_pretrained(options: Options, context: Context) -> None:
     if context.already_finished():
         return
     model = classifier(context, weights)
-    halfway = Halfway(context.stage.workplace / "epochs", options.max_epoch)
+    halfway = Halfway(context.stage.unfinished / "epochs", options.max_epoch)
     if weights is None:
         recipe = replace(
             RECIPES[options.recipe],
