@@ -1,4 +1,4 @@
-"""One writer for each folder: a lock file that names process and host, and that outlives nobody."""
+"""One writer for each folder: a lock file names the process and its host, and is taken over when they are gone."""
 
 from __future__ import annotations
 

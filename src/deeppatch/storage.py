@@ -66,7 +66,7 @@ def replace_folder(new: Path, place: Path) -> None:
 
 
 def recover(place: Path) -> None:
-    """Mend what a process left that was killed within `replace_folder`."""
+    """Finish or undo a `replace_folder` during which the process was killed."""
     aside = _aside(place)
     if not aside.exists():
         return
@@ -77,7 +77,7 @@ def recover(place: Path) -> None:
 
 
 def _keep_foreign_files(old: Path, new: Path) -> None:
-    """Hand over what lies in a folder beside what its record names: a user's own notes, say."""
+    """Copy the files that are not in the record of `old`, such as a user's notes, to `new`."""
     known = {RECORD, *(read_record(old) or {}).get("outputs", {})}
     for path in old.iterdir():
         if path.name not in known and not path.name.endswith(".partial") and not (new / path.name).exists():

@@ -50,8 +50,8 @@ def check_classes(context: Context, meta: Mapping[str, Any], path: Path) -> None
         if before is not None and before != now:
             then, now = (", ".join(map(str, each[:8])) + (", ..." if len(each) > 8 else "") for each in (before, now))
             raise WrongWeights(
-                f"{path} was made for {difference}: {then} there, {now} in {context.source.name}; give the data that it "
-                "was made for, or make it again"
+                f"{path} was made for {difference}: {then} there, {now} in {context.source.name}; give the data "
+                "that it was made for, or make it again"
             )
 
 
