@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,19 @@ class CorrectPredictions:
 
     by_level: Tensor
     in_stream: Tensor
+
+    def accuracies(self, level_names: Sequence[str], mean: str = "mean") -> dict[str, float]:
+        """Return accuracies in percent: those of `metrics.accuracies`, and `mixed` for the stream."""
+        return {**metrics.accuracies(self.by_level, level_names, mean), "mixed": _percent(self.in_stream)}
+
+    def repair_and_break_rates(
+        self, before: CorrectPredictions, level_names: Sequence[str], mean: str = "mean"
+    ) -> dict[str, dict[str, float]]:
+        """Return the rates of `metrics.repair_and_break_rates` against `before`, with `mixed` for the stream."""
+        rates = metrics.repair_and_break_rates(self.by_level, before.by_level, level_names, mean)
+        rates["repair"]["mixed"] = _percent(self.in_stream & ~before.in_stream)
+        rates["break"]["mixed"] = _percent(before.in_stream & ~self.in_stream)
+        return rates
 
 
 def correct_by_level(
@@ -138,9 +151,8 @@ def evaluate(
             continue
         correct = correct_predictions(model, own, chosen, seed=seed, batch_size=batch_size, amp=amp, label=name)
         streams[name] = correct.in_stream.cpu()
-        measured = metrics.accuracies(correct.by_level, chosen.level_names)
-        del measured["append"]
-        rows[name] = {**measured, "mixed": _percent(streams[name])}
+        rows[name] = correct.accuracies(chosen.level_names)
+        del rows[name]["append"]
     if len(named) > 1:
         before = streams[reference]
         for name, row in rows.items():

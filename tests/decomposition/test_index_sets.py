@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from deeppatch.decomposition.index_sets import from_gates, membership, overlap, parse, to_json
+from deeppatch.decomposition.index_sets import common_features, from_gates, membership, overlap, parse, to_json
 from deeppatch.errors import UserError
 
 FILE = Path("some/where.json")
@@ -113,6 +113,7 @@ def test_overlap_is_the_size_of_each_intersection(k, other_k):
     assert found.tolist() == want
     assert found.dtype == torch.int64
     assert len({count for row in want for count in row}) > 1 or k == 12
+    assert common_features(one, other, 12).tolist() == [row[label] for label, row in enumerate(want)]
 
 
 @pytest.mark.parametrize("highest", [True, False])

@@ -79,6 +79,21 @@ def test_indices_are_the_most_frequent_features(k):
         assert found[label].tolist() == order[:k]
 
 
+@pytest.mark.parametrize("k", KS)
+def test_the_table_has_a_row_for_each_class_and_feature(k):
+    found = measure(made("all different"), CLASSES, [k])[0]
+    table = found.table(["cat", "dog", "owl", "elk"])
+    rows = iter(table.itertuples(index=False, name=None))
+    for label, name in enumerate(["cat", "dog", "owl", "elk"]):
+        chosen = found.indices()[label].tolist()
+        for feature in range(WIDTH):
+            rank = chosen.index(feature) + 1 if feature in chosen else 0
+            frequency, share = found.frequency[label, feature].item(), found.share[label, feature].item()
+            assert next(rows) == (name, feature, frequency, share, rank)
+    assert list(table.columns) == ["class", "feature", "frequency", "mean_share", "rank"]
+    assert len(table) == CLASSES * WIDTH
+
+
 @pytest.mark.parametrize("kind", ["all different", "ties", "zeros"])
 def test_several_ks_at_once_equal_one_at_a_time(kind):
     features = made(kind)

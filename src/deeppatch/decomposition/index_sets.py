@@ -64,6 +64,20 @@ def overlap(one: Tensor, other: Tensor, width: int) -> Tensor:
     return (membership(one, width).double() @ membership(other, width).double().T).long()
 
 
+def common_features(one: Tensor, other: Tensor, width: int) -> Tensor:
+    """Return for each class how many features are both in `one` (C, k) and in `other` (C, l), int64 (C,).
+
+    Args:
+        one: The indices of the features of each class.
+        other: Other indices for the same classes.
+        width: The number of features that there are.
+
+    >>> common_features(torch.tensor([[0, 1], [2, 3]]), torch.tensor([[1, 0], [3, 4]]), 5)
+    tensor([2, 1])
+    """
+    return (membership(one, width) & membership(other, width)).sum(1)
+
+
 def from_gates(gates: Tensor, k: int, *, highest: bool) -> Tensor:
     """Return the k features of highest or lowest gate for each class (Liang et al., ECCV 2020), int64 (C, k).
 

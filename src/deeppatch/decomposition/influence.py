@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -45,6 +46,33 @@ class Influence:
         frequency = self.frequency.gather(1, by_share)
         order = frequency.sort(dim=1, descending=True, stable=True).indices
         return by_share.gather(1, order)[:, : self.k]
+
+    def table(self, classes: Sequence[str]) -> pd.DataFrame:
+        """Return a row for each class and feature, in this order.
+
+        Args:
+            classes: The names of the C classes.
+
+        Returns:
+            The columns `class`, `feature` (its index), `frequency`, `mean_share`, and `rank`: from 1 for the most
+            frequent of the k features of the class to k, and 0 for features that are not among these.
+
+        >>> found = Influence(1, torch.tensor([[0.2, 0.8]]), torch.tensor([[0.4, 0.6]]), torch.tensor([0.7]))
+        >>> found.table(["cat"])["rank"].tolist()
+        [0, 1]
+        """
+        count, width = self.frequency.shape
+        rank = torch.zeros(count, width, dtype=torch.long)
+        rank.scatter_(1, self.indices(), torch.arange(1, self.k + 1).expand(count, -1))
+        return pd.DataFrame(
+            {
+                "class": [name for name in classes for _ in range(width)],
+                "feature": list(range(width)) * count,
+                "frequency": self.frequency.flatten(),
+                "mean_share": self.share.flatten(),
+                "rank": rank.flatten(),
+            }
+        )
 
 
 def influence(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 
+import pandas as pd
 import torch
 from torch import Tensor, fx, nn
 
@@ -56,6 +57,14 @@ class Analysis:
     def sensitive(self, drop: float = 0.05, share: float = 0.5) -> list[int]:
         """Return the layers whose accuracy falls by more than `drop` when modules keep a `share` of kernels."""
         return sensitivity.sensitive(self.sensitivity, drop, share)
+
+    def table(self, drop: float = 0.05, share: float = 0.5) -> pd.DataFrame:
+        """Return a row for each layer: `layer`, its accuracy in percent for each share of kernels, and `sensitive`."""
+        found = pd.DataFrame(100 * self.sensitivity, columns=[f"{ratio:g}" for ratio in sensitivity.RATIOS])
+        found.insert(0, "layer", [layer.name for layer in self.layers])
+        sensitive = self.sensitive(drop, share)
+        found["sensitive"] = [index in sensitive for index in range(len(self.layers))]
+        return found
 
     def inputs(self, images: Images) -> Tensor:
         """Return normalised images (N, C, H, W)."""

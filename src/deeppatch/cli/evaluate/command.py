@@ -64,11 +64,9 @@ def run(options: Options) -> None:
     from deeppatch.cli.context import open_stage
     from deeppatch.cli.evaluate.inputs import finetuned_if_there
     from deeppatch.cli.evaluate.report import show_calibration, write_report
-    from deeppatch.cli.predecessors import base_model, load_patch, patched_copy
-    from deeppatch.data import views
-    from deeppatch.evaluation import correct_predictions, oracle_router
+    from deeppatch.cli.predecessors import base_model, load_patch
     from deeppatch.patching.calibration import fit_switch
-    from deeppatch.patching.routing import route_by_level
+    from deeppatch.patching.comparison import compare_networks
 
     context = open_stage(options, STAGE)
     model = base_model(context)
@@ -88,15 +86,7 @@ def run(options: Options) -> None:
         **batches,
     )
     show_calibration(switched.calibration)
-
-    test, settings = context.data.test, {**batches, "seed": options.seed}
-    networks = {"pretrained": model, "finetuned": tuned, "patched always on": patched_copy(context, model, patch)}
-    correct = {
-        name: correct_predictions(network, test, context.blur, label=name, **settings)
-        for name, network in networks.items()
-        if network is not None
-    }
-    correct["switched"], routing = route_by_level(switched, test, context.blur, **settings)
-    stream = views.mixed_stream(test, context.blur, options.batch_size, options.seed)
-    correct["oracle router"] = oracle_router(correct["pretrained"], correct["patched always on"], stream)
-    write_report(context, correct, routing, switched)
+    comparison = compare_networks(
+        model, patch, switched, context.data, context.blur, finetuned=tuned, seed=options.seed, **batches
+    )
+    write_report(context, comparison, switched)

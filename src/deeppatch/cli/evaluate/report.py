@@ -6,8 +6,7 @@ from typing import Any
 
 from deeppatch import metrics
 from deeppatch.cli.context import Context
-from deeppatch.evaluation import CorrectPredictions
-from deeppatch.patching.routing import Routing
+from deeppatch.patching.comparison import Comparison
 from deeppatch.patching.switched import SwitchedModel
 from deeppatch.progress import info
 from deeppatch.report import plots, scores
@@ -27,16 +26,11 @@ def show_calibration(facts: dict[str, Any]) -> None:
         info(f"router: with so few images the bound is at least {least:.2f} points, so no loss on val was allowed")
 
 
-def write_report(
-    context: Context, answers: dict[str, CorrectPredictions], routing: Routing, switched: SwitchedModel
-) -> None:
+def write_report(context: Context, comparison: Comparison, switched: SwitchedModel) -> None:
     """Write the router, metrics.json, metrics.csv, router.csv, accuracy.png and the record; print the tables."""
-    options, stage, levels = context.options, context.stage, context.blur.level_names
-    accuracy = {name: _accuracies(each, levels) for name, each in answers.items()}
-    before = answers["pretrained"]
-    changed = {name: _changes(each, before, levels) for name, each in answers.items() if name != "pretrained"}
-    routing_metrics = metrics.router_metrics(routing.scores, routing.switched, levels, MEAN)
-    images = len(context.data.test)
+    options, stage = context.options, context.stage
+    accuracy, changed = comparison.accuracies(MEAN), comparison.changes(MEAN)
+    routing_metrics, images = comparison.router_metrics(MEAN), comparison.images
     stage.write_json(
         "metrics.json",
         {
@@ -57,7 +51,8 @@ def write_report(
     stage.write_table("metrics.csv", scores.with_changes(table, changed))
     router_table = scores.routing_table(routing_metrics)
     stage.write_table("router.csv", router_table)
-    curves = {name: [row[view] for view in metrics.view_names(levels)] for name, row in accuracy.items()}
+    views = metrics.view_names(comparison.level_names)
+    curves = {name: [row[view] for view in views] for name, row in accuracy.items()}
     title = f"{options.model} on {context.source.name}, {images} test images"
     stage.write("accuracy.png", plots.accuracy_against_blur(curves, context.sigmas, title))
     assert switched.router is not None
@@ -70,17 +65,3 @@ def write_report(
     print(f"\nrouter: {options.router}, one decision a {options.switch}")
     print(scores.format_table(router_table))
     info(f"accuracy in percent on {images} test images; written to {stage.folder}")
-
-
-def _accuracies(correct: CorrectPredictions, levels: tuple[str, ...]) -> dict[str, float]:
-    in_stream = 100 * correct.in_stream.double().mean().item()
-    return {**metrics.accuracies(correct.by_level, levels, MEAN), "mixed": in_stream}
-
-
-def _changes(
-    correct: CorrectPredictions, before: CorrectPredictions, levels: tuple[str, ...]
-) -> dict[str, dict[str, float]]:
-    changed = metrics.repair_and_break_rates(correct.by_level, before.by_level, levels, MEAN)
-    changed["repair"]["mixed"] = 100 * (correct.in_stream & ~before.in_stream).double().mean().item()
-    changed["break"]["mixed"] = 100 * (before.in_stream & ~correct.in_stream).double().mean().item()
-    return changed

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-import torch
 from torch import Tensor
 
 from deeppatch.cli.context import Context
@@ -38,7 +36,7 @@ def write_influence(context: Context, influence: Influence, images: int, given: 
             "compared": compared,
         },
     )
-    stage.write_table("influence.csv", table(influence, indices, names))
+    stage.write_table("influence.csv", influence.table(names))
     title = f"{context.options.model} on {context.source.name}, k = {influence.k}, {images} training images"
     stage.write("influence.png", plots.influence(influence.frequency.tolist(), indices.tolist(), names, title))
     shared = index_sets.overlap(indices, indices, width)
@@ -50,27 +48,11 @@ def write_influence(context: Context, influence: Influence, images: int, given: 
 
 def compare(stage: Stage, indices: Tensor, given: list[tuple[Path, Tensor]], width: int) -> dict[str, Any]:
     """Return by file how many features of each class are also those of the given files of this k."""
-    common_features: dict[str, Any] = {}
+    compared: dict[str, Any] = {}
     for path, other in given:
         if other.shape[1] == indices.shape[1]:
             stage.inherit(path, path.read_bytes())
-            common_features[path.name] = index_sets.overlap(indices, other, width).diagonal().tolist()
-            per_class = " ".join(map(str, common_features[path.name]))
+            compared[path.name] = index_sets.common_features(indices, other, width).tolist()
+            per_class = " ".join(map(str, compared[path.name]))
             info(f"k = {indices.shape[1]}: in common with {path.name}, by class: {per_class}")
-    return common_features
-
-
-def table(influence: Influence, indices: Tensor, names: tuple[str, ...]) -> pd.DataFrame:
-    """Return one row for each class and feature: frequency, mean share, and the rank of those that were chosen."""
-    classes, width = influence.frequency.shape
-    rank = torch.zeros(classes, width, dtype=torch.long)
-    rank.scatter_(1, indices, torch.arange(1, influence.k + 1).expand(classes, -1))
-    return pd.DataFrame(
-        {
-            "class": [name for name in names for _ in range(width)],
-            "feature": list(range(width)) * classes,
-            "frequency": influence.frequency.flatten(),
-            "mean_share": influence.share.flatten(),
-            "rank": rank.flatten(),
-        }
-    )
+    return compared

@@ -125,6 +125,7 @@ def run(options: Options) -> None:
     from deeppatch.cli.modularize.inputs import data_of, settings_of
     from deeppatch.cli.predecessors import base_model
     from deeppatch.modular.analysis import analyse
+    from deeppatch.modular.measuring import measure_modules
     from deeppatch.modular.splitting import search
 
     context = open_stage(options, STAGE)
@@ -141,7 +142,9 @@ def run(options: Options) -> None:
         modules = search(analysis, data, settings_of(context), amp=options.amp, seed=options.seed, checkpoint=searching)
     context.stage.write("modules.safetensors", modules.to_bytes())
     with timed("evaluation", seconds):
-        facts = report.modules(context, model, data, analysis, modules)
+        found = measure_modules(model, modules, data, batch_size=options.batch_size)
+        assert modules.history is not None
+        facts = report.modules(context, analysis, modules.history, found)
     context.stage.write_json("metrics.json", {**facts, "seconds": seconds})
     context.stage.finish()
     for checkpoint in (analysing, searching):

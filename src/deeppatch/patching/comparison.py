@@ -1,0 +1,126 @@
+"""Compare a model with its patch: always applied, switched by a router, and switched by a perfect router."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from deeppatch import metrics
+from deeppatch.data import corruptions, views
+from deeppatch.data.dataset import Data
+from deeppatch.evaluation import CorrectPredictions, correct_predictions, oracle_router
+from deeppatch.graph.hooks import eval_mode
+from deeppatch.patching.patch_file import Patch
+from deeppatch.patching.routing import Routing, route_by_level
+from deeppatch.patching.switched import SwitchedModel
+from deeppatch.zoo.classifier import device_of
+
+PRETRAINED = "pretrained"
+FINETUNED = "finetuned"
+ALWAYS = "patched always on"
+SWITCHED = "switched"
+ORACLE = "oracle router"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Which test images each network classifies correctly, and how the switched model routes them.
+
+    Args:
+        level_names: The names of the levels of the corruption, without clean.
+        correct: The correct predictions by name of the network: `pretrained`, `finetuned` if there is one,
+            `patched always on`, `switched`, and `oracle router`, which is an upper limit for every router.
+        routing: The scores and decisions of the switched model's router.
+    """
+
+    level_names: tuple[str, ...]
+    correct: dict[str, CorrectPredictions]
+    routing: Routing
+
+    @property
+    def images(self) -> int:
+        """The number of test images."""
+        return self.routing.scores.shape[1]
+
+    def accuracies(self, mean: str = "mean") -> dict[str, dict[str, float]]:
+        """Return the accuracies of each network, in percent.
+
+        Keys are clean, each level, `mean` for the mean over the levels, append for the mean with clean, and mixed.
+        """
+        return {name: each.accuracies(self.level_names, mean) for name, each in self.correct.items()}
+
+    def changes(self, mean: str = "mean") -> dict[str, dict[str, dict[str, float]]]:
+        """Return the `repair` and `break` rates of each other network against the pretrained one, in percent.
+
+        Both have the keys of `accuracies`.
+        """
+        before = self.correct[PRETRAINED]
+        others = {name: each for name, each in self.correct.items() if name != PRETRAINED}
+        return {name: each.repair_and_break_rates(before, self.level_names, mean) for name, each in others.items()}
+
+    def router_metrics(self, mean: str = "mean") -> dict[str, Any]:
+        """Return the measures of the router's decisions; see `metrics.router_metrics`."""
+        return metrics.router_metrics(self.routing.scores, self.routing.switched, self.level_names, mean)
+
+
+def compare_networks(
+    model: nn.Module,
+    patch: Patch,
+    switched: SwitchedModel,
+    data: Data,
+    corruption: Any,
+    *,
+    finetuned: nn.Module | None = None,
+    batch_size: int = 256,
+    amp: bool = False,
+    seed: int = 2021,
+) -> Comparison:
+    """Measure a model on test, clean and degraded, as it is and with its patch in each way of use.
+
+    Args:
+        model: The classifier that the patch was trained on; it is not changed.
+        patch: The patch that `train_patch` returned.
+        switched: The switched model that `fit_switch` returned for both, on the same device.
+        data: The data; the part `test` is measured, and two images of `val` are run through the network once.
+        corruption: What `deeppatch.corruption` takes or returns.
+        finetuned: A fine-tuned classifier to compare with, on the same device.
+        batch_size: The number of images in a batch.
+        amp: Whether networks run in bfloat16.
+        seed: The seed of the mixed stream, in which each image is degraded with probability 1/2.
+
+    Returns:
+        The correct predictions of each network; their accuracies and changes are methods of the result.
+
+    Raises:
+        StaleArtifact: When the patch was trained on another model.
+
+    >>> import torch
+    >>> from deeppatch.patching.calibration import fit_switch
+    >>> from deeppatch.patching.training import train_patch
+    >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    >>> pixels, labels = torch.rand(40, 3, 12, 16), torch.arange(40) % 2
+    >>> data = Data.of((pixels, labels), (pixels, labels))
+    >>> patch = train_patch(model, data, "gaussian-blur", {"0": [1, 2]}, epochs=1)
+    >>> switched = fit_switch(model, patch, data, "gaussian-blur")
+    >>> found = compare_networks(model, patch, switched, data, "gaussian-blur")
+    >>> list(found.accuracies())
+    ['pretrained', 'patched always on', 'switched', 'oracle router']
+    >>> sorted(found.changes()["switched"])
+    ['break', 'repair']
+    """
+    degrade = corruptions.corruption(corruption, seed=seed)
+    device = device_of(model)
+    test = data.test.to(device)
+    networks = {PRETRAINED: model, FINETUNED: finetuned, ALWAYS: patch.apply(model, data.example.to(device))}
+    correct = {
+        name: correct_predictions(network, test, degrade, batch_size=batch_size, amp=amp, seed=seed, label=name)
+        for name, network in networks.items()
+        if network is not None
+    }
+    with eval_mode(switched):
+        correct[SWITCHED], routing = route_by_level(switched, test, degrade, batch_size=batch_size, amp=amp, seed=seed)
+    stream = views.mixed_stream(test, degrade, batch_size, seed)
+    correct[ORACLE] = oracle_router(correct[PRETRAINED], correct[ALWAYS], stream)
+    return Comparison(tuple(degrade.level_names), correct, routing)
