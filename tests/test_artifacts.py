@@ -253,6 +253,18 @@ def test_the_order_of_settings_does_not_matter(tmp_path):
     assert Checkpoint(tmp_path / "checkpoint.pt", reordered, True).load() == {"epoch": 3}
 
 
+def test_a_checkpoint_with_further_settings_is_the_same_file_which_they_guard(tmp_path):
+    checkpoint(tmp_path, resume=False).with_settings(start="a").save({"epoch": 3})
+    again = checkpoint(tmp_path)
+    assert again.with_settings(start="a").load() == {"epoch": 3}
+    assert checkpoint(tmp_path, start="a").load() == {"epoch": 3}
+    for other in (again, again.with_settings(start="b")):
+        with pytest.raises(StaleArtifact, match=r"\(start\)"):
+            other.load()
+    silent = Checkpoint(tmp_path / "checkpoint.pt", SETTINGS, True, writes=False)
+    assert not silent.with_settings(start="a").writes
+
+
 @pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.9, 0.999])
 def test_a_truncated_checkpoint_is_named_with_what_to_do(tmp_path, share):
     checkpoint(tmp_path).save({"epoch": 3, "model": state()})

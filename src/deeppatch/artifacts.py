@@ -67,6 +67,10 @@ class Checkpoint:
         if not resume:
             self.remove()
 
+    def with_settings(self, **settings: Any) -> Checkpoint:
+        """Return the same checkpoint with further settings that must not change."""
+        return Checkpoint(self.path, {**json.loads(self.settings), **settings}, resume=True, writes=self.writes)
+
     def save(self, state: dict[str, Any]) -> None:
         """Replace the checkpoint."""
         if not self.writes:

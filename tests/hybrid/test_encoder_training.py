@@ -42,6 +42,7 @@ def test_an_encoder_is_kept_by_all_that_it_depends_on(data, tiny, tmp_path, monk
         return train_encoder(lambda: copy.deepcopy(tiny.network), data, pool, settings, cache=ContentCache(tmp_path))
 
     pool = 255 - data.train.pixels[:20]
+    before = torch.get_rng_state()
     first = trained(pool)
     assert first.facts["images"] == 80
     features = first(data.test.pixels)
@@ -52,5 +53,6 @@ def test_an_encoder_is_kept_by_all_that_it_depends_on(data, tiny, tmp_path, monk
     assert len(list(tmp_path.iterdir())) == 3
     monkeypatch.setattr(encoder_training, "fit", lambda *_a, **_k: pytest.fail("it is kept"))
     again = trained(pool)
+    assert torch.equal(torch.get_rng_state(), before), "trained or kept, the caller's random state is restored"
     assert again.facts == first.facts
     assert torch.equal(again(data.test.pixels), features)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import pytest
+import safetensors.torch
 import torch
 from torch import nn
 
-from deeppatch.artifacts import state_digest
+from deeppatch.artifacts import Checkpoint, state_digest
 from deeppatch.cache import ContentCache
 from deeppatch.data.dataset import Data
 from deeppatch.data.images import Images
-from deeppatch.errors import UserError
+from deeppatch.errors import StaleArtifact, UserError
 from deeppatch.hybrid import relearning, semisupervised
-from deeppatch.hybrid.choosing import choose_labels
-from deeppatch.hybrid.relearning import relearn, semi_supervised_data
+from deeppatch.hybrid.choosing import choose, choose_labels
+from deeppatch.hybrid.relearning import relearn, repair_from_warm_start, semi_supervised_data, warm_start_facts
 from deeppatch.hybrid.selection import supervised
+from deeppatch.hybrid.selection_methods import SelectionInputs
 from deeppatch.hybrid.training_data import Recipe, RepairSettings
 
 RECIPE = Recipe(batch=8, steps=2)
@@ -61,10 +63,12 @@ def test_images_of_one_s_own_are_chosen_labelled_and_learnt_from(own, data, meth
         relearn(own, data, pool.pixels, selection, epochs=1, recipe=RECIPE)
     labelled = selection.with_labels(pool.labels[selection.bought])
     cache = ContentCache(tmp_path)
+    random_state = torch.get_rng_state()
     repaired = [
         relearn(own, data, pool.pixels, labelled, epochs=2, lr=0.01, views=2, recipe=RECIPE, cache=each)
         for each in (cache, cache, None)
     ]
+    assert torch.equal(torch.get_rng_state(), random_state), "the caller's random state is restored"
     assert state_digest(own.state_dict()) == before, "the model stays as it was"
     assert own.training
     assert len({state_digest(each.state_dict()) for each in repaired}) == 1, "found or made, the warm start is the same"
@@ -73,6 +77,19 @@ def test_images_of_one_s_own_are_chosen_labelled_and_learnt_from(own, data, meth
     assert len(repaired[0].history.loss) == 2
     assert all(0 <= each["test"] <= 1 for each in repaired[0].history.watched)
     assert repaired[0](pool.pixels.float() / 255).shape == (50, 3)
+
+
+@pytest.mark.parametrize("method", ["hybrid", "gini", "none"])
+def test_a_choice_says_why_each_image_was_chosen(own, data, method):
+    pool = stripes(50, 4)
+    inputs = SelectionInputs(own.eval(), pool.pixels, data.train.pixels, seed=2021, views=1)
+    choice = choose(inputs, "10%", method=method, oracle=pool.labels)
+    known = choose_labels(own, pool.pixels, data, "10%", method=method, views=1, oracle=pool.labels)
+    assert choice.selection.to_bytes() == known.to_bytes()
+    assert choice.labels_bought == len(choice.reasons) == len(choice.clusters) == (0 if method == "none" else 5)
+    assert choice.predictions.shape == (50, 3)
+    with pytest.raises(UserError, match="method 'best' is unknown"):
+        choose(inputs, 5, method="best")
 
 
 def test_labels_of_a_tensor_and_of_a_function_are_the_same(own, data):
@@ -110,6 +127,43 @@ def test_a_mistake_is_one_line(own, data, budget, method, said):
         choose_labels(own, stripes(50, 4).pixels, data, budget, method=method)
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_an_unknown_use_is_refused_with_those_that_there_are(own, data):
+    selection = supervised(torch.arange(3), torch.arange(3))
+    with pytest.raises(UserError, match="use='anything' is unknown; choose from both, labels, unlabelled"):
+        relearn(own, data, stripes(50, 4).pixels, selection, use="anything")
+
+
+def test_a_repair_returns_its_warm_start_and_its_history_too(own, data, tmp_path):
+    pool, selection, cache = stripes(50, 4).pixels, supervised(torch.arange(3), torch.arange(3)), ContentCache(tmp_path)
+    settings = RepairSettings(epochs=2, lr=0.01)
+    found = repair_from_warm_start(own, data, pool, selection, settings, recipe=RECIPE, cache=cache)
+    (kept,) = tmp_path.iterdir()
+    assert kept == cache.path(warm_start_facts(own, data.train, RECIPE, settings))
+    digests = [state_digest(each.state_dict()) for each in (own, found.start, found.repaired)]
+    assert len(set(digests)) == 3
+    assert state_digest(safetensors.torch.load_file(kept)) == digests[1]
+    assert len(found.history.loss) == 2
+    again = relearn(own, data, pool, selection, epochs=2, lr=0.01, recipe=RECIPE)
+    assert state_digest(again.state_dict()) == digests[2]
+    assert again.history.loss == found.history.loss
+
+
+def test_both_trainings_go_on_from_their_checkpoints_which_belong_to_one_selection(own, data, tmp_path):
+    pool, selection, settings = stripes(50, 4).pixels, supervised(torch.arange(3), torch.arange(3)), RepairSettings(2)
+
+    def repaired(selection, *, resume):
+        named = {name: Checkpoint(tmp_path / name, {}, resume) for name in ("start_checkpoint", "checkpoint")}
+        return repair_from_warm_start(own, data, pool, selection, settings, recipe=RECIPE, **named)
+
+    first = repaired(selection, resume=False)
+    assert {path.name for path in tmp_path.iterdir()} == {"start_checkpoint", "checkpoint"}
+    again = repaired(selection, resume=True)
+    for before, after in ((first.start, again.start), (first.repaired, again.repaired)):
+        assert state_digest(before.state_dict()) == state_digest(after.state_dict())
+    with pytest.raises(StaleArtifact, match=r"a run with other settings \(selection\)"):
+        repaired(supervised(torch.arange(3), torch.zeros(3, dtype=torch.long)), resume=True)
 
 
 @pytest.mark.parametrize("labels", [[0, 1], [0, 1, -1], [[0, 1, 2]]])

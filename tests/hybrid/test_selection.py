@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
 from deeppatch.errors import StaleArtifact
-from deeppatch.hybrid.selection import Selection, selection_from_bytes, semi_supervised, supervised
+from deeppatch.hybrid.selection import UNKNOWN, Selection, selection_from_bytes, semi_supervised, supervised
 
 PARTS = ("bought", "labels", "members", "lender", "unlabelled", "weights")
 
@@ -19,6 +21,18 @@ def selection() -> Selection:
 
 def test_members_have_the_labels_of_their_lenders(selection):
     assert selection.member_labels.tolist() == [0, 1, 1, 0]
+
+
+@pytest.mark.parametrize(("use", "counted"), [("both", (2, 4, 3)), ("labels", (2, 4, 0)), ("unlabelled", (0, 0, 3))])
+def test_counts_are_of_what_is_used(selection, use, counted):
+    assert tuple(selection.counts(use).values()) == counted
+
+
+def test_a_label_that_is_unknown_or_bought_twice_is_not_counted(selection):
+    unknown = dataclasses.replace(selection, labels=torch.tensor([1, UNKNOWN]))
+    assert unknown.counts() == {"labels_bought": 1, "labelled_images": 2, "unlabelled_images": 3}
+    twice = dataclasses.replace(selection, bought=torch.tensor([4, 4]))
+    assert twice.counts()["labels_bought"] == 1
 
 
 def test_a_selection_survives_being_written_with_more_facts(selection, tmp_path):

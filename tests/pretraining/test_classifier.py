@@ -14,10 +14,11 @@ from deeppatch.data.dataset import Data
 from deeppatch.data.images import Images, to_float
 from deeppatch.pretraining import classifier
 from deeppatch.pretraining.classifier import train_classifier
-from deeppatch.pretraining.normalisation import check_normalisation, normalisation_of
+from deeppatch.pretraining.normalisation import check_normalisation, of_training_images
 from deeppatch.pretraining.recipes import RECIPES, Recipe
 from deeppatch.zoo.classifier import Classifier
 from deeppatch.zoo.entries import COMMON_STATS
+from deeppatch.zoo.normalisation import OF_TRAINING_IMAGES
 
 
 @pytest.fixture
@@ -122,7 +123,9 @@ def test_constants_that_explain_a_low_accuracy_are_found():
 
 
 def test_normalisation_is_that_of_the_channels(data):
-    mean, std = normalisation_of(data.train)
+    found = of_training_images(data.train)
+    mean, std = found.mean, found.std
+    assert found.origin == OF_TRAINING_IMAGES
     pixels = to_float(data.train.pixels)
     for channel in range(3):
         assert mean[channel] == pytest.approx(pixels[:, channel].mean().item())

@@ -12,7 +12,7 @@ from deeppatch.errors import UserError
 from deeppatch.hybrid.budget import affordable
 from deeppatch.hybrid.oracle import Labels, Oracle
 from deeppatch.hybrid.selection import Selection
-from deeppatch.hybrid.selection_methods import METHODS, SelectionInputs
+from deeppatch.hybrid.selection_methods import METHODS, Choice, SelectionInputs
 
 
 def choose_labels(
@@ -64,11 +64,40 @@ def choose_labels(
     >>> selection.with_labels(torch.tensor([0, 1, 1, 0])).labels.tolist()
     [0, 1, 1, 0]
     """
-    if method not in METHODS:
-        raise UserError(f"method {method!r} is unknown; choose from {', '.join(METHODS)}")
-    count = affordable(budget, len(pool_pixels))
     device = next(model.parameters()).device
     train = data.train.pixels[:].to(device)
     inputs = SelectionInputs(model, pool_pixels.to(device), train, seed, views, encode, batch_size, amp)
-    selection = METHODS[method](inputs, Oracle(oracle, count), count).selection
-    return replace(selection, facts={**selection.facts, "method": method})
+    return choose(inputs, budget, method=method, oracle=oracle).selection
+
+
+def choose(
+    inputs: SelectionInputs, budget: int | str, *, method: str = "hybrid", oracle: Labels | None = None
+) -> Choice:
+    """Choose as `choose_labels` does, and return also why each image was chosen.
+
+    Args:
+        inputs: The model, the pool and the training images, all on one device. What a method computes of them, such as
+            `inputs.embeddings`, can be read afterwards without computing it again.
+        budget: The number of labels to buy, or a share of the pool such as "1%".
+        method: A key of METHODS.
+        oracle: The labels of the pool, int64 (N,), or a function from indices (B,) to labels (B,), or None.
+
+    Returns:
+        The selection with, for each chosen image, the reason and its cluster, and with the predictions for the pool.
+
+    Raises:
+        UserError: When the method is unknown, or the budget allows no label, or more than the pool has.
+
+    >>> import torch
+    >>> pixels = torch.randint(0, 256, (60, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    >>> network = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
+    >>> choice = choose(SelectionInputs(network, pixels[20:], pixels[:20], seed=2021), 2, method="random")
+    >>> choice.reasons, choice.labels_bought, tuple(choice.predictions.shape)
+    (['drawn at random', 'drawn at random'], 2, (40, 2))
+    """
+    if method not in METHODS:
+        raise UserError(f"method {method!r} is unknown; choose from {', '.join(METHODS)}")
+    count = affordable(budget, len(inputs.pool))
+    choice = METHODS[method](inputs, Oracle(oracle, count), count)
+    selection = replace(choice.selection, facts={**choice.selection.facts, "method": method})
+    return replace(choice, selection=selection)

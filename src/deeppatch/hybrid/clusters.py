@@ -68,11 +68,11 @@ def propagation_targets(pool_clusters: PoolClusters, chosen: Tensor, reach: int 
 
     Args:
         pool_clusters: The clusters.
-        chosen: The clusters sources centres are labelled, (B,).
+        chosen: The clusters whose centres are labelled, (B,).
         reach: The number of images of a cluster that get its label, the nearest to its centre (default: all).
 
     Returns:
-        The images (M,), and for each the cluster sources label it gets, (M,), as an index in `chosen`.
+        The images (M,), and for each the cluster whose label it gets, (M,), as an index in `chosen`.
     """
     source = torch.full_like(pool_clusters.centers, -1)
     source[chosen] = torch.arange(len(chosen), device=chosen.device)

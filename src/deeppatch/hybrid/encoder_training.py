@@ -16,7 +16,7 @@ from deeppatch.data.views import to_float
 from deeppatch.features import pixels_digest
 from deeppatch.hybrid.encoder import Encoder, PositivePairs, contrastive_loss, neighbours_accuracy
 from deeppatch.progress import info
-from deeppatch.training import fit, last_epoch, sgd
+from deeppatch.training import fit, last_epoch, seeded, sgd
 from deeppatch.zoo.classifier import Classifier
 
 # of SimCLR for small images and batches of 128
@@ -68,16 +68,16 @@ def train_encoder(
     train = data.train.pixels[:]
     images = torch.cat([train, pool_pixels])
     mean, std = (tensor.tolist() for tensor in torch.std_mean(to_float(train), (0, 2, 3))[::-1])
-    torch.manual_seed(settings.seed)
-    encoder = Encoder(Classifier(build(), mean, std).to(images.device), data.example)
-    encoder.to(images.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    key = {**asdict(settings), "device": images.device.type, "mirror": data.mirror, "images": pixels_digest(images)}
-    cached = cache.read(key) if cache else None
-    if cache and cached:
-        info(f"inherited {cache.path(key)}")
-        encoder.load_state_dict(cached.tensors)
-        return TrainedEncoder(encoder, settings, cached.notes)
-    facts = fit_encoder(encoder, images, data, settings, checkpoint)
+    with seeded(settings.seed):
+        encoder = Encoder(Classifier(build(), mean, std).to(images.device), data.example)
+        encoder.to(images.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        key = {**asdict(settings), "device": images.device.type, "mirror": data.mirror, "images": pixels_digest(images)}
+        cached = cache.read(key) if cache else None
+        if cache and cached:
+            info(f"inherited {cache.path(key)}")
+            encoder.load_state_dict(cached.tensors)
+            return TrainedEncoder(encoder, settings, cached.notes)
+        facts = fit_encoder(encoder, images, data, settings, checkpoint)
     if cache:
         cache.write(key, Entry(encoder.state_dict(), facts))
     return TrainedEncoder(encoder, settings, facts)

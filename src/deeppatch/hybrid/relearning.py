@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,15 +12,33 @@ from torch import Tensor, nn
 
 from deeppatch import runtime
 from deeppatch.artifacts import Checkpoint, state_digest
-from deeppatch.cache import ContentCache, Entry
+from deeppatch.cache import ContentCache, Entry, content_key
 from deeppatch.data.augmix import views as augmix_views
 from deeppatch.data.dataset import Data
+from deeppatch.data.images import Images
 from deeppatch.errors import DataProblem, UserError
 from deeppatch.hybrid.consistency import consistency
+from deeppatch.hybrid.names import USES
 from deeppatch.hybrid.selection import UNKNOWN, Selection
 from deeppatch.hybrid.semisupervised import repair
 from deeppatch.hybrid.training_data import Recipe, RepairSettings, SemiSupervisedData, known_and_weights
-from deeppatch.training import accuracy_on
+from deeppatch.progress import info
+from deeppatch.training import History, accuracy_on
+
+
+@dataclass(frozen=True)
+class Relearned:
+    """The result of a repair.
+
+    Args:
+        start: The warm start: the accuracy before repair is that of this network.
+        repaired: The repaired copy after the last epoch, in eval mode.
+        history: The history of the repair; `watched` has the accuracy on test after each epoch.
+    """
+
+    start: nn.Module
+    repaired: nn.Module
+    history: History
 
 
 def relearn(
@@ -61,8 +79,8 @@ def relearn(
         `deeppatch.training.History` of the repair; `history.watched` has the accuracy on test after each epoch.
 
     Raises:
-        UserError: When a label is missing, there are no unlabelled images to use, or the model classifies no
-            training image correctly.
+        UserError: When a label is missing, there are no unlabelled images to use, `use` is unknown, or the model
+            classifies no training image correctly.
 
     Li, Chen and Xu, "HybridRepair: towards annotation-efficient repair for deep learning models", ISSTA 2022.
 
@@ -78,22 +96,90 @@ def relearn(
     >>> len(repaired.history.loss)
     2
     """
+    relearned = repair_from_warm_start(
+        model,
+        data,
+        pool_pixels,
+        selection,
+        RepairSettings(epochs, lr, seed=seed, amp=amp),
+        use=use,
+        views=views,
+        recipe=recipe,
+        cache=cache,
+        checkpoint=checkpoint,
+    )
+    relearned.repaired.history = relearned.history  # type: ignore[assignment]
+    return relearned.repaired
+
+
+def repair_from_warm_start(
+    model: nn.Module,
+    data: Data,
+    pool_pixels: Tensor,
+    selection: Selection,
+    settings: RepairSettings,
+    *,
+    use: str = "both",
+    views: int = 8,
+    recipe: Recipe | None = None,
+    cache: ContentCache | None = None,
+    start_checkpoint: Checkpoint | None = None,
+    checkpoint: Checkpoint | None = None,
+) -> Relearned:
+    """Repair a network as `relearn` does, and return also the warm start that the repair is compared with.
+
+    Args:
+        model: The classifier of float pixels (N, 3, H, W) in [0, 1] to repair; it is not changed.
+        data: The data; `train` is replayed, accuracy on `val` and `test` is measured only.
+        pool_pixels: The images of the pool, uint8 (N, 3, H, W).
+        selection: The selection of `choose_labels`, with labels unless only unlabelled images are used.
+        settings: The epochs, the learning rate and the seed of both the warm start and the repair.
+        use: One of USES: `both`, `labels` or `unlabelled`.
+        views: The number of AugMix views of each image of the pool, in addition to itself.
+        recipe: The constants of the training (default: as published).
+        cache: Where the warm start is stored, so that several repairs share it.
+        start_checkpoint: Where the training of the warm start is saved after each epoch, and resumed from.
+        checkpoint: Where the repair is saved after each epoch, and resumed from; it must continue from the same warm
+            start and selection.
+
+    Raises:
+        UserError: When a label is missing, there are no unlabelled images to use, `use` is unknown, or the model
+            classifies no training image correctly.
+
+    >>> from deeppatch.data.images import Images
+    >>> from deeppatch.hybrid.selection import supervised
+    >>> pixels = torch.randint(0, 256, (60, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    >>> train = Images(pixels[:20], torch.arange(20) % 2)
+    >>> _ = torch.manual_seed(1)
+    >>> network = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
+    >>> data, selection = Data(train, train, train, ("cat", "dog")), supervised(torch.tensor([3]), torch.tensor([0]))
+    >>> found = repair_from_warm_start(
+    ...     network, data, pixels[20:], selection, RepairSettings(epochs=2), recipe=Recipe(batch=8)
+    ... )
+    >>> torch.equal(found.start[1].weight, found.repaired[1].weight), len(found.history.loss)
+    (False, 2)
+    """
+    if use not in USES:
+        raise UserError(f"use={use!r} is unknown; choose from {', '.join(USES)}")
     if use != "unlabelled" and bool((selection.labels == UNKNOWN).any()):
         raise UserError("labels of the selection are missing; give them with selection.with_labels(labels)")
     if use == "unlabelled" and not len(selection.unlabelled):
         raise UserError("use='unlabelled': the selection has no unlabelled images; choose another method")
     device = next(model.parameters()).device
-    data, settings, recipe = data.to(device), RepairSettings(epochs, lr, seed=seed, amp=amp), recipe or Recipe()
+    data, recipe = data.to(device), recipe or Recipe()
     training_data = semi_supervised_data(
         data, pool_pixels.to(device), selection, use=use, views=views, settings=settings
     )
-    on_val, on_test = (accuracy_on(part, amp=amp) for part in (data.val, data.test))
-    repaired = warm_start(model, training_data, recipe, settings, on_val, cache=cache)
+    on_val, on_test = (accuracy_on(part, amp=settings.amp) for part in (data.val, data.test))
+    start = warm_start(model, training_data, recipe, settings, on_val, cache=cache, checkpoint=start_checkpoint)
+    if checkpoint is not None:
+        chosen = {"known": training_data.known, "weights": training_data.weights}
+        checkpoint = checkpoint.with_settings(start=state_digest(start.state_dict()), selection=state_digest(chosen))
+    repaired = copy.deepcopy(start)
     history = repair(
         repaired, training_data, recipe, settings, on_val, watch=lambda m: {"test": on_test(m)}, checkpoint=checkpoint
     )
-    repaired.history = history  # type: ignore[assignment]
-    return repaired
+    return Relearned(start, repaired, history)
 
 
 def semi_supervised_data(
@@ -128,15 +214,13 @@ def semi_supervised_data(
     )
 
 
-def warm_start_facts(
-    model: nn.Module, data: SemiSupervisedData, recipe: Recipe, settings: RepairSettings
-) -> dict[str, Any]:
+def warm_start_facts(model: nn.Module, train: Images, recipe: Recipe, settings: RepairSettings) -> dict[str, Any]:
     """Return everything that the warm start depends on, as the key of the cache."""
-    train = {"pixels": data.train.pixels, "labels": data.train.labels}
+    content = {"pixels": train.pixels, "labels": train.labels}
     return {
         "base": state_digest(model.state_dict()),
-        "train": state_digest(train),  # type: ignore[arg-type]
-        "device": data.train.labels.device.type,
+        "train": state_digest(content),  # type: ignore[arg-type]
+        "device": train.labels.device.type,
         "batch": recipe.batch,
         "steps": recipe.steps,
         "seed": settings.seed,
@@ -159,16 +243,20 @@ def warm_start(
     """Return a copy of a model, fine-tuned with cross entropy on the training images that it classifies correctly.
 
     The accuracy before repair is that of this copy (Li, Chen and Xu, ISSTA 2022). A cache stores it by all that it
-    depends on.
+    depends on, and a checkpoint is bound to the same facts.
     """
     tuned = copy.deepcopy(model)
-    facts = warm_start_facts(model, data, recipe, settings) if cache else {}
+    facts = warm_start_facts(model, data.train, recipe, settings) if cache or checkpoint else {}
     cached = cache.read(facts) if cache else None
-    if cached:
+    if cache and cached:
         tuned.load_state_dict(cached.tensors)
+        info(f"warm start: {cache.path(facts)}")
         return tuned
+    if checkpoint:
+        checkpoint = checkpoint.with_settings(start=content_key(facts))
     plain = replace(recipe, smoothing=0.0)
     repair(tuned, data.training_images_only(), plain, settings, validate, checkpoint=checkpoint, label="finetune")
     if cache:
         cache.write(facts, Entry(tuned.state_dict()))
+        info(f"warm start: {cache.path(facts)}")
     return tuned

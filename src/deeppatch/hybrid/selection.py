@@ -55,6 +55,19 @@ class Selection:
             raise UserError(f"give one label, 0 or more, for each of the {len(self.bought)} images that are bought")
         return replace(self, labels=labels)
 
+    def counts(self, use: str = "both") -> dict[str, int]:
+        """Return the numbers of images that a repair reads when it uses one of USES.
+
+        These are the distinct images whose labels are bought, the images that are trained with a label, bought or
+        propagated, and the images that are trained without.
+        """
+        known = self.labels != UNKNOWN
+        return {
+            "labels_bought": len(self.bought[known].unique()) if use != "unlabelled" else 0,
+            "labelled_images": int(known[self.lender].sum()) if use != "unlabelled" else 0,
+            "unlabelled_images": len(self.unlabelled) if use != "labels" else 0,
+        }
+
     def to_bytes(self, **facts: Any) -> bytes:
         """Serialise as safetensors, with `facts` as further metadata."""
         names = ("bought", "labels", "members", "lender", "unlabelled", "weights")

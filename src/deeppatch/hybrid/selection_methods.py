@@ -93,6 +93,11 @@ class Choice:
     clusters: Tensor
     predictions: Tensor
 
+    @property
+    def labels_bought(self) -> int:
+        """The number of distinct images whose labels are bought, or still to be given."""
+        return len(self.selection.bought.unique())
+
 
 Method = Callable[[SelectionInputs, Oracle, int], Choice]
 

@@ -19,7 +19,7 @@ from deeppatch.errors import UserError
 from deeppatch.hybrid.targets import mix_rows, mixing_shares, pseudo_labels, row_weights, smooth_labels, weighted_loss
 from deeppatch.hybrid.training_data import Recipe, RepairSettings, SemiSupervisedData, draw_batches
 from deeppatch.runtime import autocast
-from deeppatch.training import History, constant_sgd, fit, last_epoch, predict
+from deeppatch.training import History, constant_sgd, fit, last_epoch, predict, seeded
 
 EVAL_BATCH_SIZE = 256  # without training
 
@@ -156,7 +156,6 @@ def repair(
     `validate` returns an accuracy in [0, 1] for the history only. The history's `watched` has what `watch` returns
     after each epoch, and if the data measure it "entropy", the pool's mean consistency entropy in [0, 1].
     """
-    torch.manual_seed(settings.seed)  # dropout must not depend on what came before
     state = RepairState(model, data, recipe, settings.seed, settings.amp)
     optimizer, schedule = constant_sgd(
         model.parameters(), lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
@@ -167,16 +166,17 @@ def repair(
         entropy = {"entropy": state.consistency_entropy(state.finished).mean().item()} if measured else {}
         return {**watch(trained), **entropy}
 
-    return fit(
-        model,
-        [RepairEpoch(state, epoch) for epoch in range(settings.epochs)],
-        validate,
-        loss=weighted_loss,
-        optimizer=optimizer,
-        schedule=schedule,
-        checkpoint=checkpoint,
-        watch=watched,
-        choose=last_epoch,
-        amp=settings.amp,
-        label=label,
-    )
+    with seeded(settings.seed):  # dropout must not depend on what came before
+        return fit(
+            model,
+            [RepairEpoch(state, epoch) for epoch in range(settings.epochs)],
+            validate,
+            loss=weighted_loss,
+            optimizer=optimizer,
+            schedule=schedule,
+            checkpoint=checkpoint,
+            watch=watched,
+            choose=last_epoch,
+            amp=settings.amp,
+            label=label,
+        )

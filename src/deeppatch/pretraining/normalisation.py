@@ -12,6 +12,7 @@ from deeppatch.metrics import accuracy
 from deeppatch.training import mean_loss, predict
 from deeppatch.zoo.classifier import Classifier, device_of
 from deeppatch.zoo.entries import COMMON_STATS, IMAGENET_STATS
+from deeppatch.zoo.normalisation import OF_IMAGENET, OF_TRAINING_IMAGES, Normalisation
 
 MARGIN_PERCENT = 2.0
 
@@ -68,13 +69,13 @@ def check_normalisation(
     return NormalisationCheck(published, results, best, reached)
 
 
-def normalisation_of(images: Images) -> tuple[list[float], list[float]]:
-    """Return mean and standard deviation of each channel, for pixels in [0, 1].
+def of_training_images(images: Images) -> Normalisation:
+    """Return mean and standard deviation of each channel of training images, for pixels in [0, 1].
 
     For images in files the constants of ImageNet are returned.
     """
     if isinstance(images.pixels, Files):
-        mean, std = IMAGENET_STATS
-        return list(mean), list(std)
+        return Normalisation(*IMAGENET_STATS, OF_IMAGENET)
     pixels = to_float(images.pixels)
-    return pixels.mean((0, 2, 3)).tolist(), pixels.std((0, 2, 3)).tolist()
+    mean, std = (values.tolist() for values in (pixels.mean((0, 2, 3)), pixels.std((0, 2, 3))))
+    return Normalisation(mean, std, OF_TRAINING_IMAGES)

@@ -13,6 +13,7 @@ from deeppatch.zoo import weights as files
 from deeppatch.zoo.architectures import ARCHITECTURES
 from deeppatch.zoo.classifier import Classifier
 from deeppatch.zoo.entries import CLASSES, ENTRIES
+from deeppatch.zoo.normalisation import choose_normalisation
 
 
 def load_classifier(
@@ -71,7 +72,5 @@ def load_classifier(
         network = ARCHITECTURES[name](count)
     if path is not None:
         files.load_network(network, files.network_state(state), path)
-    saved = files.saved_normalisation(state) or (None, None)
-    mean = mean or saved[0] or (entry.mean if entry else (0.0, 0.0, 0.0))
-    std = std or saved[1] or (entry.std if entry else (1.0, 1.0, 1.0))
-    return Classifier(network, mean, std).eval()
+    found = choose_normalisation(mean=mean, std=std, saved=files.saved_normalisation(state), entry=entry)
+    return Classifier(network, found.mean, found.std).eval()

@@ -114,8 +114,7 @@ def run(options: Options) -> None:
     from deeppatch.cli.context import open_stage
     from deeppatch.cli.predecessors import base_model
     from deeppatch.hybrid.budget import affordable
-    from deeppatch.hybrid.oracle import Oracle
-    from deeppatch.hybrid.selection_methods import METHODS as CHOOSERS
+    from deeppatch.hybrid.choosing import choose
     from deeppatch.hybrid.selection_methods import SelectionInputs
     from deeppatch.progress import info
 
@@ -131,15 +130,14 @@ def run(options: Options) -> None:
     inputs_of_selection = SelectionInputs(
         model, pool.pixels, train, options.seed, options.views, encoder, options.batch_size, options.amp
     )
-    oracle = Oracle(pool.truth, budget)
-    choice = CHOOSERS[options.method](inputs_of_selection, oracle, budget)
+    choice = choose(inputs_of_selection, budget, method=options.method, oracle=pool.truth)
     found = {
-        "labels_bought": oracle.labels_bought,
+        "labels_bought": choice.labels_bought,
         "base": state_digest(model.state_dict()),
         "encoder": encoder.facts if encoder else None,
     }
     report.write_selection(context, pool, inputs_of_selection, choice, found)
     context.stage.finish()
     context.checkpoint().remove()
-    spent = f"{oracle.labels_bought} of {budget} labels {'bought' if options.bias else 'to be given'}"
+    spent = f"{choice.labels_bought} of {budget} labels {'bought' if options.bias else 'to be given'}"
     info(f"{options.method}: {spent}; written to {context.stage.folder}")

@@ -103,7 +103,6 @@ def run(options: Options) -> None:
     from deeppatch.cli.compose import inputs
     from deeppatch.cli.compose.report import report
     from deeppatch.cli.context import open_stage
-    from deeppatch.cli.modularize.inputs import data_of
     from deeppatch.cli.predecessors import base_model
     from deeppatch.modular.joining import compare_joins, default_joins
 
@@ -118,7 +117,7 @@ def run(options: Options) -> None:
         return
     checkpoint = context.checkpoint(modules=digest)
     done = checkpoint.load() or {}
-    data = data_of(context)
+    data = context.data
     for target in chosen:
         name, weak = data.classes[target], inputs.weak_context(context, target)
         model = inputs.weak_model(weak)
@@ -130,7 +129,7 @@ def run(options: Options) -> None:
                 strong,
                 target,
                 data,
-                data_of(weak),
+                weak.data,
                 joins=joins,
                 batch_size=options.batch_size,
                 amp=options.amp,

@@ -122,7 +122,7 @@ def run(options: Options) -> None:
     from deeppatch.artifacts import state_digest
     from deeppatch.cli.context import open_stage
     from deeppatch.cli.modularize import report
-    from deeppatch.cli.modularize.inputs import data_of, settings_of
+    from deeppatch.cli.modularize.inputs import settings_of
     from deeppatch.cli.predecessors import base_model
     from deeppatch.modular.analysis import analyse
     from deeppatch.modular.measuring import measure_modules
@@ -132,7 +132,7 @@ def run(options: Options) -> None:
     model = base_model(context)
     if context.already_finished():
         return
-    base, data = state_digest(model.state_dict()), data_of(context)
+    base, data = state_digest(model.state_dict()), context.data
     analysing, searching = (context.checkpoint(name, base=base) for name in ("analysis.pt", "checkpoint.pt"))
     seconds: dict[str, float] = {}
     with timed("analysis", seconds):

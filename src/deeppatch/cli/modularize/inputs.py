@@ -1,17 +1,10 @@
-"""The inputs of modularize: the data of a run, and the settings of the search."""
+"""The inputs of modularize: the settings of the search."""
 
 from __future__ import annotations
 
 from deeppatch.cli.context import Context
-from deeppatch.data.dataset import Data
 from deeppatch.modular.genetic_search import GeneticSearch
 from deeppatch.modular.gradient_search import GradientSearch
-
-
-def data_of(context: Context) -> Data:
-    """Return train, val and test of a run, on its device."""
-    source, parts = context.source, context.splits
-    return Data(parts.train, parts.val, parts.test, source.classes, source.name, source.augment, source.mirror)
 
 
 def settings_of(context: Context) -> GradientSearch | GeneticSearch:

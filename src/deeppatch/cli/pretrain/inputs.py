@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,12 +10,12 @@ from torch import Tensor
 
 from deeppatch.cli.context import Context
 from deeppatch.cli.predecessors import check_classes, metadata
-from deeppatch.data.files import Files
-from deeppatch.pretraining.normalisation import normalisation_of
+from deeppatch.pretraining.normalisation import of_training_images
 from deeppatch.progress import info
 from deeppatch.zoo import weights
 from deeppatch.zoo.classifier import Classifier
-from deeppatch.zoo.entries import ENTRIES, PROTOCOL_STATS, Entry
+from deeppatch.zoo.entries import ENTRIES, Entry
+from deeppatch.zoo.normalisation import OF_TRAINING_IMAGES, choose_normalisation
 
 
 @dataclass(frozen=True)
@@ -57,29 +58,24 @@ def classifier(context: Context, weights_file: Weights | None) -> Classifier:
     return context.place(Classifier(network, mean, std))
 
 
-def normalisation(context: Context, state: dict[str, Tensor]) -> tuple[list[float], list[float]]:
-    """Return mean and standard deviation: as given, as saved in the file, of the zoo, or of the training images."""
-    options, entry = context.options, published(context)
-    saved = weights.saved_normalisation(state)
-    if options.mean:
-        mean, std, origin = options.mean, options.std, "as given"
-    elif saved is not None:
-        mean, std, origin = *saved, "from the weights file"
-    elif options.bias and options.dataset in PROTOCOL_STATS:
-        mean, std, origin = *map(list, PROTOCOL_STATS[options.dataset]), "HybridRepair's"
-    elif entry is not None:
-        mean, std, origin = list(entry.mean), list(entry.std), "of the zoo"
-    else:
-        train = context.splits.train
-        mean, std = normalisation_of(train)
-        in_memory = not isinstance(train.pixels, Files)
-        origin = "of the training images" if in_memory else "ImageNet's"
-        if options.weights and in_memory:
-            origin += "; give --mean and --std if the weights were made with others"
-    info(f"normalisation: mean {spaced(mean)}, std {spaced(std)} ({origin})")
-    return mean, std
+def normalisation(context: Context, state: dict[str, Tensor]) -> tuple[Sequence[float], Sequence[float]]:
+    """Return mean and standard deviation for these weights, and log where they come from."""
+    options = context.options
+    found = choose_normalisation(
+        mean=options.mean,
+        std=options.std,
+        saved=weights.saved_normalisation(state),
+        protocol=options.dataset if options.bias else None,
+        entry=published(context),
+        otherwise=lambda: of_training_images(context.splits.train),
+    )
+    caution = ""
+    if options.weights and found.origin == OF_TRAINING_IMAGES:
+        caution = "; give --mean and --std if the weights were made with others"
+    info(f"normalisation: mean {spaced(found.mean)}, std {spaced(found.std)} ({found.origin}{caution})")
+    return found.mean, found.std
 
 
-def spaced(values: list[float] | tuple[float, ...]) -> str:
+def spaced(values: Sequence[float]) -> str:
     """Format numbers as on the command line."""
     return " ".join(f"{value:.4g}" for value in values)

@@ -94,17 +94,12 @@ def run(options: Options) -> None:
 
 
 def _repair(options: Options) -> None:
-    import copy
-
-    from deeppatch.artifacts import state_digest
     from deeppatch.cli.annotate.inputs import pool_of
     from deeppatch.cli.context import open_stage
     from deeppatch.cli.predecessors import base_model
     from deeppatch.cli.relearn import inputs, report
-    from deeppatch.hybrid.relearning import semi_supervised_data
-    from deeppatch.hybrid.semisupervised import repair
+    from deeppatch.hybrid.relearning import repair_from_warm_start
     from deeppatch.hybrid.training_data import Recipe, RepairSettings
-    from deeppatch.training import accuracy_on
 
     context = open_stage(options, STAGE)
     model = base_model(context)
@@ -114,19 +109,23 @@ def _repair(options: Options) -> None:
         return
     recipe = Recipe(batch=options.batch_size, ramp=options.ramp, steps=options.steps)
     settings = RepairSettings(options.epochs, options.lr, seed=options.seed, amp=options.amp)
-    data = semi_supervised_data(
-        context.data, pool.pixels, selection, use=options.use, views=options.views, settings=settings
+    cache = inputs.warm_starts(context)
+    start_checkpoint, checkpoint = context.checkpoint("checkpoint-start.pt"), context.checkpoint()
+    relearned = repair_from_warm_start(
+        model,
+        context.data,
+        pool.pixels,
+        selection,
+        settings,
+        use=options.use,
+        views=options.views,
+        recipe=recipe,
+        cache=cache,
+        start_checkpoint=start_checkpoint,
+        checkpoint=checkpoint,
     )
-    start = inputs.warm_start_of(context, model, data, recipe, settings)
-    on_val, on_test = (accuracy_on(part, amp=options.amp) for part in (context.data.val, context.data.test))
-    repaired = copy.deepcopy(start)
-    checkpoint = context.checkpoint(
-        start=state_digest(start.state_dict()),
-        selection=state_digest({"known": data.known, "weights": data.weights}),
-    )
-    history = repair(
-        repaired, data, recipe, settings, on_val, watch=lambda m: {"test": on_test(m)}, checkpoint=checkpoint
-    )
-    report.report(context, selection, [model, start, repaired], history)
+    inputs.inherit_warm_start(context, model, recipe, settings)
+    report.report(context, selection, model, relearned)
     context.stage.finish()
-    context.checkpoint().remove()
+    for each in (start_checkpoint, checkpoint):
+        each.remove()

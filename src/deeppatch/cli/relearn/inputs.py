@@ -9,22 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from torch import nn
 
 from deeppatch.artifacts import DAMAGE, state_digest
-from deeppatch.cache import ContentCache, content_key
+from deeppatch.cache import ContentCache
 from deeppatch.cli.context import Context
 from deeppatch.cli.naming import model_folder
 from deeppatch.cli.predecessors import given_or_read
 from deeppatch.data.label_file import read_labels
 from deeppatch.data.pool import Pool
 from deeppatch.errors import OtherBase, StaleArtifact, UserError
-from deeppatch.hybrid.relearning import warm_start, warm_start_facts
+from deeppatch.hybrid.relearning import warm_start_facts
 from deeppatch.hybrid.selection import UNKNOWN, Selection, selection_from_bytes
-from deeppatch.hybrid.training_data import Recipe, RepairSettings, SemiSupervisedData
+from deeppatch.hybrid.training_data import Recipe, RepairSettings
 from deeppatch.progress import info
 from deeppatch.storage import RECORD, read_given
-from deeppatch.training import accuracy_on
 from deeppatch.zoo.classifier import Classifier
 
 
@@ -54,20 +52,15 @@ def load_selection(context: Context, model: Classifier, pool: Pool) -> Selection
     return selection
 
 
-def warm_start_of(
-    context: Context, model: Classifier, data: SemiSupervisedData, recipe: Recipe, settings: RepairSettings
-) -> nn.Module:
-    """Return the warm start: the model fine-tuned on images that it classifies correctly; cached in relearn-start/."""
-    cache = ContentCache(model_folder(context.options) / "relearn-start")
-    facts = warm_start_facts(model, data, recipe, settings)
-    checkpoint = context.checkpoint("checkpoint-start.pt", start=content_key(facts))
-    on_val = accuracy_on(context.data.val, amp=settings.amp)
-    tuned = warm_start(model, data, recipe, settings, on_val, cache=cache, checkpoint=checkpoint)
-    checkpoint.remove()
-    path = cache.path(facts)
+def warm_starts(context: Context) -> ContentCache:
+    """Return the cache of warm starts in relearn-start/, next to the folders of the stages."""
+    return ContentCache(model_folder(context.options) / "relearn-start")
+
+
+def inherit_warm_start(context: Context, model: Classifier, recipe: Recipe, settings: RepairSettings) -> None:
+    """Record the cached warm start of a repair among what the run has read."""
+    path = warm_starts(context).path(warm_start_facts(model, context.data.train, recipe, settings))
     context.stage.inherit(path, path.read_bytes())
-    info(f"warm start: {path}")
-    return tuned
 
 
 def finished_runs(context: Context) -> pd.DataFrame:

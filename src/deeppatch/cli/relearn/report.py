@@ -13,31 +13,34 @@ from deeppatch.artifacts import tensors_to_bytes
 from deeppatch.cli.annotate.inputs import partition_of
 from deeppatch.cli.context import Context
 from deeppatch.data import views
-from deeppatch.hybrid.selection import UNKNOWN, Selection
+from deeppatch.hybrid.relearning import Relearned
+from deeppatch.hybrid.selection import Selection
 from deeppatch.hybrid.semisupervised import EVAL_BATCH_SIZE
 from deeppatch.progress import info
 from deeppatch.report import plots, repairs
-from deeppatch.training import History, predict
+from deeppatch.training import predict
 
 NETWORKS = ("raw", "finetuned", "last")
 DIAGNOSTIC = "diagnostic_"
 
 
-def report(context: Context, selection: Selection, networks: list[nn.Module], history: History) -> None:
+def report(context: Context, selection: Selection, model: nn.Module, relearned: Relearned) -> None:
     """Write weights, history.csv, metrics.json, row.csv and classes.csv of model, warm start and repaired network.
 
     Accuracy before repair is that of the warm start, the headline that of the last epoch; test images
     choose nothing.
     """
     test = views.clean(context.splits.test, EVAL_BATCH_SIZE)
+    networks = [model, relearned.start, relearned.repaired]
     predicted = [predict(network, test, amp=context.options.amp, label="testing") for network in networks]
     predictions = dict(zip(NETWORKS, predicted, strict=True))
-    table = repairs.epochs(history)
+    table = repairs.epochs(relearned.history)
     classes = repairs.by_class(predictions, test.labels, context.source.classes)
     outcome = repairs.outcome(predictions["finetuned"], predictions["last"], test.labels)
     row = {
         **identity(context, selection),
-        **bought(context, selection),
+        **selection.counts(context.options.use),
+        "tau": selection.facts.get("tau"),
         "raw_percent": repairs.percent(predictions["raw"] == test.labels),
         **outcome,
         **repairs.least_entropy(table),
@@ -45,7 +48,7 @@ def report(context: Context, selection: Selection, networks: list[nn.Module], hi
     }
     diagnosed = diagnostics(context)
     stage = context.stage
-    stage.write("weights.safetensors", tensors_to_bytes(networks[-1].state_dict()))
+    stage.write("weights.safetensors", tensors_to_bytes(relearned.repaired.state_dict()))
     stage.write_table("history.csv", table)
     stage.write_table("classes.csv", classes)
     flat = {f"{DIAGNOSTIC}{name}": value for name, value in diagnosed.items()}
@@ -81,18 +84,6 @@ def identity(context: Context, selection: Selection) -> dict[str, Any]:
         "features": selection.facts["features"],
         "encoder": encoder.get("encoder"),
         "encoder_epochs": encoder.get("epochs"),
-    }
-
-
-def bought(context: Context, selection: Selection) -> dict[str, Any]:
-    """Return the numbers of distinct labels bought, and of images that are trained with and without labels."""
-    use = context.options.use
-    known = selection.labels != UNKNOWN
-    return {
-        "labels_bought": len(selection.bought[known].unique()) if use != "unlabelled" else 0,
-        "labelled_images": int(known[selection.lender].sum()) if use != "unlabelled" else 0,
-        "unlabelled_images": len(selection.unlabelled) if use != "labels" else 0,
-        "tau": selection.facts.get("tau"),
     }
 
 
