@@ -87,6 +87,25 @@ def correct_predictions(
         return CorrectPredictions(by_level, predict(model, mixed, amp=amp, label=f"{label}, mixed") == mixed.labels)
 
 
+def check_classifier(model: nn.Module, example: Tensor, classes: int = 1) -> None:
+    """Raise UserError unless a model maps pixels (N, 3, H, W) in [0, 1] to finite logits (N, at least `classes`)."""
+    with eval_mode(model), torch.no_grad():
+        try:
+            logits = model(example)
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            reason = str(error).partition("\n")[0]
+            raise UserError(f"the model fails on float pixels {tuple(example.shape)}: {reason}") from error
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(example):
+        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise UserError(
+            f"a classifier returns logits (N, classes); for pixels {tuple(example.shape)} the model returned {found}"
+        )
+    if logits.shape[1] < classes:
+        raise UserError(f"the model has {logits.shape[1]} outputs, the data have {classes} classes")
+    if not logits.isfinite().all():
+        raise UserError("the model returns logits that are not finite; check its weights")
+
+
 def oracle_router(original: CorrectPredictions, patched: CorrectPredictions, stream: views.View) -> CorrectPredictions:
     """Return the correct predictions with a perfect router, which is an upper limit for every router.
 
@@ -145,6 +164,7 @@ def evaluate(
     rows, streams = {}, {}
     for name, model in named.items():
         own = test.to(device_of(model))
+        check_classifier(model, views.to_float(own.pixels[:2]), len(images.classes) if isinstance(images, Data) else 1)
         if chosen is None:
             streams[name] = correct_by_level(model, own, None, batch_size=batch_size, amp=amp, label=name)[0].cpu()
             rows[name] = {"clean": _percent(streams[name])}

@@ -147,6 +147,10 @@ def _switched(tensors: dict[str, Tensor], meta: dict[str, Any], path: Path, mode
 def _weights(tensors: dict[str, Tensor], meta: dict[str, Any], path: Path, model: nn.Module) -> nn.Module:
     of_classifier = "normalize.mean" in tensors
     mine = model if isinstance(model, Classifier) or not of_classifier else Classifier(model)
+    own = mine.state_dict()
+    if other := [name for name in own if name in tensors and own[name].shape != tensors[name].shape]:
+        shapes = f"{tuple(tensors[other[0]].shape)} there, {tuple(own[other[0]].shape)} in the model"
+        raise StaleArtifact(f"{path} is for another network: {other[0]} has shape {shapes}")
     try:
         mine.load_state_dict(tensors)
     except RuntimeError as error:

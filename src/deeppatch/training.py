@@ -270,7 +270,8 @@ def fit(
             enter_training(model)
             name = f"{label}, epoch {epoch + 1}"
             history.loss.append(train_epoch(replica, batches, loss, optimizer, schedule, amp=amp, label=name))
-            if not math.isfinite(history.loss[-1]):
+            finite = all(bool(each.isfinite().all()) for each in model.parameters())
+            if not (finite and math.isfinite(history.loss[-1])):
                 raise UserError(
                     f"{name}: the loss is not finite; check the weights, or start anew with a lower learning rate"
                 )

@@ -20,6 +20,7 @@ from deeppatch.errors import UserError
 SIGMAS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
 NOISES: dict[str, tuple[float, ...]] = {"gaussion": SIGMAS}
 IDENTIFYING_IMAGES = 64
+RESERVED = {"clean", "mean", "mixed", "append", "repair", "break"}  # columns of tables beside those of levels
 # float pixels (N, 3, H, W) in [0, 1] and a generator on their device -> pixels (N, 3, H, W) or (N, 1, H, W)
 Degrade = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -180,7 +181,7 @@ def check_result(result: object, given: Tensor, name: str) -> Tensor:
     one_channel = (len(given), 1, *given.shape[2:])
     if result.shape not in (given.shape, one_channel):
         raise UserError(f"{requirement}; it returned {tuple(result.shape)}")
-    pixels = to_float(result).to(given.device, torch.float32)
+    pixels = (result if result.dtype == torch.bool else to_float(result)).to(given.device, torch.float32)
     if not pixels.isfinite().all():
         raise UserError(f"{requirement}; it returned values that are not finite")
     return pixels.clamp(0, 1).expand(given.shape)
@@ -199,7 +200,7 @@ def corruption(what: str | Degrade | Mapping[str, Degrade] | Corruption, *, seed
         A `Corruption`: it has `len` levels without clean, whose names are `level_names`.
 
     Raises:
-        UserError: When the name is unknown, or an argument is not callable.
+        UserError: When the name is unknown, an argument is not callable, or a level has the name of another column.
 
     >>> import torch
     >>> def noise(pixels, generator):
@@ -222,6 +223,8 @@ def corruption(what: str | Degrade | Mapping[str, Degrade] | Corruption, *, seed
     given = what if isinstance(what, Mapping) else {_name(what): what}
     if not given or not all(map(callable, given.values())):
         raise UserError("a corruption is a name, a callable of (pixels, generator), or a mapping of names to callables")
+    if reserved := RESERVED & given.keys():
+        raise UserError(f"no level can be called {', '.join(sorted(reserved))}: tables have columns of this name")
     return CallableCorruption(given, seed)
 
 

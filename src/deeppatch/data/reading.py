@@ -139,6 +139,8 @@ def _pixels(values: Any, name: str) -> Tensor:
     pixels = pixels.expand(-1, 3, -1, -1)
     if pixels.dtype == torch.uint8:
         return pixels
+    if pixels.dtype == torch.bool:
+        return pixels.float()
     lowest, highest = pixels.min().item(), pixels.max().item()
     if not pixels.is_floating_point():
         if lowest < 0 or highest > 255:

@@ -9,9 +9,10 @@ from typing import Any
 from torch import nn
 
 from deeppatch.artifacts import Checkpoint
-from deeppatch.data import corruptions
+from deeppatch.data import corruptions, views
 from deeppatch.data.dataset import Data
 from deeppatch.errors import UserError
+from deeppatch.evaluation import check_classifier
 from deeppatch.localization.elimination import rank_by_elimination
 from deeppatch.localization.exact_scores import ExactScorer
 from deeppatch.localization.names import EXACT_METHODS, METHODS, SIDES
@@ -85,6 +86,7 @@ def rank_filters(
     _check_arguments(method, refine, eliminate, side)
     images = data.val.to(device_of(model))
     scored = copy.deepcopy(model).eval()
+    check_classifier(scored, views.to_float(images.pixels[:2]), len(data.classes))
     degrade = corruptions.corruption(corruption, seed=seed)
     run = ScoringRun(scored, images, degrade, batch_size, memory, amp, seed, checkpoint)
     scorer = SCORERS.get(method)

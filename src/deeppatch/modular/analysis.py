@@ -15,6 +15,7 @@ from deeppatch.data.dataset import Data
 from deeppatch.data.images import Images
 from deeppatch.data.splits import subset
 from deeppatch.errors import UserError
+from deeppatch.evaluation import check_classifier
 from deeppatch.graph.folding import folded
 from deeppatch.graph.hooks import convolutions
 from deeppatch.graph.tracing import Untraceable
@@ -81,6 +82,7 @@ def analyse(
     """
     model = copy.deepcopy(as_classifier(model)).eval()
     data = data.to(device_of(model))
+    check_classifier(model, data.example, len(data.classes))
     try:
         network = folded(model.network)
     except Untraceable as error:

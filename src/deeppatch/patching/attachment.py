@@ -82,6 +82,12 @@ def attach(network: nn.Module, channels: dict[str, list[int]], kind: str, exampl
         raise UserError("no channel is chosen in any layer; choose at least one, or a larger ratio")
     if kind not in UNITS:
         raise UserError(f"kind {kind!r}: choose from {', '.join(UNITS)}")
+    sizes = {name: conv.out_channels for name, conv in hooks.convolutions(network).items()}
+    for name, chosen in channels.items():
+        if name not in sizes:
+            raise UserError(f"{name}: the network has no such convolution; it has {', '.join(sizes) or 'none'}")
+        if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(range(sizes[name])):
+            raise UserError(f"channels {list(chosen)} of {name}: give each once, from 0 to {sizes[name] - 1}")
     order, norm_after = hooks.execution_order(network, example)
     if twice := [name for name in channels if order.count(name) > 1]:
         raise UserError(f"{twice[0]} runs more than once in a forward pass and cannot be patched")
@@ -99,8 +105,8 @@ def attach(network: nn.Module, channels: dict[str, list[int]], kind: str, exampl
         original_modules[name] = hooks.swap(network, name, norms[name])
     units: dict[str, Unit] = {}
     for name in sorted(channels, key=order.index):
-        chosen = torch.tensor(sorted(channels[name]), dtype=torch.long, device=device)
-        units[name] = UNITS[kind](network.get_submodule(name), chosen)  # type: ignore[arg-type]
+        rows = torch.tensor(sorted(channels[name]), dtype=torch.long, device=device)
+        units[name] = UNITS[kind](network.get_submodule(name), rows)  # type: ignore[arg-type]
         original_modules[name] = hooks.swap(network, name, units[name])
     return Attachment(network, units, norms, norm_after, original_modules, previously_trainable)
 

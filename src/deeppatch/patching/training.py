@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from deeppatch.artifacts import Checkpoint, state_digest
 from deeppatch.data import corruptions
 from deeppatch.data.dataset import Data
+from deeppatch.evaluation import check_classifier
 from deeppatch.patching.attachment import attach
 from deeppatch.patching.patch_file import Patch, extract
 from deeppatch.training import (
@@ -70,8 +71,8 @@ def train_patch(
         The patch; its `history` has the loss and the validation accuracy of each epoch.
 
     Raises:
-        ValueError: When no channel is given, or a convolution runs more than once in a forward pass.
-        UserError: When the loss is no longer finite.
+        UserError: When no channel is given, one does not exist, a convolution runs more than once in a forward pass,
+            the model does not fit the data, or the training diverges.
 
     Example:
         >>> import torch
@@ -90,6 +91,7 @@ def train_patch(
         torch.Size([5, 2])
     """
     data, degrade = data.to(device_of(model)), corruptions.corruption(corruption, seed=seed)
+    check_classifier(model, data.example, len(data.classes))
     with seeded(seed if reseed else None):
         return fit_patch(
             model,

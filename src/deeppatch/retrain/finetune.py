@@ -11,6 +11,7 @@ from torch import nn
 from deeppatch.artifacts import Checkpoint
 from deeppatch.data import corruptions
 from deeppatch.data.dataset import Data
+from deeppatch.evaluation import check_classifier
 from deeppatch.training import (
     History,
     SGDSettings,
@@ -64,7 +65,7 @@ def finetune(
         The fine-tuned copy, in eval mode; its attribute `history` has loss and validation accuracy of each epoch.
 
     Raises:
-        UserError: When the loss is no longer finite.
+        UserError: When the model does not fit the data, or the training diverges.
 
     Example:
         >>> import torch
@@ -80,6 +81,7 @@ def finetune(
         2
     """
     data, degrade = data.to(device_of(model)), corruptions.corruption(corruption, seed=seed)
+    check_classifier(model, data.example, len(data.classes))
     with seeded(seed if reseed else None):
         tuned, history = fit_all(
             model,

@@ -13,6 +13,9 @@ from deeppatch.zoo.classifier import Classifier
 
 def finetuned_if_there(context: Context, model: Classifier) -> Classifier | None:
     """Return the fine-tuned network of this model if there is one, else None."""
+    found = context.found.get("finetuned")
+    if found and found.given:
+        return load_finetuned(context, model)
     with contextlib.suppress(MissingArtifact, OtherBase):
         return load_finetuned(context, model)
     info(f"no fine-tuned network to compare with; make one with: {context.command('correct', crt_method='finetune')}")
