@@ -207,7 +207,7 @@ def test_gates_are_compared_on_their_own_network(fresh):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("{", "is no JSON"),
+        ("{", "is not JSON"),
         ("[1]", "is not of the form"),
         ({"0": [1], "1": [2]}, "has 2 classes (0, 1), the data set has 3 (0 to 2)"),
         ({"0": [1], "1": [2], "2": [64]}, "class 2 names 64, the network's features are 0 to 63"),
