@@ -222,4 +222,13 @@ def test_commands_hand_the_truth_to_the_oracle_and_the_truth_s_holder_alone():
         }  # fmt: skip
         found |= {f"{path.parent.name}/{path.stem}": uses} if uses else {}
         assert path.parent.name == "annotate" or not imported_words(tree) & {"diagnostics", "PoolTruth"}, path.name
-    assert found == {"annotate/command": {"Oracle"}, "annotate/report": {"pool.truth is None", "PoolTruth"}}
+    assert found == {"annotate/command": {"oracle=pool.truth"}, "annotate/report": {"pool.truth is None", "PoolTruth"}}
+
+
+def test_what_chooses_hands_the_labels_that_are_given_to_an_oracle_and_to_nothing_else():
+    tree = ast.parse((PACKAGE / "choosing.py").read_text())
+    uses = {
+        ast.unparse(node) for node in ast.walk(tree) for child in ast.iter_child_nodes(node)
+        if isinstance(child, ast.Name) and child.id == "oracle"
+    }  # fmt: skip
+    assert uses == {"oracle=oracle", "Oracle(oracle, count)"}
