@@ -231,3 +231,86 @@ def test_the_library_logs_under_its_own_name(data, caplog):
         dp.train_patch(dp.Classifier(network()), data, dp.corruption("gaussian-blur"), {"0": [1]}, epochs=1)
     assert any("epoch 1" in record.message for record in caplog.records)
     assert {record.name.split(".")[0] for record in caplog.records} == {"deeppatch"}
+
+
+def dark(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Darken pixels."""
+    return pixels / 3
+
+
+class Returns(nn.Module):
+    """A model that returns the same for all images."""
+
+    def __init__(self, value: object) -> None:
+        super().__init__()
+        self.value = value
+
+    def forward(self, pixels: Tensor) -> object:
+        return self.value(len(pixels)) if callable(self.value) else self.value
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (Returns((1, 2)), "returned tuple"),
+        (Returns(torch.zeros), r"returned \(2,\)"),
+        (Returns(lambda count: torch.zeros(count, 2)), "2 outputs, the data have 3 classes"),
+        (Returns(lambda count: torch.full((count, 3), torch.nan)), "not finite"),
+        (nn.Sequential(nn.Conv2d(1, 3, 3), nn.Flatten()), "fails on float pixels"),
+    ],
+)
+@pytest.mark.parametrize(
+    "call",
+    [
+        dp.evaluate,
+        lambda model, data: dp.rank_filters(model, data, dark, method="taylor"),
+        lambda model, data: dp.train_patch(model, data, dark, {"0": [0]}),
+        lambda model, data: dp.finetune(model, data, dark),
+    ],
+    ids=["evaluate", "rank_filters", "train_patch", "finetune"],
+)
+def test_what_is_no_classifier_of_the_data_is_refused(model, reason, call, data):
+    with pytest.raises(UserError, match=reason):
+        call(model, data)
+
+
+@pytest.mark.parametrize(
+    ("channels", "reason"),
+    [({"nope": [0]}, "no such convolution; it has 0, 2"), ({"0": [99]}, "from 0 to 5"), ({"0": [1, 1]}, "each once"),
+     ({"0": []}, "each once"), ({}, "no channel")],
+)  # fmt: skip
+def test_channels_that_cannot_be_patched_are_refused(channels, reason, data):
+    with pytest.raises(UserError, match=reason):
+        dp.train_patch(dp.Classifier(network()), data, dark, channels)
+
+
+@pytest.mark.parametrize("train", [
+    lambda model, data: dp.finetune(model, data, dark, epochs=1, lr=float("nan")),
+    lambda model, data: dp.train_patch(model, data, dark, {"0": [0]}, epochs=1, lr=float("nan")),
+])  # fmt: skip
+def test_a_training_that_diverges_in_its_last_step_is_refused(train, data):
+    with pytest.raises(UserError, match="not finite"):
+        train(dp.Classifier(network()), data)
+
+
+@pytest.mark.parametrize("name", ["clean", "mean", "mixed"])
+def test_a_level_with_the_name_of_another_column_is_refused(name):
+    with pytest.raises(UserError, match=name):
+        dp.corruption({name: dark})
+
+
+def test_black_and_white_pixels_keep_their_contrast():
+    pixels, labels = tensors(30)
+    data = dp.Data.of((pixels > 0.5, labels), (pixels > 0.5, labels))
+    assert data.example.max() == 1
+    chosen = dp.corruption(lambda pixels, generator: pixels > 0.5)
+    assert chosen(torch.rand(3, 3, 4, 4), 1).max() == 1
+
+
+def test_a_failed_load_leaves_the_network_as_it_was(tmp_path):
+    path = dp.save(network(), tmp_path / "weights.safetensors")
+    other = network(classes=9)
+    nn.init.zeros_(other[0].weight)
+    with pytest.raises(StaleArtifact, match="another network"):
+        dp.load(path, other)
+    assert not other[0].weight.any()
