@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import deeppatch as dp
 from deeppatch.errors import StaleArtifact, UserError
+from deeppatch.hybrid.selection import supervised
 from deeppatch.modular.gradient_search import GradientSearch
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -162,7 +163,7 @@ def made(what: str, data: dp.Data, model: dp.Classifier) -> object:
     if what == "features":
         return dp.influence(model, data, k=3).indices()
     if what == "selection":
-        return dp.choose_labels(model, tensors(20)[0], data, budget=3, method="random")
+        return dp.choose_labels(model, (tensors(20)[0] * 255).byte(), data, budget=3, method="random")
     if what == "modules":
         return dp.split_into_modules(model, data, method=GradientSearch(epochs=1))
     patch = dp.train_patch(model, data, blur, {"0": [1, 4]}, epochs=1)
@@ -285,8 +286,8 @@ def test_channels_that_cannot_be_patched_are_refused(channels, reason, data):
 
 
 @pytest.mark.parametrize("train", [
-    lambda model, data: dp.finetune(model, data, dark, epochs=1, lr=float("nan")),
-    lambda model, data: dp.train_patch(model, data, dark, {"0": [0]}, epochs=1, lr=float("nan")),
+    lambda model, data: dp.finetune(model, data, dark, epochs=1, lr=100.0, weight_decay=1e38),
+    lambda model, data: dp.train_patch(model, data, dark, {"0": [0]}, epochs=1, lr=100.0, weight_decay=1e38),
 ])  # fmt: skip
 def test_a_training_that_diverges_in_its_last_step_is_refused(train, data):
     with pytest.raises(UserError, match="not finite"):
@@ -314,3 +315,54 @@ def test_a_failed_load_leaves_the_network_as_it_was(tmp_path):
     with pytest.raises(StaleArtifact, match="another network"):
         dp.load(path, other)
     assert not other[0].weight.any()
+
+
+@pytest.mark.parametrize(
+    ("call", "reason"),
+    [
+        (lambda m, d: dp.finetune(m, d, dark, epochs=0), "epochs=0: give a number above 0"),
+        (lambda m, d: dp.train_patch(m, d, dark, {"0": [0]}, lr=-1.0), "lr=-1.0"),
+        (lambda m, d: dp.rank_filters(m, d, dark, method="taylor", batch_size=0), "batch_size=0"),
+        (lambda m, d: dp.rank_filters(m, d, dark, method="taylor", memory=0), "memory=0"),
+        (lambda m, d: dp.evaluate(m, d, batch_size=0), "batch_size=0"),
+        (lambda m, d: dp.choose_labels(m, tensors(20)[0], d, budget=3, method="mcp"), "give a uint8 tensor"),
+    ],
+)
+def test_numbers_and_pools_that_make_no_sense_are_refused(call, reason, data):
+    with pytest.raises(UserError, match=reason):
+        call(dp.Classifier(network()), data)
+
+
+@pytest.mark.parametrize(
+    ("count", "label", "reason"), [(20, 77, "from 77 to 77, classes from 0 to 2"), (3, 0, "a pool of 3")]
+)
+def test_a_selection_of_other_classes_or_of_another_pool_is_refused(count, label, reason, data):
+    pool = (tensors(count)[0] * 255).byte()
+    with pytest.raises(UserError, match=reason):
+        dp.relearn(dp.Classifier(network()), data, pool, supervised(torch.tensor([9]), torch.tensor([label])))
+
+
+def test_reading_a_loader_and_training_leave_the_global_random_state(data):
+    model = dp.Classifier(network())
+    before = torch.get_rng_state()
+    dp.Data.of(DataLoader(TensorDataset(*tensors(30)), 7, shuffle=True), tensors(12))
+    dp.train_patch(model, data, dark, {"0": [0]}, epochs=1)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_training_works_where_gradients_are_off(data):
+    with torch.no_grad():
+        patch = dp.train_patch(dp.Classifier(network()), data, dark, {"0": [0]}, epochs=1)
+    assert len(patch.history.loss) == 1
+
+
+def test_ratios_that_choose_no_filter_of_a_small_network_are_left_out(data):
+    model = dp.Classifier(network())
+    found = dp.estimate_ratio(
+        model,
+        data,
+        dark,
+        train=lambda channels: dp.train_patch(model, data, dark, channels, epochs=1).apply(model),
+        ratios=(0.01, 0.5),
+    )
+    assert found.ratio == 0.5

@@ -50,7 +50,9 @@ def tensors_from_bytes(content: bytes, origin: Path) -> tuple[dict[str, Tensor],
         meta = json.loads(content[8 : 8 + length]).get("__metadata__", {}).get("deeppatch", "{}")
         return tensors, json.loads(meta)
     except (safetensors.SafetensorError, ValueError) as error:
-        raise StaleArtifact(f"{origin} is damaged; delete it and run the stage that makes it again") from error
+        raise StaleArtifact(
+            f"{origin} is damaged, or is not a safetensors file; give another one, or make it again"
+        ) from error
 
 
 class Checkpoint:

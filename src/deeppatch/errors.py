@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
 
 class UserError(Exception):
     """A mistake that the user can correct; commands print it as one line and exit with status 2."""
+
+
+def check_positive(**numbers: float) -> None:
+    """Raise UserError unless all numbers are finite and above 0; keywords are their names in the message."""
+    if wrong := [f"{name}={number}" for name, number in numbers.items() if not 0 < number < math.inf]:
+        raise UserError(f"{', '.join(wrong)}: give a number above 0")
 
 
 class MissingArtifact(UserError):

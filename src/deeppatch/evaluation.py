@@ -15,7 +15,7 @@ from deeppatch.data import corruptions, views
 from deeppatch.data.corruptions import Corruption
 from deeppatch.data.dataset import Data
 from deeppatch.data.images import Images
-from deeppatch.errors import UserError
+from deeppatch.errors import UserError, check_positive
 from deeppatch.graph.hooks import eval_mode
 from deeppatch.training import predict
 from deeppatch.zoo.classifier import device_of
@@ -155,6 +155,7 @@ def evaluate(
     >>> table.loc["again", "repair"].item()
     0.0
     """
+    check_positive(batch_size=batch_size)
     named = {"model": models} if isinstance(models, nn.Module) else dict(models)
     reference = next(iter(named), None) if compare is None else compare
     if reference not in named:

@@ -176,9 +176,7 @@ def random_states() -> dict[str, Any]:
         "numpy": repr([v.tolist() if isinstance(v, np.ndarray) else v for v in np.random.get_state()]),  # noqa: NPY002
     }
     if torch.cuda.is_available():
-        states["cuda"] = (
-            torch.cuda.get_rng_state()
-        )  # only of the current device, because a resumed run may see other devices
+        states["cuda"] = torch.cuda.get_rng_state()  # of the current device, because a resumed run may see others
     return states
 
 

@@ -259,7 +259,7 @@ def fit(
         optimizer.load_state_dict(saved["optimizer"])
         schedule.load_state_dict(saved["schedule"])
         info(f"{label}: resumed after epoch {len(history.loss)}")
-    with replicated(model) as replica:
+    with torch.enable_grad(), replicated(model) as replica:
         for epoch, batches in enumerate(epochs):
             if epoch < len(history.loss):
                 if (

@@ -442,7 +442,7 @@ def test_a_network_of_nan_is_said_to_be_one(empty, tmp_path):
     torch.save(state, tmp_path / "nan.pt")
     empty.ran(f"eval --weights {tmp_path}/nan.pt")
     said = empty.refused(f"correct --crt_epoch 1 --ranking {empty.rank_by_hand(tmp_path / 'ranking.json')}")
-    assert "the loss is not finite" in said
+    assert "logits that are not finite; check its weights" in said
 
 
 def test_training_that_diverges_says_so(pretrained):

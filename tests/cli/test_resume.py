@@ -77,7 +77,7 @@ def test_a_stage_stopped_in_the_middle_goes_on_to_the_same_bytes(chain, chain_li
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(scoring_run, "every_second", lambda save: lambda _state: save())
+        patch.setattr(scoring_run, "at_most_once_a_second", lambda save: lambda _state: save())
         patch.setattr(Checkpoint, "save", save_and_stop)
         with pytest.raises(Killed):
             bench.run(line)

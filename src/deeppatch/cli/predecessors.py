@@ -57,6 +57,8 @@ def check_classes(context: Context, meta: Mapping[str, Any], path: Path) -> None
 
 def restore(context: Context, state: dict[str, Tensor], origin: Path) -> Classifier:
     """Build the classifier whose state dict a stage left."""
+    if any(name.startswith("channels/") for name in state):
+        raise WrongWeights(f"{origin} is a patch, not the weights of a network; give it with --patch")
     if not {"normalize.mean", "normalize.std"} <= state.keys():
         command = f"{context.command('pretrain')} --weights {shlex.quote(str(origin))}"
         raise WrongWeights(f"{origin} carries no normalisation; pass it through: {command}")

@@ -14,6 +14,7 @@ from deeppatch.data import biased_split
 from deeppatch.data.biased_split import Partition
 from deeppatch.data.images import Source
 from deeppatch.data.unlabelled import read_unlabelled
+from deeppatch.errors import DataProblem
 from deeppatch.storage import sha256
 
 
@@ -50,3 +51,12 @@ def folder_pool(folder: Path, size: int, device: torch.device, *, limit: int | N
         names, pixels = [names[index] for index in kept.tolist()], pixels[kept]
     digest = sha256("\n".join([state_digest({"pixels": pixels}), *names]).encode())
     return Pool(pixels.to(device), names, None, folder, digest)
+
+
+def check_pool(pixels: object) -> None:
+    """Raise DataProblem unless the pixels of a pool are a uint8 tensor (N, 3, H, W) with an image."""
+    if not isinstance(pixels, Tensor) or pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3:
+        found = f"{pixels.dtype} {tuple(pixels.shape)}" if isinstance(pixels, Tensor) else type(pixels).__name__
+        raise DataProblem(f"the pool is {found}; give a uint8 tensor (N, 3, H, W)")
+    if not len(pixels):
+        raise DataProblem("the pool has no images")

@@ -38,7 +38,8 @@ def to_images(given: DataInput, name: str) -> Images:
     if isinstance(given, Images):
         return given
     if isinstance(given, DataLoader):
-        pairs: list[Any] = [_pair(batch, name) for batch in _in_order(given)]
+        with torch.random.fork_rng(devices=[]):  # a loader draws a seed from the global generator
+            pairs: list[Any] = [_pair(batch, name) for batch in _in_order(given)]
         pixels = [_pixels(batch, name) for batch, _labels in pairs]
         labels = [_labels(found, name) for _batch, found in pairs]
     elif isinstance(given, (tuple, list)):

@@ -8,11 +8,13 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from deeppatch.data.dataset import Data
+from deeppatch.data.pool import check_pool
 from deeppatch.errors import UserError
 from deeppatch.hybrid.budget import affordable
 from deeppatch.hybrid.oracle import Labels, Oracle
 from deeppatch.hybrid.selection import Selection
 from deeppatch.hybrid.selection_methods import METHODS, Choice, SelectionInputs
+from deeppatch.zoo.classifier import device_of
 
 
 def choose_labels(
@@ -64,7 +66,8 @@ def choose_labels(
     >>> selection.with_labels(torch.tensor([0, 1, 1, 0])).labels.tolist()
     [0, 1, 1, 0]
     """
-    device = next(model.parameters()).device
+    check_pool(pool_pixels)
+    device = device_of(model)
     train = data.train.pixels[:].to(device)
     inputs = SelectionInputs(model, pool_pixels.to(device), train, seed, views, encode, batch_size, amp)
     return choose(inputs, budget, method=method, oracle=oracle).selection

@@ -16,7 +16,8 @@ from deeppatch.cache import ContentCache, Entry, content_key
 from deeppatch.data.augmix import views as augmix_views
 from deeppatch.data.dataset import Data
 from deeppatch.data.images import Images
-from deeppatch.errors import DataProblem, UserError
+from deeppatch.data.pool import check_pool
+from deeppatch.errors import DataProblem, UserError, check_positive
 from deeppatch.hybrid.consistency import consistency
 from deeppatch.hybrid.names import USES
 from deeppatch.hybrid.selection import UNKNOWN, Selection
@@ -24,6 +25,7 @@ from deeppatch.hybrid.semisupervised import repair
 from deeppatch.hybrid.training_data import Recipe, RepairSettings, SemiSupervisedData, known_and_weights
 from deeppatch.progress import info
 from deeppatch.training import History, accuracy_on
+from deeppatch.zoo.classifier import device_of
 
 
 @dataclass(frozen=True)
@@ -165,8 +167,14 @@ def repair_from_warm_start(
         raise UserError("labels of the selection are missing; give them with selection.with_labels(labels)")
     if use == "unlabelled" and not len(selection.unlabelled):
         raise UserError("use='unlabelled': the selection has no unlabelled images; choose another method")
-    device = next(model.parameters()).device
+    check_positive(epochs=settings.epochs, lr=settings.lr)
+    check_pool(pool_pixels)
+    _check_fit(selection, len(pool_pixels), len(data.classes))
+    device = device_of(model)
     data, recipe = data.to(device), recipe or Recipe()
+    if pool_pixels.shape[2:] != data.example.shape[2:]:
+        sizes = f"{tuple(pool_pixels.shape[2:])}, those of the data {tuple(data.example.shape[2:])}"
+        raise UserError(f"images of the pool have size {sizes}; resize the pool")
     training_data = semi_supervised_data(
         data, pool_pixels.to(device), selection, use=use, views=views, settings=settings
     )
@@ -180,6 +188,18 @@ def repair_from_warm_start(
         repaired, training_data, recipe, settings, on_val, watch=lambda m: {"test": on_test(m)}, checkpoint=checkpoint
     )
     return Relearned(start, repaired, history)
+
+
+def _check_fit(selection: Selection, count: int, classes: int) -> None:
+    labels = selection.labels[selection.labels != UNKNOWN]
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        raise UserError(
+            f"labels reach from {int(labels.min())} to {int(labels.max())}, classes from 0 to {classes - 1}"
+        )
+    if len(selection.members) and int(selection.members.max()) >= count:
+        raise UserError(
+            f"the selection names image {int(selection.members.max())} of a pool of {count}; give the right pool"
+        )
 
 
 def semi_supervised_data(

@@ -96,6 +96,9 @@ def estimate_ratio(
     ranking = ranking or random_ranking(
         {name: conv.out_channels for name, conv in convolutions(network_of(model)).items()}, seed
     )
+    ratios = [ratio for ratio in ratios if ranking.choose(ratio, side, seed)]  # small layers need larger ones
+    if not ratios:
+        raise UserError("no ratio chooses a filter in any layer; give larger ratios")
     degrade = corruptions.corruption(corruption, seed=seed)
     val = views.expand(data.val.to(device_of(model)), degrade, batch_size)
 

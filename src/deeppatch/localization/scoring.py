@@ -11,7 +11,7 @@ from torch import nn
 from deeppatch.artifacts import Checkpoint
 from deeppatch.data import corruptions, views
 from deeppatch.data.dataset import Data
-from deeppatch.errors import UserError
+from deeppatch.errors import UserError, check_positive
 from deeppatch.evaluation import check_classifier
 from deeppatch.localization.elimination import rank_by_elimination
 from deeppatch.localization.exact_scores import ExactScorer
@@ -84,6 +84,7 @@ def rank_filters(
         [2]
     """
     _check_arguments(method, refine, eliminate, side)
+    check_positive(batch_size=batch_size, memory=memory, ratio=ratio)
     images = data.val.to(device_of(model))
     scored = copy.deepcopy(model).eval()
     check_classifier(scored, views.to_float(images.pixels[:2]), len(data.classes))

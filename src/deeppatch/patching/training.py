@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from deeppatch.artifacts import Checkpoint, state_digest
 from deeppatch.data import corruptions
 from deeppatch.data.dataset import Data
+from deeppatch.errors import check_positive
 from deeppatch.evaluation import check_classifier
 from deeppatch.patching.attachment import attach
 from deeppatch.patching.patch_file import Patch, extract
@@ -90,6 +91,7 @@ def train_patch(
         >>> patched(torch.rand(5, 3, 12, 16)).shape
         torch.Size([5, 2])
     """
+    check_positive(epochs=epochs, batch_size=batch_size, lr=lr)
     data, degrade = data.to(device_of(model)), corruptions.corruption(corruption, seed=seed)
     check_classifier(model, data.example, len(data.classes))
     with seeded(seed if reseed else None):

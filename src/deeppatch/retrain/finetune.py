@@ -11,6 +11,7 @@ from torch import nn
 from deeppatch.artifacts import Checkpoint
 from deeppatch.data import corruptions
 from deeppatch.data.dataset import Data
+from deeppatch.errors import check_positive
 from deeppatch.evaluation import check_classifier
 from deeppatch.training import (
     History,
@@ -80,6 +81,7 @@ def finetune(
         >>> len(tuned.history.accuracy)
         2
     """
+    check_positive(epochs=epochs, batch_size=batch_size, lr=lr)
     data, degrade = data.to(device_of(model)), corruptions.corruption(corruption, seed=seed)
     check_classifier(model, data.example, len(data.classes))
     with seeded(seed if reseed else None):
