@@ -104,9 +104,7 @@ def test_a_network_that_cannot_be_traced_is_ranked_the_plain_way(pretrained, cha
 
     monkeypatch.setattr(Graph, "__init__", refuse)
     said = pretrained.ran(f"select -f {method}").out
-    assert (
-        "cannot be run as a graph: its forward pass depends on values; every filter takes a full" in said
-    )
+    assert "cannot be run as a graph: its forward pass depends on values; every filter takes a full" in said
     assert ranking(pretrained, f"assess-{method}")["layers"] == ranking(chain, f"assess-{method}")["layers"]
 
 
