@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from deeppatch.cache import ContentCache, Entry
 from deeppatch.data.files import Files
 from deeppatch.data.images import Images
-from deeppatch.storage import sha256, write_bytes
+from deeppatch.storage import sha256
 
 
 def describe(parts: Mapping[str, Images], classes: tuple[str, ...], cache: Path | None = None) -> dict[str, Any]:
@@ -60,16 +59,14 @@ def _digest(images: Images, cache: Path | None) -> str:
 
 def _files_digest(files: Files, cache: Path | None) -> str:
     """Hash the contents of all files; they are read again only where a name, a size or a time has changed."""
-    key = files.digest()
-    path = cache / f"{key}.json" if cache else None
-    if path and path.exists():
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            return str(json.loads(path.read_bytes())["contents"])
+    kept, facts = ContentCache(cache) if cache else None, {"files": files.digest()}
+    if kept and (entry := kept.read(facts)):
+        return str(entry.notes["contents"])
     digest = hashlib.sha256()
     for file in files.paths:
         digest.update(f"{Path(file).name} {sha256(Path(file).read_bytes())}\n".encode())
-    if path:
-        write_bytes(path, json.dumps({"contents": digest.hexdigest()}).encode())
+    if kept:
+        kept.write(facts, Entry({}, {"contents": digest.hexdigest()}))
     return digest.hexdigest()
 
 
