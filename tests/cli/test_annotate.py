@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import argparse
 import csv
 import io
 import logging
@@ -12,16 +11,17 @@ import torch
 from PIL import Image
 
 from deeppatch.cli.annotate import report
-from deeppatch.cli.pretrain.inputs import normalisation
 from deeppatch.data import biased_split, sources
 from deeppatch.data.label_file import read_labels
 from deeppatch.data.pool import Pool
 from deeppatch.errors import UserError
+from deeppatch.features import Embeddings
 from deeppatch.hybrid import encoder_training
 from deeppatch.hybrid.budget import affordable
 from deeppatch.hybrid.selection import Selection, selection_from_bytes
-from deeppatch.hybrid.selection_methods import METHODS, Choice
+from deeppatch.hybrid.selection_methods import METHODS, Choice, SelectionInputs
 from deeppatch.zoo.entries import PROTOCOL_STATS
+from deeppatch.zoo.normalisation import choose_normalisation
 
 FILES = {"selection.safetensors", "selection.json", "selection.csv", "contact.html", "run.json"}
 BIASED = "--bias B --views 2 --budget 10%"
@@ -207,8 +207,9 @@ def test_spread_labels_that_are_worse_than_the_model_s_own_are_told(truth, own, 
         torch.tensor([0]), torch.tensor([0]), members, torch.zeros_like(members), members[:0], torch.empty(0)
     )
     pool = Pool(torch.empty(count, 3, 1, 1), [], torch.tensor(truth), None, "")
-    evidence = argparse.Namespace(embeddings=argparse.Namespace(logits=logits))
-    found = report.diagnostics(pool, evidence, Choice(selection, [""], torch.tensor([-1]), logits))
+    inputs = SelectionInputs(torch.nn.Identity(), pool.pixels, pool.pixels, seed=0)
+    vars(inputs)["embeddings"] = Embeddings(logits, logits)
+    found = report.diagnostics(pool, inputs, Choice(selection, [""], torch.tensor([-1]), logits))
     assert found["propagated_labels_correct_percent"] == pytest.approx(100 * truth.count(0) / count, abs=0.01)
     assert ("are wrong more often than the model's own predictions there" in caplog.text) is warned
 
@@ -221,10 +222,9 @@ def test_biased_models_take_the_normalisation_that_is_published_with_the_protoco
     }
     assert PROTOCOL_STATS.keys() == published.keys()
     for name, (mean, std) in published.items():
-        options = argparse.Namespace(mean=None, std=None, bias="B", dataset=name, model="any", weights=None)
-        found = normalisation(argparse.Namespace(options=options), {})
-        assert found[0] == pytest.approx(mean, abs=1e-6)
-        assert found[1] == pytest.approx(std, abs=1e-6)
+        found = choose_normalisation(protocol=name)
+        assert found.mean == pytest.approx(mean, abs=1e-6)
+        assert found.std == pytest.approx(std, abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib
 import json
 
@@ -97,9 +98,10 @@ def test_an_option_changes_the_identity_or_cannot_change_the_result(stage, actio
         before, after = parse(stage, "essential"), parse(stage, "validate")
     else:
         before = parse(stage, company)
-        after = argparse.Namespace(**vars(before)) if NO_OTHER_CHOICE in words else parse(stage, f"{company} {words}")
-        if NO_OTHER_CHOICE in words:
-            setattr(after, action.dest, NO_OTHER_CHOICE)
+        another = {action.dest: NO_OTHER_CHOICE}
+        after = (
+            dataclasses.replace(before, **another) if NO_OTHER_CHOICE in words else parse(stage, f"{company} {words}")
+        )
     names = [naming.model_folder(each) / naming.artifact_id(stage, each, {}) for each in (before, after)]
     if action.dest in {*naming.INCIDENTAL} - {"output_dir"} or action.dest in IDLE[stage]:
         assert names[0] == names[1]
