@@ -1,4 +1,4 @@
-"""Commands in the pages parse, README's tree is the repository's, and its scripts are the Pipfile's."""
+"""Commands in the pages parse, links lead somewhere, the tree of files is the repository's."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ from deeppatch.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
-PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(ROOT.glob("docs/*.md"))
+PAGES = [ROOT / name for name in ("README.md", "RESULTS.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(
+    ROOT.glob("docs/*.md")
+)
 PIPFILE = tomllib.loads((ROOT / "Pipfile").read_text())
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 START = r"(?:python (?:-m|src/|benchmarks/)|pipenv \w+ |deeppatch [\w-]+|torchrun |pip install |ruff \w+|mypy$)"
@@ -240,10 +242,21 @@ def named_files(tree: str) -> list[str]:
 
 
 def test_the_tree_names_every_source_file_once():
-    tree = README[README.index("## Files") :]
+    tree = (ROOT / "docs" / "files.md").read_text()
     tree = tree[tree.index("src/\n") : tree.index("```\n", tree.index("src/\n"))]
     files = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("src/**/*.py") if path.name != "__init__.py"}
     assert sorted(named_files(tree)) == sorted(file for file in files if "egg-info" not in file)
+
+
+def test_readme_is_short():
+    assert len(README.splitlines()) <= 150
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_within_the_repository_leads_somewhere(page):
+    links = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text())
+    missing = [link for link in links if not link.startswith("http") and not (page.parent / link).exists()]
+    assert missing == []
 
 
 def test_the_lock_file_installs_for_anyone():

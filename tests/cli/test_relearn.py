@@ -298,7 +298,7 @@ def test_in_the_field_a_person_fills_in_the_labels(field, tmp_path):
         "2 labels are of images that were not chosen: x.png, y.png"
     )
     assert "nowhere.csv: No such file or directory" in field.refused(f"{line} {TRAINING} --labels nowhere.csv")
-    filled = table  # in place, as README has it
+    filled = table  # in place, as docs/commands.md has it
     chosen.to_csv(filled, index=False)
     field.ran(f"{line} {TRAINING} --labels {filled}")
     folder = "relearn-hybrid-budget6-views2"

@@ -86,7 +86,7 @@ def test_all_nine_figures_of_mutual_information(run, given, published):
 
 
 def test_our_own_extraction_from_all_training_images_is_the_published_one(run, given):
-    """Cropped and mirrored, as in training, the images give the very sets of k = 5; README has the plain ones."""
+    """Cropped and mirrored, as in training, the images give the very sets of k = 5; RESULTS has the plain ones."""
     folder = run("influence", "-k", "5", "--augment", "--compare", given[0])
     measured = content(folder, "influence-augment*/influence.json")
     assert measured["compared"][f"{SETS[5]}.json"] == [5] * 10
