@@ -24,16 +24,7 @@ class Options(RepairOptions):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of this stage."""
-    group = parser.add_argument_group("correct")
-    group.add_argument(
-        "--epochs",
-        dest="crt_epoch",
-        type=int,
-        default=argparse.SUPPRESS,
-        metavar="N",
-        help="the same as --crt_epoch",
-    )
+    """Add nothing: all arguments of this stage are those that DeepPatch's stages share."""
 
 
 def run(options: Options) -> None:
