@@ -170,7 +170,7 @@ def _finetune(context: Context, last: LastLayer) -> None:
     if context.options.head_only:
         tuned = tune_head(last, indices, settings, checkpoint=checkpoint)
     else:
-        tuned = tune_network(last.model, indices, last.data, settings, layer=last.name, checkpoint=checkpoint)
+        tuned = tune_network(last.model, indices, last.data, settings, checkpoint=checkpoint)
     report.write_finetuned(context, tuned, name, base)
     context.checkpoint().remove()
 
