@@ -76,9 +76,10 @@ def decompose(model: nn.Module, data: Data, indices: Tensor) -> nn.Module:
     name, whole = last_linear(model, data.example.to(next(model.parameters()).device))
     outputs, inputs = whole.weight.shape
     if indices.ndim != 2 or len(indices) != outputs or not 0 <= int(indices.min()) <= int(indices.max()) < inputs:
+        given = f"{tuple(indices.shape)} from {int(indices.min())} to {int(indices.max())}"
         raise UserError(
             f"the last layer, {name}, has {outputs} outputs and {inputs} inputs; indices must be ({outputs}, k) "
-            f"numbers from 0 to {inputs - 1}, not {tuple(indices.shape)} from {int(indices.min())} to {int(indices.max())}"
+            f"numbers from 0 to {inputs - 1}, not {given}"
         )
     return with_head(model, name, DecomposedHead.from_linear(whole, indices))
 
