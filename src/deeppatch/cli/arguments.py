@@ -7,9 +7,18 @@ from pathlib import Path
 
 from deeppatch.cli.options import DEFAULT_RATIO, DEFAULT_SEED
 from deeppatch.data import names
+from deeppatch.errors import UserError
 from deeppatch.localization.names import RANKINGS, SIDES
 from deeppatch.patching.names import CORRECTIONS, UNITS
-from deeppatch.zoo.names import ARCHITECTURE_NAMES
+from deeppatch.zoo.names import ARCHITECTURE_NAMES, FORMS, check_model
+
+
+def model_name(text: str) -> str:
+    """Return a network's name, as argparse wants it: ArgumentTypeError when it has no form that there is."""
+    try:
+        return check_model(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def add_shared(parser: argparse.ArgumentParser, *, repair: bool = True) -> None:
@@ -26,10 +35,11 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     data.add_argument(
         "-m",
         "--model",
-        choices=sorted(ARCHITECTURE_NAMES),
+        type=model_name,
         default="resnet32",
         metavar="NAME",
-        help=f"network of the zoo: {', '.join(sorted(ARCHITECTURE_NAMES))} (default: resnet32)",
+        help=f"network of the zoo: {', '.join(sorted(ARCHITECTURE_NAMES))}; or {FORMS}, a function of the number of "
+        "classes (default: resnet32)",
     )
     data.add_argument(
         "-d",

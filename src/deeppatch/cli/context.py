@@ -25,8 +25,8 @@ from deeppatch.distributed import ranks
 from deeppatch.errors import Busy, StaleArtifact, UserError
 from deeppatch.progress import info
 from deeppatch.stage import Stage, git_revision
-from deeppatch.zoo.architectures import ARCHITECTURES
 from deeppatch.zoo.classifier import Classifier
+from deeppatch.zoo.resolve import Architecture, resolve
 
 
 @dataclass
@@ -85,10 +85,15 @@ class Context:
         """Two images, to trace networks with."""
         return views.to_float(self.splits.val.pixels[:2])
 
+    @cached_property
+    def architecture(self) -> Architecture:
+        """The network that -m names."""
+        return resolve(self.options.model)
+
     def new_network(self) -> torch.nn.Module:
-        """Return the network of the zoo, initialised by the seed."""
+        """Return the network, initialised by the seed."""
         torch.manual_seed(self.options.seed)
-        return ARCHITECTURES[self.options.model](len(self.source.classes))
+        return self.architecture.build(len(self.source.classes))
 
     def place(self, model: Classifier) -> Classifier:
         """Move a classifier to the device, in the memory layout that convolutions like best."""

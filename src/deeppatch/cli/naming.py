@@ -18,6 +18,7 @@ from deeppatch.cli.options import ANNOTATE, DEFAULT_K, DEFAULT_KS, DEFAULT_RATIO
 from deeppatch.data.names import slug
 from deeppatch.modular.weak_networks import published_weak_network
 from deeppatch.storage import read_given, sha256
+from deeppatch.zoo.names import model_slug
 
 # options of all stages that the suffix says
 IN_SUFFIX = ("noise_type", "bias", "seed", "val_share", "limit")
@@ -87,7 +88,7 @@ def readable_name(stage: str, options: Any) -> str:
 
 def model_folder(options: Any) -> Path:
     """Return OUTPUT/DATASET/MODEL."""
-    return Path(options.output_dir, slug(options.dataset), options.model)
+    return Path(options.output_dir, slug(options.dataset), model_slug(options.model))
 
 
 def suffix(options: Any) -> str:

@@ -77,6 +77,9 @@ ARCHITECTURES: dict[str, Callable[[int], nn.Module]] = {
     "resnet50": _resnet50,
     "resnet20a": partial(CifarResNet, 3, option="A"),
     "resnet32a": partial(CifarResNet, 5, option="A"),
+    "resnet44a": partial(CifarResNet, 7, option="A"),
+    "resnet56a": partial(CifarResNet, 9, option="A"),
+    "resnet110a": partial(CifarResNet, 18, option="A"),
     "vgg13_bn": _vgg13_bn,
     "mobilenetv2_x0_5": _mobilenetv2_x0_5,
     "shufflenetv2_x1_0": _shufflenetv2_x1_0,
@@ -94,3 +97,6 @@ ARCHITECTURES: dict[str, Callable[[int], nn.Module]] = {
     "rescnn_weak": weak_rescnn,
     "rescnn_svhn_weak": weak_rescnn_for_svhn,
 }
+
+# the width and height in pixels that a network was made for, where it is not 32
+IMAGE_SIZES = {"resnet50": 224}

@@ -39,12 +39,16 @@ COMMON_STATS: dict[str, tuple[Triple, Triple]] = {
 
 @dataclass(frozen=True)
 class Entry:
-    """Published weights: `url` ends in -HASH.EXT (start of the file's SHA-256), `top1` is test accuracy in percent."""
+    """Published weights: `url` ends in -HASH.EXT (start of the file's SHA-256), `top1` is test accuracy in percent.
+
+    `repository` is that of the weights on the Hugging Face Hub; it comes before `url`.
+    """
 
     url: str
-    top1: float
+    top1: float | None
     mean: Triple
     std: Triple
+    repository: str = ""
 
 
 ENTRIES: dict[tuple[str, str], Entry] = {
@@ -59,6 +63,9 @@ ENTRIES: dict[tuple[str, str], Entry] = {
     ),
     ("cifar10", "resnet20a"): Entry(f"{OPTION_A}/resnet20-12fca82f.th", 91.73, *CIFAR10_PIXEL_STATS),
     ("cifar10", "resnet32a"): Entry(f"{OPTION_A}/resnet32-d509ac18.th", 92.63, *IMAGENET_STATS),
+    ("cifar10", "resnet44a"): Entry(f"{OPTION_A}/resnet44-014dd654.th", 93.10, *IMAGENET_STATS),
+    ("cifar10", "resnet56a"): Entry(f"{OPTION_A}/resnet56-4bfd9763.th", 93.39, *IMAGENET_STATS),
+    ("cifar10", "resnet110a"): Entry(f"{OPTION_A}/resnet110-1d1ed7c2.th", 93.68, *IMAGENET_STATS),
     ("imagenet", "resnet50"): Entry(f"{TORCHVISION}/resnet50-0676ba61.pth", 76.13, *IMAGENET_STATS),
     ("cifar100", "resnet20"): Entry(f"{CIFAR_MODELS}/resnet/cifar100_resnet20-23dac2f1.pt", 68.83, *CIFAR100_STATS),
     ("cifar100", "resnet32"): Entry(f"{CIFAR_MODELS}/resnet/cifar100_resnet32-84213ce6.pt", 70.16, *CIFAR100_STATS),

@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from deeppatch.errors import UserError, WrongWeights, closest
+from deeppatch.errors import UserError, WrongWeights
 from deeppatch.zoo import weights as files
-from deeppatch.zoo.architectures import ARCHITECTURES
 from deeppatch.zoo.classifier import Classifier
-from deeppatch.zoo.entries import CLASSES, ENTRIES
+from deeppatch.zoo.entries import CLASSES
 from deeppatch.zoo.normalisation import choose_normalisation
+from deeppatch.zoo.resolve import resolve
 
 
 def load_classifier(
@@ -28,12 +28,14 @@ def load_classifier(
     """Load a network of the zoo as a classifier in eval mode, on the CPU.
 
     Args:
-        name: The name of a network, such as `resnet32` (one of `deeppatch.zoo.names.ARCHITECTURE_NAMES`).
+        name: The name of a network: of the zoo (`deeppatch.zoo.names.ARCHITECTURE_NAMES`), such as `resnet32`;
+            `timm:NAME`, `torchvision:NAME`; or `package.module:function`, a function of the number of classes.
         classes: The number of classes, or the name of the data set whose published weights are loaded, which
             are downloaded if they are absent.
         weights: A .safetensors file or a torch checkpoint with a state dict to load instead. Without a file and
             without a data set's name the network is initialised by `seed`.
-        mean: The mean of each channel (default: that of the file, else that of the published weights, else 0).
+        mean: The mean of each channel (default: that of the file, else that of the published weights, else that
+            of the network's library, else 0).
         std: The standard deviation of each channel (default: likewise, else 1).
         seed: The seed of random weights.
 
@@ -45,19 +47,17 @@ def load_classifier(
     >>> tuple(model(torch.rand(2, 3, 20, 28)).shape)
     (2, 10)
     """
-    if name not in ARCHITECTURES:
-        guess = closest(name, ARCHITECTURES)
-        raise UserError(f"there is no network {name} in the zoo{guess}; choose from {', '.join(ARCHITECTURES)}")
+    architecture = resolve(name)
     if isinstance(classes, str) and classes not in CLASSES:
         raise UserError(f"classes={classes!r}: give the number of classes, or one of {', '.join(CLASSES)}")
-    entry = ENTRIES.get((classes, name)) if isinstance(classes, str) else None
+    entry = architecture.published.get(classes) if isinstance(classes, str) else None
     state: dict[str, Tensor] = {}
     if weights is not None:
         path = Path(weights)
     elif entry is not None:
-        path = files.fetch(entry.url)
+        path = files.fetch_entry(entry)
     elif isinstance(classes, str):
-        known = sorted({each for each, network in ENTRIES if network == name})
+        known = sorted(architecture.published)
         raise WrongWeights(
             f"no weights of {name} on {classes} are published ({', '.join(known) or 'none'} are); give a file as "
             "weights=, or the number of classes and train the network"
@@ -69,8 +69,10 @@ def load_classifier(
     count = classes if isinstance(classes, int) else CLASSES[classes]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = ARCHITECTURES[name](count)
+        network = architecture.build(count)
     if path is not None:
         files.load_network(network, files.network_state(state), path)
-    found = choose_normalisation(mean=mean, std=std, saved=files.saved_normalisation(state), entry=entry)
+    found = choose_normalisation(
+        mean=mean, std=std, saved=files.saved_normalisation(state), entry=entry, library=architecture.normalisation
+    )
     return Classifier(network, found.mean, found.std).eval()

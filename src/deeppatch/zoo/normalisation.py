@@ -12,6 +12,7 @@ GIVEN = "as given"
 FROM_FILE = "from the weights file"
 OF_PROTOCOL = "HybridRepair's"
 OF_ZOO = "of the zoo"
+OF_LIBRARY = "of its library"
 OF_TRAINING_IMAGES = "of the training images"
 OF_IMAGENET = "ImageNet's"
 NONE = "none"
@@ -38,9 +39,11 @@ def choose_normalisation(
     saved: tuple[Sequence[float], Sequence[float]] | None = None,
     protocol: str | None = None,
     entry: Entry | None = None,
+    library: tuple[Sequence[float], Sequence[float]] | None = None,
     otherwise: Callable[[], Normalisation] = no_normalisation,
 ) -> Normalisation:
-    """Return the first constants that there are: given, saved with the weights, of a protocol, published, or others.
+    """Return the first constants that there are: given, saved with the weights, of a protocol, published,
+    a library's, or others.
 
     Args:
         mean: The given mean; it replaces only the mean of the other constants.
@@ -48,6 +51,7 @@ def choose_normalisation(
         saved: Mean and standard deviation in the file of the weights (`deeppatch.zoo.weights.saved_normalisation`).
         protocol: The name of the data set whose constants of HybridRepair's protocol are used, if it has some.
         entry: The published weights of the network.
+        library: The constants with which a library (timm, torchvision) feeds the network.
         otherwise: Returns the constants where there are no others, such as those of the training images
             (`deeppatch.pretraining.normalisation.of_training_images`); it is called only then.
 
@@ -65,6 +69,8 @@ def choose_normalisation(
         found = Normalisation(*PROTOCOL_STATS[protocol], OF_PROTOCOL)
     elif entry is not None:
         found = Normalisation(entry.mean, entry.std, OF_ZOO)
+    elif library is not None:
+        found = Normalisation(*library, OF_LIBRARY)
     else:
         found = otherwise()
     return Normalisation(found.mean if mean is None else mean, found.std if std is None else std, found.origin)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from deeppatch.artifacts import DAMAGE
 from deeppatch.errors import DownloadFailed, WrongWeights
-from deeppatch.zoo.entries import ENTRIES
+from deeppatch.zoo.entries import ENTRIES, Entry
 
 # keys of the state dict in checkpoints of whole training runs, and the numpy scalars that such checkpoints contain,
 # whose names differ between numpy 1 and numpy 2
@@ -48,6 +48,25 @@ def fetch(url: str) -> Path:
             raise WrongWeights(f"the download of {url} was damaged; run the same command again") from error
     verify(path)
     return path
+
+
+def fetch_entry(entry: Entry) -> Path:
+    """Return the local copy of published weights, from the Hugging Face Hub or from their URL."""
+    return fetch_from_hub(entry.repository) if entry.repository else fetch(entry.url)
+
+
+def fetch_from_hub(repository: str) -> Path:
+    """Return the local copy of `model.safetensors` of a repository on the Hugging Face Hub; download it if absent."""
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(repository, "model.safetensors"))
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DownloadFailed(
+            f"cannot download the weights of {repository} from the Hugging Face Hub ({reason}); give a copy with "
+            "--weights FILE, or train the network with --train"
+        ) from error
 
 
 def hash_in_name(path: Path) -> str | None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 
+from deeppatch.cli.arguments import model_name
 from deeppatch.cli.options import ANNOTATE, StageOptions
 from deeppatch.hybrid.budget import budget_problem
 from deeppatch.hybrid.names import BIASES, BY_FEATURES, METHODS
-from deeppatch.zoo.names import ARCHITECTURE_NAMES
 
 STAGE = "annotate"
 DESCRIPTION = "Annotate: choose which images of a pool to label, within a budget, and which to learn from without."
@@ -71,10 +71,10 @@ def add_selection(parser: argparse.ArgumentParser, *epochs: str) -> None:
     )
     group.add_argument(
         "--encoder",
-        choices=sorted(ARCHITECTURE_NAMES),
+        type=model_name,
         default=ANNOTATE["encoder"],
         metavar="NAME",
-        help=f"network of the zoo to train for --features ssl (default: {ANNOTATE['encoder']})",
+        help=f"network to train for --features ssl (default: {ANNOTATE['encoder']})",
     )
     group.add_argument(
         *epochs,

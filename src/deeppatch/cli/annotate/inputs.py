@@ -16,7 +16,7 @@ from deeppatch.data.sources import SIZE
 from deeppatch.errors import StaleArtifact
 from deeppatch.hybrid.encoder_training import EncoderSettings, TrainedEncoder, train_encoder
 from deeppatch.progress import info
-from deeppatch.zoo.architectures import ARCHITECTURES
+from deeppatch.zoo.resolve import resolve
 
 SPLIT = "split.safetensors"
 
@@ -80,7 +80,7 @@ def encoder_of(context: Context, pool: Pool) -> TrainedEncoder:
     options = context.options
     settings = EncoderSettings(options.encoder, options.encoder_epochs, options.batch_size, options.seed, options.amp)
     encoder = train_encoder(
-        lambda: ARCHITECTURES[options.encoder](2),
+        lambda: resolve(options.encoder).build(2),
         context.data,
         pool.pixels,
         settings,

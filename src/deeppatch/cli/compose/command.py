@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from deeppatch.cli.arguments import model_name
 from deeppatch.cli.options import StageOptions
 from deeppatch.errors import UserError
 from deeppatch.modular.join_names import parse
 from deeppatch.modular.names import FITS, JOINS, METHODS, PRESETS
 from deeppatch.modular.weak_networks import mix_of
-from deeppatch.zoo.names import ARCHITECTURE_NAMES
 
 STAGE = "compose"
 DESCRIPTION = """Compose: join a weak model and the module of a strong model for one class, which it corrects.
@@ -52,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--weak",
+        type=model_name,
         metavar="NAME",
         help="weak network (default: the published one for strong network, data and --fit, such as simcnn_weak)",
     )
@@ -78,8 +79,6 @@ def problems(options: Options) -> list[str]:
     messages = []
     if options.weak_epoch is not None and options.weak_epoch < 1:
         messages.append(f"--weak_epoch {options.weak_epoch}: give a whole number above 0")
-    if options.weak is not None and options.weak not in ARCHITECTURE_NAMES:
-        messages.append(f"--weak {options.weak}: choose from {', '.join(sorted(ARCHITECTURE_NAMES))}")
     try:
         mix_of(options.dataset)
     except UserError as error:

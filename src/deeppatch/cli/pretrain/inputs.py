@@ -14,7 +14,7 @@ from deeppatch.pretraining.normalisation import of_training_images
 from deeppatch.progress import info
 from deeppatch.zoo import weights
 from deeppatch.zoo.classifier import Classifier
-from deeppatch.zoo.entries import ENTRIES, Entry
+from deeppatch.zoo.entries import Entry
 from deeppatch.zoo.normalisation import OF_TRAINING_IMAGES, choose_normalisation
 
 
@@ -29,22 +29,27 @@ class Weights:
 
 def published(context: Context) -> Entry | None:
     """Return the published weights of the network for the data set, or None."""
-    return ENTRIES.get((context.options.dataset, context.options.model))
+    return context.architecture.published.get(context.options.dataset)
 
 
 def read_weights(context: Context) -> Weights | None:
     """Read the weights to start from, given or published; None if the network is to be trained from scratch."""
     options, entry = context.options, published(context)
-    if options.weights is None and (options.train or entry is None):
+    path: Path | None = options.weights
+    if path is None and entry is not None and not options.train:
+        path = weights.fetch_entry(entry)
+    if path is None:
         given = "--train" if options.recipe == "default" else f"--recipe {options.recipe}"
         why = given if options.train else f"no weights are published for {options.model} on {options.dataset}"
         info(f"weights: training from scratch ({why})")
         return None
-    path = options.weights or weights.fetch(entry.url)  # type: ignore[union-attr]
     state = weights.read(path)
     check_classes(context, metadata(path), path)
     context.stage.inherit(path, path.read_bytes())
-    return Weights(path, state, "given" if options.weights else f"published, {entry.top1} % on test")  # type: ignore[union-attr]
+    if options.weights:
+        return Weights(path, state, "given")
+    accuracy = f", {entry.top1} % on test" if entry and entry.top1 else ""
+    return Weights(path, state, f"published{accuracy}")
 
 
 def classifier(context: Context, weights_file: Weights | None) -> Classifier:
@@ -67,6 +72,7 @@ def normalisation(context: Context, state: dict[str, Tensor]) -> tuple[Sequence[
         saved=weights.saved_normalisation(state),
         protocol=options.dataset if options.bias else None,
         entry=published(context),
+        library=context.architecture.normalisation,
         otherwise=lambda: of_training_images(context.splits.train),
     )
     caution = ""

@@ -43,7 +43,7 @@ def report(context: Context, model: Classifier, facts: dict[str, Any]) -> None:
     measured = metrics.accuracies(correct, context.blur.level_names, "blurred")
     check = None
     entry = published(context)
-    if entry and options.state == "pretrained" and not options.train:
+    if entry and entry.top1 and options.state == "pretrained" and not options.train:
         check = check_normalisation(
             model,
             context.splits.val,
