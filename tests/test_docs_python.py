@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 PAGES = sorted(ROOT.glob("docs/**/*.md"))
 METHODS = ("deeppatch", "decomposing", "modules", "hybrid-repair")
+SLOW = ("export",)  # PyTorch takes its time to export a program
 WITH_EXAMPLES = (*METHODS, "python", "your-own-model", "labelling-your-images", "export")
 
 
@@ -32,9 +33,16 @@ def run(page: str, name: str) -> dict[str, object]:
 
 
 @pytest.mark.parametrize(
-    "page", [page for page in PAGES if BLOCK.search(page.read_text())], ids=lambda page: page.stem
-)  # fmt: skip
+    "page",
+    [
+        pytest.param(page, id=page.stem, marks=[pytest.mark.slow] * (page.stem in SLOW))
+        for page in PAGES
+        if BLOCK.search(page.read_text())
+    ],
+)
 def test_the_examples_of_a_page_run(page, tmp_path, monkeypatch, capsys):
+    if page.stem == "export":
+        pytest.importorskip("onnxruntime")
     monkeypatch.chdir(tmp_path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
