@@ -140,15 +140,21 @@ def spread(cells: list[str], decimals: int) -> str:
 def origin(facts: dict[str, Any], seeds: str) -> str:
     """Return one line on where a table is from; what is not known is left out, a missing revision is told."""
     revision = facts["revision"] or "revision not recorded"
+    revision = revision if " " in revision else f"revision {revision[:7]}{'-dirty' * revision.endswith('-dirty')}"
     values = [str(seed) for seed in facts["seeds"] or []]
-    given = f"n = {facts['n']}" if facts["n"] is not None else "n not recorded"
+    number = f"n = {facts['n']}" if facts["n"] is not None else "n not recorded"
     parts = [
-        seeds or given,
+        seeds or number,
         f"seed{'s' * (len(values) > 1)} {', '.join(values)}" if values else "",
-        revision if " " in revision else f"revision {revision[:7]}{'-dirty' * revision.endswith('-dirty')}",
-        facts["date"], facts["images"], facts["hardware"], facts.get("note"),
-    ]  # fmt: skip
-    return "; ".join(part for part in parts if part) + "."
+        f"{revision} ({facts['date']})" if facts["date"] else revision,
+    ]
+    sentences = [
+        "; ".join(part for part in parts if part),
+        f"Images: {facts['images']}" if facts["images"] else "",
+        f"Hardware: {facts['hardware']}" if facts["hardware"] else "",
+        f"Note: {facts['note']}" if facts.get("note") else "",
+    ]
+    return " ".join(f"{sentence}." for sentence in sentences if sentence)
 
 
 def markdown(table: Table) -> str:
