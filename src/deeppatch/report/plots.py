@@ -14,6 +14,9 @@ from matplotlib.patches import Rectangle
 
 # the most classes that can be named on an axis
 MAX_NAMED_CLASSES = 20
+# colours that colour-blind readers tell apart (Okabe and Ito, 2008), and grey
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
+MARKERS = "os^Dv<>X"
 NOISE_LABELS = {"whole": "untouched", "noise_at": "noise at its features", "noise_elsewhere": "noise at all others"}
 
 
@@ -167,9 +170,9 @@ def gain_against_labels(curves: Mapping[str, Sequence[tuple[int, float, float]]]
     return png(figure)
 
 
-def png(figure: Figure) -> bytes:
+def png(figure: Figure, dpi: int = 120) -> bytes:
     """Return a figure as the bytes of a PNG file."""
     FigureCanvasAgg(figure)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
+    figure.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()
