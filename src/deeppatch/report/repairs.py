@@ -117,6 +117,15 @@ def curves(table: pd.DataFrame) -> dict[str, list[tuple[int, float, float]]]:
     return points
 
 
+def seeds_of(table: pd.DataFrame) -> str:
+    """Return what the gains of a comparison are: of one seed, or means over several with their deviation."""
+    fewest, most = int(table["seeds"].min()), int(table["seeds"].max())
+    if most == 1:
+        return "one seed"
+    seeds = f"{most}" if fewest == most else f"{fewest} to {most}"
+    return f"mean over {seeds} seeds, bars: ± one standard deviation"
+
+
 def _spelled(value: Any) -> str:
     """Format a count without a decimal point, even if a column with gaps has it as a float."""
     return f"{value:g}" if isinstance(value, float) else str(value)
