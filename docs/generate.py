@@ -22,6 +22,7 @@ sys.path.append(str(ROOT / "src"))  # behind the standard library, for src/selec
 from deeppatch.cli import naming, options, parsing  # noqa: E402
 from deeppatch.cli.declared import CACHES, Folder  # noqa: E402
 
+REFERENCE = ROOT / "docs" / "reference"
 COMMAND = "python docs/generate.py"
 NOTE = f"<!-- Written by `{COMMAND}`; edit the sources and run it again. -->\n"
 PREFIX = "python src/{script}.py"
@@ -236,21 +237,15 @@ def files() -> str:
     return "\n".join(parts)
 
 
-def pages() -> dict[Path, str]:
-    """Return the text of every generated page, by its path."""
-    folder = ROOT / "docs" / "reference"
-    return {
-        folder / "command-line.md": command_line(),
-        folder / "artifacts.md": artifacts(),
-        folder / "files.md": files(),
-    }
+def pages() -> dict[str, str]:
+    """Return the text of every generated page, by its name."""
+    return {"command-line.md": command_line(), "artifacts.md": artifacts(), "files.md": files()}
 
 
-def stale() -> dict[Path, str]:
+def stale() -> dict[str, str]:
     """Return what the generated pages should be, for those that are not what the sources say."""
-    return {
-        path: text for path, text in pages().items() if not path.exists() or path.read_text(encoding="utf-8") != text
-    }
+    present = {path.name: path.read_text(encoding="utf-8") for path in REFERENCE.glob("*.md")}
+    return {name: text for name, text in pages().items() if present.get(name) != text}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -266,14 +261,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Write the pages, or check them; return the exit status."""
     given = parser().parse_args(arguments)
     changed = stale()
-    for path, text in changed.items():
-        name = path.relative_to(ROOT).as_posix()
+    for name, text in changed.items():
         if given.check:
-            print(f"{name} is stale; run: {COMMAND}", file=sys.stderr)
+            print(f"docs/reference/{name} is stale; run: {COMMAND}", file=sys.stderr)
         else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
-            print(f"{name} written")
+            REFERENCE.mkdir(parents=True, exist_ok=True)
+            (REFERENCE / name).write_text(text, encoding="utf-8")
+            print(f"docs/reference/{name} written")
     return 1 if given.check and changed else 0
 
 

@@ -1,7 +1,7 @@
 """Bring the pages that lie outside docs/ into the site, and let links lead to them there as they do in the repository.
 
-README.md, RESULTS.md and others are at the top of the repository, and pages link to them by relative paths. mkdocs knows
-files of docs/ only; mkdocs.yml names this file under `hooks`.
+README.md, RESULTS.md and others are at the top of the repository, and pages link to them by relative paths. mkdocs
+knows files of docs/ only; mkdocs.yml names this file under `hooks`.
 """
 
 from __future__ import annotations
@@ -51,22 +51,28 @@ def uri_of(path: Path, root: Path) -> str | None:
     return None
 
 
+def reached(pages: list[Path], root: Path) -> set[Path]:
+    """Return every file of the repository to which the pages link, or pages to which these link."""
+    found: set[Path] = set()
+    waiting = list(pages)
+    while waiting:
+        page = waiting.pop()
+        for link in links(page.read_text(encoding="utf-8")):
+            path = (page.parent / link["path"]).resolve()
+            if path not in found and path.is_file() and path.is_relative_to(root):
+                found.add(path)
+                waiting += [path] if path.suffix == ".md" else []
+    return found
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages of BROUGHT, and every file to which a page links and that is not in docs/."""
     root = Path(config.config_file_path).parent.resolve()
     known = {Path(str(file.abs_src_path)).resolve() for file in files}
-    waiting = [path for path in known if path.suffix == ".md"]
-    found = [path for name in BROUGHT if (path := root / name).is_file()]
-    while found or waiting:
-        for path in found:
-            files.append(File.generated(config, str(uri_of(path, root)), abs_src_path=str(path)))
-        known |= set(found)
-        waiting += [path for path in found if path.suffix == ".md"]
-        if not waiting:
-            break
-        page = waiting.pop()
-        targets = {(page.parent / link["path"]).resolve() for link in links(page.read_text()) if link["path"]}
-        found = sorted(path for path in targets - known if path.is_file() and path.is_relative_to(root))
+    brought = [path for name in BROUGHT if (path := root / name).is_file()]
+    pages = [path for path in known if path.suffix == ".md"] + brought
+    for path in sorted({*brought, *reached(pages, root)} - known):
+        files.append(File.generated(config, str(uri_of(path, root)), abs_src_path=str(path)))
     return files
 
 
