@@ -27,7 +27,7 @@ START = (
     r"(?:python (?:-m|src/|benchmarks/|docs/|examples/)|pipenv \w+ |deeppatch [\w-]+|torchrun |pip install "
     r"|ruff \w+|mypy$|mkdocs |codespell|pre-commit )"
 )
-USAGE = "[options]"  # a line with it shows how a command is spelled
+PATTERN = re.compile(r"\[options\]|\.\.\.$")  # not a command, but how commands are spelled
 
 
 def commands(page: str) -> set[str]:
@@ -38,7 +38,7 @@ def commands(page: str) -> set[str]:
     loops: dict[str, list[str]] = {}
     for name, values in re.findall(r"^ *for (\w+) in ([^;]+); do$", page, re.MULTILINE):
         loops[name] = [*loops.get(name, []), *values.split()]
-    found = [command for command in found if USAGE not in command]
+    found = [command for command in found if not PATTERN.search(command)]
     return {each for command in found for each in expanded(command.split("  #")[0].strip(), loops)}
 
 
