@@ -41,10 +41,18 @@ def prepared(kind: str) -> torch.device:
 def heading(device: torch.device) -> str:
     """Name hardware, threads and torch."""
     where = runtime.describe(device)
-    return f"{where['hardware']}, {where['threads']} threads, torch {where['torch']}"
+    threads = f"{where['threads']} thread{'s' * (where['threads'] > 1)}"
+    return f"{where['hardware']}, {threads}, torch {where['torch']}"
 
 
-def write(frame: pd.DataFrame, options: argparse.Namespace, device: torch.device, *, images: str | None = None) -> None:
+def write(
+    frame: pd.DataFrame,
+    options: argparse.Namespace,
+    device: torch.device,
+    *,
+    images: str | None = None,
+    **known: Any,
+) -> None:
     """Write a table as CSV to --output, and beside it, as JSON, which command made it, of what, when and where.
 
     Args:
@@ -52,11 +60,12 @@ def write(frame: pd.DataFrame, options: argparse.Namespace, device: torch.device
         options: What the benchmark was given, with `output`.
         device: Where it ran.
         images: Which images it read, and how many, in words.
+        known: Facts that replace those of this process, such as the revision whose stages were run.
     """
     path: Path = options.output
     path.parent.mkdir(parents=True, exist_ok=True)
     frame.to_csv(path, index=False)
-    content = json.dumps(facts(frame, options, device, images), indent=2, ensure_ascii=False) + "\n"
+    content = json.dumps(facts(frame, options, device, images) | known, indent=2, ensure_ascii=False) + "\n"
     path.with_suffix(".json").write_text(content, encoding="utf-8")
     print(f"written to {path} and {path.with_suffix('.json')}")
 

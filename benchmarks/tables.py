@@ -7,7 +7,7 @@ A page marks a table by two comments, and what stands between them is replaced:
     <!-- table: results/legacy/routers.csv; columns: router | AUROC; rename: AUROC = area; decimals: 2; commands -->
     <!-- end -->
 
-The options behind the file are optional: `columns` chooses and orders, `rename` gives other headings, `decimals` rounds
+The options behind the file are optional: `columns` chooses and orders, `rows` chooses by the first column, `rename` gives other headings, `decimals` rounds
 numbers, `commands` puts the commands that made the file in front, `plain` leaves out the line on where it is from. That
 line and the commands come from the JSON file of the same name beside the CSV file. Where a table has a column `seed`,
 its rows are averaged over seeds: text columns name the rows, numbers become mean ± standard deviation.
@@ -53,6 +53,7 @@ class Marker:
 
     file: str
     columns: list[str] = field(default_factory=list)
+    rows: list[str] = field(default_factory=list)
     rename: dict[str, str] = field(default_factory=dict)
     decimals: int | None = None
     commands: bool = False
@@ -65,8 +66,8 @@ def marker(text: str) -> Marker:
     found = Marker(file)
     for part in parts:
         name, _, value = (each.strip() for each in part.partition(":"))
-        if name == "columns":
-            found.columns = [each.strip() for each in value.split("|")]
+        if name in ("columns", "rows"):
+            setattr(found, name, [each.strip() for each in value.split("|")])
         elif name == "rename":
             pairs = (each.partition("=") for each in value.split("|"))
             found.rename = {old.strip(): new.strip() for old, _, new in pairs}
@@ -75,7 +76,7 @@ def marker(text: str) -> Marker:
         elif part in ("commands", "plain"):
             setattr(found, part, True)
         else:
-            raise SystemExit(f"{file}: no option {part!r}; there are columns, rename, decimals, commands and plain")
+            raise SystemExit(f"{file}: no option {part!r}; there are columns, rows, rename, decimals, commands and plain")
     return found
 
 
@@ -177,6 +178,9 @@ def block(text: str, root: Path) -> str:
         rows = [list(row) for row in zip(*map(table.column, headings), strict=True)]
     except SystemExit as error:
         raise SystemExit(f"{wanted.file}: {error}") from None
+    if absent := set(wanted.rows) - {row[0] for row in rows}:
+        raise SystemExit(f"{wanted.file}: no row {', '.join(sorted(absent))}")
+    rows = [row for row in rows if not wanted.rows or row[0] in wanted.rows]
     sidecar = path.with_suffix(".json")
     facts = json.loads(sidecar.read_text(encoding="utf-8")) if sidecar.is_file() else None
     parts = []
