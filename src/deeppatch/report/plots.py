@@ -48,7 +48,7 @@ def accuracy_against_blur(curves: Mapping[str, Sequence[float]], sigmas: Sequenc
             panels[1].plot([sigma + place for sigma in x], gains, **style | {"markersize": 6})
     panels[0].set_ylabel("accuracy (%)")
     if others:
-        panels[1].set_ylabel(f"gain over {short(first)} (points)")
+        panels[1].set_ylabel(textwrap.fill(f"gain over {short(first)} (points)", 30))
         panels[1].axhline(0, color="black", linewidth=0.8)
     for axes in panels:
         axes.set_xlabel("standard deviation of the Gaussian blur (pixels)")
