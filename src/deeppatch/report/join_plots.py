@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -55,5 +56,5 @@ def _changes(axes: Axes, pairs: list[tuple[float, float]]) -> None:
         axes.plot(position, was, "o", color="black", fillstyle="none")
         axes.plot(position, now, marker, color=colour)
         if len(pairs) <= MAX_NAMED:
-            place = {"textcoords": "offset points", "ha": "center", "fontsize": 8}
+            place: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "fontsize": 8}
             axes.annotate(f"{now - was:+.1f}", (position, max(was, now)), (0, 7), **place)

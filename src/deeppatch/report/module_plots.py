@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -57,7 +58,7 @@ def search(frame: pd.DataFrame, strong: float, title: str) -> bytes:
     axes.plot(x, y, "-", color="darkgrey", linewidth=0.8, zorder=1)
     points = axes.scatter(x, y, c=frame.iloc[:, 0], s=28, edgecolors="black", linewidths=0.4, zorder=2)
     chosen = frame["best"]
-    ring = {"s": 140, "facecolors": "none", "edgecolors": COLOURS[1], "linewidths": 1.8}
+    ring: dict[str, Any] = {"s": 140, "facecolors": "none", "edgecolors": COLOURS[1], "linewidths": 1.8}
     axes.scatter(x[chosen], y[chosen], label="chosen", **ring)
     axes.axhline(100 * strong, color="black", linestyle=":", label="whole network")
     axes.set(xlabel="kernels kept, mean over modules (%)", ylabel="composed accuracy, held out (%)")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
+from matplotlib.axis import Axis, XAxis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -48,7 +48,7 @@ def accuracy_against_blur(curves: Mapping[str, Sequence[float]], sigmas: Sequenc
             panels[1].plot([sigma + place for sigma in x], gains, **style | {"markersize": 6})
     panels[0].set_ylabel("accuracy (%)")
     if others:
-        panels[1].set_ylabel(f"gain over {short(first)} (points)")
+        panels[1].set_ylabel(textwrap.fill(f"gain over {short(first)} (points)", 30))
         panels[1].axhline(0, color="black", linewidth=0.8)
     for axes in panels:
         axes.set_xlabel("standard deviation of the Gaussian blur (pixels)")
@@ -150,7 +150,7 @@ def essential(frame: pd.DataFrame, title: str) -> bytes:
 
     Columns of `frame`: set, class, images, whole, noise_at, noise_elsewhere and the two spreads, in images.
     """
-    sets, classes = frame["set"].unique(), frame["class"].unique()
+    sets, classes = frame["set"].unique(), list(frame["class"].unique())
     many = len(classes) > MAX_NAMED_CLASSES
     figure = Figure(figsize=(15 if many else 9, 2.6 * len(sets) + 1.2), layout="constrained")
     for index, name in enumerate(sets):
@@ -250,8 +250,8 @@ def name_classes(axis: Axis, classes: Sequence[str], most: int = MAX_NAMED_CLASS
         axis.set_label_text("class (index)")
         return
     names = [short(name) for name in classes]
-    slanted = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
-    wide = axis.axis_name == "x" and max(map(len, names)) > 5
+    slanted: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+    wide = isinstance(axis, XAxis) and max(map(len, names)) > 5
     axis.set_ticks(range(len(names)), names, fontsize=8, **(slanted if wide else {}))
     axis.set_label_text("class")
 
