@@ -7,10 +7,11 @@ A page marks a table by two comments, and what stands between them is replaced:
     <!-- table: results/legacy/routers.csv; columns: router | AUROC; rename: AUROC = area; decimals: 2; commands -->
     <!-- end -->
 
-The options behind the file are optional: `columns` chooses and orders, `rows` chooses by the first column, `rename` gives other headings, `decimals` rounds
-numbers, `commands` puts the commands that made the file in front, `plain` leaves out the line on where it is from. That
-line and the commands come from the JSON file of the same name beside the CSV file. Where a table has a column `seed`,
-its rows are averaged over seeds: text columns name the rows, numbers become mean ± standard deviation.
+The options behind the file are optional: `columns` chooses and orders, `rows` chooses by the first column, `rename`
+gives other headings, `decimals` rounds numbers, `commands` puts the commands that made the file in front, `plain`
+leaves out the line on where it is from. That line and the commands come from the JSON file of the same name beside the
+CSV file. Where a table has a column `seed`, its rows are averaged over seeds: text columns name the rows, numbers
+become mean ± standard deviation.
 """
 
 from __future__ import annotations
@@ -76,7 +77,8 @@ def marker(text: str) -> Marker:
         elif part in ("commands", "plain"):
             setattr(found, part, True)
         else:
-            raise SystemExit(f"{file}: no option {part!r}; there are columns, rows, rename, decimals, commands and plain")
+            known = "columns, rows, rename, decimals, commands and plain"
+            raise SystemExit(f"{file}: no option {part!r}; there are {known}")
     return found
 
 
