@@ -167,15 +167,12 @@ def test_the_demo_ends_in_one_line_for_each_method_from_the_files_that_it_left(s
         assert f"\n{line['method']}: {line['text']}\n" in result.out
         assert f"\n{line['method']}: {line['text']}\n" in again.out, "a finished demo shows them again"
         assert f"- **{line['method']}**: {line['text']}\n" in (folder / "closing.md").read_text()
-    accuracies = json.loads(
-        (folder.parent / "switch-patch-replace-featswap-probe-limit20" / "metrics.json").read_text()
-    )["accuracy_percent"]
+    (switched,) = folder.parent.glob("switch-patch-replace-featswap-probe-limit20*/metrics.json")
+    accuracies = json.loads(switched.read_text())["accuracy_percent"]
     gain = lines[0]["differences"]["switched against pretrained, blurred"]
     assert gain["estimate"] == pytest.approx(accuracies["switched"]["blurred"] - accuracies["pretrained"]["blurred"])
-    gains = [
-        json.loads((folder.parent / f"relearn-hybrid-budget5pc-views2-biasB{seed}-limit20/metrics.json").read_text())
-        for seed in ("", "-seed2022", "-seed2023")
-    ]
+    gains = [json.loads(path.read_text()) for path in folder.parent.glob("relearn-hybrid-*/metrics.json")]
+    assert len(gains) == 3
     mean = sum(run["gained_points"] for run in gains) / 3
     assert lines[3]["differences"]["hybrid against warm start"]["estimate"] == pytest.approx(mean)
     inputs = json.loads((folder / "run.json").read_text())["inputs"]
