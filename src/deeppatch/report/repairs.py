@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -71,6 +71,11 @@ def least_entropy(table: pd.DataFrame) -> dict[str, Any]:
         return {"least_entropy_epoch": None, "least_entropy_percent": None}
     best = int(table["pool_entropy"].argmin())
     return {"least_entropy_epoch": best + 1, "least_entropy_percent": float(table["test_percent"].iloc[best])}
+
+
+def over_runs(runs: Iterable[Mapping[str, Any]], method: str) -> dict[int, float]:
+    """Return the gain in points over the warm start of one method's run for each seed, in the order of the runs."""
+    return {run["seed"]: run["gained_points"] for run in runs if run["method"] == method}
 
 
 def over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
