@@ -23,7 +23,7 @@ def check_model(name: str) -> str:
     if not colon and name not in ARCHITECTURE_NAMES:
         guess = closest(name, ARCHITECTURE_NAMES)
         raise UserError(
-            f"there is no network {name!r} in the zoo{guess}; choose from {', '.join(sorted(ARCHITECTURE_NAMES))}, or "
+            f"there is no network {name} in the zoo{guess}; choose from {', '.join(sorted(ARCHITECTURE_NAMES))}, or "
             f"name another one as {FORMS}"
         )
     if library in LIBRARIES and not re.fullmatch(r"[\w.\-]+", detail):
