@@ -31,7 +31,7 @@ NEEDED = {"decompose": ["finetune"], "annotate": ["--bias", "B"], "relearn": ["-
 MISTAKES = {
     "--nonsense": "unrecognized arguments: --nonsense",
     "--version=1": "argument --version: ignored explicit argument",
-    "-m resnt32": "argument -m/--model: invalid choice: resnt32 (did you mean resnet32",
+    "-m resnt32": "argument -m/--model: there is no network resnt32 in the zoo (did you mean resnet32",
     "-d cifar100x": "cifar100x: unknown data set (did you mean cifar100?); choose from digits, ",
     "-d digits-mix": "digits-mix: name the class to correct, digits-mix:0 to digits-mix:4",
     "-d folder:nowhere": "nowhere/train is missing; an image folder is laid out as nowhere/{train,test}/CLASS/IMAGE",

@@ -67,7 +67,7 @@ def test_dashes_in_names_become_underscores_and_values_stay(given, meant):
     [
         ("--susp_r 0.5", "--susp_r 0.5 (did you mean --susp_ratio?)"),
         ("--modle=resnet8", "--modle=resnet8 (did you mean --model?)"),
-        ("-m resnet33", "invalid choice: resnet33 (did you mean resnet32"),
+        ("-m resnet33", "there is no network resnet33 in the zoo (did you mean resnet32"),
         ("-f perflos", "invalid choice: perflos (did you mean perfloss?); choose from activation, featswap"),
         ("-n fog", "fog"),
         ("--limit many", "many"),
