@@ -25,7 +25,7 @@ def base_model(context: Context) -> Classifier:
     """Load the model that pretrain left, or --base; later stages start from it."""
     found = context.found["base"]
     if found.given:
-        state, meta = weights.read(found.path), metadata(found.path)
+        state, meta = weights.read(found.path, context.new_network), metadata(found.path)
         context.stage.inherit(found.path, found.path.read_bytes())
     else:
         state, meta = tensors_from_bytes(context.stage.read(found.path, found.command), found.path)
@@ -59,14 +59,13 @@ def restore(context: Context, state: dict[str, Tensor], origin: Path) -> Classif
     """Build the classifier whose state dict a stage left."""
     if any(name.startswith("channels/") for name in state):
         raise WrongWeights(f"{origin} is a patch, not the weights of a network; give it with --patch")
-    if not {"normalize.mean", "normalize.std"} <= state.keys():
+    normalisation = weights.saved_normalisation(state, origin)
+    if normalisation is None:
         command = f"{context.command('pretrain')} --weights {shlex.quote(str(origin))}"
         raise WrongWeights(f"{origin} carries no normalisation; pass it through: {command}")
-    mean, std = (state[f"normalize.{key}"].flatten().tolist() for key in ("mean", "std"))
     network = context.new_network()
-    own = {k.removeprefix("network."): v for k, v in state.items() if not k.startswith("normalize.")}
-    weights.load_network(network, own, origin)
-    return context.place(Classifier(network, mean, std))
+    weights.load_network(network, weights.network_state(state), origin)
+    return context.place(Classifier(network, *normalisation))
 
 
 def load_patch(context: Context, model: Classifier) -> Patch:
