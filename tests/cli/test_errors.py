@@ -158,7 +158,16 @@ def test_weights_of_another_network(empty, tmp_path, model):
     said = empty.refused(f"eval --weights {save(tmp_path / 'other.pt', model, 3)}")
     assert stands_alone(said, tmp_path / "other.pt")
     assert "is for another network (" in said
-    assert said.endswith("; choose the model that it was made for")
+    assert said.endswith(f"; it fits {model}: choose that with -m")
+    assert not empty.output.exists()
+
+
+def test_values_that_no_network_can_have_are_refused_before_anything_is_written(empty, tmp_path):
+    state = ARCHITECTURES["resnet8"](3).state_dict()
+    state["layer1.0.bn1.running_var"][0] = -1
+    torch.save({"net": {f"module.{key}": value for key, value in state.items()}}, tmp_path / "given.pt")
+    said = empty.refused(f"eval --weights {tmp_path}/given.pt")
+    assert "given.pt: module.layer1.0.bn1.running_var holds a negative variance" in said
     assert not empty.output.exists()
 
 
@@ -188,7 +197,7 @@ def test_a_checkpoint_that_holds_something_else(empty, tmp_path, content):
     torch.save({"network": network, "list": [1, 2], "optimizer": {"state": {}, "lr": 0.1}}[content], path)
     said = empty.refused(f"eval --weights {path}")
     assert stands_alone(said, path)
-    assert "state dict" in said
+    assert "torch.save(model.state_dict(), FILE)" in said
 
 
 def test_a_file_named_as_a_published_one_must_be_that(empty, tmp_path):
@@ -437,10 +446,10 @@ def test_a_single_val_image_cannot_calibrate_a_probe(empty, waves, tmp_path):
     assert "val" in empty.refused(f"switch {fixed}")
 
 
-def test_a_network_of_nan_is_said_to_be_one(empty, tmp_path):
-    state = {key: value * float("nan") for key, value in ARCHITECTURES["resnet8"](3).state_dict().items()}
-    torch.save(state, tmp_path / "nan.pt")
-    empty.ran(f"eval --weights {tmp_path}/nan.pt")
+def test_a_network_whose_logits_are_not_finite_is_said_to_be_one(empty, tmp_path):
+    state = {key: value * 1e30 for key, value in ARCHITECTURES["resnet8"](3).state_dict().items()}
+    torch.save(state, tmp_path / "large.pt")
+    empty.ran(f"eval --weights {tmp_path}/large.pt")
     said = empty.refused(f"correct --crt_epoch 1 --ranking {empty.rank_by_hand(tmp_path / 'ranking.json')}")
     assert "logits that are not finite; check its weights" in said
 

@@ -284,7 +284,7 @@ def test_another_network_is_named_by_its_keys(state, name):
         other = ARCHITECTURES[name](10)
     message = complaint(weights.load_network, other, state, "x.pt")
     assert message.startswith("x.pt is for another network (no ")
-    assert message.endswith("choose the model that it was made for")
+    assert message.endswith("; it fits resnet8: choose that with -m")
 
 
 def test_missing_and_surplus_keys_are_both_named(network, state):
