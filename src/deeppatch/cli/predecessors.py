@@ -48,9 +48,11 @@ def check_classes(context: Context, meta: Mapping[str, Any], path: Path) -> None
     for name, difference in (("classes", "other classes"), ("image_size", "images of another size")):
         before, now = meta.get(name), about[name]
         if before is not None and before != now:
+            reordered = name == "classes" and sorted(before) == sorted(now)
+            what = "the same classes in another order (numbers are ordered as numbers)" if reordered else difference
             then, now = (", ".join(map(str, each[:8])) + (", ..." if len(each) > 8 else "") for each in (before, now))
             raise WrongWeights(
-                f"{path} was made for {difference}: {then} there, {now} in {context.source.name}; give the data "
+                f"{path} was made for {what}: {then} there, {now} in {context.source.name}; give the data "
                 "that it was made for, or make it again"
             )
 

@@ -99,8 +99,8 @@ def _rows(content: bytes, origin: Path) -> list[tuple[str, str]]:
     if lines and (line := _DELIMITER_LINE.match(lines[0].strip("\r\n"))):
         delimiter, text = line[1], "".join(lines[1:])
     if delimiter is None:
-        heading = next((line for line in lines if line.strip(",;\t \r\n")), "")
-        delimiter = max(",;\t", key=heading.count)
+        first = next((line for line in lines if line.strip(",;\t \r\n")), "")
+        delimiter = max(",;\t", key=first.count)
     rows = [row for row in _cells(text, delimiter, origin) if any(row)]
     heading = [" ".join(cell.split()).casefold() for cell in rows[0]] if rows else []
     columns = []

@@ -75,7 +75,7 @@ def reason_for_none(content: Content) -> str:
     for _place, node in _nodes(root):
         if any(isinstance(key, int) and isinstance(value, StoredTensor) for key, value in node.items()):
             return f"holds tensors by numbers, not by the names of a network's parameters; {SAVE_AGAIN}"
-        if arrays := [key for key, value in node.items() if isinstance(value, Call) and "ndarray" in str(value.maker)]:
+        if arrays := [key for key, value in node.items() if _is_array(value)]:
             return f"holds numpy arrays ({shown(arrays[0])}), not tensors; {SAVE_AGAIN}"
     if isinstance(root, (list, tuple)) and any(isinstance(each, StoredTensor) for each in root):
         return f"holds a list of tensors without names; {SAVE_AGAIN}"
@@ -114,6 +114,11 @@ def _is_module(node: Any) -> bool:
         return True
     attributes = node.state if isinstance(node, Call) else None
     return isinstance(attributes, dict) and {"_parameters", "_modules"} <= attributes.keys()
+
+
+def _is_array(value: Any) -> bool:
+    name = str(value.maker) if isinstance(value, Call) else ""
+    return name.startswith("numpy.") and name.endswith(("._reconstruct", "._frombuffer"))
 
 
 def _name(node: Call) -> str:
