@@ -43,8 +43,17 @@ def metadata(path: Path) -> dict[str, Any]:
 
 
 def check_classes(context: Context, meta: Mapping[str, Any], path: Path) -> None:
-    """Raise WrongWeights where a file was made for other classes, or for images of another size; both are named."""
+    """Raise WrongWeights where a file was made for other classes, or for images of another size; both are named.
+
+    Where a file does not say and classes are ordered as numbers, the other order that it may have is logged.
+    """
     about = context.about
+    as_numbers = all(map(str.isdecimal, about["classes"])) and about["classes"] != sorted(about["classes"])
+    if as_numbers and not meta.get("classes") and context.options.dataset.startswith("folder:"):
+        info(
+            f"{path} does not name its classes; here they are ordered as numbers ({', '.join(about['classes'][:4])}, "
+            "...), while torchvision's ImageFolder orders them as text: check that the file has this order"
+        )
     for name, difference in (("classes", "other classes"), ("image_size", "images of another size")):
         before, now = meta.get(name), about[name]
         if before is not None and before != now:

@@ -85,9 +85,10 @@ def source_of(parts: list[Images], name: str, classes: list[str] | None, seed: i
 
 def _read(path: Path) -> dict[str, np.ndarray[Any, Any]]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise DataProblem(f"{path} holds one array without a name; {LAYOUT}")
+        found = np.load(path, allow_pickle=False)
+        if not isinstance(found, np.lib.npyio.NpzFile):
+            raise DataProblem(f"{path} holds one array without a name; {LAYOUT}")
+        with found as file:
             return {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError, TypeError) as error:
         if "allow_pickle" in str(error) and zipfile.is_zipfile(path):

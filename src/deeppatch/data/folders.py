@@ -109,7 +109,8 @@ def list_files(folder: Path, passed_over: Counter[str]) -> list[str]:
 def tell_passed_over(folder: Path, passed_over: Counter[str]) -> None:
     """Log in one line how many files of which endings are no images here."""
     if passed_over:
-        kinds = ", ".join(f"{shown_path(ending)} ({count})" for ending, count in passed_over.most_common())
+        counts = sorted(passed_over.items(), key=lambda each: (-each[1], each[0]))
+        kinds = ", ".join(f"{shown_path(ending)} ({count})" for ending, count in counts)
         info(f"{folder}: {passed_over.total()} files that Pillow does not read as images are passed over: {kinds}")
 
 

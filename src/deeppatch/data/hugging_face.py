@@ -63,8 +63,8 @@ def _open(path: Path) -> Any:
         files = sorted(each for each in path.rglob("*.parquet") if each.is_file())
         parts = {part: [str(each) for each in files if each.name.startswith(part)] for part in ("train", *TEST_NAMES)}
         given = {part: paths for part, paths in parts.items() if paths}
-        if "val" in given and "valid" in given:  # one is the beginning of the other's name
-            del given["val"]
+        if "validation" in given:  # `valid` and `val` are the beginnings of that name
+            given = {part: paths for part, paths in given.items() if part not in ("valid", "val")}
         if "train" not in given:
             raise DataProblem(f"{path} holds no data set and no parquet file of a training part; {LAYOUT}")
         return datasets.load_dataset("parquet", data_files=given)
