@@ -215,7 +215,8 @@ def test_parquet_files_are_given_to_the_package_by_part(package, tmp_path):
     assert kind == "parquet"
     assert [Path(each).name for each in files["train"]] == [f"train-0000{n}-of-00002.parquet" for n in (0, 1)]
     assert set(files) == {"train", "validation"}
-    assert "no parquet file of a training part" in problem(f"hf:{tmp_path}")
+    (tmp_path / "empty").mkdir()
+    assert "no parquet file of a training part" in problem(f"hf:{tmp_path / 'empty'}")
 
 
 def test_one_part_is_split_and_stored_bytes_are_decoded(package, tmp_path, caplog):

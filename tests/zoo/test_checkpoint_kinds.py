@@ -311,6 +311,22 @@ def test_hostile_instructions_end_in_one_line(path):
         refused(path)
 
 
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+def test_whatever_is_damaged_ends_in_one_line_or_is_still_read(path, state, legacy):
+    torch.save({"args": COMPANY["namespace"], "state_dict": state}, path, _use_new_zipfile_serialization=not legacy)
+    content = path.read_bytes()
+    draw = np.random.default_rng(3)
+    for _ in range(200):
+        changed = bytearray(content)
+        for place in draw.integers(0, len(content), 3):
+            changed[place] = draw.integers(0, 256)
+        path.write_bytes(changed)
+        try:
+            weights.read(path)
+        except WrongWeights as error:
+            assert "\n" not in str(error)  # noqa: PT017
+
+
 # --- refusals
 
 

@@ -87,8 +87,8 @@ def _divide(
         single = counts == 1
         if bool(single.any()):
             raise DataProblem(
-                f"{name}: {_counted(counts, single, classes)} of {len(labels)} images; a class-stratified split needs at "
-                "least 2 of every class: add images or remove it"
+                f"{name}: {_counted(counts, single, classes)} of {len(labels)} images; a class-stratified split needs "
+                "at least 2 of every class: add images or remove it"
             ) from error
         raise DataProblem(
             f"{name}: {size} of {len(labels)} images cannot hold every class; use more images or a larger limit"

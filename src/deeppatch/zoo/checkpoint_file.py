@@ -12,14 +12,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import safetensors
 from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
+from deeppatch.artifacts import DAMAGE
 from deeppatch.errors import WrongWeights
 from deeppatch.zoo.inert_pickle import BadPickle, Call, read_pickle
 from deeppatch.zoo.stored_tensors import BUILDERS, Storage, dtype_of, item_size, shown
 
+UNREADABLE = (*DAMAGE, zipfile.BadZipFile, OverflowError, MemoryError)  # what damaged files raise in their readers
 # what torch writes in front of its older format
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 SAVE_AGAIN = "save one with torch.save(model.state_dict(), FILE)"
@@ -67,7 +68,7 @@ def open_content(path: Path) -> Content:
         raise WrongWeights(f"{path} {_what_it_is(beginning, path)}")
     try:
         content = reader(path)
-    except (BadPickle, zipfile.BadZipFile, struct.error, ValueError, KeyError, IndexError, OSError, EOFError) as error:
+    except UNREADABLE as error:
         raise WrongWeights(f"{path} is damaged or cut off; fetch or save it again") from error
     _refuse_hostile(content, path)
     return content
@@ -127,7 +128,7 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
                 f"{path} is damaged: it has {len(content)} of {8 + length + announced} bytes; fetch it again"
             )
         return load_safetensors(content)
-    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise WrongWeights(f"{path} is damaged or cut off; fetch or save it again") from error
 
 

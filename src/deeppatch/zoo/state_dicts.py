@@ -11,8 +11,8 @@ from torch import Tensor
 
 from deeppatch.errors import WrongWeights
 from deeppatch.progress import info
-from deeppatch.zoo.checkpoint_file import SAVE_AGAIN, Content
-from deeppatch.zoo.inert_pickle import BadPickle, Call
+from deeppatch.zoo.checkpoint_file import SAVE_AGAIN, UNREADABLE, Content
+from deeppatch.zoo.inert_pickle import Call
 from deeppatch.zoo.stored_tensors import StoredTensor, shown
 
 # how deep a state dict may lie in a checkpoint
@@ -92,7 +92,7 @@ def _values(value: Tensor | StoredTensor, key: str, path: Path) -> Tensor:
         raise WrongWeights(f"{path}: {shown(key)} {value.problem}; save the weights as {what}")
     try:
         return value.values()
-    except (BadPickle, RuntimeError, ValueError, TypeError, OverflowError, MemoryError, OSError, KeyError) as error:
+    except UNREADABLE as error:
         raise WrongWeights(f"{path} is damaged: {shown(key)} is cut off; fetch or save it again") from error
 
 
