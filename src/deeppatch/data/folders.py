@@ -120,6 +120,9 @@ def _files(folder: Path) -> Iterator[str]:
     waiting = [folder]
     while waiting:
         for entry in _entries(waiting.pop()):
+            if entry.is_file(follow_symlinks=False):  # known without asking the file system again
+                yield entry.path
+                continue
             try:
                 state = entry.stat()
             except OSError:  # a link that leads nowhere: named as unreadable where its ending is an image's
