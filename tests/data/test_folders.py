@@ -71,6 +71,7 @@ def hide(folder: Path) -> None:
 
 def fifo(folder: Path) -> None:
     os.mkfifo(folder / "pipe.png")
+    (folder / "device.png").symlink_to("/dev/null")
 
 
 def loop(folder: Path) -> None:
