@@ -31,7 +31,7 @@ def check_name(name: str) -> None:
     if name not in DATASET_NAMES and kind not in MIXES:
         guess = closest(name, [*DATASET_NAMES, *MIXES])
         raise DataProblem(
-            f"{name}: unknown data set{guess}; choose from {', '.join(names())} folder:PATH, npz:FILE or hf:PATH"
+            f"{name}: unknown data set{guess}; choose from {', '.join(names())}, folder:PATH, npz:FILE or hf:PATH"
         )
 
 
