@@ -50,7 +50,7 @@ def selection_of(bench, folder: str) -> Selection:
 
 
 def rows_of(bench, folder: str) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO((bench.at(folder) / "selection.csv").read_text())))
+    return list(csv.DictReader(io.StringIO((bench.at(folder) / "selection.csv").read_text("utf-8-sig"))))
 
 
 def test_pretrain_leaves_the_split_beside_the_biased_model(waves_bench):

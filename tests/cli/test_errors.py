@@ -4,16 +4,21 @@ import errno
 import hashlib
 import http.client
 import json
+import logging
 import os
 import re
 import shutil
 import urllib.error
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 
+from deeppatch.cli.predecessors import check_classes
+from deeppatch.errors import WrongWeights
 from deeppatch.zoo.architectures import ARCHITECTURES
 from deeppatch.zoo.entries import ENTRIES
 
@@ -64,7 +69,7 @@ def test_unknown_data_is_named_whatever_the_stage(empty, script):
     known = (
         "digits, cifar10, cifar100, svhn, gtsrb, svhn_5, digits_5, imagenet, cifar10-mix:T, svhn-mix:T, digits-mix:T"
     )
-    assert line == f"mnist: unknown data set; choose from {known} or folder:PATH"
+    assert line == f"mnist: unknown data set; choose from {known}, folder:PATH, npz:FILE or hf:PATH"
     guess = empty.refused(f"{script} -d cifr10")
     assert guess.startswith("cifr10: unknown data set (did you mean cifar10?); choose from digits, ")
 
@@ -158,7 +163,16 @@ def test_weights_of_another_network(empty, tmp_path, model):
     said = empty.refused(f"eval --weights {save(tmp_path / 'other.pt', model, 3)}")
     assert stands_alone(said, tmp_path / "other.pt")
     assert "is for another network (" in said
-    assert said.endswith("; choose the model that it was made for")
+    assert said.endswith(f"; it fits {model}: choose that with -m")
+    assert not empty.output.exists()
+
+
+def test_values_that_no_network_can_have_are_refused_before_anything_is_written(empty, tmp_path):
+    state = ARCHITECTURES["resnet8"](3).state_dict()
+    state["layer1.0.bn1.running_var"][0] = -1
+    torch.save({"net": {f"module.{key}": value for key, value in state.items()}}, tmp_path / "given.pt")
+    said = empty.refused(f"eval --weights {tmp_path}/given.pt")
+    assert "given.pt: module.layer1.0.bn1.running_var holds a negative variance" in said
     assert not empty.output.exists()
 
 
@@ -188,7 +202,7 @@ def test_a_checkpoint_that_holds_something_else(empty, tmp_path, content):
     torch.save({"network": network, "list": [1, 2], "optimizer": {"state": {}, "lr": 0.1}}[content], path)
     said = empty.refused(f"eval --weights {path}")
     assert stands_alone(said, path)
-    assert "state dict" in said
+    assert "torch.save(model.state_dict(), FILE)" in said
 
 
 def test_a_file_named_as_a_published_one_must_be_that(empty, tmp_path):
@@ -428,19 +442,39 @@ def test_a_limit_just_below_the_number_of_images_is_one(empty):
     assert empty.json("pretrain-limit23/metrics.json")["test_images"] == 23
 
 
-def test_a_single_val_image_cannot_calibrate_a_probe(empty, waves, tmp_path):
+def test_classes_in_another_order_are_said(caplog):
+    classes = [str(number) for number in range(11)]
+    context = SimpleNamespace(
+        about={"classes": classes, "image_size": [8, 8]},
+        source=SimpleNamespace(name="mine"),
+        options=SimpleNamespace(dataset="folder:mine"),
+    )
+    with pytest.raises(WrongWeights, match=r"w.pt was made for the same classes in another order .*: 0, 1, 10, 2"):
+        check_classes(context, {"classes": sorted(classes)}, Path("w.pt"))
+    caplog.set_level(logging.INFO, "deeppatch")
+    check_classes(context, {"classes": classes}, Path("w.pt"))
+    assert caplog.text == ""
+    check_classes(context, {}, Path("w.pt"))
+    assert "w.pt does not name its classes; here they are ordered as numbers (0, 1, 2, 3, ...)" in caplog.text
+
+
+def test_arrays_that_are_not_there_or_lack_labels(empty, tmp_path):
+    assert empty.refused("eval -d npz:nowhere.npz") == "nowhere.npz: there is no such file; check the path"
+    np.savez(tmp_path / "x.npz", images=np.zeros((4, 8, 8), np.uint8))
+    assert empty.refused(f"eval -d npz:{tmp_path}/x.npz").startswith(f"{tmp_path}/x.npz holds images; give arrays ")
+    assert not empty.output.exists()
+
+
+def test_a_single_class_is_named_with_its_count(empty, waves, tmp_path):
     folder = waves(tmp_path / "one", classes=1, train=6, test=2)
-    fixed = f"-d folder:{folder} --limit 1"
-    empty.ran(f"eval -e 1 {fixed}")
-    weights = next(empty.output.rglob("weights.safetensors"))
-    empty.ran(f"correct --crt_epoch 1 --ranking {empty.rank_by_hand(tmp_path / 'ranking.json', weights)} {fixed}")
-    assert "val" in empty.refused(f"switch {fixed}")
+    said = empty.refused(f"eval -e 1 -d folder:{folder}")
+    assert said == f"{folder / 'train'} has a single class, class0, with 6 images; a classifier needs at least two"
 
 
-def test_a_network_of_nan_is_said_to_be_one(empty, tmp_path):
-    state = {key: value * float("nan") for key, value in ARCHITECTURES["resnet8"](3).state_dict().items()}
-    torch.save(state, tmp_path / "nan.pt")
-    empty.ran(f"eval --weights {tmp_path}/nan.pt")
+def test_a_network_whose_logits_are_not_finite_is_said_to_be_one(empty, tmp_path):
+    state = {key: value * 1e30 for key, value in ARCHITECTURES["resnet8"](3).state_dict().items()}
+    torch.save(state, tmp_path / "large.pt")
+    empty.ran(f"eval --weights {tmp_path}/large.pt")
     said = empty.refused(f"correct --crt_epoch 1 --ranking {empty.rank_by_hand(tmp_path / 'ranking.json')}")
     assert "logits that are not finite; check its weights" in said
 

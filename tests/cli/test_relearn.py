@@ -297,9 +297,14 @@ def test_in_the_field_a_person_fills_in_the_labels(field, tmp_path):
         f"2 labels name no class of class0, class1, class2: {names[0]} (class9), {names[1]} (class9); "
         "2 labels are of images that were not chosen: x.png, y.png"
     )
+    twice = tmp_path / "twice.csv"
+    twice.write_text("file;label;Label \n")
+    assert (
+        field.refused(f"{line} {TRAINING} --labels {twice}") == f"{twice} has 2 columns label; keep the one that counts"
+    )
     assert "nowhere.csv: No such file or directory" in field.refused(f"{line} {TRAINING} --labels nowhere.csv")
     filled = table  # in place, as docs/commands.md has it
-    chosen.to_csv(filled, index=False)
+    chosen.to_csv(filled, index=False, sep=";", encoding="utf-16")  # as a spreadsheet may leave it
     field.ran(f"{line} {TRAINING} --labels {filled}")
     folder = "relearn-hybrid-budget6-views2"
     assert field.files(folder) == LEFT

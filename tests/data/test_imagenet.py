@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -48,6 +49,37 @@ def test_training_and_validation_images_are_listed_by_class(root):
         assert part.labels.dtype == torch.int64
         want = [str(root / folder / name / f"{name}_{number}.JPEG") for name in CLASSES for number in range(each)]
         assert part.pixels.paths == want
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_what_lies_beside_the_images_is_passed_over(root, part):
+    before = load(root)
+    folder = root / part / CLASSES[0]
+    for hidden in (root / part / "__MACOSX", root / part / ".cache", folder / "__MACOSX"):
+        hidden.mkdir()
+        (hidden / "x.JPEG").write_bytes(b"no image")
+    (folder / "._x.JPEG").write_bytes(b"resource fork")
+    os.mkfifo(folder / "pipe.JPEG")
+    (folder / "up").symlink_to(root)
+    (root / part / "up").symlink_to(root / part)
+    after = load(root)
+    assert after.classes == CLASSES
+    assert after.train.pixels.paths == before.train.pixels.paths
+    assert after.test.pixels.paths == before.test.pixels.paths
+
+
+@pytest.mark.parametrize("tag", [1, 6])
+def test_images_are_turned_and_transparency_is_composited(root, tag):
+    path = load(root).test.pixels.paths[0]
+    exif = Image.Exif()
+    exif[0x0112] = tag
+    values = np.zeros((40, 60, 4), np.uint8)
+    values[:, :30] = (10, 20, 30, 255)
+    Image.fromarray(values).save(path, "PNG", exif=exif)
+    found = load(root).test.pixels[:1][0]
+    first, last = (found[:, 100, 0], found[:, 100, -1]) if tag == 1 else (found[:, 0, 100], found[:, -1, 100])
+    assert first.tolist() == [10, 20, 30]
+    assert last.tolist() == [255, 255, 255]
 
 
 def test_an_image_is_scaled_to_256_pixels_and_its_centre_is_cut(root):

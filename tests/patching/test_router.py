@@ -14,7 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from deeppatch.artifacts import tensors_to_bytes
-from deeppatch.errors import StaleArtifact
+from deeppatch.errors import DataProblem, StaleArtifact
 from deeppatch.metrics import upper_bound
 from deeppatch.patching.router import (
     FEATURES,
@@ -271,6 +271,12 @@ def test_probe_says_when_the_images_are_too_few_for_the_bound():
     assert facts["bound_attained"] is False
     assert facts["clean_losses"] == 0
     assert facts["clean_drop_bound"] == facts["smallest_bound"] == upper_bound(0, 60) > 0.001
+
+
+def test_a_single_val_image_cannot_calibrate_a_probe():
+    found, _ = evidence(images=1)
+    with pytest.raises(DataProblem, match="val holds a single image, too few for calibration"):
+        fit_probe(found, 0.01)
 
 
 def test_probe_is_deterministic():

@@ -56,7 +56,9 @@ def test_without_constants_nothing_is_normalised():
     assert Classifier(nn.Identity(), classes=["a", "b"]).classes == ("a", "b")
 
 
-@pytest.mark.parametrize(("mean", "std"), [((0.5,) * 3, (0.2, 0, 0.2)), ((float("nan"),) * 3, (1.0,) * 3)])
+@pytest.mark.parametrize(
+    ("mean", "std"), [((0.5,) * 3, (0.2, 0, 0.2)), ((float("nan"),) * 3, (1.0,) * 3), ((0.5,) * 5, (1.0,) * 5)]
+)
 def test_constants_that_cannot_be_are_refused(mean, std):
-    with pytest.raises(UserError, match="give finite numbers, std above 0"):
+    with pytest.raises(UserError, match="give (finite numbers, std above 0|one number for each of 3 channels)"):
         Classifier(nn.Identity(), mean, std)

@@ -163,10 +163,14 @@ def test_a_state_dict_is_found_in_the_checkpoint_of_a_training_run(tmp_path, sta
     assert same(weights.read(tmp_path / "x.pt"), state)
 
 
-@pytest.mark.parametrize("name", ["absent.pt", "absent.safetensors", "."])
+@pytest.mark.parametrize("name", ["absent.pt", "absent.safetensors"])
 def test_a_missing_file_is_named(tmp_path, name):
     message = complaint(weights.read, tmp_path / name)
     assert message == f"{tmp_path / name}: there is no such file; check the path"
+
+
+def test_a_folder_is_no_file(tmp_path):
+    assert complaint(weights.read, tmp_path) == f"{tmp_path} is a folder; name the file of the weights in it"
 
 
 def test_a_file_that_is_not_what_its_name_says_is_refused(tmp_path, state):
@@ -194,7 +198,7 @@ def test_a_truncated_file_is_damaged(tmp_path, state, name, share):
     assert complaint(weights.read, path).startswith(f"{path} is damaged")
 
 
-GARBAGE = {"empty": b"", "one byte": b"P", "text": b"garbage", "page": b"<html>404</html>", "bytes": b"\xff" * 100}
+GARBAGE = {"empty": b"", "one byte": b"P", "text": b"garbage", "bytes": b"\xff" * 100}
 
 
 @pytest.mark.parametrize("name", ["x.safetensors", "x.pt", "x.th"])
@@ -232,13 +236,6 @@ def test_code_in_a_pickle_is_never_run(tmp_path, save):
         torch.save(content, path, _use_new_zipfile_serialization=save == "torch")
     assert str(path) in complaint(weights.read, path)
     assert not mark.exists()
-
-
-def test_numbers_are_allowed_while_a_file_is_read_and_not_after(tmp_path, state):
-    torch.save({"model_state_dict": state, "best": np.float64(1)}, tmp_path / "x.pt")
-    before = set(torch.serialization.get_safe_globals())
-    weights.read(tmp_path / "x.pt")
-    assert set(torch.serialization.get_safe_globals()) == before
 
 
 # --- load_network
@@ -287,7 +284,7 @@ def test_another_network_is_named_by_its_keys(state, name):
         other = ARCHITECTURES[name](10)
     message = complaint(weights.load_network, other, state, "x.pt")
     assert message.startswith("x.pt is for another network (no ")
-    assert message.endswith("choose the model that it was made for")
+    assert message.endswith("; it fits resnet8: choose that with -m")
 
 
 def test_missing_and_surplus_keys_are_both_named(network, state):

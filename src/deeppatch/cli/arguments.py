@@ -46,7 +46,8 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         "--dataset",
         default="digits",
         metavar="NAME",
-        help=f"{', '.join(names.names())}, or folder:PATH with PATH/{{train,test}}/CLASS/IMAGE "
+        help=f"{', '.join(names.names())}, folder:PATH with PATH/{{train,test}}/CLASS/IMAGE, npz:FILE with arrays "
+        "images and labels, or hf:PATH with a saved data set of Hugging Face's "
         "(default: digits, which needs no download)",
     )
     data.add_argument(

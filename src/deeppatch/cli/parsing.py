@@ -112,8 +112,7 @@ def check_files(options: StageOptions) -> None:
         for path in value if isinstance(value, (list, tuple)) else [value]:
             if isinstance(path, Path) and name not in OUTPUT_FOLDERS and not path.exists():
                 raise UserError(f"{path}: No such file or directory; check the path")
-    if options.dataset.startswith("folder:"):
-        names.check_folder(Path(options.dataset.removeprefix("folder:")))
+    names.check_path(options.dataset)
 
 
 def normalise(arguments: Sequence[str]) -> list[str]:

@@ -25,7 +25,7 @@ def base_model(context: Context) -> Classifier:
     """Load the model that pretrain left, or --base; later stages start from it."""
     found = context.found["base"]
     if found.given:
-        state, meta = weights.read(found.path), metadata(found.path)
+        state, meta = weights.read(found.path, context.new_network), metadata(found.path)
         context.stage.inherit(found.path, found.path.read_bytes())
     else:
         state, meta = tensors_from_bytes(context.stage.read(found.path, found.command), found.path)
@@ -43,14 +43,25 @@ def metadata(path: Path) -> dict[str, Any]:
 
 
 def check_classes(context: Context, meta: Mapping[str, Any], path: Path) -> None:
-    """Raise WrongWeights where a file was made for other classes, or for images of another size; both are named."""
+    """Raise WrongWeights where a file was made for other classes, or for images of another size; both are named.
+
+    Where a file does not say and classes are ordered as numbers, the other order that it may have is logged.
+    """
     about = context.about
+    as_numbers = all(map(str.isdecimal, about["classes"])) and about["classes"] != sorted(about["classes"])
+    if as_numbers and not meta.get("classes") and context.options.dataset.startswith("folder:"):
+        info(
+            f"{path} does not name its classes; here they are ordered as numbers ({', '.join(about['classes'][:4])}, "
+            "...), while torchvision's ImageFolder orders them as text: check that the file has this order"
+        )
     for name, difference in (("classes", "other classes"), ("image_size", "images of another size")):
         before, now = meta.get(name), about[name]
         if before is not None and before != now:
+            reordered = name == "classes" and sorted(before) == sorted(now)
+            what = "the same classes in another order (numbers are ordered as numbers)" if reordered else difference
             then, now = (", ".join(map(str, each[:8])) + (", ..." if len(each) > 8 else "") for each in (before, now))
             raise WrongWeights(
-                f"{path} was made for {difference}: {then} there, {now} in {context.source.name}; give the data "
+                f"{path} was made for {what}: {then} there, {now} in {context.source.name}; give the data "
                 "that it was made for, or make it again"
             )
 
@@ -59,14 +70,13 @@ def restore(context: Context, state: dict[str, Tensor], origin: Path) -> Classif
     """Build the classifier whose state dict a stage left."""
     if any(name.startswith("channels/") for name in state):
         raise WrongWeights(f"{origin} is a patch, not the weights of a network; give it with --patch")
-    if not {"normalize.mean", "normalize.std"} <= state.keys():
+    normalisation = weights.saved_normalisation(state, origin)
+    if normalisation is None:
         command = f"{context.command('pretrain')} --weights {shlex.quote(str(origin))}"
         raise WrongWeights(f"{origin} carries no normalisation; pass it through: {command}")
-    mean, std = (state[f"normalize.{key}"].flatten().tolist() for key in ("mean", "std"))
     network = context.new_network()
-    own = {k.removeprefix("network."): v for k, v in state.items() if not k.startswith("normalize.")}
-    weights.load_network(network, own, origin)
-    return context.place(Classifier(network, mean, std))
+    weights.load_network(network, weights.network_state(state), origin)
+    return context.place(Classifier(network, *normalisation))
 
 
 def load_patch(context: Context, model: Classifier) -> Patch:

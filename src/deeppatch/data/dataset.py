@@ -71,7 +71,7 @@ class Data:
         same_size([part.pixels for part in parts], "train, val and test")
         names = class_names((train, test, val), classes, parts)
         if val is None:
-            kept, held_out = hold_out(parts[0], val_share, seed, "data")
+            kept, held_out = hold_out(parts[0], val_share, seed, "data", names)
         else:
             kept, held_out = parts[0], parts[2]
         return Data(kept, held_out, parts[1], tuple(names))
@@ -99,8 +99,8 @@ def load_data(
     """Load a data set by name, and download it if it is absent and its publisher allows that.
 
     Args:
-        name: `digits` (embedded), `cifar10`, `cifar100`, `svhn`, `gtsrb`, `imagenet`, or `folder:PATH` for
-            PATH/{train,test}/CLASS/IMAGE.
+        name: `digits` (embedded), `cifar10`, `cifar100`, `svhn`, `gtsrb`, `imagenet`, `folder:PATH` for
+            PATH/{train,test}/CLASS/IMAGE, `npz:FILE` for arrays, or `hf:PATH` for a saved Hugging Face data set.
         data_dir: The folder of all data sets.
         seed: The seed of the choice of held-out images.
         limit: The size of a class-stratified subset of each part to load (default: all).

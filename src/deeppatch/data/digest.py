@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,8 @@ def describe(parts: Mapping[str, Images], classes: tuple[str, ...], cache: Path 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
     """Yield the differences between two descriptions in words."""
     if before["classes"] != now["classes"]:
-        yield f"classes {_listed(before['classes'])} then, {_listed(now['classes'])} now"
+        order = " (the same in another order)" if sorted(before["classes"]) == sorted(now["classes"]) else ""
+        yield f"classes {_listed(before['classes'])} then, {_listed(now['classes'])} now{order}"
     if before["image_size"] != now["image_size"]:
         yield f"images of {_size(before)} pixels then, {_size(now)} now"
     for name, part in now["parts"].items():
@@ -64,7 +66,7 @@ def _files_digest(files: Files, cache: Path | None) -> str:
         return str(entry.notes["contents"])
     digest = hashlib.sha256()
     for file in files.paths:
-        digest.update(f"{Path(file).name} {sha256(Path(file).read_bytes())}\n".encode())
+        digest.update(os.fsencode(Path(file).name) + f" {sha256(Path(file).read_bytes())}\n".encode())
     if kept:
         kept.write(facts, Entry({}, {"contents": digest.hexdigest()}))
     return digest.hexdigest()

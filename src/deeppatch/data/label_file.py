@@ -1,19 +1,44 @@
-"""Read the file in which a person has labelled the images that annotate chose, or report all problems with it."""
+"""Label tables: written for a spreadsheet, and read as a spreadsheet leaves them, with all problems told together."""
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
+import re
+import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import pandas as pd
 import torch
 from torch import Tensor
 
 from deeppatch.errors import Contradictions, UserError
 
 FILE, LABEL = "file", "label"
+SAVE_AS = "save it as CSV UTF-8"
+# a spreadsheet computes a cell that begins with one of the first; an apostrophe in front makes it text
+_COMPUTED = ("=", "+", "-", "@", "\t", "\r", "'")
+_DELIMITER_LINE = re.compile(r'"?sep=(.)"?\s*\Z', re.IGNORECASE)
+
+
+def table_to_bytes(table: pd.DataFrame) -> bytes:
+    """Return a table as CSV that spreadsheets open as it is: UTF-8 with its mark, and no text that they would compute.
+
+    >>> table_to_bytes(pd.DataFrame({"file": ["=1+1.png"], "label": [""]}))[3:]
+    b"file,label\\n'=1+1.png,\\n"
+    """
+    text = table.copy()
+    for column in text.columns:
+        text[column] = [as_text(cell) if isinstance(cell, str) else cell for cell in text[column]]
+    return codecs.BOM_UTF8 + text.to_csv(index=False, float_format="%.6g").encode()
+
+
+def as_text(cell: str) -> str:
+    """Return a cell with an apostrophe in front where a spreadsheet would compute it."""
+    return f"'{cell}" if cell.startswith(_COMPUTED) else cell
 
 
 def read_labels(content: bytes, origin: Path, files: Sequence[str], classes: Sequence[str]) -> Tensor:
@@ -21,38 +46,98 @@ def read_labels(content: bytes, origin: Path, files: Sequence[str], classes: Seq
 
     Raises Contradictions that name all missing, unknown and surplus labels at once; the file is never changed.
     """
-    rows = _rows(content, origin)
-    given = {row[FILE]: row[LABEL] for row in rows}
-    known = {name: index for index, name in enumerate(classes)}
-    repeated = [name for name, count in Counter(row[FILE] for row in rows).items() if count > 1]
-    unknown = [f"{name} ({label})" for name, label in given.items() if label and label not in known]
+    own_names, known = _spellings(files), _spellings(classes)
+    rows = [(_meant(name, own_names), label) for name, label in _rows(content, origin)]
+    given = dict(rows)
+    numbers = {name: index for index, name in enumerate(classes)}
+    labels = {name: numbers.get(_meant(label, known)) for name, label in given.items()}
     chosen = set(files)
     problems = {
         "chosen images have no label": [name for name in files if not given.get(name)],
-        f"labels name no class of {', '.join(classes)}": unknown,
+        f"labels name no class of {', '.join(classes)}": [
+            f"{name} ({label})" for name, label in given.items() if label and labels[name] is None
+        ],
         "labels are of images that were not chosen": [name for name in given if given[name] and name not in chosen],
-        "images are there more than once": repeated,
+        "images are there more than once": [
+            name for name, count in Counter(name for name, _label in rows).items() if count > 1
+        ],
     }
     messages = [f"{len(found)} {what}: {', '.join(found)}" for what, found in problems.items() if found]
     if messages:
         raise Contradictions([f"{origin}: {messages[0]}", *messages[1:]])
-    return torch.tensor([known[given[name]] for name in files], dtype=torch.long)
+    return torch.tensor([labels[name] for name in files], dtype=torch.long)
 
 
 def count_labels(content: bytes, origin: Path) -> int:
     """Return the number of images in a label file that have a label."""
-    return sum(bool(row[LABEL]) for row in _rows(content, origin))
+    return sum(bool(label) for _name, label in _rows(content, origin))
 
 
-def _rows(content: bytes, origin: Path) -> list[dict[str, str]]:
-    """Return the columns `file` and `label`, separated by commas, or by semicolons or tabs from a spreadsheet."""
+def _spellings(names: Iterable[str]) -> dict[str, str]:
+    """Return names by what a table may call them; what it was written with wins where two spellings meet."""
+    names = list(names)
+    found = {_composed(spelling).strip(): name for name in names for spelling in (name, as_text(name))}
+    for spell in (str, as_text):
+        found |= {spell(name).strip(): name for name in names}
+    return found
+
+
+def _meant(name: str, spellings: dict[str, str]) -> str:
+    return spellings.get(name, spellings.get(_composed(name), name))
+
+
+def _composed(text: str) -> str:
+    """Return text with accents and letters as one character each, as most systems write them (NFC)."""
+    return unicodedata.normalize("NFC", text)
+
+
+def _rows(content: bytes, origin: Path) -> list[tuple[str, str]]:
+    """Return the columns `file` and `label` of all rows that are not empty."""
+    text = _decoded(content, origin)
+    lines = text.splitlines(keepends=True)
+    delimiter = None
+    if lines and (line := _DELIMITER_LINE.match(lines[0].strip("\r\n"))):
+        delimiter, text = line[1], "".join(lines[1:])
+    if delimiter is None:
+        first = next((line for line in lines if line.strip(",;\t \r\n")), "")
+        delimiter = max(",;\t", key=first.count)
+    rows = [row for row in _cells(text, delimiter, origin) if any(row)]
+    heading = [" ".join(cell.split()).casefold() for cell in rows[0]] if rows else []
+    columns = []
+    for name in (FILE, LABEL):
+        if heading.count(name) > 1:
+            raise UserError(f"{origin} has {heading.count(name)} columns {name}; keep the one that counts")
+        if name not in heading:
+            raise UserError(f"{origin} has no columns {FILE} and {LABEL}; fill in the selection.csv that annotate left")
+        columns.append(heading.index(name))
+    file, label = columns
+    found = [(row[file] if file < len(row) else "", row[label] if label < len(row) else "") for row in rows[1:]]
+    if nameless := sum(1 for name, given in found if given and not name):
+        raise UserError(f"{origin}: {nameless} labels stand in rows without a file; fill it in, or delete them")
+    return [(name, given) for name, given in found if name]
+
+
+def _cells(text: str, delimiter: str, origin: Path) -> list[list[str]]:
+    limit = csv.field_size_limit(len(text) + 1)  # of the whole process, which is given back
     try:
-        text = content.decode("utf-8-sig")
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+        return [[cell.strip() for cell in row] for row in reader]
+    except csv.Error as error:
+        raise UserError(f"{origin} is no table ({error}); {SAVE_AS}") from error
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _decoded(content: bytes, origin: Path) -> str:
+    """Return a table as text: UTF-8 or UTF-16, with or without a mark."""
+    if content.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
+        raise UserError(f"{origin} is a workbook of a spreadsheet; {SAVE_AS}")
+    encoding = "utf-8-sig"
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encoding = "utf-16"
+    elif b"\0" in content[:2]:
+        encoding = "utf-16-be" if content[:1] == b"\0" else "utf-16-le"
+    try:
+        return content.decode(encoding)
     except UnicodeDecodeError as error:
-        raise UserError(f"{origin} is no text in UTF-8; save it as CSV UTF-8") from error
-    heading = text.partition("\n")[0]
-    delimiter = max(",;\t", key=heading.count)
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
-    if not {FILE, LABEL} <= set(reader.fieldnames or ()):
-        raise UserError(f"{origin} has no columns {FILE} and {LABEL}; fill in the selection.csv that annotate left")
-    return [{name: (row[name] or "").strip() for name in (FILE, LABEL)} for row in reader]
+        raise UserError(f"{origin} is no text in UTF-8; {SAVE_AS}") from error

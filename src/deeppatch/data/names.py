@@ -13,6 +13,9 @@ MIXES = {"cifar10-mix": 10, "svhn-mix": 5, "digits-mix": 5}
 NOISES = {"gaussian-blur": "gaussion"}  # further names of degradations, and what each stands for
 
 
+FILE_KINDS = ("folder", "npz", "hf")  # a user's own images: an image folder, arrays, a data set of Hugging Face's
+
+
 def names() -> list[str]:
     """Return the names of all data sets but image folders; T stands for the class to correct of a mix."""
     return [*DATASET_NAMES, *(f"{mix}:T" for mix in MIXES)]
@@ -23,9 +26,26 @@ def check_name(name: str) -> None:
     kind, _, detail = name.partition(":")
     if kind in MIXES and detail not in map(str, range(MIXES[kind])):
         raise DataProblem(f"{name}: name the class to correct, {kind}:0 to {kind}:{MIXES[kind] - 1}")
-    if name not in DATASET_NAMES and kind not in MIXES and not name.startswith("folder:"):
+    if kind in FILE_KINDS and detail:
+        return
+    if name not in DATASET_NAMES and kind not in MIXES:
         guess = closest(name, [*DATASET_NAMES, *MIXES])
-        raise DataProblem(f"{name}: unknown data set{guess}; choose from {', '.join(names())} or folder:PATH")
+        raise DataProblem(
+            f"{name}: unknown data set{guess}; choose from {', '.join(names())}, folder:PATH, npz:FILE or hf:PATH"
+        )
+
+
+def check_path(name: str) -> None:
+    """Raise DataProblem unless the files of a user's own images are there."""
+    kind, _, detail = name.partition(":")
+    if kind == "folder":
+        check_folder(Path(detail))
+    elif kind == "npz" and not Path(detail).is_file():
+        raise DataProblem(f"{detail}: there is no such file; check the path")
+    elif kind == "hf" and not Path(detail).is_dir():
+        raise DataProblem(
+            f"{detail}: there is no such folder; give the one that save_to_disk wrote, or of parquet files"
+        )
 
 
 def check_folder(path: Path) -> None:
@@ -38,9 +58,11 @@ def check_folder(path: Path) -> None:
 def slug(name: str) -> str:
     """Return the name under which a data set's artifacts are kept.
 
-    `folder:a/b` becomes folder-b-HASH, by its path, and `svhn-mix:3` svhn-mix-3.
+    `folder:a/b` becomes folder-b-HASH, by its path, `npz:a/b.npz` npz-b-HASH, and `svhn-mix:3` svhn-mix-3.
     """
-    if not name.startswith("folder:"):
+    kind, _, detail = name.partition(":")
+    if kind not in FILE_KINDS:
         return name.replace(":", "-")
-    path = Path(name.removeprefix("folder:")).resolve()
-    return f"folder-{path.name}-{hashlib.sha256(str(path).encode()).hexdigest()[:6]}"
+    path = Path(detail).resolve()
+    shown = path.name.removesuffix(".npz") if kind == "npz" else path.name
+    return f"{kind}-{shown}-{hashlib.sha256(str(path).encode()).hexdigest()[:6]}"

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from deeppatch.data.files import Files
+from deeppatch.data.files import Files, to_rgb
 from deeppatch.data.images import Images, to_float
 from deeppatch.errors import DataProblem
 
@@ -112,7 +112,7 @@ def _single_image(image: Any) -> Tensor:
     if isinstance(image, Image.Image):
         if image.mode.startswith(("I", "F")):  # conversion would clip, not scale
             raise DataProblem("an image has more than 8 bits a channel; convert it to 8 bits")
-        return pil_to_tensor(image.convert("RGB")).unsqueeze(0)
+        return pil_to_tensor(to_rgb(image)).unsqueeze(0)
     return _channels_first(image).unsqueeze(0)
 
 

@@ -12,11 +12,14 @@ import numpy as np
 import torch
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
-from torchvision.datasets import CIFAR10, CIFAR100, ImageFolder
+from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.transforms.v2.functional import InterpolationMode, resize
 
 from deeppatch.data import svhn_gtsrb
-from deeppatch.data.files import Files, open_resized
+from deeppatch.data.arrays import load_npz
+from deeppatch.data.files import Files, read_resized
+from deeppatch.data.folders import Listing, NoImages, list_classes
+from deeppatch.data.hugging_face import load_saved
 from deeppatch.data.images import Images, Source, joined
 from deeppatch.data.names import check_folder, check_name, slug
 from deeppatch.errors import DataProblem
@@ -35,12 +38,17 @@ MIX_TRAIN, MIX_TEST = 500, 100
 def load(name: str, data_dir: Path, seed: int, *, folder_size: int = SIZE) -> Source:
     """Load a data set by its command-line name; DataProblem when it is unknown, absent or damaged.
 
-    Images of a folder are resized to `folder_size` x `folder_size` pixels; every other data set has its own size.
+    Images of a folder, and of a Hugging Face data set, are resized to `folder_size` x `folder_size` pixels; every other
+    data set has its own size.
     """
     check_name(name)
     kind, _, detail = name.partition(":")
     if kind == "folder":
         return _folder(Path(detail), slug(name), folder_size)
+    if kind == "npz":
+        return load_npz(Path(detail), slug(name), seed)
+    if kind == "hf":
+        return load_saved(Path(detail), slug(name), seed, folder_size)
     if kind in MIXES:
         return MIXES[kind](slug(name), data_dir, seed, int(detail))
     return SOURCES[name](data_dir, seed)
@@ -141,18 +149,12 @@ def _digits(data_dir: Path, seed: int) -> Source:
 def _folder(path: Path, name: str, size: int, *, mirror: bool = True) -> Source:
     """Read PATH/{train,test}/CLASS/*; every image becomes RGB of `size` x `size` pixels."""
     check_folder(path)
-    parts, classes = [], []
-    for part in ("train", "test"):
-        folder = path / part
-        try:
-            listing = ImageFolder(str(folder))
-            pixels = torch.stack([open_resized(Path(file), size) for file, _ in listing.samples])
-        except FileNotFoundError as error:
-            raise DataProblem(f"{folder}: {str(error).splitlines()[0]}; add images or remove the class") from error
-        parts.append(Images(pixels, torch.tensor(listing.targets)))
-        classes.append(tuple(listing.classes))
-    _same_classes(path, ("train", "test"), classes)
-    return Source(name, parts[0], parts[1], classes[0], mirror=mirror)
+    listings = [list_classes(path / part) for part in ("train", "test")]
+    _same_classes(path, ("train", "test"), listings)
+    paths = [file for listing in listings for file in listing.paths]
+    pixels = read_resized(paths, size).split([len(listing.paths) for listing in listings])
+    train, test = (Images(part, torch.tensor(listing.labels)) for part, listing in zip(pixels, listings, strict=True))
+    return Source(name, train, test, listings[0].classes, mirror=mirror)
 
 
 def _numbered(path: Path, name: str, count: int) -> Source:
@@ -167,25 +169,25 @@ def _numbered(path: Path, name: str, count: int) -> Source:
 def _imagenet(data_dir: Path, seed: int) -> Source:
     """List ILSVRC 2012 under imagenet/ILSVRC/{train,val}/CLASS; its validation images are the test part."""
     root = data_dir / "imagenet" / "ILSVRC"
-    parts, classes = [], []
+    listings = []
     for name in ("train", "val"):
         try:
-            listing = ImageFolder(str(root / name))
-        except (FileNotFoundError, NotADirectoryError) as error:
-            state = str(error).splitlines()[0].rstrip(".") if (root / name).is_dir() else f"{root / name} is missing"
+            if not (root / name).is_dir():
+                raise NoImages(root, f"{root / name} is missing")
+            listings.append(list_classes(root / name))
+        except NoImages as error:
             raise DataProblem(
-                f"imagenet: {state}; it cannot be downloaded from here: get the training and validation images of "
-                f"ILSVRC 2012 from image-net.org, lay them out as {root}/{{train,val}}/n01440764/IMAGE.JPEG, "
+                f"imagenet: {error.state}; it cannot be downloaded from here: get the training and validation images "
+                f"of ILSVRC 2012 from image-net.org, lay them out as {root}/{{train,val}}/n01440764/IMAGE.JPEG, "
                 "one folder a class in both"
             ) from error
-        parts.append(Images(Files([path for path, _ in listing.samples], 256, 224), torch.tensor(listing.targets)))
-        classes.append(tuple(listing.classes))
-    _same_classes(root, ("train", "val"), classes)
-    return Source("imagenet", parts[0], parts[1], classes[0])
+    _same_classes(root, ("train", "val"), listings)
+    train, test = (Images(Files(each.paths, 256, 224), torch.tensor(each.labels)) for each in listings)
+    return Source("imagenet", train, test, listings[0].classes)
 
 
-def _same_classes(path: Path, names: tuple[str, str], classes: list[tuple[str, ...]]) -> None:
-    if odd := sorted(set(classes[0]) ^ set(classes[1])):
+def _same_classes(path: Path, names: tuple[str, str], listings: list[Listing]) -> None:
+    if odd := sorted(set(listings[0].classes) ^ set(listings[1].classes)):
         both = " and ".join(names)
         raise DataProblem(f"{path}: {both} name different classes ({', '.join(odd[:4])}); give both the same")
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torchvision.datasets import GTSRB, SVHN
 
-from deeppatch.data.files import open_resized
+from deeppatch.data.files import read_resized
 
 PixelsAndLabels = tuple[Tensor, Tensor]
 
@@ -31,7 +31,7 @@ def gtsrb(data_dir: Path, size: int) -> list[PixelsAndLabels]:
     parts = []
     for name in ("train", "test"):
         part = load_or_download(partial(GTSRB, str(data_dir), name))
-        pixels = torch.stack([open_resized(Path(file), size) for file, _label in part._samples])
+        pixels = read_resized([str(file) for file, _label in part._samples], size)
         parts.append((pixels, torch.tensor([label for _file, label in part._samples])))
     return parts
 

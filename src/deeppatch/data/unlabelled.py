@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from collections import Counter
 from pathlib import Path
 
-import torch
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from deeppatch.data.files import open_resized
+from deeppatch.data.files import read_resized
+from deeppatch.data.folders import endings, list_files, not_utf8, tell_passed_over
 from deeppatch.errors import DataProblem
 
 
@@ -24,9 +21,15 @@ def read_unlabelled(folder: Path, size: int) -> tuple[list[str], Tensor]:
         raise DataProblem(
             f"{folder} is missing; put the images to choose from there, or give --bias to simulate on a labelled set"
         )
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMG_EXTENSIONS and file.is_file())
+    passed_over: Counter[str] = Counter()
+    files = sorted(map(Path, list_files(folder, passed_over)))
+    tell_passed_over(folder, passed_over)
     if not files:
-        raise DataProblem(f"{folder} holds no image ({', '.join(IMG_EXTENSIONS)}); put those to choose from there")
-    with ThreadPoolExecutor(min(32, os.cpu_count() or 1)) as threads:
-        pixels = list(threads.map(partial(open_resized, size=size), files))
-    return [file.relative_to(folder).as_posix() for file in files], torch.stack(pixels)
+        raise DataProblem(f"{folder} holds no image ({', '.join(endings())}); put those to choose from there")
+    names = [file.relative_to(folder).as_posix() for file in files]
+    if nameless := not_utf8(names):
+        raise DataProblem(
+            f"{folder}: names are not UTF-8, so that no table of labels can hold them: {', '.join(nameless)}; rename "
+            "these files"
+        )
+    return names, read_resized([str(file) for file in files], size)

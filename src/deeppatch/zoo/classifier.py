@@ -39,7 +39,7 @@ class Classifier(nn.Module):
         classes: The names of the classes in the order of the logits, if they are known.
 
     Raises:
-        UserError: When mean or std is not finite or std is not above 0.
+        UserError: When mean or std is not one number or three, is not finite, or std is not above 0.
 
     >>> import torch
     >>> from torch import nn
@@ -57,6 +57,8 @@ class Classifier(nn.Module):
         classes: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
+        if {len(mean), len(std)} - {1, 3}:
+            raise UserError(f"mean {tuple(mean)}, std {tuple(std)}: give one number for each of 3 channels")
         if not all(map(math.isfinite, [*mean, *std])) or min(std) <= 0:
             raise UserError(f"mean {tuple(mean)}, std {tuple(std)}: give finite numbers, std above 0")
         self.normalize = Normalize(mean, std)

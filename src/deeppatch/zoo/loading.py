@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from deeppatch.errors import UserError, WrongWeights
 from deeppatch.zoo import weights as files
@@ -51,7 +50,6 @@ def load_classifier(
     if isinstance(classes, str) and classes not in CLASSES:
         raise UserError(f"classes={classes!r}: give the number of classes, or one of {', '.join(CLASSES)}")
     entry = architecture.published.get(classes) if isinstance(classes, str) else None
-    state: dict[str, Tensor] = {}
     if weights is not None:
         path = Path(weights)
     elif entry is not None:
@@ -64,15 +62,14 @@ def load_classifier(
         )
     else:
         path = None
-    if path is not None:
-        state = files.read(path)
     count = classes if isinstance(classes, int) else CLASSES[classes]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = architecture.build(count)
+    saved = None
     if path is not None:
+        state = files.read(path, lambda: network)
         files.load_network(network, files.network_state(state), path)
-    found = choose_normalisation(
-        mean=mean, std=std, saved=files.saved_normalisation(state), entry=entry, library=architecture.normalisation
-    )
+        saved = files.saved_normalisation(state, path) if mean is None or std is None else None
+    found = choose_normalisation(mean=mean, std=std, saved=saved, entry=entry, library=architecture.normalisation)
     return Classifier(network, found.mean, found.std).eval()

@@ -7,25 +7,25 @@ import http.client
 import re
 import sys
 import urllib.error
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-import numpy as np
 import torch
-from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
-from deeppatch.artifacts import DAMAGE
 from deeppatch.errors import DownloadFailed, WrongWeights
+from deeppatch.progress import info
+from deeppatch.zoo.checkpoint_file import open_content
+from deeppatch.zoo.checks import check_shapes, check_values, which_network
 from deeppatch.zoo.entries import ENTRIES, Entry
+from deeppatch.zoo.key_names import PREFIXES, Match, match
+from deeppatch.zoo.state_dicts import choose_state
+from deeppatch.zoo.stored_tensors import shown
 
-# keys of the state dict in checkpoints of whole training runs, and the numpy scalars that such checkpoints contain,
-# whose names differ between numpy 1 and numpy 2
-NESTED = ("state_dict", "model_state_dict")
-NUMPY_SCALARS: list[Any] = [
-    *((np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
-    np.dtype, type(np.dtype(np.float64)), type(np.dtype(np.int64)),
-]  # fmt: skip
+Value = TypeVar("Value")
+NORMALISE_ANEW = "give --mean and --std to pretrain"
+_WRAPPERS = "(" + "|".join(map(re.escape, PREFIXES)) + ")*"
 
 
 def fetch(url: str) -> Path:
@@ -88,63 +88,98 @@ def verify(path: Path) -> None:
         )
 
 
-def read(path: Path) -> dict[str, Tensor]:
-    """Read a state dict from a .safetensors file or a torch checkpoint: plain, or under one of the keys NESTED."""
-    if not path.is_file():
-        raise WrongWeights(f"{path}: there is no such file; check the path")
-    if path.name in {Path(entry.url).name for entry in ENTRIES.values()}:
+def read(path: Path, network: Callable[[], nn.Module] | None = None) -> dict[str, Tensor]:
+    """Read the state dict in a .safetensors file or a torch checkpoint, under whatever key it lies.
+
+    Nothing in the file is unpickled; what a training run has saved beside the weights is passed over. Several state
+    dicts are named, and the choice is logged: one that fits the network that `network` returns, and no averaged copy.
+
+    Raises WrongWeights, in one line with the reason and what to do, when the file holds none.
+    """
+    if path.is_file() and path.name in {Path(entry.url).name for entry in ENTRIES.values()}:
         verify(path)
-    try:
-        if path.suffix == ".safetensors":
-            return load_safetensors(path.read_bytes())
-        with torch.serialization.safe_globals(NUMPY_SCALARS):
-            content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except DAMAGE as error:
-        raise WrongWeights(f"{path} is damaged or holds more than a state dict; fetch or save it again") from error
-    for key in NESTED:
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise WrongWeights(f"{path} holds no state dict; save one with torch.save(model.state_dict(), FILE)")
-    return content
+    content = open_content(path)
+    if network is None:
+        return choose_state(content, path)
+    own = network().state_dict()
+    return choose_state(content, path, lambda state: match(network_state(state), own)[0].exact)
 
 
 def load_network(network: nn.Module, state: dict[str, Tensor], origin: Path | str) -> None:
-    """Load a state dict into a network; prefixes `module.` and the older name `linear` of the head are renamed.
+    """Load a state dict into a network, after all of it has been checked.
 
-    Raises WrongWeights, in one line, for missing or surplus keys, shapes that differ and another number of classes.
+    Prefixes of wrappers (`module.`, `_orig_mod.`, `model.`, ...) and names of other versions of the same networks
+    (`linear`, `shortcut`) are renamed where the rest then fits exactly. Batch counters may be missing, and single
+    numbers beside the network's tensors, as `n_averaged`, are ignored.
+
+    Raises:
+        WrongWeights: In one line, for missing or surplus names, shapes that differ, another number of classes, and
+            values that are not finite, no floating-point numbers, or negative variances.
     """
     own = network.state_dict()
-    renamed = {re.sub(r"^linear\.", "fc.", key.removeprefix("module.")): value for key, value in state.items()}
-    for key, value in own.items():  # checkpoints older than 2018 have no batch counters
-        if key.endswith("num_batches_tracked"):
-            renamed.setdefault(key, value)
-    missing, surplus = sorted(own.keys() - renamed.keys()), sorted(renamed.keys() - own.keys())
-    if missing or surplus:
-        examples = ", ".join([f"no {key}" for key in missing[:2]] + [f"unknown {key}" for key in surplus[:2]])
-        raise WrongWeights(f"{origin} is for another network ({examples}); choose the model that it was made for")
-    differing = [key for key in own if own[key].shape != renamed[key].shape]
-    head = list(own)[-1]
-    if head in differing and {key.rsplit(".", 1)[0] for key in differing} == {head.rsplit(".", 1)[0]}:
-        raise WrongWeights(
-            f"{origin} is for {len(renamed[head])} classes, the data set has {len(own[head])}; "
-            "choose the data set that it was made for"
-        )
-    if differing:
-        key = differing[0]
-        raise WrongWeights(
-            f"{origin}: {key} has shape {tuple(renamed[key].shape)}, the network wants {tuple(own[key].shape)}; "
-            "choose the model that it was made for"
-        )
-    network.load_state_dict(renamed)
+    found = match(state, own)
+    if not found[0].exact:
+        missing, surplus = sorted(found[0].missing), sorted(found[0].surplus)
+        examples = [f"no {key}" for key in missing[:2]] + [f"unknown {shown(key)}" for key in surplus[:2]]
+        raise WrongWeights(f"{origin} is for another network ({', '.join(examples)}); {which_network(state)}")
+    names = found[0].names
+    tensors = {key: state[old] for key, old in names.items()}
+    check_shapes(tensors, own, origin)
+    check_values(tensors, own, names, origin)
+    _log_what_lies_beside(found, origin)
+    network.load_state_dict({**own, **tensors})  # checkpoints older than 2018 have no batch counters
 
 
-def saved_normalisation(state: dict[str, Tensor]) -> tuple[list[float], list[float]] | None:
-    """Return the mean and standard deviation in a classifier's state dict, or None."""
-    mean, std = (state.get(f"normalize.{key}") for key in ("mean", "std"))
-    return None if mean is None or std is None else (mean.flatten().tolist(), std.flatten().tolist())
+def _log_what_lies_beside(found: list[Match], origin: Path | str) -> None:
+    if len(found) > 1:
+        kept, other = (shown(next(iter(each.names.values()))) for each in found[:2])
+        info(f"{origin} holds {len(found)} networks beside each other; that of {kept} is loaded, not that of {other}")
+    elif ignored := found[0].ignored:
+        listed = ", ".join(map(shown, ignored[:4])) + (", ..." if len(ignored) > 4 else "")
+        info(f"{origin}: ignored beside the network: {listed}")
 
 
-def network_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def saved_normalisation(state: Mapping[str, Tensor], origin: Path | str) -> tuple[list[float], list[float]] | None:
+    """Return the mean and standard deviation in a classifier's state dict, or None.
+
+    Raises WrongWeights when they are not three finite numbers each, or a deviation is not above 0.
+    """
+    prefix = _classifier_prefix(state)
+    if prefix is None:
+        return None
+    mean, std = (state[f"{prefix}normalize.{key}"] for key in ("mean", "std"))
+    for name, value in (("mean", mean), ("std", std)):
+        key = f"{origin}: {shown(prefix)}normalize.{name}"
+        if not value.is_floating_point() or value.numel() not in (1, 3):
+            raise WrongWeights(
+                f"{key} holds {value.numel()} numbers of type {str(value.dtype).removeprefix('torch.')}, not one "
+                f"floating-point number for each of 3 channels; {NORMALISE_ANEW}"
+            )
+        if not bool(value.isfinite().all()):
+            raise WrongWeights(f"{key} holds NaN or infinite numbers; {NORMALISE_ANEW}")
+    if bool((std <= 0).any()):
+        raise WrongWeights(f"{origin}: {shown(prefix)}normalize.std is not above 0; {NORMALISE_ANEW}")
+    return mean.flatten().tolist(), std.flatten().tolist()
+
+
+def network_state(state: Mapping[str, Value]) -> dict[str, Value]:
     """Return the state dict of the network from that of a classifier, or from its own."""
-    return {key.removeprefix("network."): value for key, value in state.items() if not key.startswith("normalize.")}
+    prefix = _classifier_prefix(state)
+    if prefix is None:
+        return dict(state)
+    rest = {key: value for key, value in state.items() if not key.startswith(f"{prefix}normalize.")}
+    return {key.removeprefix(f"{prefix}network."): value for key, value in rest.items()}
+
+
+def _classifier_prefix(state: Mapping[str, object]) -> str | None:
+    """Return what wrappers have put before the names of a `Classifier`; None for any other network's state dict."""
+    for key in state:
+        prefix = key.removesuffix("normalize.mean")
+        if (
+            key.endswith("normalize.mean")
+            and re.fullmatch(_WRAPPERS, prefix)
+            and f"{prefix}normalize.std" in state
+            and any(each.startswith(f"{prefix}network.") for each in state)
+        ):
+            return prefix
+    return None

@@ -10,7 +10,7 @@ from PIL import Image
 
 from deeppatch.cli.context import Context
 from deeppatch.data.files import open_rgb
-from deeppatch.data.label_file import FILE, LABEL, count_labels
+from deeppatch.data.label_file import FILE, LABEL, count_labels, table_to_bytes
 from deeppatch.data.pool import Pool
 from deeppatch.errors import UserError
 from deeppatch.hybrid.consistency import uncertainty
@@ -64,7 +64,10 @@ def write_selection(
         },
     )
     table = selection_table(pool, choice, uncertain[selection.bought].tolist(), source.classes)
-    context.stage.write_table(TABLE, table)
+    if pool.folder:  # for a person to fill in
+        context.stage.write(TABLE, table_to_bytes(table))
+    else:
+        context.stage.write_table(TABLE, table)
     lead = f"{len(table)} of {len(pool)} images chosen by {options.method} for {options.model} on {source.name}."
     context.stage.write("contact.html", contact_sheet("Images to label", lead, tiles(pool, choice, table)))
 

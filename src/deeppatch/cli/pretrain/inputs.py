@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor
+from torch import nn
 
 from deeppatch.cli.context import Context
 from deeppatch.cli.predecessors import check_classes, metadata
@@ -20,10 +20,11 @@ from deeppatch.zoo.normalisation import OF_TRAINING_IMAGES, choose_normalisation
 
 @dataclass(frozen=True)
 class Weights:
-    """A file of weights: its state dict, and its origin in words."""
+    """A file of weights: the network with them, the normalisation saved with them, and their origin in words."""
 
     path: Path
-    state: dict[str, Tensor]
+    network: nn.Module
+    normalisation: tuple[Sequence[float], Sequence[float]] | None
     origin: str
 
 
@@ -43,33 +44,36 @@ def read_weights(context: Context) -> Weights | None:
         why = given if options.train else f"no weights are published for {options.model} on {options.dataset}"
         info(f"weights: training from scratch ({why})")
         return None
-    state = weights.read(path)
+    state = weights.read(path, context.new_network)
     check_classes(context, metadata(path), path)
+    network = context.new_network()
+    weights.load_network(network, weights.network_state(state), path)
+    both_given = options.mean is not None and options.std is not None
+    saved = None if both_given else weights.saved_normalisation(state, path)
     context.stage.inherit(path, path.read_bytes())
     if options.weights:
-        return Weights(path, state, "given")
+        return Weights(path, network, saved, "given")
     accuracy = f", {entry.top1} % on test" if entry and entry.top1 else ""
-    return Weights(path, state, f"published{accuracy}")
+    return Weights(path, network, saved, f"published{accuracy}")
 
 
 def classifier(context: Context, weights_file: Weights | None) -> Classifier:
     """Return the network of the zoo with these weights, or freshly initialised, on the device."""
     if weights_file is None:
-        return context.place(Classifier(context.new_network(), *normalisation(context, {})))
+        return context.place(Classifier(context.new_network(), *normalisation(context, None)))
     info(f"weights: {weights_file.path} ({weights_file.origin})")
-    mean, std = normalisation(context, weights_file.state)
-    network = context.new_network()
-    weights.load_network(network, weights.network_state(weights_file.state), weights_file.path)
-    return context.place(Classifier(network, mean, std))
+    return context.place(Classifier(weights_file.network, *normalisation(context, weights_file.normalisation)))
 
 
-def normalisation(context: Context, state: dict[str, Tensor]) -> tuple[Sequence[float], Sequence[float]]:
+def normalisation(
+    context: Context, saved: tuple[Sequence[float], Sequence[float]] | None
+) -> tuple[Sequence[float], Sequence[float]]:
     """Return mean and standard deviation for these weights, and log where they come from."""
     options = context.options
     found = choose_normalisation(
         mean=options.mean,
         std=options.std,
-        saved=weights.saved_normalisation(state),
+        saved=saved,
         protocol=options.dataset if options.bias else None,
         entry=published(context),
         library=context.architecture.normalisation,
