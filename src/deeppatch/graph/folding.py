@@ -8,7 +8,7 @@ from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from deeppatch.graph.affine import Affine
-from deeppatch.graph.hooks import swap
+from deeppatch.graph.hooks import is_plain, swap
 from deeppatch.graph.tracing import trace
 
 
@@ -34,7 +34,7 @@ def fold(graph: fx.GraphModule) -> dict[str, nn.BatchNorm2d]:
         source = node.args[0]
         conv = named[source.target] if source.op == "call_module" else None
         once = calls[node.target] == calls[source.target] == len(source.users) == 1
-        if isinstance(conv, nn.Conv2d) and once:
+        if isinstance(conv, nn.Conv2d) and is_plain(conv) and once:
             dtype = conv.weight.dtype
             swap(graph, source.target, fuse_conv_bn_eval(conv.double(), norm.double()).to(dtype))
             node.replace_all_uses_with(source)

@@ -13,8 +13,18 @@ Hook = Callable[..., Any]
 
 
 def convolutions(network: nn.Module) -> dict[str, nn.Conv2d]:
-    """Return the convolutions that can be patched, by name, in order of definition; grouped ones are excluded."""
-    return {n: m for n, m in network.named_modules() if isinstance(m, nn.Conv2d) and m.groups == 1}
+    """Return the convolutions whose filters can be replaced, by name, in order of definition.
+
+    Those in groups are excluded, those that compute something else than `nn.Conv2d` does (a subclass that pads or
+    standardises its weight), and those whose weight is computed from other parameters (weight normalisation).
+    """
+    return {n: m for n, m in network.named_modules() if isinstance(m, nn.Conv2d) and m.groups == 1 and is_plain(m)}
+
+
+def is_plain(conv: nn.Conv2d) -> bool:
+    """Return whether a convolution computes what `nn.Conv2d` does, from a weight that is its own parameter."""
+    same = all(getattr(type(conv), name) is getattr(nn.Conv2d, name) for name in ("forward", "_conv_forward"))
+    return same and "weight" in conv._parameters
 
 
 def swap(network: nn.Module, name: str, module: nn.Module) -> nn.Module:
@@ -88,7 +98,7 @@ def execution_order(network: nn.Module, example: Tensor) -> tuple[list[str], dic
             if isinstance(module, nn.Conv2d):
                 producers.append((output, name))
             else:
-                norm_after.update({conv: name for tensor, conv in producers if tensor is inputs[0]})
+                norm_after.update({conv: name for tensor, conv in producers if inputs and tensor is inputs[0]})
 
         return hook
 

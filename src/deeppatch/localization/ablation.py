@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves
 
 from deeppatch import runtime
 from deeppatch.distributed import ranks
@@ -203,9 +204,14 @@ def bytes_per_image(network: nn.Module, example: Tensor) -> int:
     sizes = []
     with ExitStack() as stack, torch.no_grad():
         for module in (candidate for candidate in network.modules() if not list(candidate.children())):
-            stack.enter_context(hooked(module, lambda _module, _inputs, output: sizes.append(output.nbytes)))
+            stack.enter_context(hooked(module, lambda _module, _inputs, output: sizes.append(_bytes(output))))
         network.eval()(example)
-    return sum(sizes) // len(example)
+    return max(1, sum(sizes) // len(example))
+
+
+def _bytes(output: Any) -> int:
+    """Return the bytes of a module's output: a tensor, or tensors in tuples, lists or dicts."""
+    return sum(value.nbytes for value in tree_leaves(output) if isinstance(value, Tensor))
 
 
 def hook_ablation(network: nn.Module, *, swap: bool, amp: bool = False) -> Ablation:

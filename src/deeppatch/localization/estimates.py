@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -15,20 +15,23 @@ from deeppatch.localization.ablation import DegradedBatch, Scores
 Tick = Callable[[], object]
 
 
-def taylor(network: nn.Module, batches: Iterable[DegradedBatch], tick: Tick) -> Scores:
+def taylor(
+    network: nn.Module, batches: Iterable[DegradedBatch], tick: Tick, names: Sequence[str] | None = None
+) -> Scores:
     """Estimate the increase of the mean loss on degraded images when a filter is set to zero; low ones are suspicious.
 
     First-order Taylor expansion of the cross entropy in the filter's output a (Molchanov et al., ICLR 2017, eq. 8, but
-    signed): loss(0) - loss(a) is about -sum(a dloss/da). One backward pass per batch covers all filters.
+    signed): loss(0) - loss(a) is about -sum(a dloss/da). One backward pass per batch covers all filters of the
+    convolutions `names` (default: all).
     """
     network.eval()
-    layers = convolutions(network)
+    layers = _chosen(network, names)
     totals = {name: torch.zeros(conv.out_channels, dtype=torch.float64) for name, conv in layers.items()}
     images = 0
     for batch in batches:
         with torch.enable_grad(), _outputs(network, list(layers), keep_graph=True) as outputs:
             loss = F.cross_entropy(network(batch.degraded), batch.labels, reduction="sum")
-            gradients = torch.autograd.grad(loss, [outputs[name] for name in layers])
+            gradients = torch.autograd.grad(loss, [outputs[name] for name in layers], materialize_grads=True)
         for name, gradient in zip(layers, gradients, strict=True):
             totals[name] -= (outputs[name].detach() * gradient).sum((0, 2, 3)).double().cpu()
         images += len(batch.labels)
@@ -37,14 +40,16 @@ def taylor(network: nn.Module, batches: Iterable[DegradedBatch], tick: Tick) -> 
 
 
 @torch.no_grad()
-def activation(network: nn.Module, batches: Iterable[DegradedBatch], tick: Tick) -> Scores:
+def activation(
+    network: nn.Module, batches: Iterable[DegradedBatch], tick: Tick, names: Sequence[str] | None = None
+) -> Scores:
     """Measure the mean absolute change of each filter's map under degradation; filters with high values are suspicious.
 
     Maps are taken after the batch normalisation that follows the convolution, if there is one, so that channels are
-    comparable. Every batch must contain the clean images.
+    comparable. Every batch must contain the clean images. `names` are those of the convolutions (default: all).
     """
     network.eval()
-    layers = convolutions(network)
+    layers = _chosen(network, names)
     totals = {name: torch.zeros(conv.out_channels, dtype=torch.float64) for name, conv in layers.items()}
     images = 0
     norm_after: dict[str, str] = {}
@@ -62,6 +67,11 @@ def activation(network: nn.Module, batches: Iterable[DegradedBatch], tick: Tick)
         images += len(batch.labels)
         tick()
     return {name: (total / images).tolist() for name, total in totals.items()}
+
+
+def _chosen(network: nn.Module, names: Sequence[str] | None) -> dict[str, nn.Conv2d]:
+    layers = convolutions(network)
+    return layers if names is None else {name: layers[name] for name in names}
 
 
 @contextmanager

@@ -15,11 +15,11 @@ from deeppatch.data import corruptions, views
 from deeppatch.data.dataset import Data
 from deeppatch.distributed import ranks
 from deeppatch.errors import UserError
-from deeppatch.graph.hooks import convolutions
+from deeppatch.graph.candidates import candidates
 from deeppatch.localization.ranking import Ranking, random_ranking
 from deeppatch.progress import info
 from deeppatch.training import predict, seeded
-from deeppatch.zoo.classifier import device_of, network_of
+from deeppatch.zoo.classifier import device_of, network_of, normalize_of
 
 RATIOS = (0.15, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 0.95)
 
@@ -93,9 +93,9 @@ def estimate_ratio(
     ratios = RATIOS if ratios is None else ratios
     if not ratios or not all(0 < ratio <= 1 for ratio in ratios):
         raise UserError(f"ratios {list(ratios)}: give at least one, each above 0 and at most 1")
-    ranking = ranking or random_ranking(
-        {name: conv.out_channels for name, conv in convolutions(network_of(model)).items()}, seed
-    )
+    if ranking is None:
+        found = candidates(network_of(model), normalize_of(model, data.example.to(device_of(model))))
+        ranking = random_ranking({name: conv.out_channels for name, conv in found.items()}, seed)
     ratios = [ratio for ratio in ratios if ranking.choose(ratio, side, seed)]  # small layers need larger ones
     if not ratios:
         raise UserError("no ratio chooses a filter in any layer; give larger ratios")

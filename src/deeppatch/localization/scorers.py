@@ -40,12 +40,13 @@ class EstimatedScorer:
 
     def score(self, run: ScoringRun) -> Scores:
         """Return the scores of all filters."""
+        names = list(run.widths)
         needed = COPIES_OF_MAPS * bytes_per_image(run.network, run.example)
         view = run.view(run.fitting_batch_size(needed), paired=self.paired)
         with counting(len(view), self.method) as tick:
             # one pass is too short to distribute among ranks
             return ranks.broadcast_from_rank0(
-                lambda: self.function(run.network, run.batches(view, paired=self.paired), tick)
+                lambda: self.function(run.network, run.batches(view, paired=self.paired), tick, names)
             )
 
 

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from deeppatch.data.corruptions import Corruption
 from deeppatch.data.images import Images
 from deeppatch.data.views import View
 from deeppatch.distributed import ranks
-from deeppatch.graph.hooks import convolutions
+from deeppatch.graph.candidates import candidates
 from deeppatch.localization.ablation import DegradedBatch
 from deeppatch.zoo.classifier import network_of, normalize_of
 
@@ -52,10 +53,10 @@ class ScoringRun:
         """The network within the model, which reads normalised images."""
         return network_of(self.model)
 
-    @property
+    @cached_property
     def widths(self) -> dict[str, int]:
-        """The number of filters of each convolution."""
-        return {name: conv.out_channels for name, conv in convolutions(self.network).items()}
+        """The number of filters of each convolution that can be ranked; UserError where there is none."""
+        return {name: conv.out_channels for name, conv in candidates(self.network, self.example).items()}
 
     @property
     def example(self) -> Tensor:

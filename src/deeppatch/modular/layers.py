@@ -84,7 +84,13 @@ def find_layers(network: nn.Module, example: Tensor) -> list[Layer]:
         raise UserError(f"this network cannot be split: {error}; use one of the zoo") from error
     with torch.no_grad():
         ShapeProp(graph).propagate(example)
-    return _LayerFinder(graph).layers()
+    layers = _LayerFinder(graph).layers()
+    if not layers:
+        raise UserError(
+            "this network cannot be split: it has no convolution whose kernels can be dropped; use a sequential or "
+            "residual one"
+        )
+    return layers
 
 
 class _LayerFinder:
@@ -103,7 +109,8 @@ class _LayerFinder:
                 self.groups[node] = self._called(node)
         layers = {id(group.root()): group.root().layer for group in self.created}.values()
         order = {str(node.target): index for index, node in enumerate(self.graph.graph.nodes)}
-        for layer in (kept_layers := [layer for layer in layers if layer is not None]):
+        # what no layer reads is the logits: no module could drop it
+        for layer in (kept_layers := [layer for layer in layers if layer is not None and layer.readers]):
             layer.convs.sort(key=order.__getitem__)
             layer.followers.sort(key=order.__getitem__)
             layer.readers = dict(sorted(layer.readers.items(), key=lambda reader: order[reader[0]]))

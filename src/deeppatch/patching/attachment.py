@@ -75,8 +75,8 @@ def attach(network: nn.Module, channels: dict[str, list[int]], kind: str, exampl
         example: Normalised images (N, C, H, W), which are run once to learn the order of execution.
 
     Raises:
-        UserError: When no channel is given, there is no such kind, or a convolution runs more than once in a forward
-            pass.
+        UserError: When no channel is given, there is no such kind, or a convolution does not run exactly once in a
+            forward pass.
     """
     if not channels:
         raise UserError("no channel is chosen in any layer; choose at least one, or a larger ratio")
@@ -91,6 +91,8 @@ def attach(network: nn.Module, channels: dict[str, list[int]], kind: str, exampl
     order, norm_after = hooks.execution_order(network, example)
     if twice := [name for name in channels if order.count(name) > 1]:
         raise UserError(f"{twice[0]} runs more than once in a forward pass and cannot be patched")
+    if absent := [name for name in channels if name not in order]:
+        raise UserError(f"{absent[0]} is not called in a forward pass and cannot be patched")
     device = next(network.parameters()).device
     first = min(order.index(name) for name in channels)
     named = dict(network.named_modules())

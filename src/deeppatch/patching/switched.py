@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from deeppatch.errors import UserError
-from deeppatch.graph import cutting, folding, hooks
+from deeppatch.graph import folding
 from deeppatch.graph.affine import Affine
 from deeppatch.patching.attachment import Attachment
+from deeppatch.patching.branches import branches
 from deeppatch.patching.patch_file import Patch, apply
 from deeppatch.patching.router import Maps, Router
 from deeppatch.patching.units import CorrectedConv2d
@@ -54,8 +55,9 @@ class SwitchedModel(nn.Module):
     """A classifier with its patch and a router, for inference; the logits of a sample do not depend on its batch.
 
     Both networks are folded, and cut before the first patched layer: the layers before it run once for all samples,
-    those after it in the network that each sample is routed to. With `vote`, as published, a whole batch is routed by
-    majority. `calibration` has the results of `fit_switch` on val.
+    those after it in the network that each sample is routed to. Networks that cannot be traced, or not be cut there,
+    are kept whole instead, and the layers before it run twice (see `branches`). With `vote`, as published, a whole
+    batch is routed by majority. `calibration` has the results of `fit_switch` on val.
     """
 
     def __init__(self, model: nn.Module, patch: Patch, example: Tensor, router: Router | None = None) -> None:
@@ -64,24 +66,14 @@ class SwitchedModel(nn.Module):
         patched = copy.deepcopy(model)
         attachment = apply(patched, patch, example)
         name = next(iter(attachment.units))
-        graphs = []
-        for classifier in (model, patched):
-            network = copy.deepcopy(network_of(classifier))
-            hooks.swap(network, name, nn.Sequential(nn.Identity(), network.get_submodule(name)))
-            graphs.append(folding.folded(network))
         self.stem = RouterStem(attachment)
-        (self.before, self.original), (_, self.patched) = (cutting.cut(graph, f"{name}.0") for graph in graphs)
+        networks = (copy.deepcopy(network_of(classifier)).eval() for classifier in (model, patched))
+        self.before, self.original, self.patched = branches(*networks, name, self.normalize(example))
         self.router = router
         self.patch = patch
         self.vote = False
         self.calibration: dict[str, Any] = {}
         self.requires_grad_(False).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-        with torch.no_grad():
-            crossing = self.before(self.normalize(example))
-        if not all(isinstance(value, Tensor) and value.shape[:1] == example.shape[:1] for value in crossing):
-            raise UserError(
-                f"the network cannot be cut at {name}: later layers read values that are not one map per sample"
-            )
 
     def run_stem(self, pixels: Tensor) -> tuple[list[Tensor], Maps]:
         """Run pixels (N, 3, H, W) up to the first patched layer.
