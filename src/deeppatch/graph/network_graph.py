@@ -45,7 +45,12 @@ class Graph:
         self.nodes: list[fx.Node] = list(self.module.graph.nodes)
         self.output = self.nodes[-1]
         with torch.no_grad():
-            if not torch.allclose(self.run(example)[self.output], network.eval()(example), rtol=1e-3, atol=1e-3):
+            expected = network.eval()(example)
+            try:
+                logits = self.run(example)[self.output]
+            except Exception as error:  # a step may have come to mean something else in a graph
+                raise Untraceable(f"a step fails ({(str(error) or type(error).__name__).splitlines()[0]})") from error
+            if not torch.allclose(logits, expected, rtol=1e-3, atol=1e-3):
                 raise Untraceable("it computes something else when it is run as a graph")
 
     def layer(self, node: fx.Node) -> nn.Module:

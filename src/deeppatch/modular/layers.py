@@ -83,7 +83,11 @@ def find_layers(network: nn.Module, example: Tensor) -> list[Layer]:
     except Untraceable as error:
         raise UserError(f"this network cannot be split: {error}; use one of the zoo") from error
     with torch.no_grad():
-        ShapeProp(graph).propagate(example)
+        try:
+            ShapeProp(graph).propagate(example)
+        except RuntimeError as error:
+            reason = str(error.__cause__ or error).splitlines()[0]
+            raise UserError(f"this network cannot be split: a step of it fails ({reason}); use one of the zoo") from error
     layers = _LayerFinder(graph).layers()
     if not layers:
         raise UserError(
@@ -105,7 +109,7 @@ class _LayerFinder:
         for node in self.graph.graph.nodes:
             if node.op == "placeholder":
                 self.groups[node] = _ChannelGroup(None), 1
-            elif node.op.startswith("call"):
+            elif node.op.startswith("call") and "tensor_meta" in node.meta:  # others are sizes and checks of them
                 self.groups[node] = self._called(node)
         layers = {id(group.root()): group.root().layer for group in self.created}.values()
         order = {str(node.target): index for index, node in enumerate(self.graph.graph.nodes)}

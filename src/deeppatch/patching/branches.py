@@ -25,8 +25,9 @@ class Branches(NamedTuple):
 def branches(original: nn.Module, patched: nn.Module, name: str, example: Tensor) -> Branches:
     """Split two networks that are equal up to a layer, so that a sample's way can be chosen there.
 
-    Where both can be traced and cut there, the layers before run once for all samples. Otherwise both are kept whole,
-    which is logged: then these layers run twice for every sample.
+    Where both can be traced and cut there, the layers before run once for all samples. Otherwise both networks start
+    from the images again, which is logged: then these layers run twice for every sample. This is so for networks that
+    cannot be traced, and for those whose later layers read other values than one map per sample (sizes, say).
 
     Args:
         original: A network of normalised images, in eval mode; it is not changed.
@@ -37,14 +38,14 @@ def branches(original: nn.Module, patched: nn.Module, name: str, example: Tensor
     Raises:
         UserError: When the layer does not read one map per sample.
     """
+    twice = f"original and patched network are kept whole, and for every sample the layers before {name} run twice"
     try:
-        found = _cut(original, patched, name)
+        found, cut = _traced(original, patched, name, example)
         _check(found, original, patched, example)
+        if not cut:
+            info(f"the network cannot be cut at {name}, because later layers read sizes or the like: {twice}")
     except Untraceable as error:
-        info(
-            f"the network cannot be run as a graph: {error}; original and patched network are kept whole, and for every "
-            f"sample the layers before {name} run twice"
-        )
+        info(f"the network cannot be run as a graph: {error}; {twice}")
         found = _whole(original, patched, name)
     with torch.no_grad():
         crossing = found.before(example)
@@ -53,22 +54,25 @@ def branches(original: nn.Module, patched: nn.Module, name: str, example: Tensor
     return found
 
 
-def _cut(original: nn.Module, patched: nn.Module, name: str) -> Branches:
-    parts = []
+def _traced(original: nn.Module, patched: nn.Module, name: str, example: Tensor) -> tuple[Branches, bool]:
+    """Return the networks as folded graphs, and whether they could be cut at the layer."""
+    graphs = []
     for network in (original, patched):
         network = copy.deepcopy(network)
         hooks.swap(network, name, nn.Sequential(nn.Identity(), network.get_submodule(name)))
-        parts.append(cutting.cut(folding.folded(network), f"{name}.0"))
-    (before, after), (_, after_patched) = parts
-    return Branches(before, after, after_patched)
+        graphs.append(folding.folded(network))
+    (before, after), (_, after_patched) = (cutting.cut(graph, f"{name}.0") for graph in graphs)
+    with torch.no_grad():
+        crossing = before(example)
+    if _one_per_sample(crossing, example):
+        return Branches(before, after, after_patched), True
+    return Branches(_WithImages(before), *map(_Whole, graphs)), False
 
 
 @torch.no_grad()
 def _check(found: Branches, original: nn.Module, patched: nn.Module, example: Tensor) -> None:
-    """Raise Untraceable unless the cut networks pass on one value per sample, and compute what the whole ones do."""
+    """Raise Untraceable unless the graphs compute what the networks do."""
     crossing = found.before(example)
-    if not _one_per_sample(crossing, example):
-        raise Untraceable("later layers read values that are not one map per sample")
     for after, whole in ((found.original, original), (found.patched, patched)):
         expected = whole.eval()(example)
         close = 1e-3 * max(1.0, expected.abs().max().item())
@@ -78,6 +82,17 @@ def _check(found: Branches, original: nn.Module, patched: nn.Module, example: Te
 
 def _one_per_sample(crossing: tuple[object, ...], example: Tensor) -> bool:
     return all(isinstance(value, Tensor) and value.shape[:1] == example.shape[:1] for value in crossing)
+
+
+class _WithImages(nn.Module):
+    """Maps images to the input of a layer, the first of the values that a graph returns, and the images themselves."""
+
+    def __init__(self, before: nn.Module) -> None:
+        super().__init__()
+        self.before = before
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.before(x)[0], x
 
 
 class _Reached(Exception):

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from deeppatch.distributed.data_parallel import Stream
+from deeppatch.errors import UserError
 from deeppatch.graph import folding
+from deeppatch.graph.tracing import Untraceable
 from deeppatch.patching.patch_file import Patch, apply
 from deeppatch.patching.switched import SwitchedModel
 from deeppatch.progress import track
@@ -61,7 +63,16 @@ def export(model: nn.Module, patch: Patch, switched: SwitchedModel, example: Ten
     All take pixels (N, 3, H, W) in [0, 1] of the size of `example` for any N from 1 on, and compute in float32 on a
     CPU. original.onnx and patched.onnx are whole networks, router.onnx says which of them to run for a sample;
     switched.pt2 combines all three in one graph, which computes nothing twice.
+
+    Raises:
+        UserError: When the network cannot be traced, or the exporter refuses it.
     """
+    try:
+        folding.folded(model)
+    except Untraceable as error:
+        raise UserError(
+            f"this network cannot be exported: {error}; a switched model that torch.fx cannot trace runs in Python only"
+        ) from error
     patched = copy.deepcopy(model)
     apply(patched, patch, example)
     whole = copy.deepcopy(switched).cpu().eval()

@@ -61,10 +61,10 @@ def pooled_statistics(maps: Maps) -> Tensor:
 
 
 def _standard_deviation(values: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """Return the standard deviation as `Tensor.std` does, but many times as fast on a CPU."""
+    """Return the standard deviation as `Tensor.std` does, but many times as fast on a CPU; 0 for a single value."""
     count = math.prod(values.shape[axis] for axis in axes)
     centred = values - values.mean(axes, keepdim=True)
-    return torch.linalg.vector_norm(centred, 2, axes) / (count - 1) ** 0.5
+    return torch.linalg.vector_norm(centred, 2, axes) / max(1, count - 1) ** 0.5
 
 
 FEATURES: dict[str, Callable[[Maps], Tensor]] = {"probe": pooled_statistics, "flips": flip_fraction}

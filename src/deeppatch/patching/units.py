@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 
 class ReplacedConv2d(nn.Module):
@@ -68,8 +68,7 @@ class CorrectedConv2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C_in, H, W) to (N, C_out, H', W'), as the original convolution does."""
         y = self.original(x)
-        corrected = _channels_last_view(self.correct(y).to(y.dtype))
-        return _channels_last_view(y).index_copy(3, self.channels, corrected).permute(0, 3, 1, 2)
+        return _with_channels(y, self.channels, self.correct(y).to(y.dtype))
 
     def correct(self, y: Tensor) -> Tensor:
         """Map the original output (N, C_out, H', W') to its corrected channels (N, |I|, H', W')."""
@@ -87,6 +86,14 @@ class CorrectedConv2d(nn.Module):
 
 Unit = ReplacedConv2d | CorrectedConv2d
 UNITS: dict[str, Callable[[nn.Conv2d, Tensor], Unit]] = {"replace": ReplacedConv2d, "crtunit": CorrectedConv2d}
+
+
+@fx.wrap
+def _with_channels(y: Tensor, channels: Tensor, values: Tensor) -> Tensor:
+    """Return maps (N, C, H, W) with other values (N, |I|, H, W) of the channels I; one step of a traced network."""
+    if torch.compiler.is_exporting():  # in a program, later layers cannot ask for the layout of so many samples
+        return y.index_copy(1, channels, values)
+    return _channels_last_view(y).index_copy(3, channels, _channels_last_view(values)).permute(0, 3, 1, 2)
 
 
 def _channels_last_view(maps: Tensor) -> Tensor:
