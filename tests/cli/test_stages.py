@@ -15,6 +15,7 @@ import torch
 from deeppatch.artifacts import state_digest
 from deeppatch.data import sources, views
 from deeppatch.data.corruptions import SIGMAS, Blur
+from deeppatch.data.scaling import Sizing
 from deeppatch.localization import ratio_estimation
 from deeppatch.patching.patch_file import Patch
 from deeppatch.patching.router import Router
@@ -460,7 +461,7 @@ def base_and_test(bench) -> tuple[Classifier, sources.Images, Blur]:
     state = safetensors.torch.load_file(bench.at("pretrain") / "weights.safetensors")
     model = Classifier(ARCHITECTURES["resnet8"](3), [0.0] * 3, [1.0] * 3)
     model.load_state_dict(state)
-    images = sources.load(f"folder:{bench.data}", Path("data"), 2021).test
+    images = sources.load(f"folder:{bench.data}", Path("data"), 2021, Sizing(32)).test
     return model.eval(), images, Blur(SIGMAS, 32, 32, torch.device("cpu"))
 
 

@@ -67,6 +67,19 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     data.add_argument(
         "--limit", type=int, metavar="N", help="use a class-stratified subset of N images of every split (default: all)"
     )
+    data.add_argument(
+        "--image_size",
+        type=int,
+        metavar="N",
+        help="width and height of the images in pixels (default: for image files those that the model was made for, or "
+        "their own; for other data sets their own)",
+    )
+    data.add_argument(
+        "--resize",
+        choices=["crop", "squash"],
+        default="crop",
+        help="how images get that size: scaled, and the centre cut; or squashed (default: crop)",
+    )
     data.add_argument("--data_dir", type=Path, default=Path("data"), metavar="DIR", help="data sets (default: data)")
     data.add_argument(
         "--output_dir",

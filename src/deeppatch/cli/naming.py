@@ -21,7 +21,7 @@ from deeppatch.storage import read_given, sha256
 from deeppatch.zoo.names import model_slug
 
 # options of all stages that the suffix says
-IN_SUFFIX = ("noise_type", "bias", "seed", "val_share", "limit")
+IN_SUFFIX = ("noise_type", "bias", "seed", "val_share", "limit", "image_size", "resize")
 # options that cannot change a result beyond rounding, or that say where things are
 INCIDENTAL = ("device", "gpu", "mem", "data_dir", "output_dir", "resume")
 # what says which artifact is meant, and bookkeeping
@@ -99,6 +99,8 @@ def suffix(options: Any) -> str:
     parts += [f"seed{options.seed}"] if options.seed != DEFAULT_SEED else []
     parts += [f"val{options.val_share:g}"] if options.val_share is not None else []
     parts += [f"limit{options.limit}"] if options.limit is not None else []
+    parts += [f"size{options.image_size}"] if getattr(options, "image_size", None) is not None else []
+    parts += [options.resize] if getattr(options, "resize", "crop") != "crop" else []
     return "".join(f"-{part}" for part in parts)
 
 
