@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from deeppatch.cli.options import DEFAULT_RATIO, DEFAULT_SEED
-from deeppatch.data import names
+from deeppatch.data import corruption_names, names
 from deeppatch.localization.names import RANKINGS, SIDES
 from deeppatch.patching.names import CORRECTIONS, UNITS
 from deeppatch.zoo.names import ARCHITECTURE_NAMES
@@ -118,8 +118,8 @@ def _add_repair(parser: argparse.ArgumentParser) -> None:
     stages.add_argument(
         "-n",
         "--noise_type",
-        type=lambda name: names.NOISES.get(name, name),
-        choices=sorted(set(names.NOISES.values())),
+        type=lambda name: corruption_names.ALIASES.get(name, name),
+        choices=[corruption_names.DEFAULT],
         default="gaussion",
         metavar="NAME",
         help="degradation: gaussion, also called gaussian-blur (default: gaussion)",

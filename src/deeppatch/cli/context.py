@@ -18,7 +18,7 @@ from deeppatch.cli.locating import Found, Role, locate, locate_all, roles, run_f
 from deeppatch.cli.naming import own_settings, unused_options
 from deeppatch.cli.options import StageOptions
 from deeppatch.data import digest, names, sources, views
-from deeppatch.data.corruptions import NOISES, Blur
+from deeppatch.data.corruptions import SIGMAS, GaussianBlur
 from deeppatch.data.dataset import Data
 from deeppatch.data.splits import Splits, split
 from deeppatch.distributed import ranks
@@ -72,13 +72,12 @@ class Context:
     @property
     def sigmas(self) -> tuple[float, ...]:
         """The levels of the degradation, in pixels."""
-        return NOISES[self.options.noise_type]
+        return SIGMAS
 
     @cached_property
-    def blur(self) -> Blur:
-        """The degradation, for images of this data set."""
-        height, width = self.splits.val.pixels.shape[-2:]
-        return Blur(self.sigmas, height, width, self.device)
+    def blur(self) -> GaussianBlur:
+        """The degradation."""
+        return GaussianBlur(self.sigmas)
 
     @property
     def example(self) -> torch.Tensor:
