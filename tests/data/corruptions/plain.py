@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-EPSILON = 1e-6
+EPSILON = 1e-3  # levels: what is a whole level in exact arithmetic stays one
 
 
 def quantised(values: np.ndarray) -> np.ndarray:
@@ -235,8 +235,8 @@ def spatter(image, row, noise):
         return quantised(x * (1 - mask[..., None]) + mask[..., None] * np.array([63, 42, 20]) / 255)
     liquid[liquid < threshold] = 0
     levels = np.floor(255 * liquid + EPSILON).astype(int) % 256
-    far = np.minimum(chamfer(canny(levels, 50, 150)), 20)
-    rim = np.floor(ndimage.uniform_filter(far, 3, mode="mirror") + EPSILON).astype(int)
+    far = np.minimum(chamfer(canny(levels, 50, 150)), 20 * 65536)
+    rim = ndimage.correlate(far, np.ones((3, 3), int), mode="mirror") // (9 * 65536)
     rim = equalised(rim)
     rim = ndimage.correlate(rim, np.array([[-2, -1, 0], [-1, 1, 1], [0, 1, 2]]), mode="mirror").clip(0, 255)
     rim = np.floor(ndimage.uniform_filter(rim.astype(float), 3, mode="mirror") + 0.5)
@@ -268,11 +268,12 @@ def canny(levels, low, high):
 
 
 def chamfer(edges):
-    """Two passes over the image, forwards and backwards, with the steps of a 5 x 5 mask."""
+    """Two passes over the image, forwards and backwards, with the steps of a 5 x 5 mask, in 1/65,536 pixel."""
     height, width = edges.shape
-    far = np.where(edges, 0.0, 1e6)
-    steps = {(0, -1): 1.0, (-1, 0): 1.0, (-1, -1): 1.4, (-1, 1): 1.4}
-    steps |= {(-1, -2): 2.1969, (-1, 2): 2.1969, (-2, -1): 2.1969, (-2, 1): 2.1969}
+    far = np.where(edges, 0, 10**9)
+    side, diagonal, knight = (round(step * 65536) for step in (1, 1.4, 2.1969))
+    steps = {(0, -1): side, (-1, 0): side, (-1, -1): diagonal, (-1, 1): diagonal}
+    steps |= {(-1, -2): knight, (-1, 2): knight, (-2, -1): knight, (-2, 1): knight}
     for sign, order in ((1, 1), (-1, -1)):
         for h in range(height)[::order]:
             for w in range(width)[::order]:

@@ -56,10 +56,10 @@ def disc(radius: float, sigma: float) -> np.ndarray:
     weights = np.exp(-(taps**2) / (2 * sigma**2))
     for axis in (0, 1):
         kernel = correlate1d(kernel, weights / weights.sum(), axis, mode="mirror")
-    kernel = np.where(kernel < LEAST, 0, kernel)
+    total, kernel = kernel.sum(), np.where(kernel < LEAST, 0, kernel)
     kept = np.abs(offsets)[np.flatnonzero(kernel.any(0))].max()
     kernel = kernel[half - kept : half + kept + 1, half - kept : half + kept + 1]
-    return kernel / kernel.sum()
+    return kernel * (total / kernel.sum())  # which is not 1 where the smoothed edge reaches beyond the kernel
 
 
 def _convolved(images: Tensor, kernel: np.ndarray) -> Tensor:
