@@ -119,3 +119,65 @@ def test_the_identity_of_a_callable_is_what_it_does():
     assert len({first, *(identity(each, images) for each in others)}) == 4
     fewer = Images(images.pixels[:64], images.labels[:64])
     assert identity(corruption(noise), fewer) == first, "64 images are enough"
+
+
+def test_names_and_groups_are_levels_of_one_corruption():
+    found = corruption("gaussion,spatial,fog,jpeg_compression", severity="1,4")
+    assert found.level_names == (
+        *(f"gaussion-s={sigma:g}" for sigma in SIGMAS), "fog-1", "fog-4", "jpeg_compression-1", "jpeg_compression-4",
+        "spatial-1", "spatial-4",
+    )  # fmt: skip
+    assert (len(found), found.families) == (12, (6, 2, 2, 2))
+    pixels, generator = batch(13, 32, 32), torch.Generator().manual_seed(3)
+    mixed = found(pixels, torch.arange(13), generator)
+    assert torch.equal(mixed[0], pixels[0])
+    for level in range(13):
+        torch.testing.assert_close(mixed[level], found(pixels[level : level + 1], level, generator)[0])
+    torch.testing.assert_close(mixed[8:9], corruption("fog")(pixels[8:9], 4, generator))
+
+
+def test_held_out_types_are_left_out():
+    kept, everything = corruption("all", hold_out="noise,fog"), corruption("all")
+    assert len(everything) == 75
+    assert set(everything.level_names) - set(kept.level_names) == {
+        f"{name}-{severity}" for name in ("gaussian_noise", "shot_noise", "impulse_noise", "fog")
+        for severity in range(1, 6)
+    }  # fmt: skip
+
+
+def test_severities_of_callables_are_refused():
+    with pytest.raises(UserError, match="belong to corruptions by name"):
+        corruption(noise, severity="1")
+
+
+def test_a_callable_is_imported_from_the_working_directory(tmp_path, monkeypatch):
+    (tmp_path / "my_rain.py").write_text(
+        "def rain(pixels, generator):\n    return pixels / 2\n\nheavy = {'one': rain, 'two': rain}\nnumber = 3\n"
+    )
+    (tmp_path / "my_ruin.py").write_text("raise RuntimeError('first\\nsecond')\n")
+    monkeypatch.chdir(tmp_path)
+    pixels = batch(2, 8, 8)
+    found = corruption("my_rain:rain")
+    assert found.level_names == ("rain",)
+    assert torch.equal(found(pixels, 1), pixels / 2)
+    assert corruption("fog,my_rain:heavy").level_names[-2:] == ("one", "two")
+    for path, said in {
+        "my_rain:rian": "my_rain has nothing called rian (did you mean rain?)",
+        "my_rain:number": "my_rain:number is int; name a function",
+        "my_ruin:rain": "my_ruin cannot be imported from",
+        "my_absent:rain": "my_absent cannot be imported from",
+    }.items():
+        with pytest.raises(UserError) as caught:
+            corruption(path)
+        assert said in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_the_identity_of_a_list_has_that_of_its_callables(tmp_path, monkeypatch):
+    images = Images((batch(8, 8, 8) * 255).to(torch.uint8), torch.zeros(8, dtype=torch.long))
+    assert identity(corruption("fog", severity="2"), images) == "fog-2"
+    (tmp_path / "my_dark.py").write_text("def dark(pixels, generator):\n    return pixels / 2\n")
+    monkeypatch.chdir(tmp_path)
+    one, callable_digest = identity(corruption("fog,my_dark:dark", severity="2"), images).split()
+    assert one == "fog-2"
+    assert callable_digest == identity(corruption("my_dark:dark"), images)

@@ -101,7 +101,7 @@ def _member(name: str, specification: Specification, seed: int) -> Corruption:
         if not callable(found) and not isinstance(found, Mapping | Corruption):
             raise UserError(f"{name} is {type(found).__name__}; name a function of (pixels, generator)")
         return corruption(found, seed=seed)
-    raise UserError(f"{name}: its images are paired with clean ones; call deeppatch.data.corruptions.paired for it")
+    raise UserError(f"{name}: these images belong to clean ones; use paired_folder or released of data.corruptions")
 
 
 def identity(corruption: Corruption, images: Images) -> str:
