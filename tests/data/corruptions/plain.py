@@ -1,16 +1,16 @@
 """The 19 common corruptions one image at a time, from their definitions: the oracles of the batched operations.
 
 Each function takes one image, uint8 (H, W, 3), the constants of a severity and what is random, and returns uint8. They
-use numpy, scipy, Pillow and colorsys only, and loops where the definition has them.
+use numpy, scipy, Pillow and matplotlib's HSV only, and loops where the definition has them.
 """
 
 from __future__ import annotations
 
-import colorsys
 import io
 import math
 
 import numpy as np
+from matplotlib.colors import hsv_to_rgb, rgb_to_hsv
 from PIL import Image
 from scipy import ndimage
 
@@ -30,13 +30,7 @@ def speckle_noise(image, row, noise):
 
 
 def impulse_noise(image, row, uniform):
-    found = image.copy()
-    for place, value in np.ndenumerate(uniform):
-        if value < row[0] / 2:
-            found[place] = 255
-        elif value < row[0]:
-            found[place] = 0
-    return found
+    return np.where(uniform < row[0] / 2, 255, np.where(uniform < row[0], 0, image)).astype(np.uint8)
 
 
 def shot_noise(image, row, generator):
@@ -151,7 +145,7 @@ def plasma(values, side, decay):
     return clouds / clouds.max()
 
 
-def fog(image, row, values):
+def fog(image, row, values, plasma=plasma):
     strength, decay = row
     height, width = image.shape[:2]
     side = 1
@@ -163,19 +157,15 @@ def fog(image, row, values):
 
 
 def brightness(image, row):
-    found = np.zeros(image.shape)
-    for place in np.ndindex(image.shape[:2]):
-        hue, saturation, value = colorsys.rgb_to_hsv(*(image[place] / 255))
-        found[place] = colorsys.hsv_to_rgb(hue, saturation, min(value + row[0], 1))
-    return quantised(found)
+    hsv = rgb_to_hsv(image / 255)
+    hsv[..., 2] = np.clip(hsv[..., 2] + row[0], 0, 1)
+    return quantised(hsv_to_rgb(hsv))
 
 
 def saturate(image, row):
-    found = np.zeros(image.shape)
-    for place in np.ndindex(image.shape[:2]):
-        hue, saturation, value = colorsys.rgb_to_hsv(*(image[place] / 255))
-        found[place] = colorsys.hsv_to_rgb(hue, min(max(saturation * row[0] + row[1], 0), 1), value)
-    return quantised(found)
+    hsv = rgb_to_hsv(image / 255)
+    hsv[..., 1] = np.clip(hsv[..., 1] * row[0] + row[1], 0, 1)
+    return quantised(hsv_to_rgb(hsv))
 
 
 def contrast(image, row):

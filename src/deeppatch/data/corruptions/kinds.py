@@ -75,14 +75,23 @@ def degrade(pixels: Tensor, name: str, severity: int, seed: int = 0) -> Tensor:
     kind, row = KINDS[name], constants(name, height, width)[severity - 1]
     size = max(1, AT_ONCE.get(pixels.device.type, AT_ONCE["cpu"]) // pixels[0].numel()) if count else 1
     found = torch.empty_like(pixels)
-    with torch.no_grad(), runtime.autocast(pixels.device, False):
-        for start in range(0, count, size):
-            part = pixels[start : start + size]
+
+    def degrade_part(start: int) -> None:
+        part = pixels[start : start + size]
+        with torch.no_grad(), runtime.autocast(pixels.device, False):  # both belong to a thread
             drawn: tuple[Tensor, ...] = ()
             if kind.draw:
                 streams = Draws(keys(fingerprints(part), seed, name, severity))
                 drawn = kind.draw(streams, height, width, row)
             found[start : start + size] = kind.apply(part, row, *drawn)
+
+    starts, workers = range(0, count, size), torch.get_num_threads()
+    if pixels.device.type != "cpu" or min(len(starts), workers) < 2:
+        for start in starts:
+            degrade_part(start)
+    else:  # a thread for each part, because parts are too small to be worth dividing
+        with runtime.single_threaded_workers(workers) as pool:
+            list(pool.map(degrade_part, starts))
     return found
 
 
