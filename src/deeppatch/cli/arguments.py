@@ -118,11 +118,10 @@ def _add_repair(parser: argparse.ArgumentParser) -> None:
     stages.add_argument(
         "-n",
         "--noise_type",
-        type=lambda name: corruption_names.ALIASES.get(name, name),
-        choices=[corruption_names.DEFAULT],
+        type=corruption_names.on_command_line,
         default="gaussion",
-        metavar="NAME",
-        help="degradation: gaussion, also called gaussian-blur (default: gaussion)",
+        metavar="NAME[,NAME...]",
+        help=f"{corruption_names.HELP} (default: gaussion)",
     )
     stages.add_argument(
         "-f",

@@ -17,8 +17,8 @@ from deeppatch.cli import options as command_line
 from deeppatch.cli.locating import Found, Role, locate, locate_all, roles, run_folder
 from deeppatch.cli.naming import own_settings, unused_options
 from deeppatch.cli.options import StageOptions
-from deeppatch.data import digest, names, sources, views
-from deeppatch.data.corruptions import SIGMAS, GaussianBlur
+from deeppatch.data import corruption_names, digest, names, sources, views
+from deeppatch.data.corruptions import Corruption, create
 from deeppatch.data.dataset import Data
 from deeppatch.data.splits import Splits, split
 from deeppatch.distributed import ranks
@@ -69,15 +69,10 @@ class Context:
         """What travels inside of weights and patches: the names of the classes, and the size of the images."""
         return {"classes": list(self.source.classes), "image_size": list(self.source.test.pixels.shape[-2:])}
 
-    @property
-    def sigmas(self) -> tuple[float, ...]:
-        """The levels of the degradation, in pixels."""
-        return SIGMAS
-
     @cached_property
-    def blur(self) -> GaussianBlur:
+    def corruption(self) -> Corruption:
         """The degradation."""
-        return GaussianBlur(self.sigmas)
+        return create(corruption_names.parse(self.options.noise_type), seed=self.options.seed)
 
     @property
     def example(self) -> torch.Tensor:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from deeppatch.cli.options import ANNOTATE, DEFAULT_K, DEFAULT_KS, DEFAULT_RATIO, DEFAULT_SEED
+from deeppatch.data import corruption_names
 from deeppatch.data.names import slug
 from deeppatch.modular.weak_networks import published_weak_network
 from deeppatch.storage import read_given, sha256
@@ -93,7 +94,8 @@ def model_folder(options: Any) -> Path:
 def suffix(options: Any) -> str:
     """Return the end of a folder's name: noise, bias, seed, val's share and limit where not the default."""
     noise, bias = getattr(options, "noise_type", "gaussion"), getattr(options, "bias", None)
-    parts = [noise] if noise != "gaussion" else []
+    stem = corruption_names.parse(noise).stem
+    parts = [stem] if stem else []
     parts += [f"bias{bias}"] if bias else []
     parts += [f"seed{options.seed}"] if options.seed != DEFAULT_SEED else []
     parts += [f"val{options.val_share:g}"] if options.val_share is not None else []

@@ -27,7 +27,7 @@ FOLDER, RELEASED = "folder:", "released:"
 HELP = (
     f"degradations, separated by commas: gaussion (six levels of Gaussian blur, also called gaussian-blur; not the "
     f"same as gaussian_blur), {', '.join(COMMON)}, spatial; groups: noise, blur, weather, digital, extra, and all (the "
-    "15 that are not extra); package.module:function for one's own"
+    "15 that are not extra)"
 )
 _FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
@@ -86,6 +86,17 @@ def parse(text: str, severity: str | None = None) -> Specification:
     if severity is not None and not any(name in COMMON or name == "spatial" for name in unique):
         raise UserError(f"severity {severity}: {text} has no severities; leave it out")
     return Specification(tuple(unique), severities(severity), ",".join(ALIASES.get(word, word) for word in words))
+
+
+def on_command_line(text: str) -> str:
+    """Return a list of degradations as options keep it: a group's name, or names in order.
+
+    UserError where it is wrong, or names what only Python users can have.
+    """
+    specification = parse(text)
+    if own := [name for name in specification.names if name not in NAMES]:
+        raise UserError(f"--noise_type {own[0]}: one's own degradations can be used from Python only")
+    return specification.given if specification.given in LISTS else ",".join(specification.names)
 
 
 def severities(text: str | None) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ from deeppatch.data.images import Images, to_float
 from deeppatch.distributed.ranks import shard_slice
 
 Batch = tuple[Tensor, Tensor]
+MANY = 10  # more levels are not all read for each image: of each image one degraded version is
 
 
 @dataclass(frozen=True)
@@ -98,12 +99,17 @@ def levels_view(images: Images, corruption: Corruption | None, levels: list[int]
 
 
 def expand(images: Images, corruption: Corruption, batch_size: int) -> View:
-    """Return the degraded copies of every image at each level: 6n images."""
+    """Return the degraded copies of every image at each level: 6n images; one for each image where levels are many."""
+    if len(corruption) > MANY:
+        return random_level_view(images, corruption, batch_size, 0)
     return levels_view(images, corruption, list(range(1, len(corruption) + 1)), batch_size)
 
 
 def append(images: Images, corruption: Corruption, batch_size: int) -> View:
-    """Return every image clean, then at each level: 7n images."""
+    """Return every image clean, then at each level: 7n images; at one level, 2n images, where levels are many."""
+    if len(corruption) > MANY:
+        once = random_level_view(images, corruption, batch_size, 0)
+        return replace(once, index=once.index.repeat(2), levels=torch.cat([0 * once.levels, once.levels]))
     return levels_view(images, corruption, list(range(len(corruption) + 1)), batch_size)
 
 

@@ -100,7 +100,8 @@ def estimate_ratio(
     if not ratios:
         raise UserError("no ratio chooses a filter in any layer; give larger ratios")
     degrade = corruptions.corruption(corruption, seed=seed)
-    val = views.expand(data.val.to(device_of(model)), degrade, batch_size)
+    levels = list(range(1, len(degrade) + 1))
+    val = views.levels_view(data.val.to(device_of(model)), degrade, levels, batch_size)
 
     def correct_at(ratio: float) -> Tensor:
         channels = ranking.choose(ratio, side, seed)
