@@ -72,7 +72,7 @@ class Context:
     @cached_property
     def corruption(self) -> Corruption:
         """The degradation."""
-        return create(corruption_names.parse(self.options.noise_type), seed=self.options.seed)
+        return create(corruption_names.parse(self.options.noise_type, self.options.severity), seed=self.options.seed)
 
     @property
     def example(self) -> torch.Tensor:

@@ -83,7 +83,7 @@ def parse(text: str, severity: str | None = None) -> Specification:
     found = [name for word in words for name in _members(word, text)]
     order = {name: place for place, name in enumerate(NAMES)}
     unique = sorted(dict.fromkeys(found), key=lambda name: order.get(name, len(order)))
-    if severity is not None and not any(name in COMMON or name == "spatial" for name in unique):
+    if severity is not None and not any(map(_has_severities, unique)):
         raise UserError(f"severity {severity}: {text} has no severities; leave it out")
     return Specification(tuple(unique), severities(severity), ",".join(ALIASES.get(word, word) for word in words))
 
@@ -97,6 +97,12 @@ def on_command_line(text: str) -> str:
     if own := [name for name in specification.names if name not in NAMES]:
         raise UserError(f"--noise_type {own[0]}: one's own degradations can be used from Python only")
     return specification.given if specification.given in LISTS else ",".join(specification.names)
+
+
+def severities_on_command_line(text: str) -> str | None:
+    """Return severities as options keep them: ascending and separated by commas, and None for all."""
+    found = severities(text)
+    return None if found == SEVERITIES else ",".join(map(str, found))
 
 
 def severities(text: str | None) -> tuple[int, ...]:
@@ -116,6 +122,15 @@ def severities(text: str | None) -> tuple[int, ...]:
 def is_function(word: str) -> bool:
     """Tell whether a name is an import path, package.module:function."""
     return not word.startswith((FOLDER, RELEASED)) and bool(_FUNCTION.fullmatch(word))
+
+
+def has_severities(text: str) -> bool:
+    """Tell whether a list of degradations names one that has severities."""
+    return any(map(_has_severities, parse(text).names))
+
+
+def _has_severities(name: str) -> bool:
+    return name in COMMON or name == "spatial"
 
 
 def _members(word: str, text: str) -> Sequence[str]:
