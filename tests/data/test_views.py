@@ -450,3 +450,16 @@ def test_types_are_drawn_uniformly_and_then_their_levels():
     assert torch.equal(
         views.degraded_levels(50, (5, 5), generators[0]), torch.randint(1, 11, (50,), generator=generators[1])
     )
+
+
+def test_of_many_levels_each_image_has_one():
+    images = Images(torch.randint(0, 256, (30, 3, 16, 16), dtype=torch.uint8), torch.arange(30) % 5)
+    many = corruption("brightness,contrast,fog")
+    assert len(many) > views.MANY
+    expanded, appended = views.expand(images, many, 8), views.append(images, many, 8)
+    assert expanded.index.tolist() == list(range(30))
+    assert expanded.levels.min() >= 1
+    assert appended.index.tolist() == 2 * list(range(30))
+    assert appended.levels.tolist() == [0] * 30 + expanded.levels.tolist()
+    degraded = torch.cat([pixels for pixels, _ in appended])[30:]
+    assert torch.equal(degraded, torch.cat([pixels for pixels, _ in expanded]))

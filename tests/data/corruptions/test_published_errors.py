@@ -30,7 +30,7 @@ ERRORS = {
     "spatter": (21.9, 31.2), "saturate": (7.5, 14.6),
 }  # fmt: skip
 # of 1,000 images; what is random was drawn anew, and frost is not made of the photos
-TOLERANCE = {"frost": 6.0}
+TOLERANCE = {"frost": 6.0, "snow": 4.0}  # five draws of snow at severity 3: 20.7 to 23.2
 
 
 @pytest.fixture(scope="module")
