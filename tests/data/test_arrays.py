@@ -201,7 +201,7 @@ def test_a_saved_data_set_is_read_part_by_part(package, tmp_path):
     assert source.train.labels.tolist() == [0, 1] * 3
     want = np.asarray(image(3).resize((32, 32), Image.Resampling.BILINEAR))
     assert np.array_equal(source.train.pixels[3].permute(1, 2, 0), want)
-    larger = sources.load(f"hf:{tmp_path / 'set'}", Path("data"), 2021, folder_size=40)
+    larger = sources.load(f"hf:{tmp_path / 'set'}", Path("data"), 2021, Sizing(40))
     assert larger.train.pixels.shape == (6, 3, 40, 40)
 
 

@@ -17,8 +17,8 @@ from deeppatch.cli import options as command_line
 from deeppatch.cli.locating import Found, Role, locate, locate_all, roles, run_folder
 from deeppatch.cli.naming import own_settings, unused_options
 from deeppatch.cli.options import StageOptions
-from deeppatch.data import digest, names, sources, views
-from deeppatch.data.corruptions import NOISES, Blur
+from deeppatch.data import corruption_names, digest, names, sources, views
+from deeppatch.data.corruptions import Corruption, create
 from deeppatch.data.dataset import Data
 from deeppatch.data.scaling import Scaling, Sizing
 from deeppatch.data.splits import Splits, split
@@ -83,16 +83,10 @@ class Context:
         """What travels inside of weights and patches: the names of the classes, and the size of the images."""
         return {"classes": list(self.source.classes), "image_size": list(self.source.test.pixels.shape[-2:])}
 
-    @property
-    def sigmas(self) -> tuple[float, ...]:
-        """The levels of the degradation, in pixels."""
-        return NOISES[self.options.noise_type]
-
     @cached_property
-    def blur(self) -> Blur:
-        """The degradation, for images of this data set."""
-        height, width = self.splits.val.pixels.shape[-2:]
-        return Blur(self.sigmas, height, width, self.device)
+    def corruption(self) -> Corruption:
+        """The degradation."""
+        return create(corruption_names.parse(self.options.noise_type, self.options.severity), seed=self.options.seed)
 
     @property
     def example(self) -> torch.Tensor:

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import deeppatch
 from deeppatch.cli.arguments import add_shared
 from deeppatch.cli.options import StageOptions, call
-from deeppatch.data import names
+from deeppatch.data import corruption_names, names
 from deeppatch.errors import Contradictions, UserError, closest
 
 MAX_IMAGE_SIZE = 4096  # pixels
@@ -148,6 +148,9 @@ def check(options: StageOptions, own: Callable[[Any], list[str]] | None = None) 
         problems.append(f"--seed {options.seed}: give a whole number from 0 to 2147483647")
     if options.device == "cpu" and options.gpu != 0:
         problems.append(f"--gpu {options.gpu} can only be used with --device cuda")
+    noise, severity = getattr(options, "noise_type", ""), getattr(options, "severity", None)
+    if severity is not None and not corruption_names.has_severities(noise):
+        problems.append(f"--severity {severity}: {noise} has no severities")
     problems += own(options) if own else []
     if problems:
         raise Contradictions(problems)

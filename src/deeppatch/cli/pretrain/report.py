@@ -39,8 +39,8 @@ def write_weights(context: Context, model: Classifier) -> None:
 def report(context: Context, model: Classifier, facts: dict[str, Any]) -> None:
     """Measure on test, print, and write metrics."""
     options, test = context.options, context.splits.test
-    correct = correct_by_level(model, test, context.blur, batch_size=options.batch_size, amp=options.amp)
-    measured = metrics.accuracies(correct, context.blur.level_names, "blurred")
+    correct = correct_by_level(model, test, context.corruption, batch_size=options.batch_size, amp=options.amp)
+    measured = metrics.accuracies(correct, context.corruption.level_names, "blurred")
     check = None
     entry = published(context)
     if entry and entry.top1 and options.state == "pretrained" and not options.train:
