@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from deeppatch import runtime
 from deeppatch.data import sources
-from deeppatch.data.corruptions import SIGMAS, Blur
+from deeppatch.data.corruptions import SIGMAS, GaussianBlur
 from deeppatch.data.images import Images
 from deeppatch.data.splits import split, subset
 from deeppatch.data.views import expand, ordered
@@ -231,7 +231,7 @@ def main() -> None:
     model, source = subject(options)
     network = model.to(device, memory_format=torch.channels_last).eval().network  # type: ignore[call-overload]
     source = source.to(device)
-    blur = Blur(SIGMAS, *source.pixels.shape[-2:], device)
+    blur = GaussianBlur(SIGMAS)
     pixels = source.pixels[: options.loaded].cpu()
     images = model.normalize(next(iter(expand(source, blur, options.images)))[0])
     ways = Ways(network, pixels, images, device)

@@ -24,7 +24,7 @@ from scipy.stats import kendalltau
 
 from deeppatch import runtime
 from deeppatch.data import sources, views
-from deeppatch.data.corruptions import SIGMAS, Blur
+from deeppatch.data.corruptions import SIGMAS, GaussianBlur
 from deeppatch.data.dataset import Data
 from deeppatch.data.splits import split
 from deeppatch.localization.ranking import Ranking, random_ranking
@@ -70,7 +70,7 @@ def load_model(options: argparse.Namespace, classes: int, device: torch.device) 
     return Classifier(network, mean, std).to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
 
-def rank(folder: Path, model: Classifier, data: Data, blur: Blur) -> dict[str, dict[str, Any]]:
+def rank(folder: Path, model: Classifier, data: Data, blur: GaussianBlur) -> dict[str, dict[str, Any]]:
     """Make every ranking, or read it where it is, and return its content."""
     contents = {}
     for name, (settings, _) in RANKINGS.items():
@@ -126,7 +126,7 @@ def repair(
     options: argparse.Namespace,
     model: Classifier,
     data: Data,
-    blur: Blur,
+    blur: GaussianBlur,
     contents: dict[str, dict[str, Any]],
     keep: Keep,
 ) -> pd.DataFrame:
@@ -142,7 +142,7 @@ def repair(
     return pd.DataFrame(rows)
 
 
-def measure(model: torch.nn.Module, data: Data, blur: Blur) -> dict[str, float]:
+def measure(model: torch.nn.Module, data: Data, blur: GaussianBlur) -> dict[str, float]:
     """Return accuracy in percent on test, clean and on the mean over levels."""
     view = views.append(data.test, blur, 256)
     correct = (predict(model, view) == view.labels).view(-1, len(data.test)).double().mean(1)
@@ -184,7 +184,7 @@ def main() -> None:
     device = machine.prepared(options.device)
     data = load_data(options, options.limit, device)
     model = load_model(options, len(data.classes), device)
-    blur = Blur(SIGMAS, *data.example.shape[-2:], device)
+    blur = GaussianBlur(SIGMAS)
     ranked_on = load_data(options, options.rank_limit, device)
     with runtime.assume_bfloat16() if options.bfloat16 else contextlib.nullcontext():
         contents = rank(options.output_dir, model, ranked_on, blur)

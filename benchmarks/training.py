@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from deeppatch import runtime
 from deeppatch.data import views
-from deeppatch.data.corruptions import SIGMAS, Blur
+from deeppatch.data.corruptions import SIGMAS, GaussianBlur
 from deeppatch.data.sources import Images
 from deeppatch.graph.hooks import convolutions
 from deeppatch.patching.attachment import attach
@@ -94,7 +94,7 @@ def trained(method: str, base: Classifier, images: Images) -> tuple[Classifier, 
 def whole_epoch(method: str, base: Classifier, images: Images, options: argparse.Namespace) -> Callable[[], object]:
     """Return a function that trains an epoch as `correct` does."""
     model, parameters = trained(method, base, images)
-    blur = Blur(SIGMAS, SIZE, SIZE, images.labels.device)
+    blur = GaussianBlur(SIGMAS)
     stream = views.Shuffled(images, options.batch_size, 2021, 0, blur, options.augment)
     optimizer, schedule = sgd(parameters, lr=1e-4, momentum=0.9, weight_decay=5e-4, steps=10**6)
     return lambda: train_epoch(model, stream, cross_entropy, optimizer, schedule, amp=options.amp)

@@ -16,7 +16,7 @@ SHARED = ROOT.parent / "shared"
 # behind the standard library, so that src/select.py does not shadow the standard `select`
 sys.path.append(str(ROOT / "src"))
 
-from deeppatch.data.corruptions import SIGMAS, Blur  # noqa: E402
+from deeppatch.data.corruptions import SIGMAS, GaussianBlur  # noqa: E402
 from deeppatch.data.sources import Images  # noqa: E402
 from deeppatch.zoo.classifier import Classifier  # noqa: E402
 
@@ -73,9 +73,9 @@ def images() -> Images:
 
 
 @pytest.fixture
-def blur() -> Blur:
+def blur() -> GaussianBlur:
     """The published blur for images of 12x12 pixels."""
-    return Blur(SIGMAS, 12, 12, torch.device("cpu"))
+    return GaussianBlur(SIGMAS)
 
 
 @pytest.fixture

@@ -91,3 +91,14 @@ def test_modules_times_candidates_and_generations_of_both_sides(tmp_path):
     assert table.share_of_passes["ours"].between(0.2, 0.99).all(), "who drops out is not run on everything"
     times = table.generation_seconds["plain"] / table.generation_seconds["ours"]
     assert table.generation_times_as_fast["ours"].tolist() == pytest.approx(times.tolist())
+
+
+def test_corruptions_times_every_type_and_their_sum(tmp_path):
+    command = "benchmarks/corruptions.py --images 8 --plain 2 --rounds 1 --device cpu"
+    table = timed(command, tmp_path / "times.csv").set_index("corruption")
+    assert len(table) == 20
+    inside = table.drop(["sum of 16", "jpeg_compression", "glass_blur", "spatter"])
+    total = table.loc["sum of 16"]
+    assert total.plain_us == pytest.approx(inside.plain_us.sum(), rel=0.01)
+    assert total.times == pytest.approx(total.plain_us / total.ours_us, rel=0.05)
+    assert (tmp_path / "times.json").is_file()

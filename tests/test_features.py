@@ -14,6 +14,7 @@ from deeppatch import features
 from deeppatch.artifacts import state_digest
 from deeppatch.cache import ContentCache
 from deeppatch.data.files import Files
+from deeppatch.data.scaling import Scaling
 from deeppatch.errors import UserError
 from deeppatch.features import embed, last_linear, penultimate
 from deeppatch.graph.hooks import eval_mode
@@ -229,7 +230,7 @@ def test_images_may_stay_in_files(tiny, images, tmp_path, passes):
     paths = [str(tmp_path / f"{index}.png") for index in range(60)]
     for path, pixels in zip(paths, images.pixels, strict=True):
         Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(path)
-    filed, folder = Files(paths, 12, 12), tmp_path / "cache"
+    filed, folder = Files(paths, Scaling(12, 12, shorter=12)), tmp_path / "cache"
     assert torch.equal(kept(tiny, filed, folder), kept(tiny, images.pixels, folder))
     kept(tiny, filed, folder)
     assert passes == [60, 60]

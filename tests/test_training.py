@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from deeppatch import training
 from deeppatch.artifacts import Checkpoint, state_digest
 from deeppatch.data import views
+from deeppatch.data.corruptions import GaussianBlur
 from deeppatch.errors import StaleArtifact
 
 EPOCHS = 4
@@ -28,7 +29,7 @@ class Run:
 
     model: nn.Module
     images: views.Images
-    blur: views.Blur
+    blur: GaussianBlur
     accuracies: tuple[float, ...] = (0.2, 0.6, 0.6, 0.4)
     die_at: int | None = None
     watch: Callable[[nn.Module], Any] | None = None

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from deeppatch import runtime
 from deeppatch.artifacts import state_digest
 from deeppatch.cache import ContentCache, Entry
-from deeppatch.data.files import Files
+from deeppatch.data.files import StoredPixels
 from deeppatch.data.views import to_float
 from deeppatch.errors import UserError
 from deeppatch.graph.hooks import eval_mode, hooked
@@ -37,7 +37,7 @@ class Embeddings:
 @torch.no_grad()
 def embed(
     model: nn.Module,
-    pixels: Tensor | Files,
+    pixels: Tensor | StoredPixels,
     *,
     batch_size: int = 256,
     amp: bool = False,
@@ -80,7 +80,7 @@ def embed(
 
 def penultimate(
     model: nn.Module,
-    pixels: Tensor | Files,
+    pixels: Tensor | StoredPixels,
     *,
     batch_size: int = 256,
     amp: bool = False,
@@ -108,15 +108,15 @@ def penultimate(
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def pixels_digest(pixels: Tensor | Files) -> str:
+def pixels_digest(pixels: Tensor | StoredPixels) -> str:
     """Return a SHA-256 of images: of values and shape, or of the paths, sizes and times of image files."""
-    if isinstance(pixels, Files):
+    if isinstance(pixels, StoredPixels):
         return pixels.digest()
     return hashlib.sha256(f"{tuple(pixels.shape)}\n".encode() + pixels.cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
-def _slice(pixels: Tensor | Files, start: int, stop: int) -> Tensor | Files:
-    if isinstance(pixels, Files):
+def _slice(pixels: Tensor | StoredPixels, start: int, stop: int) -> Tensor | StoredPixels:
+    if isinstance(pixels, StoredPixels):
         return pixels.take(torch.arange(start, min(stop, pixels.shape[0])))
     return pixels[start:stop]
 

@@ -32,6 +32,16 @@ def accuracy(predictions: Tensor, labels: Tensor) -> float:
     return (predictions == labels).double().mean().item()
 
 
+def at_chance(percent: float, images: int, classes: int) -> bool:
+    """Tell whether an accuracy in percent is at most three standard deviations above that of guessing a class.
+
+    >>> at_chance(21.67, 200, 4), at_chance(72.5, 200, 4)
+    (True, False)
+    """
+    chance = 1 / classes
+    return percent / 100 <= chance + 3 * (chance * (1 - chance) / images) ** 0.5
+
+
 def view_names(level_names: Sequence[str]) -> list[str]:
     """Return the names of the rows of a table of correct predictions: clean, then each level of a corruption."""
     return ["clean", *level_names]

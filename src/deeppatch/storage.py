@@ -19,10 +19,15 @@ _EXCHANGE = 2  # RENAME_EXCHANGE of Linux' renameat2
 _HERE = -100  # AT_FDCWD
 
 
+def unique_name(name: str) -> str:
+    """Return a hidden name for an unfinished file, which no other process uses."""
+    return f".{name}.{os.getpid()}-{secrets.token_hex(4)}.partial"
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file whole or not at all: a temporary file of this process in the same folder, fsync, rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
+    partial = path.with_name(unique_name(path.name))
     try:
         with partial.open("wb") as file:
             file.write(content)

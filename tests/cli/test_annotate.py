@@ -14,6 +14,7 @@ from deeppatch.cli.annotate import report
 from deeppatch.data import biased_split, sources
 from deeppatch.data.label_file import read_labels
 from deeppatch.data.pool import Pool
+from deeppatch.data.scaling import Sizing
 from deeppatch.errors import UserError
 from deeppatch.features import Embeddings
 from deeppatch.hybrid import encoder_training
@@ -56,7 +57,7 @@ def rows_of(bench, folder: str) -> list[dict[str, str]]:
 def test_pretrain_leaves_the_split_beside_the_biased_model(waves_bench):
     assert "split.safetensors" in waves_bench.files("pretrain-biasB")
     assert "split.safetensors" not in waves_bench.files("pretrain")
-    source = sources.load(f"folder:{waves_bench.data}", waves_bench.data, 2021)
+    source = sources.load(f"folder:{waves_bench.data}", waves_bench.data, 2021, Sizing(32))
     path = waves_bench.at("pretrain-biasB") / "split.safetensors"
     parts = biased_split.partition_from_bytes(path.read_bytes(), path)
     again = biased_split.partition(source, "B", 2021)
@@ -84,7 +85,7 @@ def test_every_method_leaves_its_folder_whole(waves_bench, method):
 
 def test_labels_are_those_of_the_pool_and_the_table_names_images_by_place(waves_bench):
     waves_bench.ran(f"annotate {BIASED} --method gini")
-    source = sources.load(f"folder:{waves_bench.data}", waves_bench.data, 2021)
+    source = sources.load(f"folder:{waves_bench.data}", waves_bench.data, 2021, Sizing(32))
     pool, labels = biased_split.partition(source, "B", 2021).pool, biased_split.combined(source).labels
     found, rows = selection_of(waves_bench, f"annotate-gini-{END}"), rows_of(waves_bench, f"annotate-gini-{END}")
     assert torch.equal(found.labels, labels[pool[found.bought]])

@@ -19,7 +19,8 @@ STAGES = ["eval", "select", "correct", "switch", "export"]
 # the published command line, option by option; ratio None means 0.25, or the estimated one with -f ratioestim
 DEFAULTS = {
     "data_dir": Path("data"), "output_dir": Path("output"), "gpu": 0, "batch_size": 256, "model": "resnet32",
-    "resume": False, "noise_type": "gaussion", "lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4, "max_epoch": 50,
+    "resume": False, "noise_type": "gaussion", "severity": None, "lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4,
+    "max_epoch": 50,
     "fs_method": "perfloss", "crt_method": "patch", "crt_type": "replace", "crt_epoch": 20, "susp_ratio": None,
     "susp_side": "front", "seed": 2021, "val_share": None, "limit": None, "weights": None, "ranking": None,
     "patch": None, "finetuned": None, "amp": False,

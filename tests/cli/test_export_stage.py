@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from deeppatch.data import views
-from deeppatch.data.corruptions import SIGMAS, Blur
+from deeppatch.data.corruptions import SIGMAS, GaussianBlur
+from deeppatch.data.scaling import Sizing
 from deeppatch.data.sources import load
 
 FOLDER = "export-patch-replace-perfloss-probe"
@@ -64,8 +65,8 @@ def test_the_metrics_say_how_far_the_files_agree_on_all_test_images(exported):
 @pytest.mark.slow
 def test_the_files_have_the_accuracy_that_evaluate_measured(exported):
     bench, _said = exported
-    images = load(f"folder:{bench.data}", bench.output, 2021).test
-    blur = Blur(SIGMAS, 32, 32, torch.device("cpu"))
+    images = load(f"folder:{bench.data}", bench.output, 2021, Sizing(32)).test
+    blur = GaussianBlur(SIGMAS)
     accuracy = bench.json("switch-patch-replace-perfloss-probe/metrics.json")["accuracy_percent"]
     names = {"original": "pretrained", "patched": "patched always on", "switched": "switched"}
     program = torch.export.load(io.BytesIO((bench.at(FOLDER) / "switched.pt2").read_bytes())).module()

@@ -15,8 +15,9 @@ import pytest
 import deeppatch
 from deeppatch.cli import main, parsing
 from deeppatch.cli.options import SCRIPTS
-from deeppatch.data import corruptions, sources
+from deeppatch.data import corruption_names, sources
 from deeppatch.data import names as data_names
+from deeppatch.data.corruptions import kinds
 from deeppatch.patching import names as patching_names
 from deeppatch.patching import router, units
 from deeppatch.zoo import names as zoo_names
@@ -103,7 +104,7 @@ def test_names_are_those_of_the_registries():
     assert tuple(ARCHITECTURES) == zoo_names.ARCHITECTURE_NAMES
     assert tuple(sources.SOURCES) == data_names.DATASET_NAMES
     assert sources.MIXES.keys() == data_names.MIXES.keys()
-    assert set(data_names.NOISES.values()) <= corruptions.NOISES.keys()
+    assert tuple(kinds.KINDS) == corruption_names.COMMON
     assert tuple(units.UNITS) == patching_names.UNITS
     assert tuple(router.ROUTERS) == patching_names.ROUTERS
 

@@ -67,6 +67,8 @@ def changed(action: argparse.Action, file: str) -> str:
     flag = action.option_strings[-1] if action.option_strings else ""
     if action.nargs == 0:
         return flag
+    if action.dest in ("model", "encoder", "weak"):
+        return f"{flag} resnet20a"
     if action.choices:
         choices = [*sorted(str(each) for each in action.choices), NO_OTHER_CHOICE]
         return f"{flag} {next(each for each in choices if each != str(action.default))}"

@@ -69,7 +69,9 @@ def test_dashes_in_names_become_underscores_and_values_stay(given, meant):
         ("--modle=resnet8", "--modle=resnet8 (did you mean --model?)"),
         ("-m resnet33", "there is no network resnet33 in the zoo (did you mean resnet32"),
         ("-f perflos", "invalid choice: perflos (did you mean perfloss?); choose from activation, featswap"),
-        ("-n fog", "fog"),
+        ("-n frog", "no corruption called frog (did you mean fog?)"),
+        ("-n fog --severity 7", "severity 7: give numbers from 1 to 5"),
+        ("-n fog,my:own", "--noise_type my:own"),
         ("--limit many", "many"),
         ("-d", "-d"),
     ],
@@ -206,6 +208,14 @@ def test_a_folder_s_name_tells_the_noise_that_is_not_the_default():
     options = checked(["--seed", "7"])
     options.noise_type = "fog"
     assert naming.suffix(options) == "-fog-seed7"
+    options = checked(["-n", "snow, fog", "--severity", "5,3"])
+    assert (options.noise_type, options.severity) == ("snow,fog", "3,5")
+    assert naming.suffix(options) == "-snow+fog-sev35"
+    assert naming.suffix(checked(["-n", "fog,snow", "--severity", "1..5"])) == "-snow+fog"
+    assert naming.suffix(checked(["-n", "weather"])) == "-weather"
+    assert "--noise_type weather --severity 2" in command_line.command_for(
+        "assess", checked(["-n", "weather", "--severity", "2"])
+    )
 
 
 @pytest.mark.parametrize(

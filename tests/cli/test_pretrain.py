@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from deeppatch.data import sources, views
+from deeppatch.data.scaling import Sizing
 from deeppatch.zoo import weights
 from deeppatch.zoo.architectures import ARCHITECTURES
 from deeppatch.zoo.classifier import Classifier
@@ -102,7 +103,7 @@ def test_constants_of_the_training_images_come_last_and_with_a_word_of_caution(b
     said = empty.ran(f"eval --weights {bare}").out
     line = next(line for line in said.splitlines() if line.startswith("[info] normalisation: "))
     assert line.endswith("(of the training images; give --mean and --std if the weights were made with others)")
-    images = sources.load(f"folder:{empty.data}", Path("data"), 2021).train
+    images = sources.load(f"folder:{empty.data}", Path("data"), 2021, Sizing(32)).train
     mean, std = constants(empty)
     pixels = views.to_float(images.pixels)
     assert mean == pytest.approx(pixels.mean((0, 2, 3)).tolist(), abs=0.02), "24 of the 30 images are the train split"
@@ -114,7 +115,7 @@ def test_the_accuracy_is_that_of_the_network_on_normalised_test_images(bare, emp
     network = ARCHITECTURES["resnet8"](3)
     network.load_state_dict(safetensors.torch.load_file(bare))
     model = Classifier(network, [0.4, 0.5, 0.6], [0.3, 0.4, 0.5]).eval()
-    images = sources.load(f"folder:{empty.data}", Path("data"), 2021).test
+    images = sources.load(f"folder:{empty.data}", Path("data"), 2021, Sizing(32)).test
     with torch.inference_mode():
         right = model(views.to_float(images.pixels)).argmax(1) == images.labels
     measured = empty.json("pretrain/metrics.json")["accuracy_percent"]["clean"]

@@ -17,6 +17,7 @@ from deeppatch import metrics, training
 from deeppatch.artifacts import Checkpoint
 from deeppatch.cli.relearn import report
 from deeppatch.data import sources, views
+from deeppatch.data.scaling import Sizing
 from deeppatch.data.splits import split
 from deeppatch.hybrid import semisupervised
 from deeppatch.hybrid.selection_methods import METHODS
@@ -85,7 +86,7 @@ def test_raw_is_the_accuracy_that_pretrain_measured_and_before_that_of_the_kept_
     (kept,) = (repaired.at("relearn-start")).iterdir()
     model = Classifier(ARCHITECTURES["resnet8"](3), [0.0] * 3, [1.0] * 3)
     model.load_state_dict(safetensors.torch.load_file(kept))
-    source = sources.load(f"folder:{repaired.data}", repaired.data, 2021)
+    source = sources.load(f"folder:{repaired.data}", repaired.data, 2021, Sizing(32))
     test = views.clean(split(source, 2021, bias="B").test, 9)
     start = 100 * metrics.accuracy(training.predict(model.eval(), test), test.labels)
     raw = repaired.json("pretrain-biasB/metrics.json")["accuracy_percent"]["clean"]

@@ -14,7 +14,8 @@ import torch
 
 from deeppatch.artifacts import state_digest
 from deeppatch.data import sources, views
-from deeppatch.data.corruptions import SIGMAS, Blur
+from deeppatch.data.corruptions import SIGMAS, GaussianBlur
+from deeppatch.data.scaling import Sizing
 from deeppatch.localization import ratio_estimation
 from deeppatch.patching.patch_file import Patch
 from deeppatch.patching.router import Router
@@ -455,17 +456,17 @@ def read_patch(bench, stage: str) -> Patch:
     return Patch.from_bytes(path.read_bytes(), path)
 
 
-def base_and_test(bench) -> tuple[Classifier, sources.Images, Blur]:
+def base_and_test(bench) -> tuple[Classifier, sources.Images, GaussianBlur]:
     """Return the base model, built here from the weights file, the test images, and their blur."""
     state = safetensors.torch.load_file(bench.at("pretrain") / "weights.safetensors")
     model = Classifier(ARCHITECTURES["resnet8"](3), [0.0] * 3, [1.0] * 3)
     model.load_state_dict(state)
-    images = sources.load(f"folder:{bench.data}", Path("data"), 2021).test
-    return model.eval(), images, Blur(SIGMAS, 32, 32, torch.device("cpu"))
+    images = sources.load(f"folder:{bench.data}", Path("data"), 2021, Sizing(32)).test
+    return model.eval(), images, GaussianBlur(SIGMAS)
 
 
 @torch.inference_mode()
-def accuracy_of(model, images: sources.Images, blur: Blur, level: int, batch_size: int = 24) -> float:
+def accuracy_of(model, images: sources.Images, blur: GaussianBlur, level: int, batch_size: int = 24) -> float:
     """Return accuracy in percent at one level of the blur."""
     pixels = blur(views.to_float(images.pixels), level)
     predictions = torch.cat([model(part).argmax(1) for part in pixels.split(batch_size)])

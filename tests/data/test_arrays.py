@@ -16,6 +16,7 @@ from PIL import Image
 
 from deeppatch.data import names, sources
 from deeppatch.data.dataset import load_data
+from deeppatch.data.scaling import Sizing
 from deeppatch.errors import DataProblem
 
 
@@ -194,13 +195,13 @@ def package(monkeypatch, tmp_path):
 
 def test_a_saved_data_set_is_read_part_by_part(package, tmp_path):
     package.content = {"train": Part(FEATURES, rows(6)), "test": Part(FEATURES, rows(4))}
-    source = sources.load(f"hf:{tmp_path / 'set'}", Path("data"), 2021)
+    source = sources.load(f"hf:{tmp_path / 'set'}", Path("data"), 2021, Sizing(32, squash=True))
     assert package.asked == [str(tmp_path / "set")]
     assert (source.classes, len(source.train), len(source.test)) == (("cat", "dog"), 6, 4)
     assert source.train.labels.tolist() == [0, 1] * 3
     want = np.asarray(image(3).resize((32, 32), Image.Resampling.BILINEAR))
     assert np.array_equal(source.train.pixels[3].permute(1, 2, 0), want)
-    larger = sources.load(f"hf:{tmp_path / 'set'}", Path("data"), 2021, folder_size=40)
+    larger = sources.load(f"hf:{tmp_path / 'set'}", Path("data"), 2021, Sizing(40))
     assert larger.train.pixels.shape == (6, 3, 40, 40)
 
 
@@ -226,7 +227,7 @@ def test_one_part_is_split_and_stored_bytes_are_decoded(package, tmp_path, caplo
     see_through.save(buffer, "PNG")
     stored = [{"image": {"bytes": buffer.getvalue(), "path": None}, "label": number % 2} for number in range(20)]
     package.content = Part(FEATURES, stored)
-    source = sources.load(f"hf:{tmp_path / 'set'}", Path("data"), 2021)
+    source = sources.load(f"hf:{tmp_path / 'set'}", Path("data"), 2021, Sizing(32, squash=True))
     assert (len(source.train), len(source.test)) == (16, 4)
     assert source.train.pixels.min() == 255, "transparent pixels show the background"
 

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from deeppatch.data import biased_split
 from deeppatch.data.files import Files
+from deeppatch.data.scaling import Scaling
 from deeppatch.data.sources import Images, Source, load
 from deeppatch.data.splits import split
 from deeppatch.errors import DataProblem, StaleArtifact
@@ -145,7 +146,7 @@ def test_split_gives_biased_train_and_val_and_the_protocol_s_test():
 def test_a_source_too_small_or_on_disk_is_refused():
     with pytest.raises(DataProblem, match="has 9 images"):
         biased_split.partition(source("tiny", 6, 3), "A", 1)
-    held = Images(Files(["a.png"], 8, 8), torch.tensor([0]))
+    held = Images(Files(["a.png"], Scaling(8, 8, shorter=8)), torch.tensor([0]))
     with pytest.raises(DataProblem, match="choose another data set"):
         biased_split.combined(Source("large", held, held, ("a",)))
 

@@ -176,7 +176,7 @@ def test_images_of_a_folder_get_the_size_that_is_asked_for(tmp_path):
             (tmp_path / part / label).mkdir(parents=True)
             for index in range(10):
                 Image.new("RGB", (20, 30), (index, 0, 0)).save(tmp_path / part / label / f"{index}.png")
-    data = load_data(f"folder:{tmp_path}", tmp_path, folder_size=24)
+    data = load_data(f"folder:{tmp_path}", tmp_path, image_size=24)
     assert data.train.pixels.shape == (16, 3, 24, 24)
     assert data.mirror
-    assert load_data(f"folder:{tmp_path}", tmp_path).train.pixels.shape[1:] == (3, 32, 32)
+    assert load_data(f"folder:{tmp_path}", tmp_path).train.pixels.shape[1:] == (3, 30, 20)

@@ -13,11 +13,14 @@ from torchvision.transforms import CenterCrop, Compose, PILToTensor, Resize
 
 from deeppatch.data import views
 from deeppatch.data.files import Files, open_rgb
+from deeppatch.data.scaling import Scaling
 from deeppatch.data.sources import Images
 from deeppatch.errors import DataProblem
 
 # wide, tall, square, exact, smaller than what is cut from it, one pixel short
 SIZES = [(61, 40), (40, 61), (50, 50), (32, 32), (12, 9), (33, 31)]
+
+CUT = Scaling(28, 28, shorter=32)
 
 
 def picture(seed: int, width: int, height: int, mode: str = "RGB") -> Image.Image:
@@ -42,7 +45,7 @@ def plain(path: str, shorter: int, size: int) -> torch.Tensor:
 @pytest.mark.parametrize(("shorter", "size"), [(32, 28), (24, 24), (16, 20), (256, 224)])
 @pytest.mark.parametrize("index", [torch.tensor([4, 0, 3, 3]), torch.tensor([5]), slice(None), slice(1, 6, 2)], ids=str)
 def test_an_index_is_answered_as_the_transforms_of_each_image(paths, shorter, size, index):
-    found = Files(paths, shorter, size)[index]
+    found = Files(paths, Scaling(size, size, shorter=shorter))[index]
     chosen = paths[index] if isinstance(index, slice) else [paths[place] for place in index]
     assert torch.equal(found, torch.stack([plain(path, shorter, size) for path in chosen]))
     assert found.dtype == torch.uint8
@@ -57,7 +60,7 @@ def test_other_modes_and_formats_become_rgb(tmp_path, mode, kind):
     picture(5, 40, 30, mode).save(path)
     with Image.open(path) as image:
         assert image.mode == mode
-    assert torch.equal(Files([str(path)], 20, 16)[:][0], plain(str(path), 20, 16))
+    assert torch.equal(Files([str(path)], Scaling(16, 16, shorter=20))[:][0], plain(str(path), 20, 16))
 
 
 def test_many_images_come_in_their_order(tmp_path):
@@ -65,17 +68,17 @@ def test_many_images_come_in_their_order(tmp_path):
     for place, path in enumerate(paths):
         Image.new("RGB", (4, 4), (place, 0, 0)).save(path)
     order = torch.randperm(200)
-    assert torch.equal(Files(paths, 4, 4)[order][:, 0, 0, 0].long(), order)
+    assert torch.equal(Files(paths, Scaling(4, 4, shorter=4))[order][:, 0, 0, 0].long(), order)
 
 
 def test_it_has_the_shape_of_what_it_stands_for(paths):
-    files = Files(paths, 32, 28)
+    files = Files(paths, CUT)
     assert files.shape == (6, 3, 28, 28)
     assert files.shape == files[:].shape
 
 
 def test_taking_reads_nothing_and_keeps_the_order(paths):
-    files = Files([*paths, "nowhere.png"], 32, 28)
+    files = Files([*paths, "nowhere.png"], CUT)
     taken = files.take(torch.tensor([6, 3, 0, 3]))
     assert taken.shape == (4, 3, 28, 28)
     assert torch.equal(taken[1:], files[torch.tensor([3, 0, 3])])
@@ -83,7 +86,7 @@ def test_taking_reads_nothing_and_keeps_the_order(paths):
 
 
 def test_files_on_a_device_are_the_same_files(paths):
-    files = Files(paths, 32, 28)
+    files = Files(paths, CUT)
     moved = files.to(torch.device("meta"))
     assert moved[:2].device.type == "meta"
     assert moved.take(torch.tensor([0]))[:].device.type == "meta"
@@ -96,36 +99,37 @@ def test_files_on_a_device_are_the_same_files(paths):
 
 def rewritten(paths: list[str]) -> Files:
     picture(77, 61, 41).save(paths[0])
-    return Files(paths, 32, 28)
+    return Files(paths, CUT)
 
 
 def touched(paths: list[str]) -> Files:
     """Other content of the same length has another time of change."""
     state = Path(paths[0]).stat()
     os.utime(paths[0], ns=(state.st_atime_ns, state.st_mtime_ns + 1_000_000))
-    return Files(paths, 32, 28)
+    return Files(paths, CUT)
 
 
 CHANGES = {
-    "content": rewritten, "time of change": touched, "order": lambda paths: Files(paths[::-1], 32, 28),
-    "fewer": lambda paths: Files(paths[:-1], 32, 28), "one twice": lambda paths: Files([*paths, paths[0]], 32, 28),
-    "scale": lambda paths: Files(paths, 33, 28), "cut": lambda paths: Files(paths, 32, 27),
+    "content": rewritten, "time of change": touched, "order": lambda paths: Files(paths[::-1], CUT),
+    "fewer": lambda paths: Files(paths[:-1], CUT), "one twice": lambda paths: Files([*paths, paths[0]], CUT),
+    "scale": lambda paths: Files(paths, Scaling(28, 28, shorter=33)),
+    "cut": lambda paths: Files(paths, Scaling(27, 27, shorter=32)),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
 def test_a_digest_changes_with_what_is_read(paths, change):
-    before = Files(paths, 32, 28).digest()
+    before = Files(paths, CUT).digest()
     assert change(paths).digest() != before
 
 
 def test_a_digest_repeats(paths):
-    files = Files(paths, 32, 28)
+    files = Files(paths, CUT)
     first = files.digest()
     files[:]
-    assert files.digest() == Files(list(paths), 32, 28).digest() == files.to(torch.device("meta")).digest() == first
+    assert files.digest() == Files(list(paths), CUT).digest() == files.to(torch.device("meta")).digest() == first
     assert files.take(torch.arange(6)).digest() == first
-    assert files.take(torch.tensor([1, 2])).digest() == Files(paths[1:3], 32, 28).digest()
+    assert files.take(torch.tensor([1, 2])).digest() == Files(paths[1:3], CUT).digest()
 
 
 # --- what cannot be read
@@ -140,7 +144,7 @@ DAMAGES = {
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
 def test_an_unreadable_image_is_named_when_it_is_read(paths, damage):
     damage(Path(paths[2]))
-    files = Files(paths, 32, 28)
+    files = Files(paths, CUT)
     assert files[:2].shape == (2, 3, 28, 28)
     with pytest.raises(DataProblem) as error:
         files[1:4]
@@ -161,7 +165,7 @@ def test_more_than_eight_bits_a_channel_are_refused_rather_than_clipped(paths, k
 
 @pytest.fixture
 def images(paths) -> Images:
-    return Images(Files(paths, 32, 28), torch.tensor([0, 1, 2, 0, 1, 2]))
+    return Images(Files(paths, CUT), torch.tensor([0, 1, 2, 0, 1, 2]))
 
 
 def test_images_may_be_files(images):

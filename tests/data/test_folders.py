@@ -17,6 +17,7 @@ from deeppatch.data.files import BACKGROUND, Files, open_rgb, to_rgb
 from deeppatch.data.folders import endings, list_classes, list_files, ordered
 from deeppatch.data.images import Images
 from deeppatch.data.reading import to_images
+from deeppatch.data.scaling import Scaling, Sizing, square
 from deeppatch.data.splits import hold_out, split, subset
 from deeppatch.data.unlabelled import read_unlabelled
 from deeppatch.errors import DataProblem
@@ -46,8 +47,8 @@ def root(tmp_path) -> Path:
 
 def pixels_of(root: Path, part: str) -> torch.Tensor:
     if part == "pool":
-        return read_unlabelled(root / "pool", 32)[1]
-    return getattr(sources.load(f"folder:{root}", root, 2021), part).pixels
+        return read_unlabelled(root / "pool", square(32, squash=True))[1]
+    return getattr(sources.load(f"folder:{root}", root, 2021, Sizing(32, squash=True)), part).pixels
 
 
 def problem(call, *arguments) -> str:
@@ -157,7 +158,7 @@ def test_files_that_stay_on_disk_name_all_of_a_batch(root):
     listing = list_classes(root / "train")
     for path in listing.paths[:2]:
         Path(path).write_bytes(b"")
-    assert problem(lambda: Files(listing.paths, 8, 8)[:]).startswith("2 images cannot be read")
+    assert problem(lambda: Files(listing.paths, Scaling(8, 8, shorter=8))[:]).startswith("2 images cannot be read")
 
 
 # --- pixels
@@ -266,7 +267,7 @@ def test_numeric_class_names_are_ordered_as_numbers(root):
             for file in (root / part / name).iterdir():
                 file.unlink()
             (root / part / name).rmdir()
-    source = sources.load(f"folder:{root}", root, 2021)
+    source = sources.load(f"folder:{root}", root, 2021, Sizing(32))
     assert source.classes == ("1", "02", "9", "10")
     assert source.train.labels.tolist() == [0, 1, 2, 3]
     assert np.array_equal(source.train.pixels[3].permute(1, 2, 0), np.asarray(picture(0)))
@@ -290,7 +291,7 @@ def test_a_single_class_is_named_with_its_count(root):
 def test_a_class_of_one_is_named_with_its_count(root):
     for number in (1, 2):
         (root / "train" / "bee" / f"{number}.png").unlink()
-    source = sources.load(f"folder:{root}", root, 2021)
+    source = sources.load(f"folder:{root}", root, 2021, Sizing(32))
     message = problem(split, source, 2021)
     assert message == (
         f"{source.name}: class bee (1) of 4 images; a class-stratified split needs at least 2 of every class: add "
@@ -314,9 +315,9 @@ def test_classes_too_small_for_val_are_named_with_their_counts(caplog):
 def test_file_names_that_are_not_utf8_work_where_they_are_not_shown(root):
     raw = os.fsencode(root / "train" / "ant")
     (root / "train" / "ant" / "0.png").rename(os.fsdecode(raw + b"/r\xe9.png"))
-    source = sources.load(f"folder:{root}", root, 2021)
+    source = sources.load(f"folder:{root}", root, 2021, Sizing(32))
     assert len(source.train) == 6
-    files = Files(list_classes(root / "train").paths, 8, 8)
+    files = Files(list_classes(root / "train").paths, Scaling(8, 8, shorter=8))
     assert len(files.digest()) == 64
     part = Images(files, torch.zeros(6, dtype=torch.long))
     assert digest.describe({"train": part}, CLASSES)["parts"]["train"]["images"] == 6

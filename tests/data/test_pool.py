@@ -11,6 +11,7 @@ from PIL import Image
 from deeppatch.data import biased_split
 from deeppatch.data.images import Images, Source
 from deeppatch.data.pool import Pool, folder_pool, simulated_pool
+from deeppatch.data.scaling import square
 from deeppatch.errors import DataProblem
 
 CPU = torch.device("cpu")
@@ -46,7 +47,7 @@ def folder(tmp_path) -> Path:
 
 
 def read(folder: Path, **named) -> Pool:
-    return folder_pool(folder, 5, CPU, **named)
+    return folder_pool(folder, square(5), CPU, **named)
 
 
 def test_a_folder_s_pool_has_no_truth_and_its_images_are_named_by_file(folder):

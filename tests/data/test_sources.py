@@ -12,6 +12,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from deeppatch.data import sources
+from deeppatch.data.scaling import Sizing
 from deeppatch.data.splits import split
 from deeppatch.errors import DataProblem
 
@@ -111,7 +112,7 @@ def test_digits_are_split_by_class_and_seed(tmp_path):
 
 def test_a_folder_s_images_come_by_class_and_name_pixel_for_pixel(tmp_path):
     build(tmp_path / "pets")
-    source = sources.load(f"folder:{tmp_path / 'pets'}", tmp_path / "unused", 2021)
+    source = sources.load(f"folder:{tmp_path / 'pets'}", tmp_path / "unused", 2021, Sizing(32))
     assert source.name.startswith("folder-pets-")
     assert source.classes == CLASSES
     assert source.augment
@@ -129,7 +130,7 @@ def test_other_sizes_and_modes_become_rgb_of_32_pixels(tmp_path, width, height, 
     build(tmp_path)
     image = picture(5, width, height, mode)
     image.save(tmp_path / "train" / "bee" / "0.png")
-    found = sources.load(f"folder:{tmp_path}", tmp_path, 2021).train.pixels[2]
+    found = sources.load(f"folder:{tmp_path}", tmp_path, 2021, Sizing(32, squash=True)).train.pixels[2]
     want = image.convert("RGB").resize((32, 32), Image.Resampling.BILINEAR)
     assert np.array_equal(found.permute(1, 2, 0).numpy(), np.asarray(want))
 
@@ -138,7 +139,7 @@ def test_other_files_and_formats_lie_beside(tmp_path):
     build(tmp_path)
     (tmp_path / "train" / "ant" / "README.txt").write_text("no image")
     picture(1).save(tmp_path / "train" / "ant" / "z.jpg")
-    assert sources.load(f"folder:{tmp_path}", tmp_path, 2021).train.labels.tolist() == [0, 0, 0, 1, 1, 2, 2]
+    assert sources.load(f"folder:{tmp_path}", tmp_path, 2021, Sizing(32)).train.labels.tolist() == [0, 0, 0, 1, 1, 2, 2]
 
 
 @pytest.mark.parametrize("part", ["train", "test"])
@@ -290,7 +291,7 @@ def test_a_damaged_image_is_named(tmp_path, place):
     content[place] ^= 1
     file.write_bytes(content)
     with pytest.raises(DataProblem, match="is no readable image"):
-        sources.load(f"folder:{tmp_path / 'pets'}", tmp_path, 2021)
+        sources.load(f"folder:{tmp_path / 'pets'}", tmp_path, 2021, Sizing(32))
 
 
 def test_sixteen_bits_a_channel_are_refused_rather_than_clipped(tmp_path):
@@ -298,4 +299,4 @@ def test_sixteen_bits_a_channel_are_refused_rather_than_clipped(tmp_path):
     file = sorted((tmp_path / "pets" / "train").glob("*/*"))[0]
     Image.fromarray(np.full((32, 32), 30000, np.uint16)).save(file.with_suffix(".png"))
     with pytest.raises(DataProblem, match="more than 8 bits"):
-        sources.load(f"folder:{tmp_path / 'pets'}", tmp_path, 2021)
+        sources.load(f"folder:{tmp_path / 'pets'}", tmp_path, 2021, Sizing(32))

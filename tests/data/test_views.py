@@ -416,3 +416,50 @@ def test_without_mirror_images_the_same_crops_are_drawn(images):
     epochs = [views.Shuffled(images, 60, 1, 0, augment=True, mirror=mirror) for mirror in (True, False)]
     assert not torch.equal(*(next(iter(epoch))[0] for epoch in epochs))
     assert not torch.equal(views.augmented(images, 1).pixels, views.augmented(images, 1, mirror=False).pixels)
+
+
+def test_a_view_of_common_corruptions_does_not_depend_on_batches_or_on_parts():
+    draw = torch.Generator().manual_seed(4)
+    images = Images(torch.randint(0, 256, (30, 3, 16, 16), generator=draw, dtype=torch.uint8), torch.arange(30) % 5)
+    weather = corruption("snow,gaussian_noise,spatial")
+    for view in (views.expand, views.append):
+        whole = torch.cat([pixels for pixels, _ in view(images, weather, 30)])
+        assert torch.equal(torch.cat([pixels for pixels, _ in view(images, weather, 7)]), whole)
+        parts = [[pixels for pixels, _ in view(images, weather, 10).shard(index, 2)] for index in (0, 1)]
+        assert torch.equal(torch.cat([part for pair in zip(*parts, strict=True) for part in pair]), whole)
+    fewer = images.take(torch.arange(5, 12))
+    some = torch.cat([pixels for pixels, _ in views.levels_view(fewer, weather, [3], 2)])
+    every = torch.cat([pixels for pixels, _ in views.levels_view(images, weather, [3], 16)])
+    assert torch.equal(some, every[5:12])
+
+
+def test_epochs_draw_anew():
+    images = Images(torch.full((40, 3, 16, 16), 128, dtype=torch.uint8), torch.zeros(40, dtype=torch.long))
+    noise = corruption("gaussian_noise")
+    one, again, other = (torch.cat([p for p, _ in views.Shuffled(images, 8, 1, epoch, noise)]) for epoch in (0, 0, 1))
+    assert torch.equal(one, again)
+    assert not torch.equal(one.sort(0).values, other.sort(0).values)
+
+
+def test_types_are_drawn_uniformly_and_then_their_levels():
+    levels = views.degraded_levels(60_000, (6, 2, 1), torch.Generator().manual_seed(1))
+    shares = levels.bincount(minlength=10)[1:] / 60_000
+    want = torch.tensor([1 / 18] * 6 + [1 / 6] * 2 + [1 / 3])
+    torch.testing.assert_close(shares, want, rtol=0, atol=0.006)
+    generators = [torch.Generator().manual_seed(1) for _ in range(2)]
+    assert torch.equal(
+        views.degraded_levels(50, (5, 5), generators[0]), torch.randint(1, 11, (50,), generator=generators[1])
+    )
+
+
+def test_of_many_levels_each_image_has_one():
+    images = Images(torch.randint(0, 256, (30, 3, 16, 16), dtype=torch.uint8), torch.arange(30) % 5)
+    many = corruption("brightness,contrast,fog")
+    assert len(many) > views.MANY
+    expanded, appended = views.expand(images, many, 8), views.append(images, many, 8)
+    assert expanded.index.tolist() == list(range(30))
+    assert expanded.levels.min() >= 1
+    assert appended.index.tolist() == 2 * list(range(30))
+    assert appended.levels.tolist() == [0] * 30 + expanded.levels.tolist()
+    degraded = torch.cat([pixels for pixels, _ in appended])[30:]
+    assert torch.equal(degraded, torch.cat([pixels for pixels, _ in expanded]))

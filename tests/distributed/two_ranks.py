@@ -17,7 +17,7 @@ from torch import nn
 from deeppatch import metrics, runtime, training
 from deeppatch.artifacts import Checkpoint
 from deeppatch.data import views
-from deeppatch.data.corruptions import SIGMAS, Blur
+from deeppatch.data.corruptions import SIGMAS, GaussianBlur
 from deeppatch.data.sources import Images
 from deeppatch.distributed import data_parallel, launch, ranks
 from deeppatch.localization.ablation import CorrectCounts, DegradedBatch, count_correct, hook_ablation
@@ -54,7 +54,7 @@ def pictures() -> Images:
 
 def work(folder: Path) -> dict[str, Any]:
     """Train and measure in every way that ranks share; the result must not depend on how many there are."""
-    images, blur = pictures(), Blur(SIGMAS, 12, 12, torch.device("cpu"))
+    images, blur = pictures(), GaussianBlur(SIGMAS)
     streams = [views.Shuffled(images, 17, 3, epoch, blur, augment=True) for epoch in range(2)]  # the last batch has one
     plain = [[(views.to_float(images.pixels[s]), images.labels[s]) for s in (slice(9), slice(9, 10), slice(10, 35))]]
     val = views.append(images, blur, 24)
@@ -89,7 +89,7 @@ def work(folder: Path) -> dict[str, Any]:
     return found
 
 
-def localized(images: Images, blur: Blur) -> dict[str, Any]:
+def localized(images: Images, blur: GaussianBlur) -> dict[str, Any]:
     """Count and eliminate under the edit of every filter, once from the start and once from the midst of a sample."""
     torch.manual_seed(4)
     network = CifarResNet(1, 5).eval()

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from deeppatch.data import sources, views
-from deeppatch.data.corruptions import SIGMAS, Blur
+from deeppatch.data.corruptions import SIGMAS, GaussianBlur
 from deeppatch.patching.patch_file import Patch, apply
 from deeppatch.patching.router import Router
 from deeppatch.patching.switched import SwitchedModel
@@ -39,7 +39,7 @@ def answers(published: Path, cifar10: Path) -> dict[str, list[int]]:
     weights.load_network(network, weights.read(published / "resnet32-d509ac18.th"), "resnet32a")
     model = Classifier(network, entry.mean, entry.std).to(memory_format=torch.channels_last).eval()
     test = sources.load("cifar10", cifar10, 2021).test.take(torch.arange(0, 10_000, 20))
-    blur, example = Blur(SIGMAS, 32, 32, torch.device("cpu")), views.to_float(test.pixels[:2])
+    blur, example = GaussianBlur(SIGMAS), views.to_float(test.pixels[:2])
     patch, router = (HERE / f"resnet32a_{name}.safetensors" for name in ("patch", "router"))
     stored = Patch.from_bytes(patch.read_bytes(), patch)
     switched = SwitchedModel(model, stored, example, Router.from_bytes(router.read_bytes(), router))

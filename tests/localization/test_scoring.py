@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from deeppatch.artifacts import Checkpoint, state_digest
 from deeppatch.data import views
-from deeppatch.data.corruptions import Blur
+from deeppatch.data.corruptions import GaussianBlur
 from deeppatch.data.dataset import Data
 from deeppatch.data.images import Images
 from deeppatch.errors import UserError
@@ -27,9 +27,9 @@ CONVOLUTIONS = ("0", "3")
 
 
 @pytest.fixture
-def blur() -> Blur:
+def blur() -> GaussianBlur:
     """Two levels, for images that are not square."""
-    return Blur(SIGMAS, 10, 14, torch.device("cpu"))
+    return GaussianBlur(SIGMAS)
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def data(model) -> Data:
     return Data(images, images, images, ("a", "b", "c", "d"))
 
 
-def stream(data: Data, blur: Blur, method: str) -> tuple[Tensor, Tensor, Tensor]:
+def stream(data: Data, blur: GaussianBlur, method: str) -> tuple[Tensor, Tensor, Tensor]:
     """Return degraded pixels, labels and clean pixels, all in one batch, as a method reads them."""
     paired = method in ("featswap", "activation")
     view = views.random_level_view(data.val, blur, 999, 2021) if paired else views.expand(data.val, blur, 999)
@@ -64,7 +64,7 @@ def stream(data: Data, blur: Blur, method: str) -> tuple[Tensor, Tensor, Tensor]
 
 
 @torch.no_grad()
-def plain(model: nn.Sequential, data: Data, blur: Blur, method: str) -> dict[str, list[float]]:
+def plain(model: nn.Sequential, data: Data, blur: GaussianBlur, method: str) -> dict[str, list[float]]:
     """Score by the definition, layer by layer and channel by channel."""
     degraded, labels, clean = stream(data, blur, method)
     apart = copy.deepcopy(model)
@@ -86,7 +86,7 @@ def plain(model: nn.Sequential, data: Data, blur: Blur, method: str) -> dict[str
     return found
 
 
-def plain_taylor(model: nn.Sequential, data: Data, blur: Blur) -> dict[str, list[float]]:
+def plain_taylor(model: nn.Sequential, data: Data, blur: GaussianBlur) -> dict[str, list[float]]:
     degraded, labels, _ = stream(data, blur, "taylor")
     found = {}
     for name in CONVOLUTIONS:
@@ -100,7 +100,7 @@ def plain_taylor(model: nn.Sequential, data: Data, blur: Blur) -> dict[str, list
 
 
 @torch.no_grad()
-def plain_activation(model: nn.Sequential, data: Data, blur: Blur) -> dict[str, list[float]]:
+def plain_activation(model: nn.Sequential, data: Data, blur: GaussianBlur) -> dict[str, list[float]]:
     degraded, _, clean = stream(data, blur, "activation")
     last = {"0": 2, "3": 4}  # behind the normalisation
     maps = {name: model[:end](degraded) - model[:end](clean) for name, end in last.items()}

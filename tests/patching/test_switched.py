@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from deeppatch.artifacts import state_digest
-from deeppatch.data.corruptions import SIGMAS, Blur
+from deeppatch.data.corruptions import SIGMAS, GaussianBlur
 from deeppatch.errors import StaleArtifact, UserError
 from deeppatch.graph.hooks import convolutions
 from deeppatch.localization.ranking import random_ranking
@@ -125,7 +125,7 @@ def zoo(request) -> tuple[Classifier, Tensor]:
     model = Classifier(ARCHITECTURES[request.param](10), [0.49, 0.48, 0.45], [0.2, 0.2, 0.2])
     coarse = nn.functional.interpolate(torch.rand(12, 3, 8, 8), size=32, mode="bilinear")
     clean = (0.6 * coarse + 0.4 * torch.rand(12, 3, 32, 32)).clamp(0, 1)
-    pixels = torch.cat([clean, Blur(SIGMAS, 32, 32, torch.device("cpu"))(clean, 1 + torch.arange(12) % 6)])
+    pixels = torch.cat([clean, GaussianBlur(SIGMAS)(clean, 1 + torch.arange(12) % 6)])
     if request.param in EXACT:  # in float32 their answers to an image alone and in a batch differ by up to 1e-4
         model, pixels = model.double(), pixels.double()
     return sane(model.to(memory_format=torch.channels_last), pixels), pixels

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from deeppatch.artifacts import Checkpoint, state_digest
 from deeppatch.data import views
-from deeppatch.data.corruptions import Blur
+from deeppatch.data.corruptions import GaussianBlur
 from deeppatch.data.dataset import Data
 from deeppatch.data.images import Images
 from deeppatch.metrics import accuracy
@@ -197,7 +197,7 @@ def test_any_module_with_images_that_are_not_square_is_patched(kind):
     before = state_digest(model.state_dict())
     images = Images(torch.randint(0, 256, (23, 3, 10, 14), dtype=torch.uint8), torch.arange(23) % 3)
     data = Data(images, images, images, ("a", "b", "c"))
-    blur = Blur((1.0,), 10, 14, torch.device("cpu"))
+    blur = GaussianBlur((1.0,))
     patch = train_patch(model, data, blur, {"0": [1, 4], "3": [2]}, kind=kind, epochs=2, lr=0.1, batch_size=9)
     assert all(module.training for module in model.modules())
     patched = patch.apply(model)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 from deeppatch.cli.options import DEFAULT_RATIO, DEFAULT_SEED
-from deeppatch.data import names
+from deeppatch.data import corruption_names, names
 from deeppatch.errors import UserError
 from deeppatch.localization.names import RANKINGS, SIDES
 from deeppatch.patching.names import CORRECTIONS, UNITS
@@ -67,6 +68,19 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     data.add_argument(
         "--limit", type=int, metavar="N", help="use a class-stratified subset of N images of every split (default: all)"
     )
+    data.add_argument(
+        "--image_size",
+        type=int,
+        metavar="N",
+        help="width and height of the images in pixels (default: for image files those that the model was made for, or "
+        "their own; for other data sets their own)",
+    )
+    data.add_argument(
+        "--resize",
+        choices=["crop", "squash"],
+        default="crop",
+        help="how images get that size: scaled, and the centre cut; or squashed (default: crop)",
+    )
     data.add_argument("--data_dir", type=Path, default=Path("data"), metavar="DIR", help="data sets (default: data)")
     data.add_argument(
         "--output_dir",
@@ -124,16 +138,33 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _reporting(read: Callable[[str], str | None]) -> Callable[[str], str | None]:
+    """Return a function that reports a mistake in the value of an option as argparse does."""
+
+    def checked(text: str) -> str | None:
+        try:
+            return read(text)
+        except UserError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return checked
+
+
 def _add_repair(parser: argparse.ArgumentParser) -> None:
     stages = parser.add_argument_group("assess and correct")
     stages.add_argument(
         "-n",
         "--noise_type",
-        type=lambda name: names.NOISES.get(name, name),
-        choices=sorted(set(names.NOISES.values())),
+        type=_reporting(corruption_names.on_command_line),
         default="gaussion",
-        metavar="NAME",
-        help="degradation: gaussion, also called gaussian-blur (default: gaussion)",
+        metavar="NAME[,NAME...]",
+        help=f"{corruption_names.HELP} (default: gaussion)",
+    )
+    stages.add_argument(
+        "--severity",
+        type=_reporting(corruption_names.severities_on_command_line),
+        metavar="N[,N...]",
+        help="severities, such as 1,3,5 or 2..4 (default: all five); gaussion has none",
     )
     stages.add_argument(
         "-f",

@@ -17,9 +17,10 @@ from deeppatch.cli import options as command_line
 from deeppatch.cli.locating import Found, Role, locate, locate_all, roles, run_folder
 from deeppatch.cli.naming import own_settings, unused_options
 from deeppatch.cli.options import StageOptions
-from deeppatch.data import digest, names, sources, views
-from deeppatch.data.corruptions import NOISES, Blur
+from deeppatch.data import corruption_names, digest, names, sources, views
+from deeppatch.data.corruptions import Corruption, create
 from deeppatch.data.dataset import Data
+from deeppatch.data.scaling import Scaling, Sizing
 from deeppatch.data.splits import Splits, split
 from deeppatch.distributed import ranks
 from deeppatch.errors import Busy, StaleArtifact, UserError
@@ -42,8 +43,20 @@ class Context:
     def source(self) -> sources.Source:
         """The data set in its official split."""
         return ranks.on_local_rank0_first(
-            lambda: sources.load(self.options.dataset, self.options.data_dir, self.options.seed)
+            lambda: sources.load(self.options.dataset, self.options.data_dir, self.options.seed, self.sizing)
         )
+
+    @property
+    def sizing(self) -> Sizing:
+        """Which size images get."""
+        cache = Path(self.options.output_dir, names.slug(self.options.dataset), "decoded")
+        return Sizing(self.options.image_size, self.options.resize == "squash", self.architecture.image_size, cache)
+
+    @property
+    def scaling(self) -> Scaling:
+        """How further image files become as large as the images of the data set."""
+        height, width = self.source.test.pixels.shape[-2:]
+        return Scaling(height, width, self.options.resize == "squash")
 
     @cached_property
     def splits(self) -> Splits:
@@ -52,7 +65,8 @@ class Context:
         parts = split(self.source, seed, limit, val_share, getattr(self.options, "bias", None))
         sizes = f"{len(parts.train)} train, {len(parts.val)} val, {len(parts.test)} test images"
         sizes += f" (--limit {self.options.limit}: subsets)" if self.options.limit else ""
-        info(f"data: {self.source.name}, {len(self.source.classes)} classes, {sizes}")
+        height, width = parts.test.pixels.shape[-2:]
+        info(f"data: {self.source.name}, {len(self.source.classes)} classes, {sizes} of {width}x{height} pixels")
         self._check_same_data(parts)
         return Splits(*(part.to(self.device) for part in (parts.train, parts.val, parts.test)))
 
@@ -69,16 +83,10 @@ class Context:
         """What travels inside of weights and patches: the names of the classes, and the size of the images."""
         return {"classes": list(self.source.classes), "image_size": list(self.source.test.pixels.shape[-2:])}
 
-    @property
-    def sigmas(self) -> tuple[float, ...]:
-        """The levels of the degradation, in pixels."""
-        return NOISES[self.options.noise_type]
-
     @cached_property
-    def blur(self) -> Blur:
-        """The degradation, for images of this data set."""
-        height, width = self.splits.val.pixels.shape[-2:]
-        return Blur(self.sigmas, height, width, self.device)
+    def corruption(self) -> Corruption:
+        """The degradation."""
+        return create(corruption_names.parse(self.options.noise_type, self.options.severity), seed=self.options.seed)
 
     @property
     def example(self) -> torch.Tensor:

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from deeppatch.cli.options import ANNOTATE, DEFAULT_K, DEFAULT_KS, DEFAULT_RATIO, DEFAULT_SEED
+from deeppatch.data import corruption_names
 from deeppatch.data.names import slug
 from deeppatch.modular.weak_networks import published_weak_network
 from deeppatch.storage import read_given, sha256
 from deeppatch.zoo.names import model_slug
 
 # options of all stages that the suffix says
-IN_SUFFIX = ("noise_type", "bias", "seed", "val_share", "limit")
+IN_SUFFIX = ("noise_type", "severity", "bias", "seed", "val_share", "limit", "image_size", "resize")
 # options that cannot change a result beyond rounding, or that say where things are
 INCIDENTAL = ("device", "gpu", "mem", "data_dir", "output_dir", "resume")
 # what says which artifact is meant, and bookkeeping
@@ -94,11 +95,14 @@ def model_folder(options: Any) -> Path:
 def suffix(options: Any) -> str:
     """Return the end of a folder's name: noise, bias, seed, val's share and limit where not the default."""
     noise, bias = getattr(options, "noise_type", "gaussion"), getattr(options, "bias", None)
-    parts = [noise] if noise != "gaussion" else []
+    stem = corruption_names.parse(noise, getattr(options, "severity", None)).stem
+    parts = [stem] if stem else []
     parts += [f"bias{bias}"] if bias else []
     parts += [f"seed{options.seed}"] if options.seed != DEFAULT_SEED else []
     parts += [f"val{options.val_share:g}"] if options.val_share is not None else []
     parts += [f"limit{options.limit}"] if options.limit is not None else []
+    parts += [f"size{options.image_size}"] if getattr(options, "image_size", None) is not None else []
+    parts += [options.resize] if getattr(options, "resize", "crop") != "crop" else []
     return "".join(f"-{part}" for part in parts)
 
 

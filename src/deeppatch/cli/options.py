@@ -23,8 +23,9 @@ SCRIPTS = {
 
 # options that select other artifacts, with their defaults, and pairs of stage and option that are left out
 SHARED_SETTINGS = {
-    "noise_type": "gaussion", "seed": DEFAULT_SEED, "val_share": None, "limit": None, "weights": None, "ranking": None,
-    "bias": None, "data_dir": Path("data"), "output_dir": Path("output"),
+    "noise_type": "gaussion", "severity": None, "seed": DEFAULT_SEED, "val_share": None, "limit": None,
+    "weights": None, "ranking": None, "image_size": None, "resize": "crop", "bias": None, "data_dir": Path("data"),
+    "output_dir": Path("output"),
 }  # fmt: skip
 IGNORED = {("pretrain", "weights"), ("pretrain", "ranking"), ("assess", "ranking")}
 # options of a stage that select other artifacts of it; those of annotate
@@ -51,6 +52,8 @@ class StageOptions:
     weights: Path | None = None
     val_share: float | None = None
     limit: int | None = None
+    image_size: int | None = None
+    resize: str = "crop"
     data_dir: Path = Path("data")
     output_dir: Path = Path("output")
     device: str = "auto"
@@ -69,6 +72,7 @@ class RepairOptions(StageOptions):
     """The options that DeepPatch's stages share: the degradation, the ranking, the correction and its training."""
 
     noise_type: str = "gaussion"
+    severity: str | None = None
     fs_method: str = "perfloss"
     crt_method: str = "patch"
     crt_type: str = "replace"

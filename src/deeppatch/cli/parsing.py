@@ -13,9 +13,10 @@ from typing import Any, NoReturn
 import deeppatch
 from deeppatch.cli.arguments import add_shared
 from deeppatch.cli.options import StageOptions, call
-from deeppatch.data import names
+from deeppatch.data import corruption_names, names
 from deeppatch.errors import Contradictions, UserError, closest
 
+MAX_IMAGE_SIZE = 4096  # pixels
 # the option of each stage that trains for which --epochs is another name
 EPOCHS = {
     "pretrain": "max_epoch", "assess": "crt_epoch", "correct": "crt_epoch", "decompose": "max_epoch",
@@ -133,6 +134,8 @@ def check(options: StageOptions, own: Callable[[Any], list[str]] | None = None) 
     problems = [f"--{k} {v}: give a number above 0" for k, v in numbers.items() if not 0 < v < math.inf]
     if options.limit is not None and options.limit < 1:
         problems.append(f"--limit {options.limit}: give at least 1 image, or leave it out for all")
+    if options.image_size is not None and not 1 <= options.image_size <= MAX_IMAGE_SIZE:
+        problems.append(f"--image_size {options.image_size}: give a whole number of pixels from 1 to {MAX_IMAGE_SIZE}")
     if options.val_share is not None and not 0 < options.val_share < 1:
         problems.append(f"--val_share {options.val_share}: give a share above 0, below 1")
     if (ratio := getattr(options, "susp_ratio", None)) is not None and not 0 < ratio <= 1:
@@ -145,6 +148,9 @@ def check(options: StageOptions, own: Callable[[Any], list[str]] | None = None) 
         problems.append(f"--seed {options.seed}: give a whole number from 0 to 2147483647")
     if options.device == "cpu" and options.gpu != 0:
         problems.append(f"--gpu {options.gpu} can only be used with --device cuda")
+    noise, severity = getattr(options, "noise_type", ""), getattr(options, "severity", None)
+    if severity is not None and not corruption_names.has_severities(noise):
+        problems.append(f"--severity {severity}: {noise} has no severities")
     problems += own(options) if own else []
     if problems:
         raise Contradictions(problems)

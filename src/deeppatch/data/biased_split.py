@@ -11,7 +11,7 @@ from torch import Tensor
 
 from deeppatch import runtime
 from deeppatch.artifacts import state_digest, tensors_from_bytes, tensors_to_bytes
-from deeppatch.data.files import Files
+from deeppatch.data.files import StoredPixels
 from deeppatch.data.sources import Images, Source
 from deeppatch.errors import DataProblem
 
@@ -84,7 +84,7 @@ def partition_from_bytes(content: bytes, origin: Path) -> Partition:
 def combined(source: Source) -> Images:
     """Return the train part followed by the test part of a data set."""
     pixels = [part.pixels for part in (source.train, source.test)]
-    if any(isinstance(part, Files) for part in pixels):
+    if any(isinstance(part, StoredPixels) for part in pixels):
         raise DataProblem(f"bias: {source.name} does not fit in memory; choose another data set")
     return Images(torch.cat(pixels), torch.cat([source.train.labels, source.test.labels]))  # type: ignore[arg-type]
 

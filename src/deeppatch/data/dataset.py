@@ -12,6 +12,7 @@ from torch import Tensor
 from deeppatch.data import sources
 from deeppatch.data.images import Images, to_float
 from deeppatch.data.reading import DataInput, class_names, same_size, to_images
+from deeppatch.data.scaling import Sizing
 from deeppatch.data.splits import hold_out, split
 
 
@@ -94,7 +95,9 @@ def load_data(
     seed: int = 2021,
     limit: int | None = None,
     val_share: float | None = None,
-    folder_size: int = sources.SIZE,
+    image_size: int | None = None,
+    squash: bool = False,
+    cache: Path | str | None = None,
 ) -> Data:
     """Load a data set by name, and download it if it is absent and its publisher allows that.
 
@@ -106,7 +109,9 @@ def load_data(
         limit: The size of a class-stratified subset of each part to load (default: all).
         val_share: share of the training part that is held out as val (default: 1/50, up to a fifth where that is under
             1,000 images).
-        folder_size: The height and width in pixels to which images of a folder are resized.
+        image_size: The height and width in pixels that images get (default: their own, which must be one size).
+        squash: Whether images are resized to that without regard to their aspect; else their centre is cut.
+        cache: A folder that keeps large sets of image files decoded, mapped into memory (default: in memory).
 
     Raises:
         UserError: When the data set is unknown, absent or damaged.
@@ -115,6 +120,7 @@ def load_data(
     >>> len(data.train), len(data.test), len(data.classes), tuple(data.train.pixels.shape[1:])
     (100, 100, 10, (3, 32, 32))
     """
-    source = sources.load(name, Path(data_dir), seed, folder_size=folder_size)
+    sizing = Sizing(image_size, squash, cache=None if cache is None else Path(cache))
+    source = sources.load(name, Path(data_dir), seed, sizing)
     parts = split(source, seed, limit, val_share)
     return Data(parts.train, parts.val, parts.test, source.classes, source.name, source.augment, source.mirror)

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from deeppatch.cache import ContentCache, Entry
-from deeppatch.data.files import Files
+from deeppatch.data.files import Files, StoredPixels
 from deeppatch.data.images import Images
 from deeppatch.storage import sha256
 
@@ -55,11 +55,15 @@ def _digest(images: Images, cache: Path | None) -> str:
         for part in images.pixels.split(4096):
             digest.update(part.cpu().contiguous().numpy().tobytes())
     else:
-        digest.update(_files_digest(images.pixels, cache).encode())
+        digest.update(_stored_digest(images.pixels, cache).encode())
     return digest.hexdigest()
 
 
-def _files_digest(files: Files, cache: Path | None) -> str:
+def _stored_digest(pixels: StoredPixels, cache: Path | None) -> str:
+    return contents_digest(pixels, cache) if isinstance(pixels, Files) else pixels.digest()
+
+
+def contents_digest(files: Files, cache: Path | None) -> str:
     """Hash the contents of all files; they are read again only where a name, a size or a time has changed."""
     kept, facts = ContentCache(cache) if cache else None, {"files": files.digest()}
     if kept and (entry := kept.read(facts)):

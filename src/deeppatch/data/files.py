@@ -5,15 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Protocol
 
-import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from torchvision.transforms.v2.functional import InterpolationMode, center_crop, pil_to_tensor, resize
 
 from deeppatch.errors import DataProblem
 
@@ -22,42 +22,84 @@ BACKGROUND = (255, 255, 255)
 _ORIENTATION = 0x0112  # the EXIF tag
 
 
-class Files:
-    """Image files that can be indexed like a tensor of uint8 pixels (N, 3, S, S).
+class Scales(Protocol):
+    """What makes images one size: see `deeppatch.data.scaling.Scaling`."""
 
-    An image is scaled (bilinear) so that its shorter side has `shorter` pixels, and its centre of `size` pixels cut.
-    """
+    @property
+    def height(self) -> int:
+        """The height of the result in pixels."""
 
-    def __init__(self, paths: Sequence[str], shorter: int, size: int, device: torch.device | str = "cpu") -> None:
+    @property
+    def width(self) -> int:
+        """The width of the result in pixels."""
+
+    @property
+    def name(self) -> str:
+        """Everything that changes the pixels."""
+
+    def __call__(self, rgb: Image.Image) -> Tensor:
+        """Return an RGB image as uint8 pixels (3, height, width)."""
+
+
+class StoredPixels(ABC):
+    """Images on disk that can be indexed like a tensor of uint8 pixels (N, 3, H, W)."""
+
+    device: torch.device
+
+    @property
+    @abstractmethod
+    def shape(self) -> torch.Size:
+        """The shape (N, 3, H, W)."""
+
+    @abstractmethod
+    def take(self, indices: Tensor) -> StoredPixels:
+        """Return the images at `indices`, in that order; none is read."""
+
+    @abstractmethod
+    def to(self, device: torch.device) -> StoredPixels:
+        """Return the same images, to be read to `device`."""
+
+    @abstractmethod
+    def __getitem__(self, index: Tensor | slice) -> Tensor:
+        """Read some images to the device."""
+
+    @abstractmethod
+    def digest(self) -> str:
+        """Return a SHA-256 of what the images are."""
+
+
+class Files(StoredPixels):
+    """Image files that are decoded and scaled whenever they are read."""
+
+    def __init__(self, paths: Sequence[str], scaling: Scales, device: torch.device | str = "cpu") -> None:
         self.paths = paths
-        self.shorter = shorter
-        self.size = size
+        self.scaling = scaling
         self.device = torch.device(device)
 
     @property
     def shape(self) -> torch.Size:
-        """The shape (N, 3, S, S)."""
-        return torch.Size((len(self.paths), 3, self.size, self.size))
+        """The shape (N, 3, H, W)."""
+        return torch.Size((len(self.paths), 3, self.scaling.height, self.scaling.width))
 
     def take(self, indices: Tensor) -> Files:
         """Return the files at `indices`, in that order; none is read."""
-        return Files([self.paths[index] for index in indices.tolist()], self.shorter, self.size, self.device)
+        return Files([self.paths[index] for index in indices.tolist()], self.scaling, self.device)
 
     def to(self, device: torch.device) -> Files:
         """Return the same files, to be decoded to `device`."""
-        return Files(self.paths, self.shorter, self.size, device)
+        return Files(self.paths, self.scaling, device)
 
     def __getitem__(self, index: Tensor | slice) -> Tensor:
         chosen = self.paths[index] if isinstance(index, slice) else [self.paths[index] for index in index.tolist()]
-        return read_all(chosen, self._decode).to(self.device)
+        return read_all(chosen, self.decode).to(self.device)
 
-    def _decode(self, path: str) -> Tensor:
-        image = resize(open_rgb(Path(path)), [self.shorter], InterpolationMode.BILINEAR, antialias=True)
-        return pil_to_tensor(center_crop(image, [self.size, self.size]))
+    def decode(self, path: str) -> Tensor:
+        """Return one image, uint8 (3, H, W)."""
+        return self.scaling(open_rgb(Path(path)))
 
     def digest(self) -> str:
         """Return a SHA-256 over paths, sizes and modification times of the files, and over the scaling."""
-        digest = hashlib.sha256(f"{self.shorter} {self.size}\n".encode())
+        digest = hashlib.sha256(f"{self.scaling.name}\n".encode())
         for path in self.paths:
             state = Path(path).stat()
             digest.update(os.fsencode(path) + f" {state.st_size} {state.st_mtime_ns}\n".encode())
@@ -80,6 +122,13 @@ def shown_path(path: Path | str) -> str:
 
 def read_all(paths: Sequence[str], read: Callable[[str], Tensor]) -> Tensor:
     """Return the pixels of image files, read by all cores; DataProblem names all that cannot be read."""
+    found = attempts(paths, read)
+    raise_unreadable([each for each in found if isinstance(each, UnreadableImage)])
+    return torch.stack([each for each in found if isinstance(each, Tensor)])
+
+
+def attempts(paths: Sequence[str], read: Callable[[str], Tensor]) -> list[Tensor | UnreadableImage]:
+    """Return for each image file its pixels, or why it cannot be read; all cores read."""
 
     def attempt(path: str) -> Tensor | UnreadableImage:
         try:
@@ -89,14 +138,16 @@ def read_all(paths: Sequence[str], read: Callable[[str], Tensor]) -> Tensor:
 
     # decoding and scaling release the interpreter's lock
     with ThreadPoolExecutor(min(32, os.cpu_count() or 1)) as pool:
-        found = list(pool.map(attempt, paths))
-    problems = [each for each in found if isinstance(each, UnreadableImage)]
+        return list(pool.map(attempt, paths))
+
+
+def raise_unreadable(problems: Sequence[UnreadableImage]) -> None:
+    """Raise DataProblem that names all images that cannot be read, if there are some."""
     if len(problems) == 1:
         raise problems[0]
     if problems:
         listed = ", ".join(f"{shown_path(each.path)} ({each.reason})" for each in problems)
         raise DataProblem(f"{len(problems)} images cannot be read; replace or delete them: {listed}")
-    return torch.stack([each for each in found if isinstance(each, Tensor)])
 
 
 def open_rgb(file: Path) -> Image.Image:
@@ -135,18 +186,12 @@ def _upright(image: Image.Image) -> Image.Image:
     return image
 
 
-def open_resized(file: Path, size: int) -> Tensor:
-    """Read an image file as uint8 pixels (3, size, size), resized (bilinear) where it has another size."""
-    return scaled(open_rgb(file), size)
-
-
-def scaled(rgb: Image.Image, size: int) -> Tensor:
-    """Return an RGB image as uint8 pixels (3, size, size), resized (bilinear) where it has another size."""
-    if rgb.size != (size, size):
-        rgb = rgb.resize((size, size), Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.asarray(rgb).copy()).permute(2, 0, 1)
-
-
-def read_resized(paths: Sequence[str], size: int) -> Tensor:
-    """Read image files as uint8 pixels (N, 3, size, size); DataProblem names all that cannot be read."""
-    return read_all(paths, lambda path: open_resized(Path(path), size))
+def image_size(path: str) -> tuple[int, int]:
+    """Return width and height of an upright image, of which only the header is read."""
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            turned = image.getexif().get(_ORIENTATION, 1) in range(5, 9)
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+        raise UnreadableImage(path, "is no readable image", "replace or delete it") from error
+    return (height, width) if turned else (width, height)

@@ -12,8 +12,10 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from deeppatch.data.arrays import source_of
-from deeppatch.data.files import scaled, to_rgb
+from deeppatch.data.files import to_rgb
 from deeppatch.data.images import Images, Source
+from deeppatch.data.reading import same_size
+from deeppatch.data.scaling import Scaling, Sizing, square
 from deeppatch.errors import DataProblem
 from deeppatch.progress import info
 
@@ -21,15 +23,15 @@ TEST_NAMES = ("test", "validation", "valid", "val")
 LAYOUT = "give the folder that save_to_disk wrote, or one with parquet files called train-* and test-*"
 
 
-def load_saved(path: Path, name: str, seed: int, size: int) -> Source:
-    """Load the training and the test part of a data set on disk; images become RGB of `size` x `size` pixels.
+def load_saved(path: Path, name: str, seed: int, sizing: Sizing) -> Source:
+    """Load the training and the test part of a data set on disk; images become RGB of one size.
 
     Args:
         path: A folder that `save_to_disk` wrote, or of parquet files; the part `validation` stands for an absent
             `test`, and where there is one part a class-stratified fifth of it is the test part, by seed.
         name: The name of the data set.
         seed: The seed of the split.
-        size: The height and width of the images in pixels.
+        sizing: The size of the images; where it says none, all must have the same.
 
     Raises:
         DataProblem: When the package is absent, or the data set has no column of images or none of labels.
@@ -44,7 +46,7 @@ def load_saved(path: Path, name: str, seed: int, size: int) -> Source:
     chosen = [parts["train"], *([parts[test]] if test else [])]
     image, label = _columns(chosen[0].features, path)
     names = getattr(chosen[0].features[label], "names", None)
-    images = [_images(part, image, label, size, path) for part in chosen]
+    images = [_images(part, image, label, sizing, path) for part in chosen]
     return source_of(images, name, None if names is None else [str(each) for each in names], seed)
 
 
@@ -89,12 +91,14 @@ def _columns(features: Mapping[str, Any], path: Path) -> tuple[str, str]:
     return images[0], labels[0]
 
 
-def _images(part: Any, image: str, label: str, size: int, path: Path) -> Images:
+def _images(part: Any, image: str, label: str, sizing: Sizing, path: Path) -> Images:
+    size = sizing.size or sizing.default
+    scaled = (lambda rgb: Scaling(rgb.height, rgb.width)(rgb)) if size is None else square(size, squash=sizing.squash)
     pixels, labels, wrong = [], [], []
     for number, row in enumerate(part):
         labels.append(row[label])
         try:
-            pixels.append(scaled(to_rgb(_opened(row[image])), size))
+            pixels.append(scaled(to_rgb(_opened(row[image]))))
         except (UnidentifiedImageError, OSError, SyntaxError, ValueError, TypeError, KeyError):
             wrong.append(str(number))
     if wrong:
@@ -103,6 +107,7 @@ def _images(part: Any, image: str, label: str, size: int, path: Path) -> Images:
         raise DataProblem(f"{path} has a part without images; {LAYOUT}")
     if not all(isinstance(each, (int, np.integer)) and each >= 0 for each in labels):
         raise DataProblem(f"{path}: labels must be whole numbers from 0; those of some rows are missing")
+    same_size([each.unsqueeze(0) for each in pixels], str(path))
     return Images(torch.stack(pixels), torch.tensor([int(each) for each in labels]))
 
 

@@ -8,17 +8,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from deeppatch.data.files import Files
+from deeppatch.data.files import StoredPixels
 
 
 @dataclass(frozen=True)
 class Images:
-    """Labelled images: `pixels` (N, 3, H, W), in memory or read from files by index, `labels` int64 (N,).
+    """Labelled images: `pixels` (N, 3, H, W), in memory or read from disk by index, `labels` int64 (N,).
 
     Pixels are uint8; those that do not have 8 bits are float32 in [0, 1].
     """
 
-    pixels: Tensor | Files
+    pixels: Tensor | StoredPixels
     labels: Tensor
 
     def __len__(self) -> int:
@@ -26,7 +26,7 @@ class Images:
 
     def take(self, indices: Tensor) -> Images:
         """Return the images at `indices`, in that order."""
-        pixels = self.pixels.take(indices) if isinstance(self.pixels, Files) else self.pixels[indices]
+        pixels = self.pixels.take(indices) if isinstance(self.pixels, StoredPixels) else self.pixels[indices]
         return Images(pixels, self.labels[indices])
 
     def to(self, device: torch.device) -> Images:

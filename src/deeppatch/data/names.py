@@ -1,4 +1,4 @@
-"""The names of data sets and corruptions, and checks of them that read no image."""
+"""The names of data sets, and checks of them that read no image."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from deeppatch.errors import DataProblem, closest
 DATASET_NAMES = ("digits", "cifar10", "cifar100", "svhn", "gtsrb", "svhn_5", "digits_5", "imagenet")
 # a weak model's data: some classes of one data set and last the class to correct, which is one of this number
 MIXES = {"cifar10-mix": 10, "svhn-mix": 5, "digits-mix": 5}
-NOISES = {"gaussian-blur": "gaussion"}  # further names of degradations, and what each stands for
 
 
 FILE_KINDS = ("folder", "npz", "hf")  # a user's own images: an image folder, arrays, a data set of Hugging Face's

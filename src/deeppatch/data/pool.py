@@ -13,6 +13,7 @@ from deeppatch.artifacts import state_digest
 from deeppatch.data import biased_split
 from deeppatch.data.biased_split import Partition
 from deeppatch.data.images import Source
+from deeppatch.data.scaling import Scaling
 from deeppatch.data.unlabelled import read_unlabelled
 from deeppatch.errors import DataProblem
 from deeppatch.storage import sha256
@@ -42,9 +43,11 @@ def simulated_pool(source: Source, parts: Partition, device: torch.device) -> Po
     return Pool(images.pixels[:], [str(index) for index in parts.pool.tolist()], images.labels, None, parts.digest)
 
 
-def folder_pool(folder: Path, size: int, device: torch.device, *, limit: int | None = None, seed: int = 2021) -> Pool:
-    """Return all images under a folder, resized to `size` pixels; `limit` keeps a random subset of that many."""
-    names, pixels = read_unlabelled(folder, size)
+def folder_pool(
+    folder: Path, scaling: Scaling, device: torch.device, *, limit: int | None = None, seed: int = 2021
+) -> Pool:
+    """Return all images under a folder, scaled to one size; `limit` keeps a random subset of that many."""
+    names, pixels = read_unlabelled(folder, scaling)
     if limit is not None:
         drawn = torch.randperm(len(names), generator=runtime.generator(seed, "limited", "pool"))
         kept = drawn[:limit].sort().values

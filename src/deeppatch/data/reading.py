@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from deeppatch.data.files import Files, to_rgb
+from deeppatch.data.files import StoredPixels, to_rgb
 from deeppatch.data.images import Images, to_float
 from deeppatch.errors import DataProblem
 
@@ -59,7 +59,7 @@ def to_images(given: DataInput, name: str) -> Images:
     return _images(torch.cat(pixels), torch.cat(labels), name)
 
 
-def same_size(parts: Iterable[Tensor | Files], name: str) -> None:
+def same_size(parts: Iterable[Tensor | StoredPixels], name: str) -> None:
     """Raise DataProblem when the images of several parts (N, 3, H, W) differ in size."""
     sizes = sorted({tuple(part.shape[-2:]) for part in parts})
     if len(sizes) > 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import urllib.error
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -17,16 +18,21 @@ from torchvision.transforms.v2.functional import InterpolationMode, resize
 
 from deeppatch.data import svhn_gtsrb
 from deeppatch.data.arrays import load_npz
-from deeppatch.data.files import Files, read_resized
+from deeppatch.data.files import Files
 from deeppatch.data.folders import Listing, NoImages, list_classes
 from deeppatch.data.hugging_face import load_saved
 from deeppatch.data.images import Images, Source, joined
+from deeppatch.data.mapped import decoded
 from deeppatch.data.names import check_folder, check_name, slug
+from deeppatch.data.scaling import Scaling, Sizing
 from deeppatch.errors import DataProblem
 from deeppatch.runtime import generator
 
 # the usual width and height of CIFAR, SVHN and GTSRB images, and that of the digits here
 SIZE = 32
+# images of ImageNet: the shorter side is scaled to 256, and the centre of 224 is cut
+IMAGENET_SHORTER, IMAGENET_SIZE = 256, 224
+NO_SIZING = Sizing()
 # what torchvision raises for files that it can neither read nor download
 UNREACHABLE = (urllib.error.URLError, RuntimeError, TimeoutError, ConnectionError, pickle.UnpicklingError)
 # the classes of weak models, beside the one to correct (Qi et al., ASE 2022): of CIFAR-100, and digits
@@ -35,28 +41,33 @@ OTHER_DIGITS = (6, 7, 8, 9)
 MIX_TRAIN, MIX_TEST = 500, 100
 
 
-def load(name: str, data_dir: Path, seed: int, *, folder_size: int = SIZE) -> Source:
+def load(name: str, data_dir: Path, seed: int, sizing: Sizing = NO_SIZING) -> Source:
     """Load a data set by its command-line name; DataProblem when it is unknown, absent or damaged.
 
-    Images of a folder, and of a Hugging Face data set, are resized to `folder_size` x `folder_size` pixels; every other
-    data set has its own size.
+    Images become as large as `sizing` says; where it says nothing, data sets in arrays keep their size, and files must
+    all have one.
     """
     check_name(name)
     kind, _, detail = name.partition(":")
     if kind == "folder":
-        return _folder(Path(detail), slug(name), folder_size)
-    if kind == "npz":
-        return load_npz(Path(detail), slug(name), seed)
+        return _folder(Path(detail), slug(name), sizing)
     if kind == "hf":
-        return load_saved(Path(detail), slug(name), seed, folder_size)
-    if kind in MIXES:
-        return MIXES[kind](slug(name), data_dir, seed, int(detail))
-    return SOURCES[name](data_dir, seed)
+        return load_saved(Path(detail), slug(name), seed, sizing)
+    if name == "imagenet":
+        return _imagenet(data_dir, sizing)
+    if kind == "npz":
+        source = load_npz(Path(detail), slug(name), seed)
+    else:
+        source = (
+            MIXES[kind](slug(name), data_dir, seed, int(detail)) if kind in MIXES else SOURCES[name](data_dir, seed)
+        )
+    train, test = (Images(sizing.in_memory(part.pixels), part.labels) for part in (source.train, source.test))  # type: ignore[arg-type]
+    return replace(source, train=train, test=test)
 
 
 def _cifar(kind: type[CIFAR10], name: str, data_dir: Path) -> Source:
     if not (data_dir / kind.base_folder).exists() and (data_dir / name).is_dir():
-        return _folder(data_dir / name, name, SIZE)
+        return _folder(data_dir / name, name, Sizing(SIZE))
     make: Callable[..., CIFAR10] = kind
     parts = []
     try:
@@ -146,27 +157,30 @@ def _digits(data_dir: Path, seed: int) -> Source:
     return Source("digits", train, test, classes=tuple("0123456789"), augment=False, mirror=False)
 
 
-def _folder(path: Path, name: str, size: int, *, mirror: bool = True) -> Source:
-    """Read PATH/{train,test}/CLASS/*; every image becomes RGB of `size` x `size` pixels."""
+def _folder(path: Path, name: str, sizing: Sizing, *, mirror: bool = True) -> Source:
+    """Read PATH/{train,test}/CLASS/*; every image becomes RGB of one size."""
     check_folder(path)
     listings = [list_classes(path / part) for part in ("train", "test")]
     _same_classes(path, ("train", "test"), listings)
     paths = [file for listing in listings for file in listing.paths]
-    pixels = read_resized(paths, size).split([len(listing.paths) for listing in listings])
-    train, test = (Images(part, torch.tensor(listing.labels)) for part, listing in zip(pixels, listings, strict=True))
+    pixels = decoded(Files(paths, sizing.of_files(paths, path)), sizing.cache)
+    everything = Images(pixels, torch.tensor([label for listing in listings for label in listing.labels]))
+    train, test = (
+        everything.take(part) for part in torch.arange(len(paths)).split([len(each.paths) for each in listings])
+    )
     return Source(name, train, test, listings[0].classes, mirror=mirror)
 
 
 def _numbered(path: Path, name: str, count: int) -> Source:
     """Read an image folder whose classes are numbers, in the order of these; images must not be mirrored."""
-    source = _folder(path, name, SIZE, mirror=False)
+    source = _folder(path, name, Sizing(SIZE), mirror=False)
     numbers = [int(name_of_class) if name_of_class.isdecimal() else -1 for name_of_class in source.classes]
     if sorted(numbers) != list(range(count)):
         raise DataProblem(f"{path}: {name} has {count} classes; call their folders 0 to {count - 1}, all in both parts")
     return source.only(name, [numbers.index(label) for label in range(count)])
 
 
-def _imagenet(data_dir: Path, seed: int) -> Source:
+def _imagenet(data_dir: Path, sizing: Sizing) -> Source:
     """List ILSVRC 2012 under imagenet/ILSVRC/{train,val}/CLASS; its validation images are the test part."""
     root = data_dir / "imagenet" / "ILSVRC"
     listings = []
@@ -182,7 +196,11 @@ def _imagenet(data_dir: Path, seed: int) -> Source:
                 "one folder a class in both"
             ) from error
     _same_classes(root, ("train", "val"), listings)
-    train, test = (Images(Files(each.paths, 256, 224), torch.tensor(each.labels)) for each in listings)
+    size = sizing.size or IMAGENET_SIZE
+    scaling = Scaling(
+        size, size, sizing.squash, None if sizing.squash else round(size * IMAGENET_SHORTER / IMAGENET_SIZE)
+    )
+    train, test = (Images(Files(each.paths, scaling), torch.tensor(each.labels)) for each in listings)
     return Source("imagenet", train, test, listings[0].classes)
 
 
@@ -195,7 +213,6 @@ def _same_classes(path: Path, names: tuple[str, str], listings: list[Listing]) -
 SOURCES: dict[str, Callable[[Path, int], Source]] = {
     "digits": _digits, "cifar10": _cifar10, "cifar100": _cifar100, "svhn": _svhn, "gtsrb": _gtsrb,
     "svhn_5": partial(_first_digits, _svhn, "svhn_5"), "digits_5": partial(_first_digits, _digits, "digits_5"),
-    "imagenet": _imagenet,
 }  # fmt: skip
 MIXES: dict[str, Callable[[str, Path, int, int], Source]] = {
     "cifar10-mix": _cifar10_mix, "svhn-mix": partial(_digits_mix, _svhn), "digits-mix": partial(_digits_mix, _digits),

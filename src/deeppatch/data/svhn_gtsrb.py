@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torchvision.datasets import GTSRB, SVHN
 
-from deeppatch.data.files import read_resized
+from deeppatch.data.files import Files
+from deeppatch.data.scaling import square
 
 PixelsAndLabels = tuple[Tensor, Tensor]
 
@@ -31,7 +32,7 @@ def gtsrb(data_dir: Path, size: int) -> list[PixelsAndLabels]:
     parts = []
     for name in ("train", "test"):
         part = load_or_download(partial(GTSRB, str(data_dir), name))
-        pixels = read_resized([str(file) for file, _label in part._samples], size)
+        pixels = Files([str(file) for file, _label in part._samples], square(size, squash=True))[:]
         parts.append((pixels, torch.tensor([label for _file, label in part._samples])))
     return parts
 

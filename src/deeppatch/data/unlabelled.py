@@ -7,13 +7,14 @@ from pathlib import Path
 
 from torch import Tensor
 
-from deeppatch.data.files import read_resized
+from deeppatch.data.files import Files
 from deeppatch.data.folders import endings, list_files, not_utf8, tell_passed_over
+from deeppatch.data.scaling import Scaling
 from deeppatch.errors import DataProblem
 
 
-def read_unlabelled(folder: Path, size: int) -> tuple[list[str], Tensor]:
-    """Return the names of all images under a folder, sorted and relative to it, and their pixels (N, 3, size, size).
+def read_unlabelled(folder: Path, scaling: Scaling) -> tuple[list[str], Tensor]:
+    """Return the names of all images under a folder, sorted and relative to it, and their pixels (N, 3, H, W).
 
     Images become RGB of 8 bits; DataProblem when the folder is missing or has none, or where one cannot be read.
     """
@@ -32,4 +33,4 @@ def read_unlabelled(folder: Path, size: int) -> tuple[list[str], Tensor]:
             f"{folder}: names are not UTF-8, so that no table of labels can hold them: {', '.join(nameless)}; rename "
             "these files"
         )
-    return names, read_resized([str(file) for file in files], size)
+    return names, Files([str(file) for file in files], scaling)[:]

@@ -10,11 +10,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from deeppatch import runtime
-from deeppatch.data.corruptions import Corruption
+from deeppatch.data.corruptions import Corruption, depends_on_batch, families
 from deeppatch.data.images import Images, to_float
 from deeppatch.distributed.ranks import shard_slice
 
 Batch = tuple[Tensor, Tensor]
+MANY = 10  # more levels are not all read for each image: of each image one degraded version is
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class View:
         levels: The level of the image, int64 (M,); 0 is clean.
         batch_size: The number of images in a batch.
         part: Index and number of shards of each batch; only this shard is read.
-        purpose: The random numbers of the corruption depend on this and on the index of the batch.
+        purpose: The random numbers of the corruption depend on this and, for callables, on the index of the batch.
     """
 
     images: Images
@@ -68,19 +69,23 @@ class View:
 def read_and_kept(size: int, part: tuple[int, int], corruption: Corruption | None) -> tuple[slice, slice]:
     """Return which images of a batch of `size` are read for a shard of it, and which of those are kept.
 
-    A random corruption degrades the whole batch, so that the result does not depend on the number of processes.
+    A callable degrades the whole batch, so that the result does not depend on the number of processes.
     """
     own = shard_slice(size, *part)
-    if corruption is not None and corruption.draws:
+    if depends_on_batch(corruption):
         return slice(0, size), own
     return own, slice(None)
 
 
 def degraded(pixels: Tensor, corruption: Corruption | None, levels: Tensor, seed: int, *purpose: str | int) -> Tensor:
-    """Degrade float pixels (N, 3, H, W) at `levels` (N,); random numbers depend on seed and purpose."""
+    """Degrade float pixels (N, 3, H, W) at `levels` (N,); random numbers depend on seed and purpose.
+
+    The last part of the purpose is the batch, which is left out where a result depends on the image alone.
+    """
     if corruption is None:
         return pixels
     if corruption.draws:
+        purpose = purpose if depends_on_batch(corruption) else purpose[:-1]
         return corruption(pixels, levels, runtime.generator(seed, "corrupt", *purpose))
     return corruption(pixels, levels)
 
@@ -94,12 +99,17 @@ def levels_view(images: Images, corruption: Corruption | None, levels: list[int]
 
 
 def expand(images: Images, corruption: Corruption, batch_size: int) -> View:
-    """Return the degraded copies of every image at each level: 6n images."""
+    """Return the degraded copies of every image at each level: 6n images; one for each image where levels are many."""
+    if len(corruption) > MANY:
+        return random_level_view(images, corruption, batch_size, 0)
     return levels_view(images, corruption, list(range(1, len(corruption) + 1)), batch_size)
 
 
 def append(images: Images, corruption: Corruption, batch_size: int) -> View:
-    """Return every image clean, then at each level: 7n images."""
+    """Return every image clean, then at each level: 7n images; at one level, 2n images, where levels are many."""
+    if len(corruption) > MANY:
+        once = random_level_view(images, corruption, batch_size, 0)
+        return replace(once, index=once.index.repeat(2), levels=torch.cat([0 * once.levels, once.levels]))
     return levels_view(images, corruption, list(range(len(corruption) + 1)), batch_size)
 
 
@@ -109,8 +119,8 @@ def clean(images: Images, batch_size: int) -> View:
 
 
 def random_level_view(images: Images, corruption: Corruption, batch_size: int, seed: int) -> View:
-    """Return every image once, at a level that is drawn uniformly by seed."""
-    levels = torch.randint(1, len(corruption) + 1, (len(images),), generator=runtime.generator(seed, "degraded-draw"))
+    """Return every image once, at a level that is drawn by seed: its type uniformly, then the level of the type."""
+    levels = degraded_levels(len(images), families(corruption), runtime.generator(seed, "degraded-draw"))
     return View(
         images,
         corruption,
@@ -127,10 +137,10 @@ def ordered(view: View, order: Tensor) -> View:
 
 
 def mixed_stream(images: Images, corruption: Corruption, batch_size: int, seed: int) -> View:
-    """Return every image once, shuffled, and degraded with probability 1/2 at a level that is drawn uniformly."""
+    """Return every image once, shuffled, and degraded with probability 1/2, at a level that is drawn uniformly."""
     generator = runtime.generator(seed, "mixed-stream")
     order = torch.randperm(len(images), generator=generator)
-    levels = random_levels(len(images), len(corruption), generator)
+    levels = random_levels(len(images), families(corruption), generator)
     return View(
         images,
         corruption,
@@ -141,10 +151,25 @@ def mixed_stream(images: Images, corruption: Corruption, batch_size: int, seed: 
     )
 
 
-def random_levels(count: int, highest: int, generator: torch.Generator) -> Tensor:
-    """Draw levels (count,): 0 with probability 1/2, else uniform from 1 to `highest`."""
+def random_levels(count: int, types: int | tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Draw levels (count,): 0 with probability 1/2, else one of those that `degraded_levels` draws."""
     degraded = torch.rand(count, generator=generator) < 0.5
-    return torch.where(degraded, torch.randint(1, highest + 1, (count,), generator=generator), 0)
+    return torch.where(degraded, degraded_levels(count, types, generator), 0)
+
+
+def degraded_levels(count: int, types: int | tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Draw levels (count,) from 1 on: a type uniformly, then one of its levels; `types` are their numbers of levels.
+
+    Where all types have equally many levels, as where there is one, all levels are equally likely.
+    """
+    sizes = (types,) if isinstance(types, int) else types
+    if len(set(sizes)) == 1:
+        return torch.randint(1, sum(sizes) + 1, (count,), generator=generator)
+    chosen = torch.randint(len(sizes), (count,), generator=generator)
+    size = torch.tensor(sizes)
+    first = size.cumsum(0) - size
+    within = (torch.rand(count, generator=generator, dtype=torch.float64) * size[chosen]).long()
+    return 1 + first[chosen] + within
 
 
 def batch_sizes(count: int, batch_size: int) -> list[int]:
@@ -200,14 +225,12 @@ class Shuffled:
         """Draw the whole epoch: order (n,), levels (n,) and crops (3, n)."""
         generator = runtime.generator(self.seed, "epoch", self.epoch)
         order = torch.randperm(len(self.images), generator=generator)
-        levels_count = 0 if self.corruption is None else len(self.corruption)
+        types = () if self.corruption is None else families(self.corruption)
         levels, crops = [], []
         for size in self.sizes:
             if self.augment:
                 crops.append(random_crops(size, self.images.pixels.shape[-2], generator, mirror=self.mirror))
-            levels.append(
-                random_levels(size, levels_count, generator) if levels_count else torch.zeros(size, dtype=torch.long)
-            )
+            levels.append(random_levels(size, types, generator) if types else torch.zeros(size, dtype=torch.long))
         return order, torch.cat(levels), torch.cat(crops, 1) if crops else torch.zeros(3, 0, dtype=torch.long)
 
 

@@ -80,12 +80,12 @@ def estimate_ratio(
     Example:
         >>> import torch
         >>> from torch import nn
-        >>> from deeppatch.data.corruptions import Blur
+        >>> from deeppatch.data.corruptions import GaussianBlur
         >>> from deeppatch.data.dataset import Data
         >>> from deeppatch.data.images import Images
         >>> images = Images(torch.randint(0, 256, (8, 3, 12, 16), dtype=torch.uint8), torch.arange(8) % 2)
         >>> data = Data(train=images, val=images, test=images, classes=("cat", "dog"))
-        >>> blur = Blur((1.0, 2.0), 12, 16, torch.device("cpu"))
+        >>> blur = GaussianBlur((1.0, 2.0))
         >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
         >>> estimate_ratio(model, data, blur, train=lambda channels: model, ratios=(0.5, 0.25)).ratio
         0.25
@@ -100,7 +100,8 @@ def estimate_ratio(
     if not ratios:
         raise UserError("no ratio chooses a filter in any layer; give larger ratios")
     degrade = corruptions.corruption(corruption, seed=seed)
-    val = views.expand(data.val.to(device_of(model)), degrade, batch_size)
+    levels = list(range(1, len(degrade) + 1))
+    val = views.levels_view(data.val.to(device_of(model)), degrade, levels, batch_size)
 
     def correct_at(ratio: float) -> Tensor:
         channels = ranking.choose(ratio, side, seed)

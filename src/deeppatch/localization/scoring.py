@@ -70,12 +70,12 @@ def rank_filters(
     Example:
         >>> import torch
         >>> from torch import nn
-        >>> from deeppatch.data.corruptions import Blur
+        >>> from deeppatch.data.corruptions import GaussianBlur
         >>> from deeppatch.data.dataset import Data
         >>> from deeppatch.data.images import Images
         >>> images = Images(torch.randint(0, 256, (8, 3, 12, 16), dtype=torch.uint8), torch.arange(8) % 2)
         >>> data = Data(train=images, val=images, test=images, classes=("cat", "dog"))
-        >>> blur = Blur((1.0, 2.0), 12, 16, torch.device("cpu"))
+        >>> blur = GaussianBlur((1.0, 2.0))
         >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
         >>> ranking = rank_filters(model, data, blur, method="taylor")
         >>> sorted(ranking.order["0"])

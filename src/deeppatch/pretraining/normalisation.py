@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from deeppatch.data import views
-from deeppatch.data.files import Files
+from deeppatch.data.files import Files, StoredPixels
 from deeppatch.data.images import Images, to_float
 from deeppatch.graph.hooks import eval_mode
 from deeppatch.metrics import accuracy
@@ -72,10 +75,14 @@ def check_normalisation(
 def of_training_images(images: Images) -> Normalisation:
     """Return mean and standard deviation of each channel of training images, for pixels in [0, 1].
 
-    For images in files the constants of ImageNet are returned.
+    For images that are decoded whenever they are read the constants of ImageNet are returned; of those that lie decoded
+    on disk, the constants of 2,000 images at even distances.
     """
     if isinstance(images.pixels, Files):
         return Normalisation(*IMAGENET_STATS, OF_IMAGENET)
-    pixels = to_float(images.pixels)
+    chosen: slice | Tensor = slice(None)
+    if isinstance(images.pixels, StoredPixels):
+        chosen = torch.linspace(0, len(images) - 1, min(2000, len(images))).long()
+    pixels = to_float(images.pixels[chosen])
     mean, std = (values.tolist() for values in (pixels.mean((0, 2, 3)), pixels.std((0, 2, 3))))
     return Normalisation(mean, std, OF_TRAINING_IMAGES)

@@ -59,6 +59,21 @@ def accuracy_against_blur(curves: Mapping[str, Sequence[float]], sigmas: Sequenc
     return png(figure)
 
 
+def accuracy_by_level(curves: Mapping[str, Sequence[float]], levels: Sequence[str], title: str) -> bytes:
+    """Plot accuracy in percent of each network (clean first, then the levels) at each level of any degradation."""
+    figure = Figure(figsize=(max(7.0, 0.2 * len(levels) + 2), 5.5), layout="constrained")
+    axes = figure.add_subplot()
+    for index, (name, values) in enumerate(curves.items()):
+        axes.plot(
+            range(len(levels) + 1), values, ["o", "s", "^", "D", "v", "P"][index % 6], label=name, fillstyle="none"
+        )
+    axes.set_xticks(range(len(levels) + 1), ["clean", *levels], rotation=90, fontsize=7)
+    axes.set(ylabel="accuracy (%)", title=title)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return png(figure)
+
+
 def filter_scores(scores: dict[str, list[float]], unit: str, title: str, *, descending: bool) -> bytes:
     """Plot every filter's score by layer, and each layer's median; `descending`: the highest are suspicious."""
     figure = Figure(figsize=(max(7.0, 0.32 * len(scores) + 2), 5.2), layout="constrained")

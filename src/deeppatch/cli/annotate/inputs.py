@@ -12,7 +12,6 @@ from deeppatch.cli.naming import model_folder
 from deeppatch.data import biased_split
 from deeppatch.data.biased_split import Partition
 from deeppatch.data.pool import Pool, folder_pool, simulated_pool
-from deeppatch.data.sources import SIZE
 from deeppatch.errors import StaleArtifact
 from deeppatch.hybrid.encoder_training import EncoderSettings, TrainedEncoder, train_encoder
 from deeppatch.progress import info
@@ -31,7 +30,7 @@ def pool_of(context: Context) -> Pool:
         info(f"pool: {len(pool)} images, bias {options.bias}, cut in {parts.order}; an oracle has their labels")
         return pool
     folder = Path(options.dataset.removeprefix("folder:")) / "pool"
-    pool = folder_pool(folder, SIZE, context.device, limit=options.limit, seed=options.seed)
+    pool = folder_pool(folder, context.scaling, context.device, limit=options.limit, seed=options.seed)
     info(f"pool: {len(pool)} images without labels in {folder}")
     return pool
 

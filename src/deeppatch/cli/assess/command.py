@@ -113,7 +113,7 @@ def run(options: Options) -> None:
         ranking = rank_filters(
             model,
             context.data,
-            context.blur,
+            context.corruption,
             method=options.fs_method,
             refine=options.refine,
             eliminate=options.race,
@@ -147,7 +147,7 @@ def run_ratio_estimation(options: Options, context: Context, model: Classifier) 
         patch = train_patch(
             model,
             context.data,
-            context.blur,
+            context.corruption,
             channels,
             kind=options.crt_type,
             epochs=options.crt_epoch,
@@ -162,7 +162,7 @@ def run_ratio_estimation(options: Options, context: Context, model: Classifier) 
     estimate = estimate_ratio(
         model,
         context.data,
-        context.blur,
+        context.corruption,
         train=train,
         ranking=ranking,
         side=options.susp_side,

@@ -6,6 +6,7 @@ import pandas as pd
 
 from deeppatch.cli.context import Context
 from deeppatch.cli.rankings import write_ranking
+from deeppatch.data import views
 from deeppatch.localization.ranking import Ranking
 from deeppatch.localization.ratio_estimation import RatioEstimate
 from deeppatch.localization.scorers import SCORERS
@@ -17,7 +18,7 @@ from deeppatch.zoo.classifier import Classifier
 def report_ranking(context: Context, model: Classifier, ranking: Ranking) -> None:
     """Write the ranking, its plot and the record."""
     options, images, scorer = context.options, len(context.data.val), SCORERS[ranking.method]
-    degraded = images * (1 if scorer.paired else len(context.blur))
+    degraded = images * (1 if scorer.paired or len(context.corruption) > views.MANY else len(context.corruption))
     write_ranking(context, model, ranking, {"val_images": images, "degraded_images": degraded, **ranking.facts})
     title = f"suspicion by {ranking.method}: {options.model} on {context.data.name}, {degraded} degraded images"
     scores = {name: [scorer.scale * value for value in row] for name, row in ranking.scores.items()}
@@ -37,7 +38,7 @@ def report_ratio(context: Context, model: Classifier, estimate: RatioEstimate) -
         [
             {
                 "ratio": float(ratio),
-                **dict(zip(context.blur.level_names, point["levels"], strict=True)),
+                **dict(zip(context.corruption.level_names, point["levels"], strict=True)),
                 "mean": point["mean"],
                 "standard_error": point["standard_error"],
             }

@@ -74,7 +74,7 @@ def run_patch(options: Options, context: Context, model: Classifier) -> None:
     patch = train_patch(
         model,
         context.data,
-        context.blur,
+        context.corruption,
         channels,
         kind=options.crt_type,
         epochs=options.crt_epoch,
@@ -99,7 +99,7 @@ def run_finetune(options: Options, context: Context, model: Classifier) -> None:
     tuned = finetune(
         model,
         context.data,
-        context.blur,
+        context.corruption,
         epochs=options.crt_epoch,
         batch_size=options.batch_size,
         seed=options.seed,

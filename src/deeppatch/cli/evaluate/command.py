@@ -93,7 +93,7 @@ def run(options: Options) -> None:
         model,
         patch,
         context.data,
-        context.blur,
+        context.corruption,
         router=options.router,
         max_clean_drop=options.max_clean_drop,
         vote=options.switch == "batch",
@@ -101,6 +101,6 @@ def run(options: Options) -> None:
     )
     show_calibration(switched.calibration)
     comparison = compare_networks(
-        model, patch, switched, context.data, context.blur, finetuned=tuned, seed=options.seed, **batches
+        model, patch, switched, context.data, context.corruption, finetuned=tuned, seed=options.seed, **batches
     )
     write_report(context, comparison, switched)

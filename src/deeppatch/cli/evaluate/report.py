@@ -7,6 +7,7 @@ from typing import Any
 
 from deeppatch import metrics
 from deeppatch.cli.context import Context
+from deeppatch.data.corruptions import GaussianBlur
 from deeppatch.patching.comparison import Comparison
 from deeppatch.patching.switched import SwitchedModel
 from deeppatch.progress import info
@@ -59,7 +60,7 @@ def write_report(context: Context, comparison: Comparison, switched: SwitchedMod
     views = metrics.view_names(comparison.level_names)
     curves = {name: [row[view] for view in views] for name, row in accuracy.items()}
     title = f"{options.model} on {context.source.name}, {images} test images"
-    stage.write("accuracy.png", plots.accuracy_against_blur(curves, context.sigmas, title))
+    stage.write("accuracy.png", _plot(context, curves, title))
     assert switched.router is not None
     stage.write("router.safetensors", switched.router.to_bytes())
     stage.finish()
@@ -70,3 +71,9 @@ def write_report(context: Context, comparison: Comparison, switched: SwitchedMod
     print(f"\nrouter: {options.router}, one decision a {options.switch}")
     print(scores.format_table(router_table))
     info(f"accuracy in percent on {images} test images; written to {stage.folder}")
+
+
+def _plot(context: Context, curves: dict[str, list[float]], title: str) -> bytes:
+    if isinstance(context.corruption, GaussianBlur):
+        return plots.accuracy_against_blur(curves, context.corruption.sigmas, title)
+    return plots.accuracy_by_level(curves, context.corruption.level_names, title)

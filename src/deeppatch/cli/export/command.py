@@ -90,7 +90,7 @@ def run(options: Options) -> None:
         "mixed": export.compare(
             switched,
             exported,
-            views.mixed_stream(test, context.blur, options.batch_size, options.seed),
+            views.mixed_stream(test, context.corruption, options.batch_size, options.seed),
             label="comparing, mixed",
         ),
     }

@@ -39,8 +39,8 @@ def write_weights(context: Context, model: Classifier) -> None:
 def report(context: Context, model: Classifier, facts: dict[str, Any]) -> None:
     """Measure on test, print, and write metrics."""
     options, test = context.options, context.splits.test
-    correct = correct_by_level(model, test, context.blur, batch_size=options.batch_size, amp=options.amp)
-    measured = metrics.accuracies(correct, context.blur.level_names, "blurred")
+    correct = correct_by_level(model, test, context.corruption, batch_size=options.batch_size, amp=options.amp)
+    measured = metrics.accuracies(correct, context.corruption.level_names, "blurred")
     check = None
     entry = published(context)
     if entry and entry.top1 and options.state == "pretrained" and not options.train:
@@ -52,6 +52,8 @@ def report(context: Context, model: Classifier, facts: dict[str, Any]) -> None:
             images=len(test),
             batch_size=options.batch_size,
         )
+    if not options.train and metrics.at_chance(measured["clean"], len(test), len(context.source.classes)):
+        warn_of_chance(context, model, measured["clean"])
     context.stage.write_json(
         "metrics.json",
         {
@@ -68,6 +70,20 @@ def report(context: Context, model: Classifier, facts: dict[str, Any]) -> None:
     context.stage.write_table("metrics.csv", frame)
     print(scores.format_table(frame))
     info(f"accuracy in percent on {len(test)} test images; written to {context.stage.folder}")
+
+
+def warn_of_chance(context: Context, model: Classifier, percent: float) -> None:
+    """Log that a given network is not better than guessing on clean images, and what is usually the reason."""
+    height, width = context.source.test.pixels.shape[-2:]
+    mean, std = (spaced(values.flatten().tolist()) for values in (model.normalize.mean, model.normalize.std))
+    made_for = context.architecture.image_size
+    size = f", {context.options.model} is made for {made_for}" if made_for not in (None, height) else ""
+    info(
+        f"WARNING: {percent:.2f} % on clean images is what guessing one of {len(context.source.classes)} classes "
+        "reaches. "
+        f"Images have {width}x{height} pixels (--image_size{size}), mean {mean}, std {std} (--mean, --std); give those "
+        "that the weights were trained with, and check the order of the classes"
+    )
 
 
 def report_normalisation(check: NormalisationCheck, measured: float) -> dict[str, Any]:

@@ -3,104 +3,14 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from torchvision.transforms.v2.functional import gaussian_blur
 
-from deeppatch.data import names
-from deeppatch.data.corruptions import NOISES, SIGMAS, Blur, corruption, identity, kernel_size
+from deeppatch.data.corruptions import SIGMAS, GaussianBlur, corruption, identity
 from deeppatch.data.images import Images
 from deeppatch.errors import UserError
-
-CPU = torch.device("cpu")
-SHAPES = [(32, 32), (20, 33), (41, 16)]
-
-
-def one_by_one(pixels: torch.Tensor, levels: list[int]) -> torch.Tensor:
-    """The oracle: torchvision's blur of each image by itself."""
-    images = []
-    for image, level in zip(pixels, levels, strict=True):
-        sigma = (0.0, *SIGMAS)[level]
-        images.append(gaussian_blur(image, [kernel_size(sigma)] * 2, [sigma] * 2) if level else image)
-    return torch.stack(images)
 
 
 def batch(count: int, height: int, width: int) -> torch.Tensor:
     return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(height))
-
-
-def test_the_levels_are_the_published_ones():
-    assert NOISES["gaussion"] == SIGMAS == (0.5, 1, 1.5, 2, 2.5, 3)
-    assert [kernel_size(sigma) for sigma in SIGMAS] == [3, 5, 7, 9, 11, 13]
-    assert set(names.NOISES.values()) == NOISES.keys()
-
-
-@pytest.mark.parametrize(("height", "width"), SHAPES)
-@pytest.mark.parametrize("level", range(1, 7))
-def test_a_level_is_torchvision_s_blur(height, width, level):
-    pixels = batch(4, height, width)
-    want = one_by_one(pixels, [level] * 4)
-    blurred = Blur(SIGMAS, height, width, CPU)(pixels, level)
-    torch.testing.assert_close(blurred, want, rtol=0, atol=1e-5)
-    assert (blurred - pixels).abs().max() > 0.05
-
-
-@pytest.mark.parametrize(("height", "width"), SHAPES)
-def test_a_batch_may_mix_levels(height, width):
-    levels = [3, 0, 6, 1, 0, 2, 4, 5]
-    pixels = batch(len(levels), height, width)
-    found = Blur(SIGMAS, height, width, CPU)(pixels, torch.tensor(levels))
-    torch.testing.assert_close(found, one_by_one(pixels, levels), rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("level", range(7))
-def test_one_level_for_all_is_that_level_for_each(level):
-    pixels = batch(3, 20, 33)
-    blur = Blur(SIGMAS, 20, 33, CPU)
-    torch.testing.assert_close(blur(pixels, level), blur(pixels, torch.full((3,), level)), rtol=0, atol=1e-6)
-
-
-def test_level_zero_returns_the_very_pixels():
-    pixels = batch(3, 20, 33)
-    blur = Blur(SIGMAS, 20, 33, CPU)
-    assert torch.equal(blur(pixels, 0), pixels)
-    assert torch.equal(blur(pixels, torch.zeros(3, dtype=torch.long)), pixels)
-    assert torch.equal(blur(pixels, torch.tensor([4, 0, 6]))[1], pixels[1])
-    with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(blur(pixels, torch.tensor([4, 0, 6]))[1], pixels[1])
-
-
-def test_the_pixels_given_are_left_alone():
-    pixels = batch(3, 20, 33)
-    before = pixels.clone()
-    Blur(SIGMAS, 20, 33, CPU)(pixels, torch.tensor([4, 0, 6]))
-    Blur(SIGMAS, 20, 33, CPU)(pixels, 5)
-    assert torch.equal(pixels, before)
-
-
-def test_a_blur_keeps_the_range_and_flat_images(blur):
-    flat = torch.full((6, 3, 12, 12), 0.7)
-    levels = torch.arange(1, 7)
-    torch.testing.assert_close(blur(flat, levels), flat, rtol=0, atol=1e-6)
-    found = blur(batch(6, 12, 12), levels)
-    assert found.min() >= 0
-    assert found.max() <= 1
-
-
-def test_stronger_levels_leave_less_detail(blur):
-    pixels = batch(1, 12, 12).expand(7, -1, -1, -1)
-    detail = blur(pixels, torch.arange(7)).std((1, 2, 3)).tolist()
-    assert detail == sorted(detail, reverse=True)
-    assert len(set(detail)) == 7
-
-
-def test_the_levels_may_be_others():
-    pixels = batch(2, 12, 12)
-    blur = Blur([0.8], 12, 12, CPU)
-    want = gaussian_blur(pixels, [kernel_size(0.8)] * 2, [0.8, 0.8])
-    assert blur.sigmas == (0.8,)
-    torch.testing.assert_close(blur(pixels, 1), want, rtol=0, atol=1e-5)
-
-
-# --- by name, and as callables
 
 
 def noise(pixels, generator):
@@ -117,7 +27,7 @@ def test_a_named_corruption_is_the_blur_at_any_size(name):
     assert (len(named), named.level_names) == (6, ("s=0.5", "s=1", "s=1.5", "s=2", "s=2.5", "s=3"))
     for height, width in ((12, 12), (20, 28), (12, 12)):
         pixels, levels = batch(7, height, width), torch.arange(7)
-        assert torch.equal(named(pixels, levels), Blur(SIGMAS, height, width, CPU)(pixels, levels))
+        assert torch.equal(named(pixels, levels), GaussianBlur(SIGMAS)(pixels, levels))
     assert corruption(named) is named
 
 
@@ -194,7 +104,7 @@ def test_a_result_that_is_no_batch_of_pixels_is_refused_in_one_line_that_names_t
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("what", ["fog", {}, {"a": 3}, 7])
+@pytest.mark.parametrize("what", ["frog", {}, {"a": 3}, 7])
 def test_what_is_no_corruption_is_refused(what):
     with pytest.raises(UserError, match="corruption"):
         corruption(what)
@@ -209,3 +119,65 @@ def test_the_identity_of_a_callable_is_what_it_does():
     assert len({first, *(identity(each, images) for each in others)}) == 4
     fewer = Images(images.pixels[:64], images.labels[:64])
     assert identity(corruption(noise), fewer) == first, "64 images are enough"
+
+
+def test_names_and_groups_are_levels_of_one_corruption():
+    found = corruption("gaussion,spatial,fog,jpeg_compression", severity="1,4")
+    assert found.level_names == (
+        *(f"gaussion-s={sigma:g}" for sigma in SIGMAS), "fog-1", "fog-4", "jpeg_compression-1", "jpeg_compression-4",
+        "spatial-1", "spatial-4",
+    )  # fmt: skip
+    assert (len(found), found.families) == (12, (6, 2, 2, 2))
+    pixels, generator = batch(13, 32, 32), torch.Generator().manual_seed(3)
+    mixed = found(pixels, torch.arange(13), generator)
+    assert torch.equal(mixed[0], pixels[0])
+    for level in range(13):
+        torch.testing.assert_close(mixed[level], found(pixels[level : level + 1], level, generator)[0])
+    torch.testing.assert_close(mixed[8:9], corruption("fog")(pixels[8:9], 4, generator))
+
+
+def test_held_out_types_are_left_out():
+    kept, everything = corruption("all", hold_out="noise,fog"), corruption("all")
+    assert len(everything) == 75
+    assert set(everything.level_names) - set(kept.level_names) == {
+        f"{name}-{severity}" for name in ("gaussian_noise", "shot_noise", "impulse_noise", "fog")
+        for severity in range(1, 6)
+    }  # fmt: skip
+
+
+def test_severities_of_callables_are_refused():
+    with pytest.raises(UserError, match="belong to corruptions by name"):
+        corruption(noise, severity="1")
+
+
+def test_a_callable_is_imported_from_the_working_directory(tmp_path, monkeypatch):
+    (tmp_path / "my_rain.py").write_text(
+        "def rain(pixels, generator):\n    return pixels / 2\n\nheavy = {'one': rain, 'two': rain}\nnumber = 3\n"
+    )
+    (tmp_path / "my_ruin.py").write_text("raise RuntimeError('first\\nsecond')\n")
+    monkeypatch.chdir(tmp_path)
+    pixels = batch(2, 8, 8)
+    found = corruption("my_rain:rain")
+    assert found.level_names == ("rain",)
+    assert torch.equal(found(pixels, 1), pixels / 2)
+    assert corruption("fog,my_rain:heavy").level_names[-2:] == ("one", "two")
+    for path, said in {
+        "my_rain:rian": "my_rain has nothing called rian (did you mean rain?)",
+        "my_rain:number": "my_rain:number is int; name a function",
+        "my_ruin:rain": "my_ruin cannot be imported from",
+        "my_absent:rain": "my_absent cannot be imported from",
+    }.items():
+        with pytest.raises(UserError) as caught:
+            corruption(path)
+        assert said in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_the_identity_of_a_list_has_that_of_its_callables(tmp_path, monkeypatch):
+    images = Images((batch(8, 8, 8) * 255).to(torch.uint8), torch.zeros(8, dtype=torch.long))
+    assert identity(corruption("fog", severity="2"), images) == "fog-2"
+    (tmp_path / "my_dark.py").write_text("def dark(pixels, generator):\n    return pixels / 2\n")
+    monkeypatch.chdir(tmp_path)
+    one, callable_digest = identity(corruption("fog,my_dark:dark", severity="2"), images).split()
+    assert one == "fog-2"
+    assert callable_digest == identity(corruption("my_dark:dark"), images)
