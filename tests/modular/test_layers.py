@@ -116,3 +116,36 @@ def test_what_is_added_to_the_input_is_in_no_layer():
             return self.two(self.one(x) + x).mean((2, 3))
 
     assert [layer.name for layer in find_layers(Added().eval(), EXAMPLE)] == ["two"]
+
+
+@pytest.mark.parametrize(
+    "network",
+    [nn.Sequential(nn.Flatten(), nn.Linear(3072, 2)), nn.Sequential(nn.Conv2d(3, 2, 32), nn.Flatten())],
+    ids=["no convolution", "its outputs are the logits"],
+)
+def test_a_network_without_kernels_to_drop_is_refused(network):
+    with pytest.raises(UserError, match="cannot be split: it has no convolution whose kernels can be dropped"):
+        find_layers(network.eval(), EXAMPLE)
+
+
+def test_a_convolution_whose_outputs_are_the_logits_keeps_its_kernels():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    assert [(layer.convs, layer.readers) for layer in find_layers(network.eval(), EXAMPLE)] == [(["0"], {"1": 1})]
+
+
+class Sized(nn.Module):
+    """Reads the size of the images, which mixes no channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
+
+    def forward(self, x):
+        batch, _, height, width = x.shape
+        torch._assert(height == width, "square")
+        return self.fc(self.conv(x).mean((2, 3)))
+
+
+def test_reading_the_size_of_images_mixes_no_channels():
+    (layer,) = find_layers(Sized().eval(), EXAMPLE)
+    assert (layer.convs, layer.readers) == (["conv"], {"fc": 1})
