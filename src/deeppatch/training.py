@@ -48,13 +48,23 @@ def train_epoch(
     """Train for one epoch over `batches` and return the mean loss per batch; the schedule steps after each batch.
 
     With several ranks each computes its shard of every batch, and `model` is what `data_parallel.replicated` yields.
-    The loss must be a mean over images, because shards are weighted by their number of images.
+    The loss must be a mean over images, because shards are weighted by their number of images. UserError where a batch
+    of one image has too few values for a batch normalisation.
     """
     device = next(model.parameters()).device
     total = torch.zeros((), device=device)
     for batch, share in track(own_shards(batches), len(batches), label):
-        with runtime.autocast(device, amp):
-            value = loss(model, batch)
+        try:
+            with runtime.autocast(device, amp):
+                value = loss(model, batch)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise UserError(
+                "a batch has a single image (the last of an epoch, as a rule), and a batch normalisation of this "
+                "network reads maps of one pixel, of which it has no statistics; choose another batch size or larger "
+                "images"
+            ) from error
         optimizer.zero_grad(set_to_none=True)
         weight = share * runtime.ranks()  # because gradients are averaged over ranks
         (value if weight == 1 else value * weight).backward()

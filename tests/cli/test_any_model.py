@@ -1,4 +1,4 @@
-"""Networks of one's own and of libraries in all stages: what works, what falls back, and what is refused in one line."""
+"""Networks of one's own and of libraries in all stages: what works, what falls back, what is refused in one line."""
 
 from __future__ import annotations
 
@@ -48,6 +48,26 @@ def separable(classes):
     return nn.Sequential(
         nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8), nn.ReLU(), nn.Conv2d(8, 8, 1), nn.ReLU(),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, classes))
+
+
+def signed(classes):
+    norm = nn.LayerNorm(8, elementwise_affine=False)
+    return nn.Sequential(nn.Flatten(), nn.Linear(3072, 8), norm, nn.Linear(8, classes))
+
+
+def narrow(classes):
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 32), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8, classes))
+
+
+class Fixed(nn.Sequential):
+    def forward(self, x):
+        torch._assert(x.shape[2] == 64, f"Input height ({x.shape[2]}) doesn't match model (64).")
+        return super().forward(x)
+
+
+def for_images_of_64_pixels(classes):
+    return Fixed(nn.Flatten(), nn.Linear(64 * 64 * 3, classes))
 
 
 def transformer(classes):
@@ -111,8 +131,8 @@ WAYWARD = "nets_of_mine:Wayward"
 
 def test_a_network_that_cannot_be_traced_is_switched_whole_and_the_cost_is_said(wayward):
     assert (
-        f"the network cannot be run as a graph: its forward pass {DEPENDS}; original and patched network are kept whole, "
-        "and for every sample the layers before conv1 run twice" in wayward.said
+        f"the network cannot be run as a graph: its forward pass {DEPENDS}; original and patched network are kept "
+        "whole, and for every sample the layers before conv1 run twice" in wayward.said
     )
     accuracy = json.loads(wayward.runs("nets_of_mine-Wayward").at(
         "switch-patch-replace-taylor-probe/metrics.json").read_bytes())["accuracy_percent"]  # fmt: skip
@@ -187,12 +207,14 @@ def test_weights_of_one_s_own_are_read_and_others_are_refused(own):
     own.ran(WAYWARD, "eval --weights mine.pt --mean 0.5 0.5 0.5 --std 0.2 0.2 0.2", "select -f taylor")
     found = own.runs("nets_of_mine-Wayward").at("pretrain/run.json")
     assert Path("mine.pt").resolve().name in "".join(json.loads(found.read_bytes())["inputs"])
-    assert "fc.weight" in own.refused(WAYWARD, "eval --weights five.pt --mean 0.5 0.5 0.5 --std 0.2 0.2 0.2")
+    message = own.refused(WAYWARD, "eval --weights five.pt --mean 0.5 0.5 0.5 --std 0.2 0.2 0.2")
+    assert message.startswith("five.pt is for 5 classes, the data set has 3")
 
 
 @pytest.mark.parametrize("method", ["perfloss", "taylor", "activation", "ratioestim"])
 @pytest.mark.parametrize(
-    ("network", "reason"), [("flat", "this network has no nn.Conv2d"), ("depthwise", "of its convolutions, 1 in groups (0)")]
+    ("network", "reason"),
+    [("flat", "this network has no nn.Conv2d"), ("depthwise", "of its convolutions, 1 in groups (0)")],
 )  # fmt: skip
 def test_without_a_convolution_to_patch_ranking_says_why(own, network, reason, method):
     own.ran(f"nets_of_mine:{network}", "eval -e 1")
@@ -221,6 +243,23 @@ def test_without_a_linear_last_layer_its_readers_say_why(own, line):
     assert message.startswith("this network does not end in a linear layer that computes its logits")
 
 
+def test_a_network_for_images_of_another_size_is_refused_before_it_is_trained(own):
+    message = own.refused("nets_of_mine:for_images_of_64_pixels", "eval -e 1")
+    assert message == "the model fails on float pixels (2, 3, 32, 32): Input height (32) doesn't match model (64)."
+
+
+def test_a_last_batch_of_one_image_with_maps_of_one_pixel_is_explained(own):
+    message = own.refused("nets_of_mine:narrow", "eval -e 1 --val_share 0.3333 --batch_size 19")
+    assert message.startswith("a batch has a single image (the last of an epoch, as a rule), and a batch normalisation")
+
+
+def test_features_without_a_relu_before_the_last_layer_have_shares_of_magnitudes(own):
+    said = own.ran(
+        "nets_of_mine:signed", "eval -e 1", "influence -k 2", "decompose validate -k 2", "decompose essential -k 2"
+    )
+    assert "% of the features are negative, because no ReLU comes before the last layer" in said
+
+
 def test_convolutions_in_groups_run_but_are_counted_out(own):
     said = own.ran("nets_of_mine:separable", *PATCHED, "modularize --budget 1")
     assert "1 of 3 convolutions are neither ranked nor patched: 1 in groups (2)" in said
@@ -235,8 +274,10 @@ def test_of_a_vision_transformer_the_patch_embedding_is_patched(own):
 
 
 LIBRARIES = {
-    "torchvision:resnet18": "", "torchvision:mobilenet_v3_small": "cannot be split", "timm:convnext_atto": "cannot be split",
-}  # fmt: skip
+    "torchvision:resnet18": "",
+    "torchvision:mobilenet_v3_small": "cannot be split",
+    "timm:convnext_atto": "cannot be split",
+}
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from deeppatch.errors import UserError
-from deeppatch.modular.layers import find_layers
+from deeppatch.modular.layers import find_layers, layers_to_split
 from deeppatch.zoo.architectures import ARCHITECTURES
 
 EXAMPLE = torch.rand(2, 3, 32, 32)
@@ -125,12 +125,12 @@ def test_what_is_added_to_the_input_is_in_no_layer():
 )
 def test_a_network_without_kernels_to_drop_is_refused(network):
     with pytest.raises(UserError, match="cannot be split: it has no convolution whose kernels can be dropped"):
-        find_layers(network.eval(), EXAMPLE)
+        layers_to_split(network.eval(), EXAMPLE)
 
 
 def test_a_convolution_whose_outputs_are_the_logits_keeps_its_kernels():
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    assert [(layer.convs, layer.readers) for layer in find_layers(network.eval(), EXAMPLE)] == [(["0"], {"1": 1})]
+    assert [(layer.convs, layer.readers) for layer in layers_to_split(network.eval(), EXAMPLE)] == [(["0"], {"1": 1})]
 
 
 class Sized(nn.Module):

@@ -66,8 +66,8 @@ class Plain(Base):
 
 
 REASONS = {
-    Branching: "the network cannot be run as a graph: its forward pass depends on values (symbolically traced variables "
-    f"cannot be used as inputs to control flow); {KEPT}",
+    Branching: "the network cannot be run as a graph: its forward pass depends on values (symbolically traced "
+    f"variables cannot be used as inputs to control flow); {KEPT}",
     Sized: f"the network cannot be cut at conv2, because later layers read sizes or the like: {KEPT}",
     Drifting: f"the network cannot be run as a graph: it computes something else when it is run as a graph; {KEPT}",
     Plain: None,

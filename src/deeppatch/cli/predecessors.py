@@ -14,6 +14,7 @@ from deeppatch.artifacts import state_digest, tensors_from_bytes
 from deeppatch.cli.context import Context
 from deeppatch.cli.locating import Found
 from deeppatch.errors import MissingArtifact, OtherBase, WrongWeights
+from deeppatch.evaluation import check_classifier
 from deeppatch.patching.patch_file import Patch, apply
 from deeppatch.progress import info
 from deeppatch.storage import read_given
@@ -31,6 +32,8 @@ def base_model(context: Context) -> Classifier:
         state, meta = tensors_from_bytes(context.stage.read(found.path, found.command), found.path)
     check_classes(context, meta, found.path)
     model = restore(context, state, found.path)
+    if found.given:  # what pretrain has left, it has checked
+        check_classifier(model, context.example, len(context.source.classes))
     info(f"inherited {found.path} (base {state_digest(model.state_dict())[:12]})")
     return model
 

@@ -13,16 +13,17 @@ from deeppatch.cache import ContentCache
 from deeppatch.data.dataset import Data
 from deeppatch.decomposition.features import Features, LastLayer
 from deeppatch.errors import UserError
+from deeppatch.progress import info
 
 
 @dataclass(frozen=True)
 class Influence:
-    """The influence of D features of the last layer on C classes, all float64 in [0, 1].
+    """The influence of D features of the last layer on C classes, all float64, in [0, 1] for features from a ReLU.
 
     Args:
         k: The number of features per class.
         frequency: The share of a class's images for which the feature is among the k strongest, (C, D).
-        share: The mean share of the feature in the sum of an image's features, (C, D).
+        share: The mean share of the feature in the sum of an image's features, in magnitude, (C, D).
         mass: The mean share of an image's k strongest features in this sum, (C,).
 
     >>> frequency = torch.tensor([[0.9, 0.1, 0.5], [0.0, 1.0, 1.0]], dtype=torch.float64)
@@ -117,9 +118,15 @@ def influence(
 def measure(features: Features, classes: int, ks: Sequence[int]) -> list[Influence]:
     """Measure influence for each number k of strongest features (Badola et al., 2023: class-influential features).
 
-    The features of every image are scaled to sum 1 and ranked, ties by index. Every class must have an image,
-    and every k must be 1 to D; UserError otherwise.
+    The features of every image are scaled to sum 1 and ranked, ties by index. Those of a network without a ReLU before
+    its last layer can be negative: then their magnitudes sum to 1, which is logged. Every class must have an image, and
+    every k must be 1 to D; UserError otherwise.
     """
+    if negative := (features.values < 0).double().mean().item():
+        info(
+            f"{100 * negative:.0f} % of the features are negative, because no ReLU comes before the last layer: the "
+            "strongest are those of the largest values, and shares are of the sum of magnitudes"
+        )
     width = features.values.shape[1]
     for k in ks:
         if not 1 <= k <= width:
@@ -131,7 +138,7 @@ def measure(features: Features, classes: int, ks: Sequence[int]) -> list[Influen
         responses = features.values[features.labels == label].double()
         if not len(responses):
             raise UserError(f"class {label} has no training image, so that its features are unknown")
-        parts = responses / responses.sum(1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+        parts = responses / responses.abs().sum(1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
         share[label] = parts.mean(0)
         ranked = parts.sort(dim=1, descending=True, stable=True)
         for row, k in enumerate(ks):

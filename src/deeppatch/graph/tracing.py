@@ -7,6 +7,7 @@ import inspect
 from typing import Any
 
 from torch import fx, nn
+from torch.fx.graph import CodeGen, _PyTreeCodeGen
 
 from deeppatch.errors import UserError
 from deeppatch.graph.affine import Affine
@@ -56,4 +57,7 @@ def _keep_one_input(graph: fx.Graph) -> None:
             checks += [user for user in each.users if user not in checks]
         for each in reversed(checks):
             graph.erase_node(each)
-    graph.set_codegen(fx.graph.CodeGen())  # which a default of several values would have changed
+    if isinstance(graph._codegen, _PyTreeCodeGen):  # a default of several values: the tracer has flattened the output
+        graph.set_codegen(CodeGen())
+        (output,) = graph.find_nodes(op="output")
+        output.args = tuple(output.args[0])

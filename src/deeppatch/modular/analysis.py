@@ -21,7 +21,7 @@ from deeppatch.graph.hooks import convolutions
 from deeppatch.graph.tracing import Untraceable
 from deeppatch.modular import sensitivity
 from deeppatch.modular.importance import importances
-from deeppatch.modular.layers import Layer, find_layers
+from deeppatch.modular.layers import Layer, layers_to_split
 from deeppatch.modular.modules import as_classifier
 from deeppatch.progress import info
 from deeppatch.zoo.classifier import Classifier, device_of
@@ -78,7 +78,7 @@ def analyse(
 ) -> Analysis:
     """Measure importance on val, and sensitivity on `images` of it; with a checkpoint, layer by layer.
 
-    UserError for a network that cannot be split (see `find_layers`).
+    UserError for a network that cannot be split (see `layers_to_split`).
     """
     model = copy.deepcopy(as_classifier(model)).eval()
     data = data.to(device_of(model))
@@ -88,7 +88,7 @@ def analyse(
     except Untraceable as error:
         raise UserError(f"this network cannot be split: {error}; use one of the zoo") from error
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    layers = find_layers(network, model.normalize(data.example))
+    layers = layers_to_split(network, model.normalize(data.example))
     if fixed := convolutions(network).keys() - {name for layer in layers for name in layer.convs}:
         info(f"{len(fixed)} convolutions keep all of their kernels: other tensors are added to their outputs")
     saved = (checkpoint.load() if checkpoint else None) or {}

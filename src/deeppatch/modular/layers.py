@@ -87,8 +87,18 @@ def find_layers(network: nn.Module, example: Tensor) -> list[Layer]:
             ShapeProp(graph).propagate(example)
         except RuntimeError as error:
             reason = str(error.__cause__ or error).splitlines()[0]
-            raise UserError(f"this network cannot be split: a step of it fails ({reason}); use one of the zoo") from error
-    layers = _LayerFinder(graph).layers()
+            raise UserError(
+                f"this network cannot be split: a step of it fails ({reason}); use one of the zoo"
+            ) from error
+    return _LayerFinder(graph).layers()
+
+
+def layers_to_split(network: nn.Module, example: Tensor) -> list[Layer]:
+    """Return the layers of `find_layers` that another layer reads; UserError where there is none.
+
+    What no layer reads are the logits, of which a module can drop none.
+    """
+    layers = [layer for layer in find_layers(network, example) if layer.readers]
     if not layers:
         raise UserError(
             "this network cannot be split: it has no convolution whose kernels can be dropped; use a sequential or "
@@ -113,8 +123,7 @@ class _LayerFinder:
                 self.groups[node] = self._called(node)
         layers = {id(group.root()): group.root().layer for group in self.created}.values()
         order = {str(node.target): index for index, node in enumerate(self.graph.graph.nodes)}
-        # what no layer reads is the logits: no module could drop it
-        for layer in (kept_layers := [layer for layer in layers if layer is not None and layer.readers]):
+        for layer in (kept_layers := [layer for layer in layers if layer is not None]):
             layer.convs.sort(key=order.__getitem__)
             layer.followers.sort(key=order.__getitem__)
             layer.readers = dict(sorted(layer.readers.items(), key=lambda reader: order[reader[0]]))

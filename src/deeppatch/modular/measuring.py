@@ -13,7 +13,7 @@ from deeppatch.data.dataset import Data
 from deeppatch.graph.hooks import eval_mode
 from deeppatch.metrics import accuracy
 from deeppatch.modular.extract import multiply_adds
-from deeppatch.modular.layers import Layer, find_layers
+from deeppatch.modular.layers import Layer, layers_to_split
 from deeppatch.modular.modules import Modules, as_classifier
 from deeppatch.training import predict
 from deeppatch.zoo.classifier import device_of
@@ -124,7 +124,7 @@ def measure_modules(
     composed = modules.composed(strong, data.example)
     with eval_mode(strong):
         one = strong.normalize(data.example[:1])
-        layers = find_layers(strong.network, one)
+        layers = layers_to_split(strong.network, one)
         whole = multiply_adds(strong.network, one)
         found = {
             label: accuracy(predict(network, view, amp=amp, label=label), view.labels)

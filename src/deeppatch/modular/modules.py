@@ -17,7 +17,7 @@ from deeppatch.errors import StaleArtifact
 from deeppatch.modular.composition import dissimilarity
 from deeppatch.modular.extract import extract
 from deeppatch.modular.heads import Heads
-from deeppatch.modular.layers import find_layers
+from deeppatch.modular.layers import layers_to_split
 from deeppatch.zoo.classifier import Classifier, device_of
 
 
@@ -99,7 +99,7 @@ class Modules:
         if state_digest(model.state_dict()) != self.base:
             raise StaleArtifact("the modules were made of other base weights; run modularize for these")
         device = device_of(model)
-        layers = find_layers(model.network, model.normalize(example.to(device)))
+        layers = layers_to_split(model.network, model.normalize(example.to(device)))
         if {layer.name: layer.kernels for layer in layers} != {name: mask.shape[1] for name, mask in self.kept.items()}:
             raise StaleArtifact("the modules do not fit the network's layers; run modularize again")
         small = extract(model.network, layers, [self.kept[layer.name][label].to(device) for layer in layers])

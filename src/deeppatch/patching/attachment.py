@@ -78,21 +78,10 @@ def attach(network: nn.Module, channels: dict[str, list[int]], kind: str, exampl
         UserError: When no channel is given, there is no such kind, or a convolution does not run exactly once in a
             forward pass.
     """
-    if not channels:
-        raise UserError("no channel is chosen in any layer; choose at least one, or a larger ratio")
     if kind not in UNITS:
         raise UserError(f"kind {kind!r}: choose from {', '.join(UNITS)}")
-    sizes = {name: conv.out_channels for name, conv in hooks.convolutions(network).items()}
-    for name, chosen in channels.items():
-        if name not in sizes:
-            raise UserError(f"{name}: the network has no such convolution; it has {', '.join(sizes) or 'none'}")
-        if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(range(sizes[name])):
-            raise UserError(f"channels {list(chosen)} of {name}: give each once, from 0 to {sizes[name] - 1}")
     order, norm_after = hooks.execution_order(network, example)
-    if twice := [name for name in channels if order.count(name) > 1]:
-        raise UserError(f"{twice[0]} runs more than once in a forward pass and cannot be patched")
-    if absent := [name for name in channels if name not in order]:
-        raise UserError(f"{absent[0]} is not called in a forward pass and cannot be patched")
+    _check_channels(network, channels, order)
     device = next(network.parameters()).device
     first = min(order.index(name) for name in channels)
     named = dict(network.named_modules())
@@ -111,6 +100,21 @@ def attach(network: nn.Module, channels: dict[str, list[int]], kind: str, exampl
         units[name] = UNITS[kind](network.get_submodule(name), rows)  # type: ignore[arg-type]
         original_modules[name] = hooks.swap(network, name, units[name])
     return Attachment(network, units, norms, norm_after, original_modules, previously_trainable)
+
+
+def _check_channels(network: nn.Module, channels: dict[str, list[int]], order: list[str]) -> None:
+    if not channels:
+        raise UserError("no channel is chosen in any layer; choose at least one, or a larger ratio")
+    sizes = {name: conv.out_channels for name, conv in hooks.convolutions(network).items()}
+    for name, chosen in channels.items():
+        if name not in sizes:
+            raise UserError(f"{name}: the network has no such convolution; it has {', '.join(sizes) or 'none'}")
+        if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(range(sizes[name])):
+            raise UserError(f"channels {list(chosen)} of {name}: give each once, from 0 to {sizes[name] - 1}")
+    if twice := [name for name in channels if order.count(name) > 1]:
+        raise UserError(f"{twice[0]} runs more than once in a forward pass and cannot be patched")
+    if absent := [name for name in channels if name not in order]:
+        raise UserError(f"{absent[0]} is not called in a forward pass and cannot be patched")
 
 
 def _has_statistics(module: nn.Module) -> bool:

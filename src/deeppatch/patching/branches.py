@@ -57,8 +57,7 @@ def branches(original: nn.Module, patched: nn.Module, name: str, example: Tensor
 def _traced(original: nn.Module, patched: nn.Module, name: str, example: Tensor) -> tuple[Branches, bool]:
     """Return the networks as folded graphs, and whether they could be cut at the layer."""
     graphs = []
-    for network in (original, patched):
-        network = copy.deepcopy(network)
+    for network in map(copy.deepcopy, (original, patched)):
         hooks.swap(network, name, nn.Sequential(nn.Identity(), network.get_submodule(name)))
         graphs.append(folding.folded(network))
     (before, after), (_, after_patched) = (cutting.cut(graph, f"{name}.0") for graph in graphs)
@@ -138,4 +137,4 @@ class _Whole(nn.Module):
 def _whole(original: nn.Module, patched: nn.Module, name: str) -> Branches:
     original, patched = copy.deepcopy(original), copy.deepcopy(patched)
     weights = {id(tensor): tensor for tensor in original.parameters()}
-    return Branches(_UpTo(copy.deepcopy(original, weights), name), _Whole(original), _Whole(patched))  # type: ignore[arg-type]
+    return Branches(_UpTo(copy.deepcopy(original, weights), name), _Whole(original), _Whole(patched))

@@ -67,8 +67,8 @@ class SwitchedModel(nn.Module):
         attachment = apply(patched, patch, example)
         name = next(iter(attachment.units))
         self.stem = RouterStem(attachment)
-        networks = (copy.deepcopy(network_of(classifier)).eval() for classifier in (model, patched))
-        self.before, self.original, self.patched = branches(*networks, name, self.normalize(example))
+        original, changed = (copy.deepcopy(network_of(classifier)).eval() for classifier in (model, patched))
+        self.before, self.original, self.patched = branches(original, changed, name, self.normalize(example))
         self.router = router
         self.patch = patch
         self.vote = False

@@ -138,6 +138,7 @@ def run_pretrained(options: Options, context: Context) -> None:
     from deeppatch.cli.annotate.inputs import write_partition
     from deeppatch.cli.pretrain.inputs import classifier, read_weights
     from deeppatch.cli.pretrain.report import report, write_training, write_weights
+    from deeppatch.evaluation import check_classifier
     from deeppatch.pretraining.classifier import train_classifier
     from deeppatch.pretraining.halfway import Halfway
 
@@ -145,6 +146,7 @@ def run_pretrained(options: Options, context: Context) -> None:
     if context.already_finished():
         return
     model = classifier(context, weights)
+    check_classifier(model, context.example, len(context.source.classes))
     halfway = Halfway(context.stage.unfinished / "epochs", options.max_epoch)
     if weights is None:
         recipe = replace(
