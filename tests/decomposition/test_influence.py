@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 import torch
 from torch import Tensor
@@ -198,3 +200,15 @@ def test_a_network_of_one_s_own_is_decomposed_in_two_calls():
     assert sparse[6].weight.shape == (3, 4)
     assert network.training
     assert sparse(pixels.float() / 255).shape == (30, 3)
+
+
+def test_shares_of_features_that_may_be_negative_are_of_magnitudes(caplog):
+    values = torch.tensor([[3.0, -1.0, -2.0], [-1.0, 1.0, 0.0]])
+    with caplog.at_level(logging.INFO):
+        (found,) = measure(Features(values, torch.tensor([0, 1])), 2, [1])
+    assert found.share.flatten().tolist() == pytest.approx([1 / 2, -1 / 6, -1 / 3, -1 / 2, 1 / 2, 0])
+    assert found.mass.tolist() == [0.5, 0.5]
+    assert found.indices().tolist() == [[0], [1]]
+    assert caplog.messages[0].startswith(
+        "50 % of the features are negative, because no ReLU comes before the last layer"
+    )

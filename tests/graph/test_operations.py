@@ -22,6 +22,7 @@ from deeppatch.modular.masking import masked, sliced_logits
 EXAMPLE = torch.rand(2, 3, 12, 12, generator=torch.Generator().manual_seed(1))
 LEAVES = {
     "relu": F.relu, "relu6": F.relu6, "silu": F.silu, "gelu": F.gelu, "hardswish": F.hardswish,
+    "hardsigmoid": F.hardsigmoid, "mish": F.mish, "elu": F.elu, "selu": F.selu,
     "leaky relu": F.leaky_relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh,
     "dropout": lambda x: F.dropout(x, training=False),
     "max pooling": lambda x: F.max_pool2d(x, 2), "mean pooling": lambda x: F.avg_pool2d(x, 2),
@@ -32,7 +33,8 @@ LEAVES = {
 MODULES = {
     kind.__name__: kind(*given) for kind, given in {
         nn.ReLU: (), nn.ReLU6: (), nn.Hardswish: (), nn.Hardtanh: (), nn.SiLU: (), nn.GELU: (), nn.ELU: (),
-        nn.LeakyReLU: (), nn.Sigmoid: (), nn.Tanh: (), nn.Dropout: (), nn.Dropout2d: (), nn.Identity: (),
+        nn.LeakyReLU: (), nn.Sigmoid: (), nn.Hardsigmoid: (), nn.Mish: (), nn.SELU: (), nn.CELU: (),
+        nn.Softplus: (), nn.Tanh: (), nn.Dropout: (), nn.Dropout2d: (), nn.Identity: (),
         nn.MaxPool2d: (2,), nn.AvgPool2d: (2,), nn.AdaptiveAvgPool2d: (4,), nn.AdaptiveMaxPool2d: (4,),
     }.items()
 }  # fmt: skip

@@ -233,3 +233,31 @@ def test_names_are_those_of_the_registries():
     assert set(names.RANKINGS) == {*SCORERS, "ratioestim"}
     assert tuple(ranking.SIDES) == names.SIDES
     assert all(SCORERS[name].method == name for name in SCORERS)
+
+
+@pytest.mark.parametrize("method", names.METHODS)
+def test_a_network_without_a_convolution_to_rank_is_refused_by_every_method(method):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 12 * 16, 2))
+    images = Images(torch.randint(0, 256, (8, 3, 12, 16), dtype=torch.uint8), torch.arange(8) % 2)
+    with pytest.raises(UserError, match="no filter can be ranked or patched: this network has no nn.Conv2d"):
+        rank_filters(model, Data(images, images, images, ("cat", "dog")), "gaussian-blur", method=method)
+
+
+class WithMemory(nn.Module):
+    """Has a layer that returns a tuple, a convolution that is not called, and one that runs twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused, self.conv, self.twice = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1)
+        self.memory, self.fc = nn.LSTM(4, 4, batch_first=True), nn.Linear(4, 2)
+
+    def forward(self, x):
+        x = self.twice(self.twice(torch.relu(self.conv(x))))
+        return self.fc(self.memory(x.flatten(2).transpose(1, 2)[:, :5])[0].mean(1))
+
+
+@pytest.mark.parametrize("method", names.METHODS)
+def test_only_convolutions_that_run_once_are_ranked(method):
+    images = Images(torch.randint(0, 256, (8, 3, 12, 16), dtype=torch.uint8), torch.arange(8) % 2)
+    ranking = rank_filters(WithMemory(), Data(images, images, images, ("cat", "dog")), "gaussian-blur", method=method)
+    assert list(ranking.order) == ["conv"]

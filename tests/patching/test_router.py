@@ -308,3 +308,11 @@ def test_damaged_router_is_refused():
                    tensors_to_bytes({"weight": torch.ones(1)}, {"router": "unheard-of"})):  # fmt: skip
         with pytest.raises(StaleArtifact, match="router.safetensors"):
             Router.from_bytes(broken, ORIGIN)
+
+
+def test_maps_of_one_pixel_have_finite_statistics():
+    """Squeeze-and-excitation and late layers of small images: a single value has no spread."""
+    maps = Maps(torch.rand(4, 3, 9, 9), torch.randn(4, 5, 1, 1), torch.randn(4, 5, 1, 1))
+    features = FEATURES["probe"](maps)
+    assert features.isfinite().all()
+    assert not features[:, 5:10].any()

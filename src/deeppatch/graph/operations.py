@@ -36,15 +36,16 @@ class Operation(Enum):
 MODULES: dict[type[nn.Module], Operation] = {
     **dict.fromkeys(
         (nn.ReLU, nn.ReLU6, nn.Hardswish, nn.Hardtanh, nn.SiLU, nn.GELU, nn.ELU, nn.LeakyReLU, nn.Sigmoid, nn.Tanh,
-         nn.Dropout, nn.Dropout2d, nn.Identity, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d,
-         nn.AdaptiveMaxPool2d), Operation.CHANNELWISE),
+         nn.Hardsigmoid, nn.Mish, nn.SELU, nn.CELU, nn.Softplus, nn.Dropout, nn.Dropout2d, nn.Identity,
+         nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d), Operation.CHANNELWISE),
     nn.BatchNorm2d: Operation.NORMALISATION, Affine: Operation.NORMALISATION,
     nn.Conv2d: Operation.CONVOLUTION, nn.Linear: Operation.LINEAR, nn.Flatten: Operation.FLATTEN,
 }  # fmt: skip
 FUNCTIONS: dict[Any, Operation] = {
     **dict.fromkeys(
         (F.relu, F.relu_, torch.relu, torch.relu_, F.relu6, F.silu, F.gelu, F.hardswish, F.leaky_relu, torch.sigmoid,
-         torch.tanh, F.dropout, F.max_pool2d, torch.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d),
+         F.hardsigmoid, F.mish, F.elu, F.selu, torch.tanh, F.dropout, F.max_pool2d, torch.max_pool2d,
+         F.avg_pool2d, F.adaptive_avg_pool2d),
         Operation.CHANNELWISE),
     operator.add: Operation.SUM, operator.iadd: Operation.SUM, torch.add: Operation.SUM,
     torch.flatten: Operation.FLATTEN, torch.mean: Operation.MEAN, torch.cat: Operation.CONCATENATION,
