@@ -20,6 +20,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torchvision
+from torch import nn
 
 from deeppatch.errors import UserError
 
@@ -210,3 +211,29 @@ def _processor() -> str:
     lines = listing.read_text().splitlines() if listing.is_file() else []
     named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return named[0] if named else platform.processor() or platform.machine()
+
+
+@contextmanager
+def explained_single_images() -> Iterator[None]:
+    """Raise UserError where a batch of one image has too few values for a batch normalisation in training."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise UserError(
+            "a batch has a single image (the last of an epoch, as a rule), and a batch normalisation of this network "
+            "reads maps of one pixel, of which it has no statistics; choose another batch size or larger images"
+        ) from error
+
+
+def to_channels_last(module: nn.Module) -> None:
+    """Move the weights of convolutions to the memory layout that they like best, in place.
+
+    `Module.to` would do so for every tensor of four dimensions, and fails at those of five that networks may hold.
+    """
+    for each in module.modules():
+        for values in (each._parameters, each._buffers):
+            for tensor in values.values():
+                if tensor is not None and tensor.ndim == 4:
+                    tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)

@@ -54,17 +54,8 @@ def train_epoch(
     device = next(model.parameters()).device
     total = torch.zeros((), device=device)
     for batch, share in track(own_shards(batches), len(batches), label):
-        try:
-            with runtime.autocast(device, amp):
-                value = loss(model, batch)
-        except ValueError as error:
-            if "more than 1 value per channel" not in str(error):
-                raise
-            raise UserError(
-                "a batch has a single image (the last of an epoch, as a rule), and a batch normalisation of this "
-                "network reads maps of one pixel, of which it has no statistics; choose another batch size or larger "
-                "images"
-            ) from error
+        with runtime.autocast(device, amp), runtime.explained_single_images():
+            value = loss(model, batch)
         optimizer.zero_grad(set_to_none=True)
         weight = share * runtime.ranks()  # because gradients are averaged over ranks
         (value if weight == 1 else value * weight).backward()

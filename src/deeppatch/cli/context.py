@@ -105,7 +105,8 @@ class Context:
 
     def place(self, model: Classifier) -> Classifier:
         """Move a classifier to the device, in the memory layout that convolutions like best."""
-        return model.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        runtime.to_channels_last(model)
+        return model.to(self.device).eval()
 
     def locate(self, stage: str, file: str, **changes: object) -> tuple[Path, str]:
         """Return where a file of an earlier stage is, and the command that makes it."""

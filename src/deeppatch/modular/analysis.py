@@ -24,6 +24,7 @@ from deeppatch.modular.importance import importances
 from deeppatch.modular.layers import Layer, layers_to_split
 from deeppatch.modular.modules import as_classifier
 from deeppatch.progress import info
+from deeppatch.runtime import to_channels_last
 from deeppatch.zoo.classifier import Classifier, device_of
 
 
@@ -87,7 +88,7 @@ def analyse(
         network = folded(model.network)
     except Untraceable as error:
         raise UserError(f"this network cannot be split: {error}; use one of the zoo") from error
-    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    to_channels_last(network)
     layers = layers_to_split(network, model.normalize(data.example))
     if fixed := convolutions(network).keys() - {name for layer in layers for name in layer.convs}:
         info(f"{len(fixed)} convolutions keep all of their kernels: other tensors are added to their outputs")

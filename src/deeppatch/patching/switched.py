@@ -16,6 +16,7 @@ from deeppatch.patching.branches import branches
 from deeppatch.patching.patch_file import Patch, apply
 from deeppatch.patching.router import Maps, Router
 from deeppatch.patching.units import CorrectedConv2d
+from deeppatch.runtime import to_channels_last
 from deeppatch.zoo.classifier import Classifier, network_of
 
 
@@ -73,7 +74,8 @@ class SwitchedModel(nn.Module):
         self.patch = patch
         self.vote = False
         self.calibration: dict[str, Any] = {}
-        self.requires_grad_(False).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        self.requires_grad_(False).eval()
+        to_channels_last(self)
 
     def run_stem(self, pixels: Tensor) -> tuple[list[Tensor], Maps]:
         """Run pixels (N, 3, H, W) up to the first patched layer.
