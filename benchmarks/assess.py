@@ -263,7 +263,10 @@ def main() -> None:
     print(f"multiply-adds per image: {whole:.3g} in whole passes, {shared:.3g} with shared prefixes; a matrix product "
           f"runs {peaks.min():.3g} to {peaks.max():.3g} a second: bound {100 * bound.median():.3g} minutes, ours "
           f"in fp32 takes {(found['ours, fp32'] / bound).median():.2f} times that (median of sweeps)")  # fmt: skip
-    machine.write(table.rename_axis("way").reset_index().assign(bound_seconds=bound.median()), options, device)
+    kind = f"val images of {options.dataset}" if options.weights else "random images"
+    counts = f"{options.images} in memory, {options.loaded} loaded"
+    table = table.rename_axis("way").reset_index().assign(bound_seconds=bound.median())
+    machine.write(table, options, device, images=f"{kind}: {counts}")
 
 
 if __name__ == "__main__":

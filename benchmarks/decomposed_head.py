@@ -43,7 +43,7 @@ def main() -> None:
     frame = pd.DataFrame(rows)
     print(machine.heading(device))
     print(frame.to_string(index=False, float_format="%.2f"))
-    machine.write(frame, options, device)
+    machine.write(frame, options, device, images="random features")
 
 
 if __name__ == "__main__":

@@ -154,7 +154,9 @@ def main() -> None:
     frame = pd.DataFrame([*rows, *time_selection(options, device, model)])
     print(f"{machine.heading(device)}; {options.model}, {options.rounds} rounds")
     print(frame.to_string(index=False, float_format="%.3f", na_rep=""))
-    machine.write(frame, options, device)
+    whole = options.whole or options.pool
+    images = f"noise: {options.images} for views, {options.pool} rows for BADGE, {whole} for a selection"
+    machine.write(frame, options, device, images=images)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import datetime
+import json
+import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -12,12 +16,16 @@ import torch
 sys.path.append(str(Path(__file__).resolve().parents[1] / "src"))  # behind the standard library, for src/select.py
 
 from deeppatch import runtime  # noqa: E402
+from deeppatch.stage import git_revision  # noqa: E402
+
+SEED = 2021
 
 
 def parser(doc: str) -> argparse.ArgumentParser:
-    """Return a parser that knows --device and --output; `doc` is the benchmark's docstring."""
+    """Return a parser that knows --device and --output; the first line of `doc` says what is asked."""
     found = argparse.ArgumentParser(description=doc.splitlines()[0])
-    table = Path("output", "benchmarks", f"{Path(sys.argv[0]).stem}.csv")
+    table = Path("results", f"{Path(sys.argv[0]).stem}.csv")
+    found.set_defaults(question=found.description)
     found.add_argument("--device", choices=["cpu", "cuda"], default=runtime.default_device())
     found.add_argument("--output", type=Path, metavar="FILE", default=table, help=f"CSV (default: {table})")
     return found
@@ -26,27 +34,60 @@ def parser(doc: str) -> argparse.ArgumentParser:
 def prepared(kind: str) -> torch.device:
     """Return the device of a kind, with threads and seeds set as the stages set them."""
     device = runtime.pick_device(kind)
-    runtime.prepare(2021)
+    runtime.prepare(SEED)
     return device
 
 
 def heading(device: torch.device) -> str:
     """Name hardware, threads and torch."""
-    facts = runtime.describe(device)
-    return f"{facts['hardware']}, {facts['threads']} threads, torch {facts['torch']}"
+    where = runtime.describe(device)
+    threads = f"{where['threads']} thread{'s' * (where['threads'] > 1)}"
+    return f"{where['hardware']}, {threads}, torch {where['torch']}"
 
 
-def write(frame: pd.DataFrame, options: argparse.Namespace, device: torch.device) -> None:
-    """Write a table as CSV to --output, with the options and the machine in columns called run_..."""
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    signed(frame, options, device).to_csv(options.output, index=False)
-    print(f"written to {options.output}")
+def write(
+    frame: pd.DataFrame,
+    options: argparse.Namespace,
+    device: torch.device,
+    *,
+    images: str | None = None,
+    **known: Any,
+) -> None:
+    """Write a table as CSV to --output, and beside it, as JSON, which command made it, of what, when and where.
+
+    Args:
+        frame: The table; with a column `seed` it has a row for each seed.
+        options: What the benchmark was given, with `output`.
+        device: Where it ran.
+        images: Which images it read, and how many, in words.
+        known: Facts that replace those of this process, such as the revision whose stages were run.
+    """
+    path: Path = options.output
+    path.parent.mkdir(parents=True, exist_ok=True)
+    frame.to_csv(path, index=False)
+    content = json.dumps(facts(frame, options, device, images) | known, indent=2, ensure_ascii=False) + "\n"
+    path.with_suffix(".json").write_text(content, encoding="utf-8")
+    print(f"written to {path} and {path.with_suffix('.json')}")
 
 
-def signed(frame: pd.DataFrame, options: argparse.Namespace, device: torch.device) -> pd.DataFrame:
-    """Return a table with the options and the machine in columns called run_..."""
-    facts = {name: value for name, value in vars(options).items() if name != "output"} | runtime.describe(device)
-    return frame.assign(**{f"run_{name}": str(value) for name, value in facts.items()})
+def facts(frame: pd.DataFrame, options: argparse.Namespace, device: torch.device, images: str | None) -> dict[str, Any]:
+    """Return what stands beside a table; benchmarks/tables.py names the keys that every such file has."""
+    script = Path(sys.argv[0]).resolve()
+    where = runtime.describe(device)
+    seeds = sorted(frame["seed"].unique().tolist()) if "seed" in frame else [SEED]
+    return {
+        "question": options.question,
+        "commands": [shlex.join(["python", f"{script.parent.name}/{script.name}", *sys.argv[1:]])],
+        "revision": git_revision(),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "seeds": seeds,
+        "images": images,
+        "hardware": heading(device),
+        "n": len(seeds),
+        "threads": where["threads"],
+        "torch": where["torch"],
+        "options": {name: str(value) for name, value in vars(options).items() if name not in ("output", "question")},
+    }
 
 
 def peak(device: torch.device) -> float:

@@ -226,7 +226,7 @@ def main() -> None:
           f"{options.population} candidates that keep {100 * kernels.float().mean():.1f} % of the kernels; "
           f"plain: median of {len(times)} candidates, {options.compositions} compositions; "
           f"peak memory {peak:.0f} MiB")  # fmt: skip
-    machine.write(table, options, device)
+    machine.write(table, options, device, images=f"{options.images} test images of {options.dataset}")
 
 
 if __name__ == "__main__":

@@ -136,7 +136,7 @@ def main() -> None:
     print(f"{machine.heading(device)}; {options.model}, {options.rounds} rounds")
     print(f"plain network, folded: {work / 1e6:.1f} million multiply-adds a batch of {options.batch_size}")
     print(frame.to_string(index=False, float_format="%.2f"))
-    machine.write(frame, options, device)
+    machine.write(frame, options, device, images=f"random, batches of {options.batch_size}")
 
 
 if __name__ == "__main__":

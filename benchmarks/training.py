@@ -50,7 +50,7 @@ def main() -> None:
     )  # fmt: skip
     print(f"{machine.heading(device)}; {options.model}, batches of {options.batch_size}")
     print(frame.to_string(index=False, float_format="%.1f"))
-    machine.write(frame, options, device)
+    machine.write(frame, options, device, images=f"random, {len(images)} an epoch")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -59,7 +60,11 @@ def test_switched_counts_what_the_router_looks_at_and_nothing_else(tmp_path):
     for row in table.itertuples():
         low, high = map(float, row.quartiles.split(" to "))
         assert low - 0.1 <= row.overhead_percent <= high + 0.1, "the median lies between the quartiles"
-    assert {"run_hardware", "run_torch", "run_threads", "run_rounds"} <= set(table.columns)
+    facts = json.loads((tmp_path / "times.json").read_text())
+    assert facts["commands"][0].startswith(f"python {command} --output ")
+    assert (facts["n"], facts["seeds"], facts["threads"], facts["options"]["rounds"]) == (1, [2021], 1, "2")
+    assert facts["images"] == "random, batches of 4"
+    assert facts["hardware"].endswith(f"1 threads, torch {facts['torch']}")
 
 
 def test_hybrid_views_times_both_ways_and_the_parts_of_a_selection(tmp_path):

@@ -24,7 +24,7 @@ def test_an_entry_comes_back_with_its_notes(tmp_path):
     assert [path.name for path in cache.folder.iterdir()] == [f"{content_key(FACTS)}.safetensors"]
 
 
-@pytest.mark.parametrize("change", [{"model": "abd"}, {"seed": 4}, {"amp": True}, {"more": None}])
+@pytest.mark.parametrize("change", [{"model": "other"}, {"seed": 4}, {"amp": True}, {"more": None}])
 def test_other_facts_have_another_entry(tmp_path, change):
     cache = ContentCache(tmp_path)
     cache.write(FACTS, Entry({"a": torch.zeros(1)}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib
 import io
 import json
 import os
@@ -26,7 +27,9 @@ from PIL import Image
 
 from deeppatch.artifacts import state_digest, tensors_from_bytes, tensors_to_bytes
 from deeppatch.cli import main
+from deeppatch.cli.declared import Folder, declaration
 from deeppatch.data import sources
+from deeppatch.stage import Stage
 
 ROOT = Path(__file__).resolve().parents[2]
 PREFIX = "python src/{script}.py"
@@ -232,6 +235,31 @@ def one_line(result: Result) -> str:
     assert result.err.startswith("error: ")
     assert "Traceback" not in result.out
     return result.err.removeprefix("error: ").rstrip("\n")
+
+
+@pytest.fixture(scope="session")
+def declared() -> dict[str, tuple[Folder, ...]]:
+    """The folders that each stage declares, by the name of the stage in the record."""
+    modules = [importlib.import_module(f"deeppatch.cli.{stage}.command") for stage in main.COMMANDS.values()]
+    found = {module.STAGE: module.ARTIFACTS for module in modules if hasattr(module, "ARTIFACTS")}
+    return {**found, "eval": found["pretrain"]}  # pretrain --state corrected
+
+
+@pytest.fixture(scope="session", autouse=True)
+def every_run_leaves_what_its_stage_declares(declared: dict[str, tuple[Folder, ...]]) -> Iterator[None]:
+    """Compare every run of a stage in these tests with the folders and files that the stage declares."""
+    finish = Stage.finish
+
+    def compared(stage: Stage) -> None:
+        if stage.writes and (folders := declared.get(stage.facts.get("stage", ""))):
+            folder = declaration(folders, stage.folder.name)
+            assert folder is not None, f"no folder like {stage.folder.name} is declared"
+            assert folder.problems(stage.outputs) == [], stage.folder.name
+        finish(stage)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Stage, "finish", compared)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from deeppatch.artifacts import state_digest, tensors_from_bytes, tensors_to_bytes
+from deeppatch.data.dataset import Data
 from deeppatch.decomposition.head import DecomposedHead, decompose, microseconds
 from deeppatch.decomposition.index_sets import membership
 from deeppatch.errors import UserError
@@ -119,7 +120,7 @@ def test_a_pass_takes_some_time():
 def test_decomposing_makes_a_copy_that_differs_in_its_head_only(tiny, images, k):
     before, pixels = state_digest(tiny.state_dict()), images.pixels.float() / 255
     indices = parts(5, 12, k)[1]
-    other = decompose(tiny, indices)
+    other = decompose(tiny, Data(images, images, images, tuple("abcde")), indices)
     assert isinstance(other.network.fc, DecomposedHead)
     with torch.no_grad():
         found, whole = other(pixels), tiny(pixels)
@@ -133,12 +134,24 @@ def test_decomposing_makes_a_copy_that_differs_in_its_head_only(tiny, images, k)
         torch.testing.assert_close(found, tiny(pixels))
 
 
-def test_the_layer_is_the_one_that_fits_or_the_one_that_is_named():
-    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 3))
-    indices = torch.tensor([[0, 1], [1, 2], [2, 0]])
-    with pytest.raises(UserError, match="0, 2 can each be a linear layer of 3 outputs and more than 2 inputs"):
-        decompose(model, indices)
-    assert isinstance(decompose(model, indices, layer="2")[2], DecomposedHead)
-    assert isinstance(decompose(model, torch.tensor([[3], [0], [1]]))[0], DecomposedHead)
-    with pytest.raises(UserError, match=r"its linear layers are 0 \(4 to 3\), 2 \(3 to 3\)"):
-        decompose(model, indices[:2])
+def test_the_layer_is_the_one_that_computes_the_logits_whatever_else_fits():
+    """The first layer has as many outputs, and the last one is registered before it."""
+
+    class Twisted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.last, self.first = nn.Linear(3, 3), nn.Linear(12, 3)
+
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            return self.last(self.first(pixels.flatten(1)))
+
+    pixels = torch.rand(9, 3, 2, 2)
+    data = Data.of((pixels, torch.arange(9) % 3), (pixels, torch.arange(9) % 3), (pixels, torch.arange(9) % 3))
+    other = decompose(Twisted(), data, torch.tensor([[0, 1], [1, 2], [2, 0]]))
+    assert isinstance(other.last, DecomposedHead)
+    assert isinstance(other.first, nn.Linear)
+    for wrong in ([[0], [1]], [[0], [1], [3]], [[0], [-1], [2]], [0, 1, 2]):
+        with pytest.raises(UserError, match=r"layer, last, has 3 outputs and 3 inputs; indices must be \(3, k\)"):
+            decompose(Twisted(), data, torch.tensor(wrong))
+    with pytest.raises(UserError, match="does not end in a linear layer"):
+        decompose(nn.Sequential(nn.Flatten(), nn.Linear(12, 3), nn.ReLU()), data, torch.tensor([[0], [1], [2]]))

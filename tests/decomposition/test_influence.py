@@ -194,7 +194,7 @@ def test_a_network_of_one_s_own_is_decomposed_in_two_calls():
     found = influence(network.train(), data, k=4, batch_size=7)
     want = measure(Features(features.repeat(2, 1), images.labels.repeat(2)), 3, [4])[0]
     torch.testing.assert_close(found.share, want.share, rtol=1e-5, atol=1e-7)
-    sparse = decompose(network, found.indices())
+    sparse = decompose(network, data, found.indices())
     assert sparse[6].weight.shape == (3, 4)
     assert network.training
     assert sparse(pixels.float() / 255).shape == (30, 3)

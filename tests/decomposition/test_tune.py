@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from deeppatch.artifacts import Checkpoint, state_digest, tensors_to_bytes
 from deeppatch.data import views
+from deeppatch.data.dataset import Data
 from deeppatch.decomposition.features import Features, ShuffledFeatures
 from deeppatch.decomposition.head import DecomposedHead, decompose
 from deeppatch.decomposition.tune import tune
@@ -23,11 +24,11 @@ Run = Callable[..., tuple[nn.Module, History]]
 
 
 @pytest.fixture(params=["head", "network"])
-def module(request, tiny) -> nn.Module:
+def module(request, tiny, images) -> nn.Module:
     """What is tuned, with random numbers drawn while it trains."""
     if request.param == "head":
         return nn.Sequential(nn.Dropout(0.3), DecomposedHead.from_linear(tiny.network.fc, INDICES)).eval()
-    network = decompose(tiny, INDICES)
+    network = decompose(tiny, Data(images, images, images, tuple("abcde")), INDICES)
     network.network.bn2 = nn.Sequential(network.network.bn2, nn.Dropout(0.3))
     return network.eval()
 

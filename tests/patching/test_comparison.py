@@ -15,6 +15,7 @@ from deeppatch.data.dataset import Data
 from deeppatch.data.images import to_float
 from deeppatch.errors import StaleArtifact
 from deeppatch.evaluation import correct_predictions, evaluate
+from deeppatch.metrics import paired_difference
 from deeppatch.patching.attachment import attach
 from deeppatch.patching.calibration import fit_switch
 from deeppatch.patching.comparison import Comparison, compare_networks
@@ -124,3 +125,20 @@ def test_networks_are_left_as_they_were(case):
 def test_a_patch_of_another_model_is_refused(case):
     with pytest.raises(StaleArtifact, match="other base weights"):
         compare_networks(case.tuned, case.patch, case.switched, case.data, LEVELS)
+
+
+def test_differences_are_those_of_the_pairs_of_networks_with_intervals(case):
+    found = case.compare(finetuned=case.tuned)
+    differences, accuracies = found.differences("mean"), found.accuracies("mean")
+    assert list(differences) == [
+        "finetuned against pretrained", "switched against pretrained", "switched against finetuned",
+    ]  # fmt: skip
+    for pair, by_view in differences.items():
+        after, before = pair.split(" against ")
+        assert list(by_view) == ["clean", "dark", "darker", "mean", "mixed"]
+        for view, interval in by_view.items():
+            assert interval.estimate == pytest.approx(accuracies[after][view] - accuracies[before][view])
+            assert interval.low < interval.high
+    plain = paired_difference(found.correct["switched"].in_stream, found.correct["finetuned"].in_stream)
+    assert differences["switched against finetuned"]["mixed"] == plain.scaled(100)
+    assert list(case.compare().differences()) == ["switched against pretrained"]

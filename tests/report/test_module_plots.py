@@ -80,3 +80,23 @@ def test_a_search_is_drawn_from_its_first_column_on_with_what_was_chosen(figures
     assert axes.lines[1].get_ydata() == [95, 95]
     assert bar.get_ylabel() == count
     assert all(tick == round(tick) for tick in bar.get_yticks())
+
+
+@pytest.mark.parametrize("classes", [1, 10, 20, 100])
+def test_plots_by_class_are_legible(drawn, legible, classes):
+    names = [f"class {label}" for label in range(classes)]
+    layers = [f"layer{layer}.0.downsample.0 + 1 tied" for layer in range(8)]
+    module_plots.kept([[0.5] * 8] * classes, layers, names, "kernels kept: resnet8 on digits")
+    module_plots.overlap([[0.5] * classes] * classes, names, "kernels shared: resnet8 on digits, dissimilarity 43.8 %")
+    for figure in drawn:
+        legible(figure)
+        axes = figure.axes[0]
+        assert axes.get_xlabel()
+        assert axes.get_ylabel().startswith("class")
+        high = figure.transFigure.inverted().transform(axes.get_window_extent())[1, 1]
+        assert high > 0.8, "no blank area above"
+
+
+def test_a_search_is_legible(drawn, legible):
+    module_plots.search(HISTORY, 0.95, "a title")
+    legible(drawn[0])

@@ -137,19 +137,41 @@ def test_accuracy_is_drawn_from_clean_to_the_strongest_blur(axes):
     assert list(lines) == ["pretrained", "switched"]
     assert list(lines["switched"].get_xdata()) == [0, 0.5, 1.0, 2.0]
     assert list(lines["switched"].get_ydata()) == CURVES["switched"]
-    assert axes[0].get_title() == "a title"
-    assert {text.get_text() for text in axes[0].get_legend().get_texts()} == {"pretrained", "switched"}
+    assert axes[0].figure.get_suptitle() == "a title"
+    assert named_below(axes[0]) == ["pretrained", "switched"]
+
+
+def named_below(panel: Axes) -> list[str]:
+    """The names in the legend of the figure."""
+    return [text.get_text() for text in panel.figure.legends[0].get_texts()]
+
+
+def test_gains_over_the_first_network_have_a_panel_of_their_own(axes):
+    plots.accuracy_against_blur({**CURVES, "twin": CURVES["switched"]}, SIGMAS, "a title")
+    _accuracy, gains = axes
+    assert gains.get_ylabel() == "gain over pretrained (points)"
+    one, twin = gains.get_lines()[:2]
+    assert list(one.get_ydata()) == list(twin.get_ydata()) == pytest.approx([-0.1, 8, 40, 50])
+    assert list(one.get_xdata()) == pytest.approx([0, 0.5, 1, 2], abs=0.05)
+    assert not set(one.get_xdata()) & set(twin.get_xdata()), "neither hides the other"
+
+
+def test_one_network_has_no_gains(axes):
+    plots.accuracy_against_blur({"pretrained": CURVES["pretrained"]}, SIGMAS, "a title")
+    assert len(axes) == 1
 
 
 def test_more_networks_than_line_styles_are_all_drawn(axes):
     many = {f"network {n}": [90 - n, 80 - n, 70 - n, 60 - n] for n in range(14)}
     plots.accuracy_against_blur(many, SIGMAS, "a title")
-    assert [line.get_label() for line in axes[0].get_lines()] == list(many)
+    lines = axes[0].get_lines()
+    assert [line.get_label() for line in lines] == list(many)
+    assert len({(line.get_color(), line.get_marker()) for line in lines}) == len(many)
 
 
 def test_suspicion_shows_every_filter(axes):
     plots.filter_scores(SCORES, "points", "a title", descending=False)
-    drawn = [sorted(dots.get_offsets()[:, 1].tolist()) for dots in axes[0].collections]
+    drawn = [sorted(found) for dots in axes[0].collections if (found := dots.get_offsets()[:, 1].tolist())]
     assert drawn == [pytest.approx(sorted(values)) for values in SCORES.values()]
     assert [label.get_text() for label in axes[0].get_xticklabels()] == list(SCORES)
     assert "points; low is suspicious" in axes[0].get_ylabel()
@@ -161,7 +183,9 @@ def test_suspicion_marks_the_median_of_each_layer(axes):
     scores = {"even": [0.0, 0.01, 0.02, 0.05], "odd": [0.3, 0.1, 0.2]}
     plots.filter_scores(scores, "points", "a title", descending=False)
     bars = [
-        line.get_ydata()[0] for line in axes[0].get_lines() if line.get_color() == "tab:red" and len(line.get_xdata())
+        line.get_ydata()[0]
+        for line in axes[0].get_lines()
+        if line.get_color() == plots.COLOURS[1] and len(line.get_xdata())
     ]
     assert bars == pytest.approx([median(values) for values in scores.values()])
 
@@ -173,7 +197,7 @@ def test_ratio_curve_is_in_percent_with_its_errors(axes):
     assert list(line.get_ydata()) == pytest.approx([60, 70, 71])
     segments = axes[0].containers[0].lines[2][0].get_segments()
     assert [(top - low) / 2 for (_, low), (_, top) in (s.tolist() for s in segments)] == pytest.approx([2, 2, 1])
-    assert "chosen: 0.25" in {text.get_text() for text in axes[0].get_legend().get_texts()}
+    assert set(named_below(axes[0])) == {"chosen: 0.25", "mean ± one standard error"}
 
 
 def test_plotting_draws_no_random_numbers():
@@ -205,7 +229,7 @@ def test_few_classes_are_named_and_many_are_not(axes, classes, named):
     for labels in (influence.get_yticklabels(), overlap.get_yticklabels(), essential.get_xticklabels()):
         assert ([label.get_text() for label in labels] == names) == named
     assert len(influence.patches) == (2 * classes if named else 0)
-    assert ("framed" in influence.get_title()) == named
+    assert ("framed" in influence.figure.get_suptitle()) == named
     assert len(overlap.texts) == (classes**2 if named else 0)
 
 
@@ -251,13 +275,46 @@ def test_gains_stand_over_the_labels_that_they_took_with_their_deviations(axes):
     (panel,) = axes
     assert [label.get_text() for label in panel.get_xticklabels()] == ["0", "10", "50"]
     assert panel.get_legend_handles_labels()[1] == list(GAINED)
-    for bars, (name, points) in zip(panel.containers, GAINED.items(), strict=True):
-        line, _caps, (errors,) = bars
-        assert [panel.get_xticks()[round(x)] for x in line.get_xdata()] == [
+    lines = {line.get_label(): line for line in panel.get_lines() if line.get_label() in GAINED}
+    for name, points in GAINED.items():
+        assert [panel.get_xticks()[round(x)] for x in lines[name].get_xdata()] == [
             [0, 10, 50].index(labels) for labels, *_ in sorted(points)
         ]  # fmt: skip
-        assert list(line.get_ydata()) == [mean for _, mean, _ in sorted(points)]
-        spans = [(high - low) / 2 for (_, low), (_, high) in errors.get_segments()]
-        assert spans == pytest.approx([0 if spread != spread else spread for *_, spread in sorted(points)]), name
-    places = [x for bars in panel.containers for x in bars[0].get_xdata()]
+        assert list(lines[name].get_ydata()) == [mean for _, mean, _ in sorted(points)]
+    spans = [(high - low) / 2 for bars in panel.containers for ((_, low), (_, high)) in bars.lines[2][0].get_segments()]
+    assert spans == pytest.approx([0.4, 0.5, 0.3]), "none where the deviation is unknown"
+    places = [x for line in lines.values() for x in line.get_xdata()]
     assert len(set(places)) == len(places), "none hides another"
+
+
+LONG = [f"a class of a long name that goes on, number {label}" for label in range(20)]
+
+
+@pytest.mark.parametrize("name", PLOTS)
+def test_every_plot_is_legible(drawn, legible, name):
+    for make in PLOTS[name]:
+        make()
+        legible(drawn[-1])
+
+
+@pytest.mark.parametrize("classes", [1, 2, 20, 100])
+@pytest.mark.parametrize("name", ["influence", "overlap", "essential"])
+def test_plots_by_class_are_legible_whatever_the_number_of_classes(drawn, legible, name, classes):
+    many(classes, 64)[name]()
+    legible(drawn[0])
+
+
+def test_long_names_are_shortened_and_long_titles_broken(drawn, legible):
+    plots.overlap([[1] * 20] * 20, LONG, "a title " * 40)
+    legible(drawn[0])
+    names = [label.get_text() for label in drawn[0].axes[0].get_yticklabels()]
+    assert all(len(name) == plots.MAX_NAME and name.endswith("…") for name in names)
+    assert drawn[0].get_suptitle().count("\n") > 1
+
+
+@pytest.mark.parametrize("networks", [1, 4, 14])
+@pytest.mark.parametrize("levels", [1, 6])
+def test_accuracy_is_legible_for_few_and_many(drawn, legible, networks, levels):
+    curves = {f"patched by method number {n}": [90.0 - n] * (levels + 1) for n in range(networks)}
+    plots.accuracy_against_blur(curves, [0.5 * (level + 1) for level in range(levels)], "resnet8, 10,000 test images")
+    legible(drawn[0])

@@ -111,3 +111,13 @@ def test_what_is_shown_has_signs_and_deviations_where_there_are_any():
     assert shown[0].split() == ["method", "labels", "seeds", "finetuned", "last", "gained", "fixed", "broken"]
     assert " ".join(shown[1].split()) == "hybrid 10 2 50.00 ± 0.00 52.00 ± 1.41 +2.00 ± 1.41 7.0 3.0"
     assert " ".join(shown[2].split()) == "gini 10 1 50.00 49.00 -1.00 7.0 3.0"
+
+
+@pytest.mark.parametrize(
+    ("seeds", "said"), [([1], "one seed"), ([1, 1], "one seed"), ([3], "over 3 seeds"), ([1, 3], "over 1 to 3 seeds")]
+)
+def test_a_comparison_says_over_how_many_seeds_it_is(seeds, said):
+    rows = [kind(f"method {index}", seed, 51.0) for index, most in enumerate(seeds) for seed in range(most)]
+    shown = repairs.seeds_of(repairs.over_seeds(pd.DataFrame(rows)))
+    assert said in shown
+    assert ("deviation" in shown) == (max(seeds) > 1), "one seed has none"

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deeppatch import runtime
+from deeppatch.data.dataset import Data
 from deeppatch.errors import UserError
+from deeppatch.features import last_linear
 from deeppatch.graph.hooks import swap
 
 
@@ -50,50 +52,43 @@ class DecomposedHead(nn.Module):
         return self.weight.numel()
 
 
-def decompose(model: nn.Module, indices: Tensor, *, layer: str | None = None) -> nn.Module:
+def decompose(model: nn.Module, data: Data, indices: Tensor) -> nn.Module:
     """Return a copy of a classifier whose last layer reads k features for each class, and no others.
 
     Args:
         model: A classifier that ends in a linear layer of C outputs; it is not changed.
+        data: Images that the classifier reads; two of them show which layer computes its logits.
         indices: The features that each class reads, int64 (C, k), as `influence(...).indices()` returns them.
-        layer: The name of that layer within the model; needed only if several linear layers have C outputs.
 
     Returns:
         The copy, with the weights of the model at these features.
 
     Raises:
-        UserError: When no linear layer fits the indices, several do and `layer` is not given, or `layer` is not a
-            linear layer.
+        UserError: When the network does not end in a linear layer, or the indices do not fit that layer.
 
+    >>> from deeppatch.data.dataset import Data
+    >>> images = (torch.rand(30, 3, 2, 2), torch.arange(30) % 3)
     >>> network = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
-    >>> sparse = decompose(network, torch.tensor([[0, 4], [2, 3], [11, 0]]))
+    >>> sparse = decompose(network, Data.of(images, images), torch.tensor([[0, 4], [2, 3], [11, 0]]))
     >>> sparse(torch.rand(5, 3, 2, 2)).shape, sparse[1].weight.shape
     (torch.Size([5, 3]), torch.Size([3, 2]))
     """
-    name = _layer_for(model, indices) if layer is None else layer
+    name, whole = last_linear(model, data.example.to(next(model.parameters()).device))
+    outputs, inputs = whole.weight.shape
+    if indices.ndim != 2 or len(indices) != outputs or not 0 <= int(indices.min()) <= int(indices.max()) < inputs:
+        given = f"{tuple(indices.shape)} from {int(indices.min())} to {int(indices.max())}"
+        raise UserError(
+            f"the last layer, {name}, has {outputs} outputs and {inputs} inputs; indices must be ({outputs}, k) "
+            f"numbers from 0 to {inputs - 1}, not {given}"
+        )
+    return with_head(model, name, DecomposedHead.from_linear(whole, indices))
+
+
+def with_head(model: nn.Module, layer: str, head: nn.Module) -> nn.Module:
+    """Return a copy of a model in which `head` stands in the place of the module named `layer`."""
     other = copy.deepcopy(model)
-    whole = dict(other.named_modules()).get(name)
-    if not isinstance(whole, nn.Linear):
-        raise UserError(f"layer {name!r} is not a linear layer of the model; name one that is")
-    swap(other, name, DecomposedHead.from_linear(whole, indices))
+    swap(other, layer, head)
     return other
-
-
-def _layer_for(model: nn.Module, indices: Tensor) -> str:
-    """Return the name of the only linear layer that the indices fit."""
-    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    fitting = [
-        name
-        for name, module in linear.items()
-        if module.out_features == len(indices) and module.in_features > int(indices.max())
-    ]
-    if len(fitting) == 1:
-        return fitting[0]
-    wanted = f"a linear layer of {len(indices)} outputs and more than {int(indices.max())} inputs"
-    if fitting:
-        raise UserError(f"{', '.join(fitting)} can each be {wanted}; say which with layer=")
-    sizes = ", ".join(f"{name} ({m.in_features} to {m.out_features})" for name, m in linear.items()) or "none"
-    raise UserError(f"the network has no {wanted.removeprefix('a ')}: its linear layers are {sizes}")
 
 
 @torch.inference_mode()

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from deeppatch.artifacts import Checkpoint
 from deeppatch.data.dataset import Data
 from deeppatch.decomposition.features import Features, LastLayer, ShuffledFeatures
-from deeppatch.decomposition.head import DecomposedHead, decompose
+from deeppatch.decomposition.head import DecomposedHead, decompose, with_head
 from deeppatch.decomposition.influence import measure
-from deeppatch.graph.hooks import swap
 from deeppatch.metrics import accuracy
 from deeppatch.training import History, Stream, accuracy_on, adam, clean_epochs, cross_entropy, fit
 
@@ -84,15 +83,11 @@ def tune_network(
     data: Data,
     settings: TuneSettings,
     *,
-    layer: str | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> FineTuned:
-    """Decompose a classifier at `indices` (C, k) and train all of it, on augmented images if the data allow it.
-
-    `layer` is the name of its last linear layer; needed only if several layers fit.
-    """
+    """Decompose a classifier at `indices` (C, k) and train all of it, on augmented images if the data allow it."""
     data = data.to(next(model.parameters()).device)
-    sparse = decompose(model, indices, layer=layer)
+    sparse = decompose(model, data, indices)
     epochs = clean_epochs(
         data.train,
         epochs=settings.epochs,
@@ -125,9 +120,7 @@ def tune_head(
         checkpoint=checkpoint,
         label="finetune --head-only",
     )
-    network = decompose(last.model, indices, layer=last.name)
-    swap(network, last.name, tuned)
-    return FineTuned(network, history, before)
+    return FineTuned(with_head(last.model, last.name, tuned), history, before)
 
 
 def sweep(last: LastLayer, ks: Sequence[int], settings: TuneSettings) -> tuple[pd.DataFrame, float]:

@@ -12,6 +12,7 @@ from deeppatch.data import corruptions, views
 from deeppatch.data.dataset import Data
 from deeppatch.evaluation import CorrectPredictions, correct_predictions, oracle_router
 from deeppatch.graph.hooks import eval_mode
+from deeppatch.metrics import Interval
 from deeppatch.patching.patch_file import Patch
 from deeppatch.patching.routing import Routing, route_by_level
 from deeppatch.patching.switched import SwitchedModel
@@ -59,6 +60,26 @@ class Comparison:
         before = self.correct[PRETRAINED]
         others = {name: each for name, each in self.correct.items() if name != PRETRAINED}
         return {name: each.repair_and_break_rates(before, self.level_names, mean) for name, each in others.items()}
+
+    def differences(self, mean: str = "mean") -> dict[str, dict[str, Interval]]:
+        """Return the differences in accuracy of pairs of networks, in percentage points, with 95 % intervals.
+
+        The pairs are `finetuned against pretrained`, `switched against pretrained` and `switched against finetuned`;
+        those of `finetuned` only if there is one. Each has the keys clean, each level, `mean` for the mean over the
+        levels, and mixed. Intervals are those of `metrics.paired_difference`, in which an image counts once.
+        """
+        pairs = [(FINETUNED, PRETRAINED), (SWITCHED, PRETRAINED), (SWITCHED, FINETUNED)]
+        known = [pair for pair in pairs if set(pair) <= self.correct.keys()]
+        return {f"{after} against {before}": self._differences(after, before, mean) for after, before in known}
+
+    def _differences(self, after: str, before: str, mean: str) -> dict[str, Interval]:
+        one, two = self.correct[after], self.correct[before]
+        tables = {
+            name: (one.by_level[row], two.by_level[row])
+            for row, name in enumerate(metrics.view_names(self.level_names))
+        }
+        tables |= {mean: (one.by_level[1:], two.by_level[1:]), "mixed": (one.in_stream, two.in_stream)}
+        return {name: metrics.paired_difference(*pair).scaled(100) for name, pair in tables.items()}
 
     def router_metrics(self, mean: str = "mean") -> dict[str, Any]:
         """Return the measures of the router's decisions; see `metrics.router_metrics`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -73,6 +73,11 @@ def least_entropy(table: pd.DataFrame) -> dict[str, Any]:
     return {"least_entropy_epoch": best + 1, "least_entropy_percent": float(table["test_percent"].iloc[best])}
 
 
+def over_runs(runs: Iterable[Mapping[str, Any]], method: str) -> dict[int, float]:
+    """Return the gain in points over the warm start of one method's run for each seed, in the order of the runs."""
+    return {run["seed"]: run["gained_points"] for run in runs if run["method"] == method}
+
+
 def over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
     """Return one row for each kind of run: number of seeds, labels, seconds, means over seeds and sample deviations.
 
@@ -115,6 +120,15 @@ def curves(table: pd.DataFrame) -> dict[str, list[tuple[int, float, float]]]:
         point = (round(kind["labels_bought"]), kind["gained_points"], kind["gained_points_deviation"])
         points.setdefault(name_of(kind, table), []).append(point)
     return points
+
+
+def seeds_of(table: pd.DataFrame) -> str:
+    """Return what the gains of a comparison are: of one seed, or means over several with their deviation."""
+    fewest, most = int(table["seeds"].min()), int(table["seeds"].max())
+    if most == 1:
+        return "one seed"
+    seeds = f"{most}" if fewest == most else f"{fewest} to {most}"
+    return f"mean over {seeds} seeds, bars: ± one standard deviation"
 
 
 def _spelled(value: Any) -> str:

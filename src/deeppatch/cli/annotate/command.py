@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 
+from deeppatch.cli.declared import Folder
 from deeppatch.cli.options import ANNOTATE, StageOptions
 from deeppatch.hybrid.budget import budget_problem
 from deeppatch.hybrid.names import BIASES, BY_FEATURES, METHODS
@@ -15,6 +16,18 @@ DESCRIPTION = "Annotate: choose which images of a pool to label, within a budget
 EXAMPLE = "-m mobilenet -d cifar10 --bias B --method hybrid --budget 1%"
 REPAIR = False
 FEATURES = ("penultimate", "ssl")
+ARTIFACTS = (
+    Folder(
+        "annotate-METHOD",
+        "the images of the pool that are worth labelling",
+        {
+            "selection.safetensors": "which images are labelled, which share a label, and which stay without",
+            "selection.json": "settings and counts, and diagnostics where the pool is simulated",
+            "selection.csv": "a row for each image to label, with its reason and a column for the label",
+            "contact.html": "a page with these images",
+        },
+    ),
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ import argparse
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from deeppatch.cli.declared import Folder
 from deeppatch.cli.options import DEFAULT_RATIO, RepairOptions
 from deeppatch.localization.names import ESTIMATED_METHODS, EXACT_METHODS
 
@@ -19,6 +20,27 @@ STAGE = "assess"
 DESCRIPTION = "Assess: rank the filters of every convolution by how far they cause failures on degraded images."
 EXAMPLE = "-m resnet32 -d cifar10 -f perfloss"
 RANKS = True
+ARTIFACTS = (
+    Folder(
+        "assess-ratioestim[-KIND][-SIDE]",
+        "the share of filters to patch, estimated by training patches at nine shares",
+        {
+            "ranking.json": "filters of each convolution, most suspicious first, their scores, and the estimated share",
+            "ranking.csv": "the ranking as a table",
+            "curve.csv": "accuracy on val against the share of filters",
+            "curve.png": "a plot of that curve",
+        },
+    ),
+    Folder(
+        "assess-METHOD",
+        "a ranking of filters",
+        {
+            "ranking.json": "the filters of each convolution, most suspicious first, and their scores",
+            "ranking.csv": "the ranking as a table",
+            "suspicion.png": "a plot of the scores by layer",
+        },
+    ),
+)
 
 
 @dataclass(frozen=True, kw_only=True)

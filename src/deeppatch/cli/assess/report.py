@@ -20,7 +20,7 @@ def report_ranking(context: Context, model: Classifier, ranking: Ranking) -> Non
     options, images, scorer = context.options, len(context.data.val), SCORERS[ranking.method]
     degraded = images * (1 if scorer.paired or len(context.corruption) > views.MANY else len(context.corruption))
     write_ranking(context, model, ranking, {"val_images": images, "degraded_images": degraded, **ranking.facts})
-    title = f"{ranking.method}, {options.model} on {context.data.name}, {degraded} degraded images"
+    title = f"suspicion by {ranking.method}: {options.model} on {context.data.name}, {degraded} degraded images"
     scores = {name: [scorer.scale * value for value in row] for name, row in ranking.scores.items()}
     plot = plots.filter_scores(scores, scorer.unit, title, descending=scorer.descending)
     context.stage.write("suspicion.png", plot)
@@ -47,6 +47,7 @@ def report_ratio(context: Context, model: Classifier, estimate: RatioEstimate) -
     )
     context.stage.write_table("curve.csv", table)
     title = f"{options.crt_type} patches, {estimate.ranking.method} ranking, {options.model} on {context.data.name}"
+    title += f", {len(context.data.val)} val images"
     context.stage.write("curve.png", plots.ratio_curve(estimate.curve, estimate.ratio, title))
     context.stage.finish()
     context.checkpoint("curve.pt").remove()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from deeppatch.cli.declared import Folder
 from deeppatch.cli.options import StageOptions
 from deeppatch.errors import UserError
 from deeppatch.modular.join_names import parse
@@ -21,6 +22,18 @@ DESCRIPTION = """Compose: join a weak model and the module of a strong model for
 correct (-d cifar10-mix:T, svhn-mix:T or digits-mix:T); it is trained by its recipe where pretrain has not left it."""
 EXAMPLE = "-m simcnn -d cifar10 --val_share 0.2 --fit simple --target all"
 REPAIR = False
+ARTIFACTS = (
+    Folder(
+        "compose-METHOD[-no-head][-PRESET]-FIT",
+        "a weak model's classes before and after a module corrects each",
+        {
+            "table.csv": "precision, recall, F1 and accuracy of the other classes, by class and join",
+            "ranges.json": "the ranges of scores by which joins make module and weak model comparable",
+            "metrics.json": "the numbers of the table, weak and strong model, and numbers of test images",
+            "corrected.png": "a plot of each class before and after",
+        },
+    ),
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,7 +40,9 @@ def report(context: Context, done: Mapping[str, Mapping[str, Any]], joins: Seque
     )
     title = f"{weak} ({options.fit}), corrected by modules of {options.model} on {context.source.name}"
     before, after = ({name: by[join] for name, by in percent.items()} for join in (BEFORE, headline))
-    stage.write("corrected.png", join_plots.before_and_after(before, after, MEASURES, f"{title}, join: {headline}"))
+    stage.write(
+        "corrected.png", join_plots.before_and_after(before, after, MEASURES, f"{title}, test images, join: {headline}")
+    )
     stage.write_json(
         "metrics.json",
         {

@@ -6,6 +6,7 @@ import argparse
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from deeppatch.cli.declared import Folder
 from deeppatch.cli.options import RepairOptions
 
 if TYPE_CHECKING:
@@ -16,6 +17,26 @@ STAGE = "correct"
 DESCRIPTION = "Correct: train a patch for the most suspicious filters on degraded images, or fine-tune everything."
 EXAMPLE = "-m resnet32 -d cifar10 -f perfloss -c patch --crt_type replace"
 RANKS = True
+ARTIFACTS = (
+    Folder(
+        "correct-finetune",
+        "the fine-tuned network, with `-c finetune`",
+        {
+            "weights.safetensors": "the weights of the best epoch on val",
+            "history.csv": "loss and accuracy on val after each epoch",
+            "metrics.json": "numbers of images and epochs, the best epoch, and its accuracy on val",
+        },
+    ),
+    Folder(
+        "correct-patch-KIND-METHOD[-ratioR][-SIDE]",
+        "a patch for the filters that a ranking chooses, with `-c patch`",
+        {
+            "patch.safetensors": "the new filters, the channels that they replace, and the digest of the base model",
+            "history.csv": "loss and accuracy on val after each epoch",
+            "metrics.json": "the patched filters, numbers of images and epochs, the best epoch, its accuracy on val",
+        },
+    ),
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deeppatch.cli.declared import Folder
 from deeppatch.cli.options import DEFAULT_K, DEFAULT_KS, StageOptions
 from deeppatch.decomposition.names import ACTIONS
 from deeppatch.errors import UserError
@@ -30,6 +31,52 @@ ACTIONS_BY_OPTION = {
     "csg": ("essential", "mutual-info"), "head_only": ("finetune",), "draws": ("essential",),
     "lr": ("finetune", "sweep"), "max_epoch": ("finetune", "sweep"),
 }  # fmt: skip
+ARTIFACTS = (
+    Folder(
+        "decompose-validate",
+        "the decomposed last layer compared with the whole one",
+        {
+            "metrics.json": "accuracy on test and multiply-adds of each head",
+            "metrics.csv": "the same as a table",
+            "timing.json": "microseconds that each head takes for a batch",
+        },
+    ),
+    Folder(
+        "decompose-essential",
+        "whether a class needs its features",
+        {
+            "essential.json": "correct images with noise at the features of a class, and at all others",
+            "essential.csv": "the same by class, as a table",
+            "essential.png": "a plot of the same by class",
+        },
+    ),
+    Folder(
+        "decompose-mutual-info",
+        "how much the features of two classes tell about each other",
+        {
+            "mutual-info.json": "mean mutual information between the classes' features, for each set of features",
+            "mutual-info.csv": "the same as a table",
+        },
+    ),
+    Folder(
+        "decompose-finetune[-head]",
+        "the decomposed network after fine-tuning",
+        {
+            "weights.safetensors": "the weights of the best epoch on val",
+            "history.csv": "loss, accuracy on val and accuracy on test after each epoch",
+            "metrics.json": "accuracy on test before and after the best epoch",
+        },
+    ),
+    Folder(
+        "decompose-sweep",
+        "accuracy against the number of features",
+        {
+            "sweep.json": "accuracy on test of the whole layer and, for each k, decomposed and fine-tuned",
+            "sweep.csv": "accuracy for each k, as a table",
+            "sweep.png": "a plot of the same",
+        },
+    ),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +217,7 @@ def _finetune(context: Context, last: LastLayer) -> None:
     if context.options.head_only:
         tuned = tune_head(last, indices, settings, checkpoint=checkpoint)
     else:
-        tuned = tune_network(last.model, indices, last.data, settings, layer=last.name, checkpoint=checkpoint)
+        tuned = tune_network(last.model, indices, last.data, settings, checkpoint=checkpoint)
     report.write_finetuned(context, tuned, name, base)
     context.checkpoint().remove()
 

@@ -50,7 +50,9 @@ def write_essential(context: Context, counts: Mapping[str, Essential]) -> None:
             "by_class": {str(name): rows.to_dict("records") for name, rows in frame.groupby("set")},
         },
     )
-    title = f"{options.model} on {context.source.name}, test, mean of {options.draws} draws"
+    images = int(tables[0]["images"].sum())
+    noise = f"noise: mean ± deviation of {options.draws} draws" if options.draws > 1 else "noise: one draw"
+    title = f"{options.model} on {context.source.name}, {images} test images, {noise}"
     stage.write("essential.png", plots.essential(frame, title))
     stage.finish()
     print(pd.DataFrame(totals).T.to_string(float_format="%.2f"))

@@ -6,12 +6,26 @@ import argparse
 from dataclasses import dataclass
 from typing import Any
 
+from deeppatch.cli.declared import Folder
 from deeppatch.cli.options import RepairOptions
 from deeppatch.patching.names import ROUTERS
 
 STAGE = "evaluate"
 DESCRIPTION = "Evaluate: route each sample to the original or the patched maps, and compare with the other networks."
 EXAMPLE = "-m resnet32 -d cifar10 -f perfloss -c patch --crt_type replace"
+ARTIFACTS = (
+    Folder(
+        "switch-CORRECTION-ROUTER[-batch]",
+        "the router, and all networks compared on test",
+        {
+            "router.safetensors": "the fitted router",
+            "metrics.json": "accuracy of each network by view, repair and break rates, routing, and the calibration",
+            "metrics.csv": "accuracies, repair and break rates as a table",
+            "router.csv": "AUROC and wrongly routed samples of each view",
+            "accuracy.png": "a plot of accuracy against blur, a curve for each network",
+        },
+    ),
+)
 
 
 @dataclass(frozen=True, kw_only=True)

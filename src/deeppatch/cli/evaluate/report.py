@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from deeppatch import metrics
@@ -43,6 +44,10 @@ def write_report(context: Context, comparison: Comparison, switched: SwitchedMod
             "router": options.router,
             "accuracy_percent": accuracy,
             "change_against_pretrained_percent": changed,
+            "difference_points": {
+                pair: {view: asdict(each) for view, each in views.items()}
+                for pair, views in comparison.differences(MEAN).items()
+            },
             "routing": routing_metrics,
             "calibration": switched.calibration,
         },

@@ -6,12 +6,26 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
+from deeppatch.cli.declared import Folder
 from deeppatch.cli.options import RepairOptions
 from deeppatch.patching.names import ROUTERS
 
 STAGE = "export"
 DESCRIPTION = "Export: the original and the patched network and the router, to run without this package."
 EXAMPLE = "-m resnet32 -d cifar10 -f perfloss -c patch --crt_type replace"
+ARTIFACTS = (
+    Folder(
+        "export-CORRECTION-ROUTER",
+        "networks and router as files that run without this package",
+        {
+            "original.onnx": "the base model, from pixels to logits",
+            "patched.onnx": "the patched model, from pixels to logits",
+            "router.onnx": "the router, from pixels to score and decision",
+            "switched.pt2": "the switched model as a torch.export program",
+            "metrics.json": "how far the files agree with the switched model on test, and versions of packages",
+        },
+    ),
+)
 
 
 @dataclass(frozen=True, kw_only=True)

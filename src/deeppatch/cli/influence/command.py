@@ -6,6 +6,7 @@ import argparse
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from deeppatch.cli.declared import Folder
 from deeppatch.cli.options import DEFAULT_K, StageOptions
 from deeppatch.errors import UserError
 
@@ -14,6 +15,19 @@ DESCRIPTION = "Influence: find the k features of the last layer that are most of
 EXAMPLE = "-m resnet20a -d cifar10 -k 5 10 20"
 REPAIR = False
 KS = (DEFAULT_K, 10, 20)
+ARTIFACTS = (
+    Folder(
+        "influence[-kK][-augment]",
+        "the influential features of each class, one folder for each `-k`",
+        {
+            "indices.json": "the k features of each class",
+            "influence.json": "how often and how strongly they respond, and how many a given file has in common",
+            "influence.csv": "all features of each class with frequency, mean share and rank",
+            "influence.png": "a heat map of frequencies, by class and feature",
+            "overlap.png": "a heat map of the number of features that two classes share",
+        },
+    ),
+)
 
 
 @dataclass(frozen=True, kw_only=True)

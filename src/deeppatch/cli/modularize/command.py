@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from deeppatch.cli.declared import Folder
 from deeppatch.cli.options import StageOptions
 from deeppatch.modular.names import METHODS, PRESETS
 
@@ -15,6 +16,22 @@ STAGE = "modularize"
 DESCRIPTION = "Modularize: find for each class the kernels that it needs; leave them as modules, and compose these."
 EXAMPLE = "-m simcnn -d cifar10 --val_share 0.2"
 REPAIR = False
+ARTIFACTS = (
+    Folder(
+        "modularize-METHOD[-no-head][-PRESET]",
+        "a module for each class",
+        {
+            "modules.safetensors": "the kernels that each class keeps, and the heads of the modules",
+            "modules.csv": "the kernels that each module keeps of each layer, and its multiply-adds",
+            "history.csv": "the search, a row for each epoch or generation",
+            "sensitivity.csv": "accuracy when modules keep only a part of one layer",
+            "metrics.json": "accuracy of the network and of all modules together, their cost, and seconds of each step",
+            "kept.png": "a plot of the kernels that modules keep, by layer",
+            "overlap.png": "a plot of the kernels that two modules share",
+            "search.png": "a plot of the search",
+        },
+    ),
+)
 
 
 @dataclass(frozen=True, kw_only=True)

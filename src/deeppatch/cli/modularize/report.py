@@ -31,11 +31,15 @@ def modules(context: Context, analysis: Analysis, history: pd.DataFrame, found: 
 
     title = f"{options.model} on {context.source.name}"
     layer_names = [layer.short_name for layer in found.layers]
-    stage.write("kept.png", module_plots.kept(found.layer_shares().tolist(), layer_names, names, title))
+    title_kept = f"kernels that the module of each class keeps: {title}"
+    stage.write("kept.png", module_plots.kept(found.layer_shares().tolist(), layer_names, names, title_kept))
     mean_dissimilarity = 100 * found.mean_dissimilarity
     title_shared = f"kernels that two modules share: {title}, mean dissimilarity {mean_dissimilarity:.1f} %"
     stage.write("overlap.png", module_plots.overlap((1 - found.dissimilarity).tolist(), names, title_shared))
-    stage.write("search.png", module_plots.search(history, found.val_accuracy, f"{title}, {options.method}"))
+    stage.write(
+        "search.png",
+        module_plots.search(history, found.val_accuracy, f"search of modules by {options.method}: {title}"),
+    )
     facts = {
         "method": options.method,
         "test_images": found.test_images,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from deeppatch.cli.annotate.command import add_bias
+from deeppatch.cli.declared import Folder
 from deeppatch.cli.options import RepairOptions
 from deeppatch.pretraining.recipes import RECIPES
 
@@ -25,6 +26,30 @@ RECIPE_HELP = (
     "it, under-fitted), all three with batches of 128 and ImageNet's normalisation; or as for HybridRepair hybrid "
     "(learning rate 0.1, a tenth of it after 101 and 151 of 200 epochs, weight decay 5e-4, batches of 64); options "
     "that are given override those of a recipe (default: default)"
+)
+ARTIFACTS = (
+    Folder(
+        "pretrain",
+        "the base model, from which all later stages start",
+        {
+            "weights.safetensors": "the weights, with the names of the classes and the size of the images",
+            "metrics.json": "accuracy on test, clean and at each level of blur, and where the weights are from",
+            "metrics.csv": "the same accuracies as a table",
+        },
+        {
+            "history.csv": "loss and accuracy on val after each epoch, where the network was trained here",
+            "weights-underfitted.safetensors": "the weights at half of the best epoch, with `--recipe poorfit`",
+            "split.safetensors": "which images are train, val, test and pool, with `--bias`",
+        },
+    ),
+    Folder(
+        "eval-CORRECTION",
+        "a corrected network, measured with `--state corrected`",
+        {
+            "metrics.json": "accuracy on test, clean and at each level of blur",
+            "metrics.csv": "the same accuracies as a table",
+        },
+    ),
 )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deeppatch.cli.annotate import command as annotate
+from deeppatch.cli.declared import Folder
 from deeppatch.cli.options import DEFAULT_SEED
 from deeppatch.hybrid.names import USES
 
@@ -14,6 +15,29 @@ STAGE = "relearn"
 DESCRIPTION = "Relearn: repair a network with the labels that annotate chose and, in HybridRepair, unlabelled images."
 EXAMPLE = "-m mobilenet -d cifar10 --bias B --method hybrid --budget 1%"
 REPAIR = False
+ARTIFACTS = (
+    Folder(
+        "relearn-compare",
+        "all finished runs of a model, with `--compare`",
+        {
+            "runs.csv": "a row for each run",
+            "comparison.csv": "a row for each kind of run, over its seeds",
+            "comparison.json": "the same as JSON",
+            "gained.png": "a plot of gained accuracy against labels",
+        },
+    ),
+    Folder(
+        "relearn-METHOD",
+        "the repaired network",
+        {
+            "weights.safetensors": "the weights after the last epoch",
+            "history.csv": "losses and accuracy after each epoch",
+            "classes.csv": "accuracy of each class before and after",
+            "row.csv": "one row that says what was run and what came of it, for `--compare`",
+            "metrics.json": "the same, accuracy by epoch and class, and diagnostics where the pool is simulated",
+        },
+    ),
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -122,7 +122,7 @@ def compare(context: Context, finished_runs: Callable[[Context], pd.DataFrame]) 
     stage.write_table("comparison.csv", table)
     stage.write_json("comparison.json", json.loads(table.to_json(orient="records")))  # missing numbers as null
     title = f"{options.model} on {rows['dataset'].iloc[0]}" + (f", bias {options.bias}" if options.bias else "")
-    title += "; mean and deviation over seeds"
+    title += f"; {repairs.seeds_of(table)}"
     stage.write("gained.png", plots.gain_against_labels(repairs.curves(table), title))
     stage.finish()
     print(repairs.format_comparison(table))

@@ -1,0 +1,248 @@
+"""Every public function on a device other than that of the data: it moves them, and gives what the processor gives.
+
+The other device is simulated: tensors that lie on it compute on the processor, and refuse to meet others, so that this
+shows on a machine without an accelerator. The rules are CUDA's: tensors of one operation lie on one device, except
+numbers (0 dimensions), the source of a copy, and indices; NumPy reads tensors on the processor only. The device goes by
+the name `lazy`, the one of PyTorch's that needs no driver and whose backward pass runs in the calling thread.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+import deeppatch as dp
+from deeppatch import runtime
+from deeppatch.modular.gradient_search import GradientSearch
+
+METHODS = ["perfloss", "featswap", "taylor", "activation"]
+DEVICE = torch.device("lazy", 0)
+ATEN = torch.ops.aten
+NUMBERS = {ATEN._local_scalar_dense.default, ATEN.equal.default, ATEN.is_same_size.default}
+INDEXED = {ATEN.index.Tensor, ATEN.index_put_.default, ATEN.index_put.default, ATEN._index_put_impl_.default}
+
+
+class OnDevice(torch.Tensor):
+    """A tensor on the simulated device; `inner` has its values."""
+
+    inner: torch.Tensor
+
+    @staticmethod
+    def __new__(cls, inner: torch.Tensor) -> OnDevice:
+        layout = {"strides": inner.stride(), "storage_offset": inner.storage_offset(), "dtype": inner.dtype}
+        return torch.Tensor._make_wrapper_subclass(cls, inner.shape, device=DEVICE, **layout)
+
+    def __init__(self, inner: torch.Tensor) -> None:
+        self.inner = inner
+
+    def __repr__(self, *, tensor_contents: Any = None) -> str:
+        return f"OnDevice({self.inner})"
+
+    def numpy(self, *, force: bool = False) -> Any:
+        raise TypeError("can't convert a tensor on the simulated device to NumPy; copy it to the processor first")
+
+    def tolist(self) -> Any:
+        return self.inner.tolist()
+
+    @classmethod
+    def __torch_dispatch__(cls, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return computed(operation, args, kwargs or {})
+
+
+class DeviceGenerator(torch.Generator):
+    """A generator of the simulated device."""
+
+
+class SimulatedDevice(TorchDispatchMode):
+    """Sends every operation within the block through the rules of this module."""
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return computed(operation, args, kwargs or {})
+
+
+def computed(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return what an operation gives on the device of its tensors, or of its argument `device`."""
+    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+    named = kwargs.get("device")
+    here = any(isinstance(each, OnDevice) for each in tensors)
+    there = here if named is None else torch.device(named).type == DEVICE.type
+    if operation not in (ATEN._to_copy.default, ATEN.copy_.default):
+        refuse_mixtures(operation, args, tensors)
+    inner = {key: torch.device("cpu") if key == "device" else value for key, value in kwargs.items()}
+    result = operation(*tree_map(unwrapped, args), **tree_map(unwrapped, inner))
+    if operation._schema.name.endswith("_") and isinstance(args[0], torch.Tensor):
+        return args[0]
+    if "out" in kwargs:
+        return kwargs["out"]
+    if not there or operation in NUMBERS:
+        return result
+    return tree_map(lambda each: OnDevice(each) if isinstance(each, torch.Tensor) else each, result)
+
+
+def refuse_mixtures(operation: Any, args: tuple[Any, ...], tensors: list[torch.Tensor]) -> None:
+    """Raise the error that CUDA gives when the tensors of an operation are on several devices."""
+    if operation in INDEXED and isinstance(args[0], OnDevice):
+        tensors = [each for each in tree_leaves((args[0], args[2:])) if isinstance(each, torch.Tensor)]
+    places = {type(each) is OnDevice for each in tensors if each.ndim or isinstance(each, OnDevice)}
+    if len(places) > 1:
+        raise RuntimeError(f"{operation}: Expected all tensors to be on the same device")
+
+
+def unwrapped(leaf: Any) -> Any:
+    """Return the values of a tensor on the device; anything else as it is."""
+    return leaf.inner if isinstance(leaf, OnDevice) else leaf
+
+
+@contextmanager
+def simulated(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
+    """Yield the simulated device; within the block the package draws random numbers on it, and has no autocast."""
+    plain: Callable[..., torch.Generator] = runtime.generator
+
+    def generator(seed: int, *purpose: str | int, device: torch.device | str = "cpu") -> torch.Generator:
+        drawn = plain(seed, *purpose)
+        if torch.device(device).type != DEVICE.type:
+            return drawn
+        own = DeviceGenerator()
+        own.set_state(drawn.get_state())
+        return own
+
+    make = torch.tensor  # allocates before it dispatches
+
+    def tensor(values: Any, *, device: Any = "cpu", **options: Any) -> Tensor:
+        return make(values, **options).to(device)
+
+    monkeypatch.setattr(torch, "tensor", tensor)
+    for name in ("__enter__", "__exit__"):  # a wrapper cannot be an inference tensor
+        monkeypatch.setattr(torch.inference_mode, name, getattr(torch.no_grad, name))
+    monkeypatch.setattr(runtime, "generator", generator)
+    monkeypatch.setattr(torch, "autocast", lambda device_type, **options: nullcontext())
+    torch.__future__.set_overwrite_module_params_on_conversion(True)  # the data of a wrapper cannot be replaced
+    try:
+        with SimulatedDevice():
+            yield DEVICE
+    finally:
+        torch.__future__.set_overwrite_module_params_on_conversion(False)
+
+
+def network() -> nn.Module:
+    torch.manual_seed(1)
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 8, 3, stride=2), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3),
+    )  # fmt: skip
+
+
+def tensors(count: int) -> tuple[Tensor, Tensor]:
+    drawn = torch.Generator().manual_seed(count)
+    return torch.rand((count, 3, 14, 18), generator=drawn), torch.arange(count) % 3
+
+
+def salt(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Add noise; PyTorch needs a generator of the device where the noise lands."""
+    assert isinstance(generator, DeviceGenerator) == isinstance(pixels, OnDevice)
+    return pixels + 0.3 * torch.randn(pixels.shape, generator=generator, device=pixels.device)
+
+
+def repair(model: nn.Module, data: dp.Data) -> dict[str, Any]:
+    patch = dp.train_patch(model, data, salt, {"0": [1, 4], "3": [0]}, epochs=1)
+    switched = dp.fit_switch(model, patch, data, salt)
+    return {"patch": patch.to_bytes(), "table": dp.evaluate({"a": model, "b": switched}, data, salt)}
+
+
+def saved(model: nn.Module, data: dp.Data) -> Any:
+    """Save a switched network and read it back into the model."""
+    patch = dp.train_patch(model, data, salt, {"0": [1]}, epochs=1)
+    with tempfile.TemporaryDirectory() as folder:
+        path = dp.save(dp.fit_switch(model, patch, data, salt), Path(folder) / "switched.safetensors")
+        return dp.load(path, model)(data.example.to(next(model.parameters()).device))
+
+
+def ratio(model: nn.Module, data: dp.Data) -> float:
+    def train(channels: dict[str, list[int]]) -> nn.Module:
+        return dp.train_patch(model, data, salt, channels, epochs=1).apply(model)
+
+    return dp.estimate_ratio(model, data, salt, train=train, ratios=(0.2, 0.5)).ratio
+
+
+def split(model: nn.Module, data: dp.Data) -> bytes:
+    modules = dp.split_into_modules(model, data, method=GradientSearch(epochs=1))
+    joined = dp.join_module(model, modules, model, 0, data)
+    return (
+        modules.to_bytes() + joined(data.example.to(next(model.parameters()).device)).detach().cpu().numpy().tobytes()
+    )
+
+
+def label(model: nn.Module, data: dp.Data, method: str) -> Any:
+    pool = (tensors(24)[0] * 255).byte()
+    chosen = dp.choose_labels(model, pool, data, budget=4, method=method, oracle=tensors(24)[1], views=2)
+    learned = dp.relearn(model, data, pool, chosen, epochs=1)
+    return {name: value.detach().cpu() for name, value in learned.state_dict().items()}
+
+
+CALLS: dict[str, Callable[[nn.Module, dp.Data], Any]] = {
+    "evaluate": lambda model, data: dp.evaluate(model, data, salt),
+    **{
+        f"rank by {method}": lambda model, data, method=method: dp.rank_filters(model, data, salt, method=method)
+        for method in METHODS
+    },
+    "successive elimination": lambda model, data: dp.rank_filters(model, data, salt, eliminate=0.1),
+    "patch, router, switch": repair,
+    "save, load": saved,
+    "ratio": ratio,
+    "finetune": lambda model, data: dp.finetune(model, data, "gaussian-blur", epochs=1).state_dict(),
+    "influence": lambda model, data: dp.influence(model, data, k=3).indices(),
+    "decompose": lambda model, data: dp.decompose(model, data, torch.tensor([[0, 4], [2, 3], [7, 0]])).state_dict(),
+    "modules": split,
+    "label at random": lambda model, data: label(model, data, "random"),
+    "label by hybrid": lambda model, data: label(model, data, "hybrid"),
+}
+
+
+def on_processor(value: Any) -> Any:
+    """Return a result in a form that compares: tensors on the processor, tables as lists."""
+    if isinstance(value, Tensor):
+        return value.detach().cpu().tolist()
+    if isinstance(value, pd.DataFrame):
+        return value.to_dict()
+    if isinstance(value, dict):
+        return {key: on_processor(each) for key, each in value.items()}
+    return value
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_model_elsewhere_gives_what_it_gives_on_the_processor(name, monkeypatch):
+    data = dp.Data.of(tensors(60), tensors(30), classes=["0", "1", "2"])
+    here = dp.Classifier(network(), classes=data.classes)
+    expected = on_processor(CALLS[name](here, data))
+    with simulated(monkeypatch):
+        there = dp.Classifier(network(), classes=data.classes).to(DEVICE)
+        assert on_processor(CALLS[name](there, data)) == expected
+        assert all(isinstance(each, OnDevice) for each in there.state_dict().values())
+
+
+def test_the_simulated_device_refuses_what_cuda_refuses(monkeypatch):
+    """The test above can fail: each of these mixtures is an error."""
+    with simulated(monkeypatch):
+        there, here = torch.rand(4, 3).to(DEVICE), torch.rand(4, 3)
+        for mixture in (
+            lambda: there + here,
+            lambda: nn.Linear(3, 2).to(DEVICE)(here),
+            lambda: torch.cat([there, here]),
+            lambda: here[torch.tensor([0]).to(DEVICE)],
+        ):
+            with pytest.raises(RuntimeError, match="device"):
+                mixture()
+        with pytest.raises(TypeError, match="NumPy"):
+            there.numpy()
+        assert (there[torch.tensor([0, 2])] * torch.tensor(2.0)).device == DEVICE
+        assert there.cpu().device == torch.device("cpu")
