@@ -112,6 +112,10 @@ def check_files(options: StageOptions) -> None:
         for path in value if isinstance(value, (list, tuple)) else [value]:
             if isinstance(path, Path) and name not in OUTPUT_FOLDERS and not path.exists():
                 raise UserError(f"{path}: No such file or directory; check the path")
+    for name in corruption_names.parse(getattr(options, "noise_type", corruption_names.DEFAULT)).own:
+        kind, _, path = name.partition(":")
+        if not corruption_names.is_function(name) and not Path(path).expanduser().is_dir():
+            raise UserError(f"{path}: no such folder; --noise_type {kind}:PATH names one of degraded images")
     if options.dataset.startswith("folder:"):
         names.check_folder(Path(options.dataset.removeprefix("folder:")))
 
@@ -146,9 +150,21 @@ def check(options: StageOptions, own: Callable[[Any], list[str]] | None = None) 
         problems.append(f"--seed {options.seed}: give a whole number from 0 to 2147483647")
     if options.device == "cpu" and options.gpu != 0:
         problems.append(f"--gpu {options.gpu} can only be used with --device cuda")
-    noise, severity = getattr(options, "noise_type", ""), getattr(options, "severity", None)
-    if severity is not None and not corruption_names.has_severities(noise):
-        problems.append(f"--severity {severity}: {noise} has no severities")
+    problems += _problems_of_degradations(options)
     problems += own(options) if own else []
     if problems:
         raise Contradictions(problems)
+
+
+def _problems_of_degradations(options: StageOptions) -> list[str]:
+    """Return the contradictions between the degradations, their severities and those that are held out."""
+    noise, severity = getattr(options, "noise_type", ""), getattr(options, "severity", None)
+    problems = []
+    if severity is not None and not corruption_names.has_severities(noise):
+        problems.append(f"--severity {severity}: {noise} has no severities")
+    if (held_out := getattr(options, "hold_out", None)) is not None:
+        try:
+            corruption_names.parse(noise).without(held_out)
+        except UserError as error:
+            problems.append(f"--hold_out {held_out}: {error}")
+    return problems

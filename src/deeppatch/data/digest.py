@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,17 +53,20 @@ def _digest(images: Images, cache: Path | None) -> str:
         for part in images.pixels.split(4096):
             digest.update(part.cpu().contiguous().numpy().tobytes())
     else:
-        digest.update(_files_digest(images.pixels, cache).encode())
+        digest.update(files_digest(images.pixels.paths, cache, images.pixels.digest()).encode())
     return digest.hexdigest()
 
 
-def _files_digest(files: Files, cache: Path | None) -> str:
-    """Hash the contents of all files; they are read again only where a name, a size or a time has changed."""
-    kept, facts = ContentCache(cache) if cache else None, {"files": files.digest()}
+def files_digest(paths: Sequence[str], cache: Path | None, state: str | None = None) -> str:
+    """Hash the contents of all files; they are read again only where a name, a size or a time has changed.
+
+    `state` identifies names, sizes and times (default: it is found out).
+    """
+    kept, facts = ContentCache(cache) if cache else None, {"files": state or Files(paths, 0, 0).digest()}
     if kept and (entry := kept.read(facts)):
         return str(entry.notes["contents"])
     digest = hashlib.sha256()
-    for file in files.paths:
+    for file in paths:
         digest.update(f"{Path(file).name} {sha256(Path(file).read_bytes())}\n".encode())
     if kept:
         kept.write(facts, Entry({}, {"contents": digest.hexdigest()}))
