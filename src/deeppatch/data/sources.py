@@ -75,8 +75,8 @@ def image_names(name: str, data_dir: Path) -> tuple[list[str], list[str]] | None
         folder = data_dir / name
         if archive is None or (data_dir / archive).exists() or not folder.is_dir():
             return None
-    listed = [ImageFolder(str(folder / part)).samples for part in parts]
-    train, test = (["/".join(Path(file).parts[-2:]) for file, _ in samples] for samples in listed)
+    listed = [list_classes(folder / part).paths for part in parts]
+    train, test = (["/".join(Path(file).parts[-2:]) for file in paths] for paths in listed)
     return train, test
 
 
