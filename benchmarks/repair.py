@@ -19,7 +19,9 @@ import pandas as pd
 
 from deeppatch.cli import main as command_line
 from deeppatch.cli.options import SCRIPTS, RepairOptions
+from deeppatch.data.names import slug
 from deeppatch.report.repair_figure import draw_repair
+from deeppatch.zoo.names import model_slug
 
 PATCH = ["-f", "perfloss", "-c", "patch", "--crt_type", "replace"]
 SHOWN = {"patched always on": "patched"}  # names in the picture
@@ -85,7 +87,7 @@ def collected(options: argparse.Namespace, seed: int) -> tuple[pd.DataFrame, str
 
 def left(options: argparse.Namespace, stem: str, seed: int) -> Path:
     """Return the folder that a stage left for a seed."""
-    records = sorted((options.output_dir / options.dataset / options.model).glob(f"{stem}*/run.json"))
+    records = sorted((options.output_dir / slug(options.dataset) / model_slug(options.model)).glob(f"{stem}*/run.json"))
     found = [
         path.parent for path in records if json.loads(path.read_text(encoding="utf-8"))["settings"]["seed"] == seed
     ]

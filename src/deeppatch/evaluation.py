@@ -26,12 +26,12 @@ class CorrectPredictions:
     """Which images a classifier classifies correctly.
 
     Args:
-        by_level: bool (levels + 1, images), row 0 for clean images.
+        by_level: bool (levels + 1, images), row 0 for clean images; a row for each where they differ in length.
         in_stream: bool (images,), on a shuffled stream in which each image is degraded with probability 1/2
             (`views.mixed_stream`).
     """
 
-    by_level: Tensor
+    by_level: metrics.Rows
     in_stream: Tensor
 
     def accuracies(self, level_names: Sequence[str], mean: str = "mean") -> dict[str, float]:
@@ -56,10 +56,11 @@ def correct_by_level(
     batch_size: int = 256,
     amp: bool = False,
     label: str = "evaluating",
-) -> Tensor:
+) -> metrics.Rows:
     """Return which images a classifier classifies correctly, bool (levels + 1, images); row 0 is clean.
 
-    Images must be on the model's device. Without a corruption there is only the row of clean images.
+    Of a level that has images of its own, these are measured: its row may have another length. Images must be on the
+    model's device. Without a corruption there is only the row of clean images.
     """
     rows = []
     with eval_mode(model):
@@ -67,7 +68,7 @@ def correct_by_level(
             view = views.levels_view(images, corruption, [level], batch_size)
             found = predict(model, view, amp=amp, label=f"{label}, level {level}")
             rows.append(found == view.labels)
-    return torch.stack(rows)
+    return metrics.rows_of(rows)
 
 
 def correct_predictions(
@@ -111,7 +112,7 @@ def oracle_router(original: CorrectPredictions, patched: CorrectPredictions, str
 
     It routes exactly the degraded samples to the patched network. `stream` is the mixed stream of both arguments.
     """
-    by_level = torch.cat([original.by_level[:1], patched.by_level[1:]])
+    by_level = metrics.rows_of([original.by_level[0], *patched.by_level[1:]])
     return CorrectPredictions(by_level, torch.where(stream.levels > 0, patched.in_stream, original.in_stream))
 
 

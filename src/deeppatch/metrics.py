@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from scipy.stats import beta, norm, t
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 CONFIDENCE = 0.95
+# one row for each view, clean first: a tensor (views, images), or a row for each where they differ in length
+Rows = Tensor | tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
@@ -47,30 +50,36 @@ def view_names(level_names: Sequence[str]) -> list[str]:
     return ["clean", *level_names]
 
 
-def accuracies(correct: Tensor, level_names: Sequence[str], mean: str = "mean") -> dict[str, float]:
+def rows_of(rows: Sequence[Tensor]) -> Rows:
+    """Return rows as one tensor where they have the same length."""
+    return torch.stack(list(rows)) if len({len(row) for row in rows}) == 1 else tuple(rows)
+
+
+def accuracies(correct: Rows, level_names: Sequence[str], mean: str = "mean") -> dict[str, float]:
     """Return accuracies in percent of a table of correct predictions, bool (levels + 1, images).
 
     Keys are clean, each level, `mean` for the mean over the levels, and append for the mean over all rows.
     """
-    shares = (100 * correct.double().mean(1)).tolist()
+    shares = [(100 * row.double().mean()).item() for row in correct]
     named = dict(zip(view_names(level_names), shares, strict=True))
     return {**named, mean: float(np.mean(shares[1:])), "append": float(np.mean(shares))}
 
 
 def repair_and_break_rates(
-    correct: Tensor, before: Tensor, level_names: Sequence[str], mean: str = "mean"
+    correct: Rows, before: Rows, level_names: Sequence[str], mean: str = "mean"
 ) -> dict[str, dict[str, float]]:
     """Return repair (wrong to correct) and break (correct to wrong) rates, in percent of all images of each view.
 
     Accuracy is that of `before`, plus repair, minus break. Both tables are bool (levels + 1, images).
     """
+    pairs = list(zip(correct, before, strict=True))
     return {
-        "repair": accuracies(correct & ~before, level_names, mean),
-        "break": accuracies(before & ~correct, level_names, mean),
+        "repair": accuracies(tuple(after & ~first for after, first in pairs), level_names, mean),
+        "break": accuracies(tuple(first & ~after for after, first in pairs), level_names, mean),
     }
 
 
-def router_metrics(scores: Tensor, switched: Tensor, level_names: Sequence[str], mean: str = "mean") -> dict[str, Any]:
+def router_metrics(scores: Rows, switched: Rows, level_names: Sequence[str], mean: str = "mean") -> dict[str, Any]:
     """Measure the decisions of a router on clean images and at each level.
 
     Args:
@@ -83,18 +92,18 @@ def router_metrics(scores: Tensor, switched: Tensor, level_names: Sequence[str],
         `auroc` of clean images against each level and against all, `false_switch_percent` of clean images that used the
         patched network, and `missed_switch_percent` of degraded ones that did not.
     """
-    table, share_switched = scores.cpu().numpy(), switched.double().cpu().numpy()
+    table, share_switched = ([row.double().cpu().numpy() for row in rows] for rows in (scores, switched))
 
     def auroc(degraded: np.ndarray) -> float:
-        truth = np.r_[np.zeros(table.shape[1]), np.ones(degraded.size)]
-        return float(roc_auc_score(truth, np.r_[table[0], degraded.ravel()]))
+        truth = np.r_[np.zeros(len(table[0])), np.ones(degraded.size)]
+        return float(roc_auc_score(truth, np.r_[table[0], degraded]))
 
     by_level = {name: auroc(row) for name, row in zip(level_names, table[1:], strict=True)}
     missed = {name: 100 * float(1 - row.mean()) for name, row in zip(level_names, share_switched[1:], strict=True)}
     return {
-        "auroc": {**by_level, mean: auroc(table[1:])},
+        "auroc": {**by_level, mean: auroc(np.concatenate(table[1:]))},
         "false_switch_percent": 100 * float(share_switched[0].mean()),
-        "missed_switch_percent": {**missed, mean: 100 * float(1 - share_switched[1:].mean())},
+        "missed_switch_percent": {**missed, mean: 100 * float(1 - np.concatenate(share_switched[1:]).mean())},
     }
 
 
@@ -107,14 +116,15 @@ def upper_bound(losses: int, images: int) -> float:
     return 1.0 if losses >= images else float(beta.ppf(CONFIDENCE, losses + 1, images - losses))
 
 
-def paired_difference(after: Tensor, before: Tensor) -> Interval:
+def paired_difference(after: Rows, before: Rows) -> Interval:
     """Return the difference between the accuracies of two classifiers on the same images, as shares in [-1, 1].
 
     An image that was classified in several views counts once, with the mean of its changes, because its views are not
     independent. For a single view the interval is that of Agresti and Min (Simple improved confidence intervals for
     comparing matched proportions, Statistics in Medicine 24, 2005): a normal interval after half an image has been
     added to each of the four combinations of correct and wrong. It is not empty where no prediction has changed. For
-    several views the same two images are added. The estimate is the plain difference.
+    several views the same two images are added. The estimate is the plain difference. Views that differ in length
+    count as independent, each with its share of the views.
 
     Args:
         after: Correct predictions, bool (images,) or (views, images).
@@ -126,6 +136,9 @@ def paired_difference(after: Tensor, before: Tensor) -> Interval:
     >>> round(found.estimate, 2), round(found.low, 3), round(found.high, 3)
     (0.15, 0.076, 0.218)
     """
+    if isinstance(after, tuple):
+        return _difference_of_unlike_views(after, tuple(before))
+    assert isinstance(before, Tensor)
     changes = (after.double() - before.double()).reshape(-1, after.shape[-1]).mean(0)
     images, total = len(changes), changes.sum().item()
     count = images + 2
@@ -133,6 +146,18 @@ def paired_difference(after: Tensor, before: Tensor) -> Interval:
     variance = ((changes**2).sum().item() + 1) / count - centre**2
     reach = _normal_quantile() * (variance / count) ** 0.5
     return Interval(total / images, max(-1.0, centre - reach), min(1.0, centre + reach))
+
+
+def _difference_of_unlike_views(after: tuple[Tensor, ...], before: tuple[Tensor, ...]) -> Interval:
+    """Return the difference over views of different lengths; those of one length may be of the same images."""
+    estimate = centre = variance = 0.0
+    for length in sorted({len(row) for row in after}):
+        chosen = [place for place, row in enumerate(after) if len(row) == length]
+        found = paired_difference(*(torch.stack([rows[place] for place in chosen]) for rows in (after, before)))
+        share = len(chosen) / len(after)
+        estimate, centre = estimate + share * found.estimate, centre + share * (found.low + found.high) / 2
+        variance += (share * (found.high - found.low) / 2) ** 2
+    return Interval(estimate, max(-1.0, centre - variance**0.5), min(1.0, centre + variance**0.5))
 
 
 def unpaired_difference(after: float, before: float, images: int) -> Interval:

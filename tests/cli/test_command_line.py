@@ -19,8 +19,8 @@ STAGES = ["eval", "select", "correct", "switch", "export"]
 # the published command line, option by option; ratio None means 0.25, or the estimated one with -f ratioestim
 DEFAULTS = {
     "data_dir": Path("data"), "output_dir": Path("output"), "gpu": 0, "batch_size": 256, "model": "resnet32",
-    "resume": False, "noise_type": "gaussion", "severity": None, "lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4,
-    "max_epoch": 50,
+    "resume": False, "noise_type": "gaussion", "severity": None, "hold_out": None, "lr": 0.01, "momentum": 0.9,
+    "weight_decay": 5e-4, "max_epoch": 50,
     "fs_method": "perfloss", "crt_method": "patch", "crt_type": "replace", "crt_epoch": 20, "susp_ratio": None,
     "susp_side": "front", "seed": 2021, "val_share": None, "limit": None, "weights": None, "ranking": None,
     "patch": None, "finetuned": None, "amp": False,
@@ -102,7 +102,7 @@ def test_every_option_has_its_published_default(script):
     assert {name: options[name] for name in expected} == expected
     assert DEFAULT_RATIO == 0.25
     assert options["device"] == "auto"
-    bookkeeping = {"dataset", "device", "prefix", "command", "defaults"}
+    bookkeeping = {"dataset", "device", "prefix", "command", "defaults", "degradation"}
     assert options.keys() - bookkeeping == expected.keys(), "an option that this table does not know"
 
 

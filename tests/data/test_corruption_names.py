@@ -53,6 +53,9 @@ def test_mistakes_are_one_line(text, severity, said):
         ("weather", "3,5", "weather-sev35"),
         ("fog,snow", None, "snow+fog"),
         ("my.own:rain", None, "my.own-rain"),
+        ("noise,blur,fog", None, "noise+blur+fog"),
+        ("released:data/CIFAR-10-C,all", "1", "all+released-CIFAR-10-C-sev1"),
+        ("folder:photos/rainy days/", None, "folder-rainy-days"),
     ],
 )
 def test_the_stem_of_a_folder_s_name(text, severity, stem):
@@ -60,7 +63,7 @@ def test_the_stem_of_a_folder_s_name(text, severity, stem):
 
 
 def test_a_long_list_has_a_short_name_of_its_own():
-    stems = {parse("noise,blur").stem, parse("noise,blur,fog").stem}
+    stems = {parse(f"gaussian_noise,impulse_noise,frost,fog,{last}").stem for last in ("glass_blur", "spatter")}
     assert len(stems) == 2
     assert all(len(stem) <= 40 and stem.startswith("gaussian_noise+") for stem in stems)
 

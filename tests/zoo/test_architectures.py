@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from deeppatch.data.sources import SOURCES
+from deeppatch.data.names import DATASET_NAMES
 from deeppatch.graph.hooks import convolutions
 from deeppatch.zoo.architectures import ARCHITECTURES
 from deeppatch.zoo.entries import COMMON_STATS, ENTRIES
@@ -130,7 +130,7 @@ def test_shortcut_a_takes_every_second_pixel_and_puts_zeros_on_either_side(chann
 def test_every_entry_is_of_a_known_network_with_a_hash_in_its_url():
     for (dataset, model), entry in ENTRIES.items():
         assert model in ARCHITECTURES
-        assert dataset in SOURCES
+        assert dataset in DATASET_NAMES
         assert len(hash_in_name(Path(entry.url))) == 8
         assert 50 < entry.top1 < 100
         assert (entry.mean, entry.std) in COMMON_STATS.values()

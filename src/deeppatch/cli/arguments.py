@@ -167,6 +167,19 @@ def _add_repair(parser: argparse.ArgumentParser) -> None:
         help="severities, such as 1,3,5 or 2..4 (default: all five); gaussion has none",
     )
     stages.add_argument(
+        "--degraded",
+        dest="noise_type",
+        type=_reporting(corruption_names.folder),
+        metavar="PATH",
+        help="one's own degraded images, PATH/{train,test}/CLASS/IMAGE; the same as -n folder:PATH",
+    )
+    stages.add_argument(
+        "--hold_out",
+        type=_reporting(corruption_names.on_command_line),
+        metavar="NAME[,NAME...]",
+        help="degradations of -n that are not used for ranking, training and calibration, and that are measured apart",
+    )
+    stages.add_argument(
         "-f",
         "--fs_method",
         choices=sorted(RANKINGS),

@@ -18,7 +18,8 @@ from deeppatch.cli.locating import Found, Role, locate, locate_all, roles, run_f
 from deeppatch.cli.naming import own_settings, unused_options
 from deeppatch.cli.options import StageOptions
 from deeppatch.data import corruption_names, digest, names, sources, views
-from deeppatch.data.corruptions import Corruption, create
+from deeppatch.data.corruption_names import Specification
+from deeppatch.data.corruptions import CleanImages, Corruption, create, is_for_test_only, read_files
 from deeppatch.data.dataset import Data
 from deeppatch.data.scaling import Scaling, Sizing
 from deeppatch.data.splits import Splits, split
@@ -85,8 +86,54 @@ class Context:
 
     @cached_property
     def corruption(self) -> Corruption:
-        """The degradation."""
-        return create(corruption_names.parse(self.options.noise_type, self.options.severity), seed=self.options.seed)
+        """The degradation, without held-out types. UserError where a stage cannot have it, which needs more than test.
+
+        Only pretrain can: it measures.
+        """
+        found = self._degradation(self.specification)
+        if is_for_test_only(found) and self.stage.facts["stage"] not in ("pretrain", "eval"):
+            raise UserError(
+                f"-n {self.options.noise_type}: some of these have degraded test images only, which ranking, training "
+                "and calibration must not see; hold them out with --hold_out, or measure them with pretrain"
+            )
+        return found
+
+    @cached_property
+    def held_out(self) -> Corruption | None:
+        """The degradations that are only measured."""
+        if not self.options.hold_out:
+            return None
+        whole = corruption_names.parse(self.options.noise_type, self.options.severity)
+        return self._degradation(whole.held_out(self.options.hold_out))
+
+    @property
+    def specification(self) -> Specification:
+        """The degradations without those that are held out."""
+        whole = corruption_names.parse(self.options.noise_type, self.options.severity)
+        return whole.without(self.options.hold_out) if self.options.hold_out else whole
+
+    def _degradation(self, specification: Specification) -> Corruption:
+        def from_files(name: str) -> Corruption:
+            return read_files(name, specification, self._clean)
+
+        return create(specification, seed=self.options.seed, from_files=from_files)
+
+    @cached_property
+    def _clean(self) -> CleanImages:
+        """The clean images, to which degraded ones in files belong."""
+        options, source, parts = self.options, self.source, self.splits
+        named = {name: getattr(parts, name) for name in ("train", "val", "test")}
+        if getattr(options, "bias", None):
+            raise UserError(f"--bias {options.bias} splits anew; degraded images in files can be used without it")
+        return CleanImages(
+            named,
+            source.classes,
+            official=(source.train, source.test),
+            names=sources.image_names(options.dataset, options.data_dir),
+            seed=options.seed,
+            val_share=options.val_share,
+            limit=options.limit,
+        )
 
     @property
     def example(self) -> torch.Tensor:

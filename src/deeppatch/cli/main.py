@@ -7,6 +7,7 @@ import importlib
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 import deeppatch
 from deeppatch import progress
@@ -91,6 +92,7 @@ def run(script: str, arguments: Sequence[str], prefix: str) -> None:
     from deeppatch.cli import parsing
     from deeppatch.cli.locating import locate_all
     from deeppatch.cli.naming import IDENTITIES
+    from deeppatch.data import corruption_names
     from deeppatch.distributed import launch
 
     module = importlib.import_module(f"deeppatch.cli.{COMMANDS[script]}.command")
@@ -100,6 +102,10 @@ def run(script: str, arguments: Sequence[str], prefix: str) -> None:
             raise UserError(f"{COMMANDS[script]} runs as one process; start it without torchrun: {command}")
         options = parsing.parse(module, arguments, prefix)
         parsing.check_files(options)
+        if corruption_names.parse(getattr(options, "noise_type", corruption_names.DEFAULT)).own:
+            from deeppatch.cli.degradation import content_digest
+
+            options = replace(options, degradation=content_digest(options))
         if module.STAGE in IDENTITIES:
             locate_all("eval" if getattr(options, "state", "") == "corrected" else module.STAGE, options)
         with released_at_end():

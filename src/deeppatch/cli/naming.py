@@ -22,7 +22,9 @@ from deeppatch.storage import read_given, sha256
 from deeppatch.zoo.names import model_slug
 
 # options of all stages that the suffix says
-IN_SUFFIX = ("noise_type", "severity", "bias", "seed", "val_share", "limit", "image_size", "resize")
+IN_SUFFIX = (
+    "noise_type", "severity", "hold_out", "degradation", "bias", "seed", "val_share", "limit", "image_size", "resize",
+)  # fmt: skip
 # options that cannot change a result beyond rounding, or that say where things are
 INCIDENTAL = ("device", "gpu", "mem", "data_dir", "output_dir", "resume")
 # what says which artifact is meant, and bookkeeping
@@ -93,10 +95,16 @@ def model_folder(options: Any) -> Path:
 
 
 def suffix(options: Any) -> str:
-    """Return the end of a folder's name: noise, bias, seed, val's share and limit where not the default."""
+    """Return the end of a folder's name: noise, bias, seed, val's share and limit where not the default.
+
+    Behind the names of functions and files of degraded images stands a digest of what they hold.
+    """
     noise, bias = getattr(options, "noise_type", "gaussion"), getattr(options, "bias", None)
-    stem = corruption_names.parse(noise, getattr(options, "severity", None)).stem
-    parts = [stem] if stem else []
+    specification = corruption_names.parse(noise, getattr(options, "severity", None))
+    parts = [specification.stem] if specification.stem else []
+    if held_out := getattr(options, "hold_out", None):
+        parts += [f"without-{corruption_names.parse(held_out).stem or corruption_names.DEFAULT}"]
+    parts += [options.degradation[:6]] if getattr(options, "degradation", "") else []
     parts += [f"bias{bias}"] if bias else []
     parts += [f"seed{options.seed}"] if options.seed != DEFAULT_SEED else []
     parts += [f"val{options.val_share:g}"] if options.val_share is not None else []

@@ -23,8 +23,9 @@ SCRIPTS = {
 
 # options that select other artifacts, with their defaults, and pairs of stage and option that are left out
 SHARED_SETTINGS = {
-    "noise_type": "gaussion", "severity": None, "seed": DEFAULT_SEED, "val_share": None, "limit": None,
-    "weights": None, "ranking": None, "image_size": None, "resize": "crop", "bias": None, "data_dir": Path("data"),
+    "noise_type": "gaussion", "severity": None, "hold_out": None, "seed": DEFAULT_SEED, "val_share": None,
+    "limit": None, "weights": None, "ranking": None, "image_size": None, "resize": "crop", "bias": None,
+    "data_dir": Path("data"),
     "output_dir": Path("output"),
 }  # fmt: skip
 IGNORED = {("pretrain", "weights"), ("pretrain", "ranking"), ("assess", "ranking")}
@@ -69,10 +70,15 @@ class StageOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class RepairOptions(StageOptions):
-    """The options that DeepPatch's stages share: the degradation, the ranking, the correction and its training."""
+    """The options that DeepPatch's stages share: the degradation, the ranking, the correction and its training.
+
+    `degradation` is a digest of functions and files that `noise_type` names, which is computed before a stage opens.
+    """
 
     noise_type: str = "gaussion"
     severity: str | None = None
+    hold_out: str | None = None
+    degradation: str = ""
     fs_method: str = "perfloss"
     crt_method: str = "patch"
     crt_type: str = "replace"

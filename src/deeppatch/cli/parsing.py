@@ -113,6 +113,10 @@ def check_files(options: StageOptions) -> None:
         for path in value if isinstance(value, (list, tuple)) else [value]:
             if isinstance(path, Path) and name not in OUTPUT_FOLDERS and not path.exists():
                 raise UserError(f"{path}: No such file or directory; check the path")
+    for name in corruption_names.parse(getattr(options, "noise_type", corruption_names.DEFAULT)).own:
+        kind, _, path = name.partition(":")
+        if not corruption_names.is_function(name) and not Path(path).expanduser().is_dir():
+            raise UserError(f"{path}: no such folder; --noise_type {kind}:PATH names one of degraded images")
     names.check_path(options.dataset)
 
 
@@ -132,12 +136,7 @@ def check(options: StageOptions, own: Callable[[Any], list[str]] | None = None) 
     """
     numbers = {name: getattr(options, name, 1) for name in ("batch_size", "max_epoch", "crt_epoch", "lr")}
     problems = [f"--{k} {v}: give a number above 0" for k, v in numbers.items() if not 0 < v < math.inf]
-    if options.limit is not None and options.limit < 1:
-        problems.append(f"--limit {options.limit}: give at least 1 image, or leave it out for all")
-    if options.image_size is not None and not 1 <= options.image_size <= MAX_IMAGE_SIZE:
-        problems.append(f"--image_size {options.image_size}: give a whole number of pixels from 1 to {MAX_IMAGE_SIZE}")
-    if options.val_share is not None and not 0 < options.val_share < 1:
-        problems.append(f"--val_share {options.val_share}: give a share above 0, below 1")
+    problems += _problems_of_data(options)
     if (ratio := getattr(options, "susp_ratio", None)) is not None and not 0 < ratio <= 1:
         problems.append(f"--susp_ratio {ratio}: give a share above 0, at most 1")
     if not 0 <= (momentum := getattr(options, "momentum", 0)) < 1:
@@ -148,9 +147,34 @@ def check(options: StageOptions, own: Callable[[Any], list[str]] | None = None) 
         problems.append(f"--seed {options.seed}: give a whole number from 0 to 2147483647")
     if options.device == "cpu" and options.gpu != 0:
         problems.append(f"--gpu {options.gpu} can only be used with --device cuda")
-    noise, severity = getattr(options, "noise_type", ""), getattr(options, "severity", None)
-    if severity is not None and not corruption_names.has_severities(noise):
-        problems.append(f"--severity {severity}: {noise} has no severities")
+    problems += _problems_of_degradations(options)
     problems += own(options) if own else []
     if problems:
         raise Contradictions(problems)
+
+
+def _problems_of_data(options: StageOptions) -> list[str]:
+    """Return what is wrong with the numbers and sizes of images."""
+    limit, size, share = options.limit, options.image_size, options.val_share
+    problems = []
+    if limit is not None and limit < 1:
+        problems.append(f"--limit {limit}: give at least 1 image, or leave it out for all")
+    if size is not None and not 1 <= size <= MAX_IMAGE_SIZE:
+        problems.append(f"--image_size {size}: give a whole number of pixels from 1 to {MAX_IMAGE_SIZE}")
+    if share is not None and not 0 < share < 1:
+        problems.append(f"--val_share {share}: give a share above 0, below 1")
+    return problems
+
+
+def _problems_of_degradations(options: StageOptions) -> list[str]:
+    """Return the contradictions between the degradations, their severities and those that are held out."""
+    noise, severity = getattr(options, "noise_type", ""), getattr(options, "severity", None)
+    problems = []
+    if severity is not None and not corruption_names.has_severities(noise):
+        problems.append(f"--severity {severity}: {noise} has no severities")
+    if (held_out := getattr(options, "hold_out", None)) is not None:
+        try:
+            corruption_names.parse(noise).without(held_out)
+        except UserError as error:
+            problems.append(f"--hold_out {held_out}: {error}")
+    return problems

@@ -24,10 +24,13 @@ DEFAULT = "gaussion"
 NAMES = (DEFAULT, *COMMON, "spatial")  # also the order of a list
 LISTS = {**GROUPS, "all": BENCHMARK}
 FOLDER, RELEASED = "folder:", "released:"
+RESERVED = {"clean", "mean", "mixed", "append", "repair", "break"}  # columns of tables beside those of levels
 HELP = (
     f"degradations, separated by commas: gaussion (six levels of Gaussian blur, also called gaussian-blur; not the "
     f"same as gaussian_blur), {', '.join(COMMON)}, spatial; groups: noise, blur, weather, digital, extra, and all (the "
-    "15 that are not extra)"
+    "15 that are not extra); package.module:function, a function of one's own, from the working directory; "
+    "folder:PATH, degraded images of one's own; released:PATH, files of CIFAR-10-C, CIFAR-100-C or ImageNet-C (test "
+    "images only)"
 )
 _FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
@@ -51,21 +54,31 @@ class Specification:
         """The part of a folder's name that says which degradations these are; empty for the default."""
         if self.names == (DEFAULT,):
             return ""
-        written = self.given if self.given in LISTS else "+".join(map(_file_name, self.names))
+        written = "+".join(map(_file_name, _shortened(self.names)))
         if len(written) > 40:
-            digest = sha256("+".join(self.names).encode()).hexdigest()[:6]
+            digest = sha256(written.encode()).hexdigest()[:6]
             written = f"{_file_name(self.names[0])}+{len(self.names)}-{digest}"
         return written + ("" if self.severities == SEVERITIES else "-sev" + "".join(map(str, self.severities)))
 
     def without(self, held_out: str) -> Specification:
         """Return the specification without the types of another list, for training; UserError when none remains."""
-        removed = parse(held_out).names
-        if absent := sorted(set(removed) - set(self.names)):
-            raise UserError(f"{', '.join(absent)} cannot be held out of {self.given}, which does not have it")
+        removed = self.held_out(held_out).names
         kept = tuple(name for name in self.names if name not in removed)
         if not kept:
             raise UserError(f"{held_out} held out of {self.given} leaves no degradation to train on")
         return Specification(kept, self.severities, ",".join(kept))
+
+    def held_out(self, held_out: str) -> Specification:
+        """Return the types of another list, which must be among these; UserError where one is not."""
+        removed = parse(held_out).names
+        if absent := sorted(set(removed) - set(self.names)):
+            raise UserError(f"{', '.join(absent)} cannot be held out of {self.given}, which does not have it")
+        return Specification(removed, self.severities, held_out)
+
+    @property
+    def own(self) -> tuple[str, ...]:
+        """The names whose meaning files decide: functions, folders of images and released files."""
+        return tuple(name for name in self.names if name not in NAMES)
 
 
 def parse(text: str, severity: str | None = None) -> Specification:
@@ -89,14 +102,16 @@ def parse(text: str, severity: str | None = None) -> Specification:
 
 
 def on_command_line(text: str) -> str:
-    """Return a list of degradations as options keep it: a group's name, or names in order.
-
-    UserError where it is wrong, or names what only Python users can have.
-    """
+    """Return a list of degradations as options keep it: a group's name, or names in order."""
     specification = parse(text)
-    if own := [name for name in specification.names if name not in NAMES]:
-        raise UserError(f"--noise_type {own[0]}: one's own degradations can be used from Python only")
     return specification.given if specification.given in LISTS else ",".join(specification.names)
+
+
+def folder(path: str) -> str:
+    """Return the name of the images in a folder; UserError where it cannot be one."""
+    if "," in path:
+        raise UserError(f"{path}: a comma separates names of degradations; rename the folder")
+    return on_command_line(FOLDER + path)
 
 
 def severities_on_command_line(text: str) -> str | None:
@@ -130,7 +145,22 @@ def has_severities(text: str) -> bool:
 
 
 def _has_severities(name: str) -> bool:
-    return name in COMMON or name == "spatial"
+    return name in COMMON or name == "spatial" or name.startswith(RELEASED)
+
+
+def _shortened(names: Sequence[str]) -> list[str]:
+    """Return names with whole groups in place of their members."""
+    found, left = [], list(names)
+    for group, members in (("all", BENCHMARK), *GROUPS.items()):
+        if len(members) > 1 and set(members) <= set(left):
+            found.append(group)
+            left = [name for name in left if name not in members]
+    return [each for name in [*names] for each in _first_of(name, found, left)]
+
+
+def _first_of(name: str, groups: Sequence[str], left: Sequence[str]) -> Sequence[str]:
+    """Return a name that is left, or the group whose first member it is."""
+    return [name] if name in left else [group for group in groups if LISTS[group][0] == name]
 
 
 def _members(word: str, text: str) -> Sequence[str]:
@@ -152,5 +182,5 @@ def _file_name(name: str) -> str:
     """Return a name without characters that folders' names should not have."""
     kind, colon, detail = name.partition(":")
     if kind + colon in (FOLDER, RELEASED):
-        return f"{kind}-{detail.rstrip('/').rpartition('/')[2]}-{sha256(detail.encode()).hexdigest()[:6]}"
+        return f"{kind}-" + re.sub(r"[^\w.-]", "-", detail.rstrip("/").rpartition("/")[2])
     return re.sub(r"[^\w.-]", "-", name)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from deeppatch.cache import ContentCache, Entry
-from deeppatch.data.files import Files, StoredPixels
+from deeppatch.data.files import Files, StoredPixels, files_state
 from deeppatch.data.images import Images
 from deeppatch.storage import sha256
 
@@ -60,16 +60,16 @@ def _digest(images: Images, cache: Path | None) -> str:
 
 
 def _stored_digest(pixels: StoredPixels, cache: Path | None) -> str:
-    return contents_digest(pixels, cache) if isinstance(pixels, Files) else pixels.digest()
+    return contents_digest(pixels.paths, cache) if isinstance(pixels, Files) else pixels.digest()
 
 
-def contents_digest(files: Files, cache: Path | None) -> str:
+def contents_digest(paths: Sequence[str], cache: Path | None) -> str:
     """Hash the contents of all files; they are read again only where a name, a size or a time has changed."""
-    kept, facts = ContentCache(cache) if cache else None, {"files": files.digest()}
+    kept, facts = ContentCache(cache) if cache else None, {"files": files_state(paths)}
     if kept and (entry := kept.read(facts)):
         return str(entry.notes["contents"])
     digest = hashlib.sha256()
-    for file in files.paths:
+    for file in paths:
         digest.update(os.fsencode(Path(file).name) + f" {sha256(Path(file).read_bytes())}\n".encode())
     if kept:
         kept.write(facts, Entry({}, {"contents": digest.hexdigest()}))

@@ -99,11 +99,56 @@ class Files(StoredPixels):
 
     def digest(self) -> str:
         """Return a SHA-256 over paths, sizes and modification times of the files, and over the scaling."""
-        digest = hashlib.sha256(f"{self.scaling.name}\n".encode())
-        for path in self.paths:
-            state = Path(path).stat()
-            digest.update(os.fsencode(path) + f" {state.st_size} {state.st_mtime_ns}\n".encode())
+        return files_state(self.paths, self.scaling.name)
+
+
+class Joined(StoredPixels):
+    """Images of several places, one after the other, all of one size; `index` chooses some of them."""
+
+    def __init__(self, parts: Sequence[Tensor | StoredPixels], index: Tensor | None = None) -> None:
+        self.parts = parts
+        self.index = torch.arange(sum(part.shape[0] for part in parts)) if index is None else index
+        self.device = parts[0].device
+
+    @property
+    def shape(self) -> torch.Size:
+        """The shape (N, 3, H, W)."""
+        return torch.Size((len(self.index), *self.parts[0].shape[1:]))
+
+    def take(self, indices: Tensor) -> Joined:
+        """Return the images at `indices`, in that order; none is read."""
+        return Joined(self.parts, self.index[indices.cpu()])
+
+    def to(self, device: torch.device) -> Joined:
+        """Return the same images, to be read to `device`."""
+        return Joined([part.to(device) for part in self.parts], self.index)
+
+    def __getitem__(self, index: Tensor | slice) -> Tensor:
+        chosen = self.index[index if isinstance(index, slice) else index.cpu()]
+        found = torch.empty((len(chosen), *self.shape[1:]), dtype=torch.uint8, device=self.device)
+        first = 0
+        for part in self.parts:
+            here = ((chosen >= first) & (chosen < first + part.shape[0])).nonzero().flatten()
+            if len(here):
+                found[here.to(self.device)] = part[(chosen[here] - first).to(self.device)].to(self.device)
+            first += part.shape[0]
+        return found
+
+    def digest(self) -> str:
+        """Return a SHA-256 of the digests of all parts, and of which images these are."""
+        digest = hashlib.sha256(self.index.numpy().tobytes())
+        for part in self.parts:
+            digest.update(part.digest().encode() if isinstance(part, StoredPixels) else part.cpu().numpy().tobytes())
         return digest.hexdigest()
+
+
+def files_state(paths: Sequence[str], more: str = "") -> str:
+    """Return a SHA-256 over paths, sizes and modification times of files, and over a further text."""
+    digest = hashlib.sha256(f"{more}\n".encode())
+    for path in paths:
+        state = Path(path).stat()
+        digest.update(os.fsencode(path) + f" {state.st_size} {state.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
 
 
 class UnreadableImage(DataProblem):

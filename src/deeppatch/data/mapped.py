@@ -68,7 +68,7 @@ def decoded(files: Files, cache: Path | None) -> Tensor | Mapped:
     shape = tuple(files.shape)
     if cache is None or np.prod(shape) <= LARGE:
         return files[:]
-    key = hashlib.sha256(f"{contents_digest(files, cache)} {files.scaling.name}".encode()).hexdigest()
+    key = hashlib.sha256(f"{contents_digest(files.paths, cache)} {files.scaling.name}".encode()).hexdigest()
     path = cache / f"pixels-{key[:16]}.npy"
     if not path.exists():
         info(f"decoding {shape[0]} images to {shape[3]}x{shape[2]} pixels, once: {path}")

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import InterpolationMode, center_crop, pil_to_tensor, resize
 
-from deeppatch.data.files import UnreadableImage, image_size
+from deeppatch.data.files import Files, StoredPixels, UnreadableImage, image_size
 from deeppatch.errors import DataProblem
 
 
@@ -80,6 +80,14 @@ class Sizing:
 def square(size: int, *, squash: bool = False) -> Scaling:
     """Return the scaling to `size` x `size` pixels."""
     return Scaling(size, size, squash)
+
+
+def like(pixels: Tensor | StoredPixels) -> Scaling:
+    """Return the scaling that gives further files the size of these images (N, 3, H, W), as these were given it."""
+    if isinstance(pixels, Files) and isinstance(pixels.scaling, Scaling):
+        return pixels.scaling
+    height, width = pixels.shape[-2:]
+    return Scaling(height, width)
 
 
 def scaled_tensors(pixels: Tensor, scaling: Scaling) -> Tensor:

@@ -65,6 +65,21 @@ def load(name: str, data_dir: Path, seed: int, sizing: Sizing = NO_SIZING) -> So
     return replace(source, train=train, test=test)
 
 
+def image_names(name: str, data_dir: Path) -> tuple[list[str], list[str]] | None:
+    """Return the names CLASS/IMAGE of the training and of the test images, in order; None where images have none."""
+    folder, parts = Path(name.removeprefix("folder:")), ("train", "test")
+    if name == "imagenet":
+        folder, parts = data_dir / "imagenet" / "ILSVRC", ("train", "val")
+    elif not name.startswith("folder:"):
+        archive = {"cifar10": CIFAR10.base_folder, "cifar100": CIFAR100.base_folder}.get(name)
+        folder = data_dir / name
+        if archive is None or (data_dir / archive).exists() or not folder.is_dir():
+            return None
+    listed = [list_classes(folder / part).paths for part in parts]
+    train, test = (["/".join(Path(file).parts[-2:]) for file in paths] for paths in listed)
+    return train, test
+
+
 def _cifar(kind: type[CIFAR10], name: str, data_dir: Path) -> Source:
     if not (data_dir / kind.base_folder).exists() and (data_dir / name).is_dir():
         return _folder(data_dir / name, name, Sizing(SIZE))

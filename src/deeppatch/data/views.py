@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from deeppatch import runtime
-from deeppatch.data.corruptions import Corruption, depends_on_batch, families
+from deeppatch.data.corruptions import Corruption, depends_on_batch, families, looks_up, own_images
+from deeppatch.data.files import Joined, StoredPixels
 from deeppatch.data.images import Images, to_float
 from deeppatch.distributed.ranks import shard_slice
 
@@ -91,11 +92,33 @@ def degraded(pixels: Tensor, corruption: Corruption | None, levels: Tensor, seed
 
 
 def levels_view(images: Images, corruption: Corruption | None, levels: list[int], batch_size: int) -> View:
-    """Return every image at each level, one level after the other (expand: 1..6; append: 0..6; replace: one level)."""
+    """Return every image at each level, one level after the other (expand: 1..6; append: 0..6; replace: one level).
+
+    Of a level that has images of its own, all of these are read.
+    """
     device = images.labels.device
+    if any(own := [own_images(corruption, level, images) for level in levels]):
+        return _levels_of_own_images(images, corruption, levels, own, batch_size)
     index = torch.arange(len(images), device=device).repeat(len(levels))
     level_of_each = torch.tensor(levels, device=device).repeat_interleave(len(images))
     return View(images, corruption, index, level_of_each, batch_size)
+
+
+def _levels_of_own_images(
+    images: Images, corruption: Corruption | None, levels: list[int], own: list[Images | None], batch_size: int
+) -> View:
+    """Return the levels of `levels_view` as a view of clean images and those of the levels, joined."""
+    device, parts, index = images.labels.device, [images], []
+    for found in own:
+        first = sum(map(len, parts)) if found else 0
+        index.append(first + torch.arange(len(found or images), device=device))
+        parts += [found] if found else []
+    level_of_each = [torch.full_like(part, level) for part, level in zip(index, levels, strict=True)]
+    pixels: Tensor | StoredPixels = Joined([part.pixels for part in parts])
+    if not any(isinstance(part.pixels, StoredPixels) for part in parts):
+        pixels = torch.cat([part.pixels[:] for part in parts])
+    whole = Images(pixels, torch.cat([part.labels for part in parts]))
+    return View(whole, corruption, torch.cat(index), torch.cat(level_of_each), batch_size)
 
 
 def expand(images: Images, corruption: Corruption, batch_size: int) -> View:
@@ -181,6 +204,8 @@ def batch_sizes(count: int, batch_size: int) -> list[int]:
 class Shuffled:
     """One epoch of training batches: shuffled, optionally cropped and mirrored, then degraded at random levels.
 
+    Where degraded versions are looked up, images are cropped and mirrored afterwards.
+
     Random numbers depend only on `seed` and `epoch`, so an epoch can be read again after an interruption. Without
     `mirror` images are only cropped. `part` is index and number of shards of each batch, of which only this one is
     read; random numbers do not depend on it.
@@ -211,9 +236,12 @@ class Shuffled:
             read, kept = read_and_kept(size, self.part, self.corruption)
             read = slice(start + read.start, start + read.stop)
             pixels = to_float(self.images.pixels[order[read]])
-            if self.augment:
+            first = looks_up(self.corruption)  # which needs whole images
+            if self.augment and not first:
                 pixels = crop_and_flip(pixels, crops[:, read])
             pixels = degraded(pixels, self.corruption, levels[read], self.seed, "epoch", self.epoch, start)
+            if self.augment and first:
+                pixels = crop_and_flip(pixels, crops[:, read])
             yield pixels[kept], self.images.labels[order[read]][kept]
             start += size
 

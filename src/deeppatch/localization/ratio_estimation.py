@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
+from deeppatch import metrics
 from deeppatch.artifacts import Checkpoint
 from deeppatch.data import corruptions, views
 from deeppatch.data.dataset import Data
@@ -103,14 +104,15 @@ def estimate_ratio(
     levels = list(range(1, len(degrade) + 1))
     val = views.levels_view(data.val.to(device_of(model)), degrade, levels, batch_size)
 
-    def correct_at(ratio: float) -> Tensor:
+    def correct_at(ratio: float) -> metrics.Rows:
         channels = ranking.choose(ratio, side, seed)
         info(f"ratio {ratio:g}: {sum(map(len, channels.values()))} filters in {len(channels)} layers")
         with seeded(seed):
             patched = train(channels)
         # a copy, because predict sets the mode
         predictions = predict(copy.deepcopy(patched), val, amp=amp)
-        return (predictions == val.labels).view(len(degrade), -1)
+        correct = predictions == val.labels
+        return metrics.rows_of([correct[val.levels == level] for level in levels])
 
     done = (ranks.broadcast_from_rank0(checkpoint.load) if checkpoint else None) or {}
     keep = checkpoint.save if checkpoint else lambda _curve: None
@@ -120,7 +122,7 @@ def estimate_ratio(
 
 def choose_ratio(
     ratios: Sequence[float],
-    correct_at: Callable[[float], Tensor],
+    correct_at: Callable[[float], metrics.Rows],
     done: dict[str, Any],
     keep: Callable[[dict[str, Any]], object],
 ) -> dict[str, Any]:
@@ -147,8 +149,13 @@ def choose_ratio(
     return {"ratio": chosen, "curve": curve}
 
 
-def accuracy_summary(correct: Tensor) -> dict[str, Any]:
+def accuracy_summary(correct: metrics.Rows) -> dict[str, Any]:
     """Return the accuracy at each level, its mean and the standard error over images, of bool (levels, images)."""
+    if isinstance(correct, tuple):  # levels of unlike length, taken as independent
+        shares = [row.double().mean().item() for row in correct]
+        errors = [share * (1 - share) / len(row) for share, row in zip(shares, correct, strict=True)]
+        mean = sum(shares) / len(shares)
+        return {"levels": shares, "mean": mean, "standard_error": math.sqrt(sum(errors)) / len(shares)}
     per_image = correct.double().mean(0)
     deviation = per_image.std().item() if len(per_image) > 1 else 0.0
     return {

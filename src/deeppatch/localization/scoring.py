@@ -89,8 +89,14 @@ def rank_filters(
     scored = copy.deepcopy(model).eval()
     check_classifier(scored, views.to_float(images.pixels[:2]), len(data.classes))
     degrade = corruptions.corruption(corruption, seed=seed)
-    run = ScoringRun(scored, images, degrade, batch_size, memory, amp, seed, checkpoint)
     scorer = SCORERS.get(method)
+    if scorer is not None and scorer.paired and not corruptions.is_paired(degrade):
+        raise UserError(
+            f"{method} compares each degraded image with its clean one, but some of "
+            f"{', '.join(degrade.level_names[:4])} are of other images: use perfloss or taylor, or give every clean "
+            "image a degraded one of its name"
+        )
+    run = ScoringRun(scored, images, degrade, batch_size, memory, amp, seed, checkpoint)
     if scorer is None:
         return random_ranking(run.widths, seed)
     if isinstance(scorer, ExactScorer) and eliminate is not None:

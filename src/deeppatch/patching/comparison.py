@@ -43,7 +43,7 @@ class Comparison:
     @property
     def images(self) -> int:
         """The number of test images."""
-        return self.routing.scores.shape[1]
+        return len(self.routing.scores[0])
 
     def accuracies(self, mean: str = "mean") -> dict[str, dict[str, float]]:
         """Return the accuracies of each network, in percent.
@@ -74,7 +74,7 @@ class Comparison:
 
     def _differences(self, after: str, before: str, mean: str) -> dict[str, Interval]:
         one, two = self.correct[after], self.correct[before]
-        tables = {
+        tables: dict[str, tuple[metrics.Rows, metrics.Rows]] = {
             name: (one.by_level[row], two.by_level[row])
             for row, name in enumerate(metrics.view_names(self.level_names))
         }

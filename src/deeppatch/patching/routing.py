@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from deeppatch import runtime
+from deeppatch import metrics, runtime
 from deeppatch.data import views
 from deeppatch.data.corruptions import Corruption
 from deeppatch.data.images import Images
@@ -18,10 +18,13 @@ from deeppatch.progress import track
 
 @dataclass(frozen=True)
 class Routing:
-    """Router scores, float64, and decisions, bool, both (levels + 1, images); row 0 is clean."""
+    """Router scores, float64, and decisions, bool, both (levels + 1, images); row 0 is clean.
 
-    scores: Tensor
-    switched: Tensor
+    Where levels have images of their own, and not as many, both are a row for each level.
+    """
+
+    scores: metrics.Rows
+    switched: metrics.Rows
 
 
 @torch.inference_mode()
@@ -42,7 +45,7 @@ def route_by_level(
         _route(model, views.levels_view(images, corruption, [level], batch_size), f"switched, level {level}", amp)
         for level in range(len(corruption) + 1)
     ]
-    correct, scores, switched = (torch.stack(parts) for parts in zip(*rows, strict=True))
+    correct, scores, switched = (metrics.rows_of(parts) for parts in zip(*rows, strict=True))
     in_stream = _route(model, views.mixed_stream(images, corruption, batch_size, seed), "switched, mixed", amp)[0]
     return CorrectPredictions(correct, in_stream), Routing(scores, switched)
 

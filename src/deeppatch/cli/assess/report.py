@@ -18,7 +18,7 @@ from deeppatch.zoo.classifier import Classifier
 def report_ranking(context: Context, model: Classifier, ranking: Ranking) -> None:
     """Write the ranking, its plot and the record."""
     options, images, scorer = context.options, len(context.data.val), SCORERS[ranking.method]
-    degraded = images * (1 if scorer.paired or len(context.corruption) > views.MANY else len(context.corruption))
+    degraded = images if scorer.paired else len(views.expand(context.data.val, context.corruption, images).index)
     write_ranking(context, model, ranking, {"val_images": images, "degraded_images": degraded, **ranking.facts})
     title = f"suspicion by {ranking.method}: {options.model} on {context.data.name}, {degraded} degraded images"
     scores = {name: [scorer.scale * value for value in row] for name, row in ranking.scores.items()}

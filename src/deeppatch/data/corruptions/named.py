@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import torch
 
 from deeppatch.data import corruption_names
-from deeppatch.data.corruption_names import Specification
+from deeppatch.data.corruption_names import RESERVED, Specification
 from deeppatch.data.corruptions.callables import CallableCorruption, imported, own_name
 from deeppatch.data.corruptions.gaussion import GaussianBlur
 from deeppatch.data.corruptions.kinds import CommonCorruption
+from deeppatch.data.corruptions.own import CleanImages, own_folder
+from deeppatch.data.corruptions.paired import released, released_images
 from deeppatch.data.corruptions.protocol import Corruption, Degrade, Several
 from deeppatch.data.corruptions.spatial import Spatial
+from deeppatch.data.dataset import Data
+from deeppatch.data.files import Files
 from deeppatch.data.images import Images, to_float
 from deeppatch.errors import UserError
 
 IDENTIFYING_IMAGES = 64
-RESERVED = {"clean", "mean", "mixed", "append", "repair", "break"}  # columns of tables beside those of levels
 
 
 def corruption(
@@ -27,6 +31,7 @@ def corruption(
     seed: int = 2021,
     severity: str | None = None,
     hold_out: str | None = None,
+    data: Data | None = None,
 ) -> Corruption:
     """Return a corruption: by name, or one level for a callable, or one level for each callable of a mapping.
 
@@ -34,13 +39,15 @@ def corruption(
         what: Names, separated by commas: `gaussian-blur` (six levels, the published `gaussion`); any of the 19 common
             corruptions, such as `fog` or `jpeg_compression`, at five severities; a group of them, `noise`, `blur`,
             `weather`, `digital`, `extra`, or `all` (the first four groups); `spatial`; or the import path of a
-            callable, `package.module:function`. Or a callable of pixels, float (N, 3, H, W) in [0, 1], and a
+            callable, `package.module:function`; `folder:PATH`, degraded images of one's own; or `released:PATH`, files
+            of CIFAR-10-C, CIFAR-100-C or ImageNet-C. Or a callable of pixels, float (N, 3, H, W) in [0, 1], and a
             `torch.Generator` on their device, which returns pixels (N, 3, H, W) or (N, 1, H, W); or a mapping from the
             names of levels to such callables. A corruption is returned as it is.
         seed: The seed of the generators that callables receive; they should use no other random numbers.
         severity: The severities of common corruptions and of `spatial`, such as `1,3,5` or `2..4` (default: all five).
         hold_out: Names that are left out of `what`: train without them and measure with them, to see what a repair does
             to degradations that it has not seen.
+        data: The clean data, which degraded images in files belong to.
 
     Returns:
         A `Corruption`: it has `len` levels without clean, whose names are `level_names`.
@@ -65,7 +72,15 @@ def corruption(
     """
     if isinstance(what, str):
         specification = corruption_names.parse(what, severity)
-        return create(specification.without(hold_out) if hold_out else specification, seed=seed)
+        kept = specification.without(hold_out) if hold_out else specification
+
+        def from_files(name: str) -> Corruption:
+            if data is None:
+                raise UserError(f"{name}: these images belong to clean ones; give the argument data")
+            parts = {part: getattr(data, part) for part in ("train", "val", "test")}
+            return read_files(name, kept, CleanImages(parts, data.classes, seed=seed))
+
+        return create(kept, seed=seed, from_files=from_files)
     if severity is not None or hold_out is not None:
         raise UserError("severities and held-out types belong to corruptions by name, not to callables")
     if isinstance(what, Corruption) and not isinstance(what, Mapping):
@@ -78,18 +93,39 @@ def corruption(
     return CallableCorruption(given, seed)
 
 
-def create(specification: Specification, *, seed: int = 2021) -> Corruption:
-    """Return the corruption that a specification stands for; `seed` is that of the generators of callables."""
-    members = [_member(name, specification, seed) for name in specification.names]
+def create(
+    specification: Specification, *, seed: int = 2021, from_files: Callable[[str], Corruption] | None = None
+) -> Corruption:
+    """Return the corruption that a specification stands for.
+
+    `seed` is that of the generators of callables; `from_files` reads `folder:PATH` and `released:PATH`.
+    """
+    members = [_member(name, specification, seed, from_files) for name in specification.names]
     if len(members) == 1:
         return members[0]
     levels = [name for member in members for name in member.level_names]
     if twice := sorted({name for name in levels if levels.count(name) > 1}):
-        raise UserError(f"{specification.given}: two levels are called {', '.join(twice)}; rename one of the functions")
+        raise UserError(f"{specification.given}: two levels are called {', '.join(twice)}; rename one of them")
     return Several(members)
 
 
-def _member(name: str, specification: Specification, seed: int) -> Corruption:
+def read_files(name: str, specification: Specification, clean: CleanImages) -> Corruption:
+    """Return the degradation that `folder:PATH` or `released:PATH` names."""
+    kind, _, where = name.partition(":")
+    path = Path(where).expanduser()
+    if kind + ":" == corruption_names.FOLDER:
+        return own_folder(path, clean)
+    if not path.is_dir():
+        raise UserError(f"{path} is no folder of released files; give that of CIFAR-10-C, CIFAR-100-C or ImageNet-C")
+    test = clean.parts["test"] if clean.official is None else clean.official[1]
+    if isinstance(test.pixels, Files):
+        return released_images(path, test, specification.severities)
+    return released(path, test, severities=specification.severities)
+
+
+def _member(
+    name: str, specification: Specification, seed: int, from_files: Callable[[str], Corruption] | None
+) -> Corruption:
     if name == corruption_names.DEFAULT:
         return GaussianBlur(prefix="gaussion-" if len(specification.names) > 1 else "")
     if name == "spatial":
@@ -101,7 +137,9 @@ def _member(name: str, specification: Specification, seed: int) -> Corruption:
         if not callable(found) and not isinstance(found, Mapping | Corruption):
             raise UserError(f"{name} is {type(found).__name__}; name a function of (pixels, generator)")
         return corruption(found, seed=seed)
-    raise UserError(f"{name}: these images belong to clean ones; use paired_folder or released of data.corruptions")
+    if from_files is None:
+        raise UserError(f"{name}: these images belong to clean ones; use corruption(..., data=data)")
+    return from_files(name)
 
 
 def identity(corruption: Corruption, images: Images) -> str:

@@ -13,11 +13,43 @@ from deeppatch.data.corruption_names import COMMON, SEVERITIES
 from deeppatch.data.corruptions.draws import fingerprints
 from deeppatch.data.files import Files
 from deeppatch.data.images import Images
+from deeppatch.data.scaling import like, square
 from deeppatch.errors import DataProblem, UserError
 
 Read = Callable[[Tensor], Tensor]  # indices (n,) -> uint8 pixels (n, 3, H, W)
 AT_ONCE = 4096
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+
+
+class Table:
+    """Images of several parts, found again by their pixels; of equal images the first. It is filled at first use."""
+
+    def __init__(self, parts: Sequence[Images]) -> None:
+        self.parts = parts
+        self._sorted: Tensor | None = None
+        self._index = torch.zeros(0, dtype=torch.long)
+
+    def find(self, pixels: Tensor, names: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Return the index of each of float pixels (N, 3, H, W), counted over all parts, and its fingerprint.
+
+        `names` are those of the levels, for the message of a DataProblem where an image is not known.
+        """
+        if self._sorted is None:
+            found = [
+                fingerprints(images.pixels[part.to(images.labels.device)].cpu())
+                for images in self.parts
+                for part in torch.arange(len(images)).split(AT_ONCE)
+            ]
+            # stable, so that the first of equal images is found
+            self._sorted, self._index = torch.cat(found).sort(stable=True)
+        wanted = fingerprints((pixels * 255).round().to(torch.uint8)).cpu()
+        place = torch.searchsorted(self._sorted, wanted).clamp_(max=len(self._sorted) - 1)
+        if missing := int((self._sorted[place] != wanted).sum()):
+            raise DataProblem(
+                f"{missing} of {len(wanted)} images have no degraded version in {', '.join(names)}; give the "
+                "images that the degraded ones were made from, of the same size, neither cropped nor mirrored"
+            )
+        return self._index[place], wanted
 
 
 class PairedCorruption:
@@ -27,21 +59,21 @@ class PairedCorruption:
     mirrored. Equal clean images have one degraded version, the first.
 
     Args:
-        clean: The clean images that have degraded versions.
+        clean: The clean images that have degraded versions, or several parts of them.
         levels: For the name of each level, a function from indices of clean images, int64 (n,), to the pixels of their
             degraded versions, uint8 (n, 3, H, W).
+        test_only: Whether only test images have degraded versions.
     """
 
     draws = False
+    looks_up = True
 
-    def __init__(self, clean: Images, levels: Mapping[str, Read]) -> None:
+    def __init__(
+        self, clean: Images | Sequence[Images], levels: Mapping[str, Read], *, test_only: bool = False
+    ) -> None:
         self.levels = dict(levels)
-        found = [
-            fingerprints(clean.pixels[part.to(clean.labels.device)].cpu())
-            for part in torch.arange(len(clean)).split(AT_ONCE)
-        ]
-        # stable, so that the first of equal images is found
-        self._sorted, self._index = torch.cat(found).sort(stable=True)
+        self.test_only = test_only
+        self._table = Table([clean] if isinstance(clean, Images) else clean)
 
     def __len__(self) -> int:
         return len(self.levels)
@@ -59,19 +91,9 @@ class PairedCorruption:
         for level, read in enumerate(self.levels.values(), start=1):
             chosen = (levels == level).nonzero().squeeze(1)
             if len(chosen):
-                found = read(self._indices(pixels[chosen]))
+                found = read(self._table.find(pixels[chosen], self.level_names)[0])
                 degraded[chosen] = found.to(pixels.device).to(pixels.dtype).div_(255)
         return degraded
-
-    def _indices(self, pixels: Tensor) -> Tensor:
-        wanted = fingerprints((pixels * 255).round().to(torch.uint8)).cpu()
-        place = torch.searchsorted(self._sorted, wanted).clamp_(max=len(self._sorted) - 1)
-        if missing := int((self._sorted[place] != wanted).sum()):
-            raise DataProblem(
-                f"{missing} of {len(wanted)} images have no degraded version in {', '.join(self.levels)}; give the "
-                "images that the degraded ones were made from, of the same size, neither cropped nor mirrored"
-            )
-        return self._index[place]
 
 
 def paired_folder(path: Path, clean: Images, names: Sequence[str]) -> PairedCorruption:
@@ -90,15 +112,14 @@ def paired_folder(path: Path, clean: Images, names: Sequence[str]) -> PairedCorr
     found: dict[str, Path] = {}
     for file in sorted(path.glob("*/*")):
         if file.suffix.lower() in ENDINGS:
-            found.setdefault(_stem(file.relative_to(path).as_posix()), file)
-    missing = [name for name in names if _stem(name) not in found]
+            found.setdefault(stem_of(file.relative_to(path).as_posix()), file)
+    missing = [name for name in names if stem_of(name) not in found]
     if missing:
         raise DataProblem(
             f"{path}: {len(missing)} of {len(names)} images have no degraded version of their name, such as "
             f"{missing[0]}; give every image of the data set one, in the folder of its class"
         )
-    size = clean.pixels.shape[-1]
-    files = Files([str(found[_stem(name)]) for name in names], size, size)
+    files = Files([str(found[stem_of(name)]) for name in names], like(clean.pixels))
     return PairedCorruption(clean, {f"{path.resolve().name}": lambda index: files[index]})
 
 
@@ -129,7 +150,7 @@ def released(
     for name in wanted:
         pixels = _array(path / f"{name}.npy", (len(SEVERITIES) * count, height, width, 3))
         levels |= {f"{name}-{severity}": _rows(pixels, (severity - 1) * count) for severity in severities}
-    return PairedCorruption(test, levels)
+    return PairedCorruption(test, levels, test_only=True)
 
 
 def released_files(path: Path, severity: int, name: str, clean: Sequence[str]) -> Files:
@@ -143,7 +164,18 @@ def released_files(path: Path, severity: int, name: str, clean: Sequence[str]) -
     found = [path / name / str(severity) / file for file in clean]
     if missing := [file for file in found if not file.is_file()]:
         raise DataProblem(f"{missing[0]} is missing, and {len(missing) - 1} others; unpack ImageNet-C in {path}")
-    return Files([str(file) for file in found], 224, 224)
+    return Files([str(file) for file in found], square(224))
+
+
+def released_images(path: Path, test: Images, severities: Sequence[int] = SEVERITIES) -> PairedCorruption:
+    """Return the levels of ImageNet-C that are there, for test images that are files WNID/FILE.JPEG."""
+    assert isinstance(test.pixels, Files)
+    clean = ["/".join(Path(file).parts[-2:]) for file in test.pixels.paths]
+    wanted = [name for name in COMMON if (path / name).is_dir()]
+    if not wanted:
+        raise DataProblem(f"{path} has no folder such as {COMMON[0]}; unpack ImageNet-C there")
+    files = {f"{name}-{level}": released_files(path, level, name, clean) for name in wanted for level in severities}
+    return PairedCorruption(test, {name: each.__getitem__ for name, each in files.items()}, test_only=True)
 
 
 def _rows(pixels: np.ndarray, first: int) -> Read:
@@ -168,5 +200,6 @@ def _array(file: Path, shape: tuple[int, ...]) -> np.ndarray:
     return found
 
 
-def _stem(name: str) -> str:
+def stem_of(name: str) -> str:
+    """Return the name of a file without its ending."""
     return name.rpartition(".")[0] or name

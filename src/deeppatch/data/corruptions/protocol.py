@@ -8,6 +8,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from deeppatch.data.images import Images
+
 # float pixels (N, 3, H, W) in [0, 1] and a generator on their device -> pixels (N, 3, H, W) or (N, 1, H, W)
 Degrade = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -44,6 +46,28 @@ def families(corruption: Corruption) -> tuple[int, ...]:
     return tuple(getattr(corruption, "families", (len(corruption),)))
 
 
+def looks_up(corruption: Corruption | None) -> bool:
+    """Tell whether degraded versions are looked up by the clean pixels, which must be neither cropped nor mirrored."""
+    return bool(getattr(corruption, "looks_up", False))
+
+
+def is_paired(corruption: Corruption) -> bool:
+    """Tell whether a degraded image shows what the clean one shows that it replaces."""
+    return bool(getattr(corruption, "paired", True))
+
+
+def is_for_test_only(corruption: Corruption) -> bool:
+    """Tell whether some level has degraded versions of test images only."""
+    return bool(getattr(corruption, "test_only", False))
+
+
+def own_images(corruption: Corruption | None, level: int, images: Images) -> Images | None:
+    """Return the images that stand for a level of `images` where they are others than its degraded versions."""
+    find = getattr(corruption, "own_images", None)
+    found: Images | None = find(level, images) if find and level else None
+    return found
+
+
 class Several:
     """Several corruptions as one: the levels of the first, then those of the second, and so on."""
 
@@ -51,6 +75,9 @@ class Several:
         self.members = tuple(members)
         self.draws = any(member.draws for member in self.members)
         self.by_image = not any(map(depends_on_batch, self.members))
+        self.looks_up = any(map(looks_up, self.members))
+        self.paired = all(map(is_paired, self.members))
+        self.test_only = any(map(is_for_test_only, self.members))
         self.families = tuple(size for member in self.members for size in families(member))
 
     def __len__(self) -> int:
@@ -77,3 +104,11 @@ class Several:
                 degraded[own] = member(pixels[own], levels[own] - first, generator)
             first += len(member)
         return degraded
+
+    def own_images(self, level: int, images: Images) -> Images | None:
+        """Return the images that stand for a level where the member that has it brings its own."""
+        for member in self.members:
+            if level <= len(member):
+                return own_images(member, level, images)
+            level -= len(member)
+        return None
