@@ -269,6 +269,7 @@ def test_of_a_vision_transformer_the_patch_embedding_is_patched(own):
     pytest.importorskip("timm")
     said = own.ran("nets_of_mine:transformer", *PATCHED, "select -f perfloss", "influence -k 2")
     assert "patching 6 filters in 1 layers" in said
+    assert "1 convolution is ranked and can be patched (patch_embed.proj), with " in said
     assert "kept whole" not in said
     assert "full forward pass" not in said
 

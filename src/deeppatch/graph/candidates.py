@@ -43,7 +43,20 @@ def candidates(network: nn.Module, example: Tensor) -> dict[str, nn.Conv2d]:
     if counts:
         number = sum(map(len, left_out.values()))
         info(f"{number} of {number + len(usable)} convolutions are neither ranked nor patched: {counts}")
+    _say_how_little(network, usable)
     return usable
+
+
+def _say_how_little(network: nn.Module, usable: dict[str, nn.Conv2d]) -> None:
+    """Log which share of a network a patch can change where it is under a half, as in a vision transformer."""
+    inside = sum(conv.weight.numel() for conv in usable.values())
+    share = inside / sum(parameter.numel() for parameter in network.parameters())
+    if share < 0.5:
+        are = "convolution is" if len(usable) == 1 else "convolutions are"
+        info(
+            f"{len(usable)} {are} ranked and can be patched ({_some(list(usable))}), with {100 * share:.1f} % of the "
+            "network's parameters; other layers stay as they are, and fine-tuning changes all"
+        )
 
 
 def no_convolution() -> str:
