@@ -162,7 +162,7 @@ def _grids(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 def _maps(grids: Mapping[str, pd.DataFrame], title: str, measure: str, scale: dict[str, Any], form: str) -> bytes:
     first = next(iter(grids.values()))
-    across = min(3, len(grids))
+    across = 2 if len(grids) == 4 else min(3, len(grids))
     down = -(-len(grids) // across)
     width = 0.55 * len(first.columns) + 0.6
     size = (max(6.5, across * width + 2.6), down * (0.26 * len(first) + 0.9) + 1.1)
