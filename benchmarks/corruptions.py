@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -49,9 +48,9 @@ def main() -> None:
     frame[numbers] = frame[numbers].astype(float).round(1)
     print(f"{machine.heading(device)}; {options.images} images of {options.size} pixels")
     print(frame.to_string(index=False))
-    machine.write(frame, options, device)
-    facts = {"options": {name: str(value) for name, value in vars(options).items()}, **runtime.describe(device)}
-    options.output.with_suffix(".json").write_text(json.dumps(facts, indent=2) + "\n")
+    images = f"{options.images} random pictures of {options.size} pixels, {options.plain} of them one by one"
+    note = f"the best of {options.rounds} rounds; processor time on one thread, but the column of two threads"
+    machine.write(frame, options, device, images=images, note=note)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -33,11 +33,11 @@ def main() -> None:
     if not (folder / "test").is_dir():
         make_folder(options)
     dataset = f"folder:{folder}"
-    shared = ["-m", options.model, "-d", dataset, "-b", "32", "--device", options.device, "-r"]
+    shared = ["-m", options.model, "-d", dataset, "-b", "16", "--device", options.device, "-r"]
     shared += ["--output_dir", str(options.output_dir)]
     noise = ["-n", options.noise]
     training = ["--epochs", str(options.correction_epochs), "--lr", "0.01"]
-    run("pretrain", [*shared, "--train", "--epochs", str(options.epochs), "--lr", "0.05", *noise])
+    run("pretrain", [*shared, "--train", "--epochs", str(options.epochs), "--lr", "0.02", *noise])
     options.dataset = dataset
     base = ["--base", str(left(options, "pretrain", machine.SEED) / "weights.safetensors")]
     run("assess", [*shared, *noise, "-f", "taylor", *base])
@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("-n", "--noise", default="gaussian_noise,jpeg_compression", metavar="NAMES")
     found.add_argument("--train", type=int, default=400, metavar="N", help="training images (default: 400)")
     found.add_argument("--test", type=int, default=200, metavar="N", help="test images (default: 200)")
-    found.add_argument("--epochs", type=int, default=15, metavar="N", help="of the network (default: 15)")
+    found.add_argument("--epochs", type=int, default=40, metavar="N", help="of the network (default: 40)")
     found.add_argument("--correction_epochs", type=int, default=5, metavar="N", help="of patch and fine-tuning")
     found.add_argument("--folder", type=Path, default=Path("output/large-images"), metavar="FOLDER")
     found.add_argument("--data_dir", type=Path, default=Path("data"), metavar="FOLDER", help="where CIFAR-10 lies")

@@ -101,4 +101,5 @@ def test_corruptions_times_every_type_and_their_sum(tmp_path):
     total = table.loc["sum of 16"]
     assert total.plain_us == pytest.approx(inside.plain_us.sum(), rel=0.01)
     assert total.times == pytest.approx(total.plain_us / total.ours_us, rel=0.05)
-    assert (tmp_path / "times.json").is_file()
+    facts = json.loads((tmp_path / "times.json").read_text())
+    assert facts["images"] == "8 random pictures of 32 pixels, 2 of them one by one"

@@ -13,7 +13,7 @@ BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 PAGES = sorted(ROOT.glob("docs/**/*.md"))
 METHODS = ("deeppatch", "decomposing", "modules", "hybrid-repair")
 SLOW = ("export",)  # PyTorch takes its time to export a program
-WITH_EXAMPLES = (*METHODS, "python", "your-own-model", "labelling-your-images", "export")
+WITH_EXAMPLES = (*METHODS, "python", "your-own-model", "degradations", "labelling-your-images", "export")
 
 
 def program(page: str) -> str:

@@ -22,7 +22,8 @@ DEFAULTS = {
     "resume": False, "noise_type": "gaussion", "severity": None, "hold_out": None, "lr": 0.01, "momentum": 0.9,
     "weight_decay": 5e-4, "max_epoch": 50,
     "fs_method": "perfloss", "crt_method": "patch", "crt_type": "replace", "crt_epoch": 20, "susp_ratio": None,
-    "susp_side": "front", "seed": 2021, "val_share": None, "limit": None, "weights": None, "ranking": None,
+    "susp_side": "front", "seed": 2021, "val_share": None, "limit": None,
+    "image_size": None, "resize": "crop", "weights": None, "ranking": None,
     "patch": None, "finetuned": None, "amp": False,
 }  # fmt: skip
 OWN_DEFAULTS = {
@@ -63,6 +64,8 @@ LONG = {
     "--susp_ratio 0.5": ("susp_ratio", 0.5),
     "--susp_side rear": ("susp_side", "rear"),
     "--val_share 0.2": ("val_share", 0.2),
+    "--image_size 48": ("image_size", 48),
+    "--resize squash": ("resize", "squash"),
 }
 CHOICES = {
     "--device": {"cpu", "cuda"},

@@ -7,6 +7,7 @@ import shutil
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image, ImageFilter
 
@@ -157,3 +158,40 @@ def test_released_files_are_measured_where_they_lie(pretrained, here):
     (found,) = pretrained.root.glob("pretrain-released-C-sev15-*")
     columns = list(json.loads((found / "metrics.json").read_text())["accuracy_percent"])
     assert columns[:5] == ["clean", "gaussian_noise-1", "gaussian_noise-5", "fog-1", "fog-5"]
+
+
+def test_held_out_types_are_measured_apart_and_seen_by_nothing_else(pretrained, here):
+    """Training with them held out is training without them, to the byte."""
+    folder = write_released(here / "C", pretrained.data)
+    released = f"released:{folder}"
+    given = f"-n brightness,contrast,{released} --severity 1,5 --hold_out contrast,{released}"
+    said = pretrained.ran(f"eval -e 3 --lr 0.1 {given}").out
+    assert "contrast *" in said
+    assert "held out: not used for ranking, training and calibration" in said
+    for line in (f"select {given}", f"correct {PATCH} --crt_epoch 1 --lr 0.1 {given}"):
+        pretrained.ran(line)
+    said = pretrained.ran(f"switch {PATCH} {given}").out
+    assert max(len(line) for line in said.splitlines() if not line.startswith(("[info]", "repaired"))) <= 100
+    (found,) = pretrained.root.glob("switch-*")
+    assert "-without-contrast+released-C-" in found.name
+    metrics = json.loads((found / "metrics.json").read_text())
+    assert list(metrics["accuracy_percent"]["switched"])[1:3] == ["brightness-1", "brightness-5"]
+    assert metrics["held_out"]["levels"] == [
+        "contrast-1", "contrast-5", "gaussian_noise-1", "gaussian_noise-5", "fog-1", "fog-5"
+    ]  # fmt: skip
+    table = pd.read_csv(found / "corruptions.csv")
+    assert set(table.corruption[table.held_out]) == {"contrast", "gaussian_noise", "fog"}
+    assert set(table.corruption[~table.held_out]) == {"clean", "brightness"}
+    weights = next(pretrained.root.glob("pretrain-*/weights.safetensors"))
+    base = f"--base {weights}"
+    alone = "-n brightness --severity 1,5"
+    pretrained.ran(f"select {alone} {base}")
+    pretrained.ran(f"correct {PATCH} --crt_epoch 1 --lr 0.1 {alone} {base}")
+    for name in ("assess-*/ranking.csv", "correct-*/patch.safetensors"):
+        one, two = (path.read_bytes() for path in pretrained.root.glob(name))
+        assert one == two
+
+
+def test_what_cannot_be_held_out_is_one_line(pretrained, here):
+    assert "fog cannot be held out of noise" in pretrained.refused("eval -n noise --hold_out fog")
+    assert "leaves no degradation to train on" in pretrained.refused("eval -n fog --hold_out fog")

@@ -14,6 +14,13 @@ from deeppatch.patching.names import CORRECTIONS, UNITS
 from deeppatch.zoo.names import ARCHITECTURE_NAMES, FORMS, check_model
 
 
+class Suggestions(list[str]):
+    """Values that completion offers for an option; any other is accepted, and checked by the option's type."""
+
+    def __contains__(self, value: object) -> bool:
+        return True
+
+
 def model_name(text: str) -> str:
     """Return a network's name, as argparse wants it: ArgumentTypeError when it has no form that there is."""
     try:
@@ -37,6 +44,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         "-m",
         "--model",
         type=model_name,
+        choices=Suggestions(sorted(ARCHITECTURE_NAMES)),
         default="resnet32",
         metavar="NAME",
         help=f"network of the zoo: {', '.join(sorted(ARCHITECTURE_NAMES))}; or {FORMS}, a function of the number of "

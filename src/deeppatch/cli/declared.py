@@ -17,6 +17,14 @@ CACHES = {
     "relearn-start": "the warm starts of relearn: the network fine-tuned on its labelled images",
 }
 
+# what pretrain and evaluate leave where degradations are others than the default
+DEGRADATION_FILES = {
+    "corruptions.csv": "errors of each network by type and severity, with other degradations than the default",
+    "corruptions.json": "the same, nested, with means of types, groups and held-out types",
+    "corruptions.png": "heat maps of accuracy by type and severity",
+    "differences.png": "heat maps of the accuracy gained over the pretrained network",
+}
+
 
 @dataclass(frozen=True)
 class Folder:

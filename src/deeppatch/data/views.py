@@ -107,18 +107,18 @@ def levels_view(images: Images, corruption: Corruption | None, levels: list[int]
 def _levels_of_own_images(
     images: Images, corruption: Corruption | None, levels: list[int], own: list[Images | None], batch_size: int
 ) -> View:
-    """Return the levels of `levels_view` as a view of clean images and those of the levels, joined."""
-    device, parts, index = images.labels.device, [images], []
+    """Return the levels as a view of clean images and those of the levels, joined."""
+    parts, index = [images], []
     for found in own:
         first = sum(map(len, parts)) if found else 0
-        index.append(first + torch.arange(len(found or images), device=device))
+        index.append(first + torch.arange(len(found or images), device=images.labels.device))
         parts += [found] if found else []
     level_of_each = [torch.full_like(part, level) for part, level in zip(index, levels, strict=True)]
     pixels: Tensor | StoredPixels = Joined([part.pixels for part in parts])
     if not any(isinstance(part.pixels, StoredPixels) for part in parts):
         pixels = torch.cat([part.pixels[:] for part in parts])
-    whole = Images(pixels, torch.cat([part.labels for part in parts]))
-    return View(whole, corruption, torch.cat(index), torch.cat(level_of_each), batch_size)
+    joined = Images(pixels, torch.cat([part.labels for part in parts]))
+    return View(joined, corruption, torch.cat(index), torch.cat(level_of_each), batch_size)
 
 
 def expand(images: Images, corruption: Corruption, batch_size: int) -> View:
@@ -204,11 +204,9 @@ def batch_sizes(count: int, batch_size: int) -> list[int]:
 class Shuffled:
     """One epoch of training batches: shuffled, optionally cropped and mirrored, then degraded at random levels.
 
-    Where degraded versions are looked up, images are cropped and mirrored afterwards.
-
-    Random numbers depend only on `seed` and `epoch`, so an epoch can be read again after an interruption. Without
-    `mirror` images are only cropped. `part` is index and number of shards of each batch, of which only this one is
-    read; random numbers do not depend on it.
+    Where degraded versions are looked up, images are cropped and mirrored afterwards. Without `mirror` they are only
+    cropped. Random numbers depend only on `seed` and `epoch`, so an epoch can be read again after an interruption; they
+    do not depend on `part`: index and number of shards of each batch, of which only this one is read.
     """
 
     images: Images

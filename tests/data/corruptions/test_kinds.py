@@ -259,3 +259,13 @@ def test_types_have_the_published_constants():
     assert [int(32 * row[0]) for row in constants.CIFAR["pixelate"]] == [30, 28, 27, 24, 20]
     assert [int(224 * row[0]) for row in constants.IMAGENET["pixelate"]] == [134, 112, 89, 67, 56]
     assert all(len(rows) == 5 for each in SETS.values() for rows in each.values())
+
+
+def test_several_threads_degrade_within_inference_mode():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    pixels = torch.randint(0, 256, (400, 3, 32, 32), dtype=torch.uint8)
+    outside = degrade(pixels, "fog", 3)
+    with torch.inference_mode():
+        assert torch.equal(degrade(pixels.clone(), "fog", 3), outside)
+    torch.set_num_threads(threads)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from deeppatch.cli.declared import Folder
+from deeppatch.cli.declared import DEGRADATION_FILES, Folder
 from deeppatch.cli.options import RepairOptions
 from deeppatch.patching.names import ROUTERS
+
+if TYPE_CHECKING:
+    from deeppatch.data.corruptions import Corruption
+    from deeppatch.patching.comparison import Comparison
 
 STAGE = "evaluate"
 DESCRIPTION = "Evaluate: route each sample to the original or the patched maps, and compare with the other networks."
@@ -24,6 +28,7 @@ ARTIFACTS = (
             "router.csv": "AUROC and wrongly routed samples of each view",
             "accuracy.png": "a plot of accuracy against blur, a curve for each network",
         },
+        DEGRADATION_FILES,
     ),
 )
 
@@ -100,7 +105,12 @@ def run(options: Options) -> None:
         **batches,
     )
     show_calibration(switched.calibration)
-    comparison = compare_networks(
-        model, patch, switched, context.data, context.corruption, finetuned=tuned, seed=options.seed, **batches
-    )
-    write_report(context, comparison, switched)
+
+    def compared(degrade: Corruption) -> Comparison:
+        return compare_networks(
+            model, patch, switched, context.data, degrade, finetuned=tuned, seed=options.seed, **batches
+        )
+
+    comparison = compared(context.corruption)
+    unseen = None if context.held_out is None else compared(context.held_out)
+    write_report(context, comparison, switched, unseen)

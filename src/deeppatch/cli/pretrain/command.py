@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from deeppatch.cli.annotate.command import add_bias
-from deeppatch.cli.declared import Folder
+from deeppatch.cli.declared import DEGRADATION_FILES, Folder
 from deeppatch.cli.options import RepairOptions
 from deeppatch.pretraining.recipes import RECIPES
 
@@ -27,6 +27,7 @@ RECIPE_HELP = (
     "(learning rate 0.1, a tenth of it after 101 and 151 of 200 epochs, weight decay 5e-4, batches of 64); options "
     "that are given override those of a recipe (default: default)"
 )
+MEASURED = {name: about for name, about in DEGRADATION_FILES.items() if name != "differences.png"}  # of one network
 ARTIFACTS = (
     Folder(
         "pretrain",
@@ -40,6 +41,7 @@ ARTIFACTS = (
             "history.csv": "loss and accuracy on val after each epoch, where the network was trained here",
             "weights-underfitted.safetensors": "the weights at half of the best epoch, with `--recipe poorfit`",
             "split.safetensors": "which images are train, val, test and pool, with `--bias`",
+            **MEASURED,
         },
     ),
     Folder(
@@ -49,6 +51,7 @@ ARTIFACTS = (
             "metrics.json": "accuracy on test, clean and at each level of blur",
             "metrics.csv": "the same accuracies as a table",
         },
+        MEASURED,
     ),
 )
 

@@ -7,6 +7,7 @@ from typing import Any
 from deeppatch import metrics
 from deeppatch.artifacts import tensors_to_bytes
 from deeppatch.cli.context import Context
+from deeppatch.cli.degradation_report import write_degradations
 from deeppatch.cli.naming import correction
 from deeppatch.cli.pretrain.inputs import published, spaced
 from deeppatch.evaluation import correct_by_level
@@ -39,7 +40,8 @@ def write_weights(context: Context, model: Classifier) -> None:
 def report(context: Context, model: Classifier, facts: dict[str, Any]) -> None:
     """Measure on test, print, and write metrics."""
     options, test = context.options, context.splits.test
-    correct = correct_by_level(model, test, context.corruption, batch_size=options.batch_size, amp=options.amp)
+    batches = {"batch_size": options.batch_size, "amp": options.amp}
+    correct = correct_by_level(model, test, context.corruption, **batches)
     measured = metrics.accuracies(correct, context.corruption.level_names, "blurred")
     check = None
     entry = published(context)
@@ -66,9 +68,12 @@ def report(context: Context, model: Classifier, facts: dict[str, Any]) -> None:
             "normalisation_doctor": None if check is None else report_normalisation(check, measured["clean"]),
         },
     )
-    frame = scores.table({correction(options) if options.state == "corrected" else "pretrained": measured})
+    name = correction(options) if options.state == "corrected" else "pretrained"
+    frame = scores.table({name: measured})
     context.stage.write_table("metrics.csv", frame)
-    print(scores.format_table(frame))
+    unseen = None if context.held_out is None else correct_by_level(model, test, context.held_out, **batches)
+    by_type = write_degradations(context, {name: correct}, None if unseen is None else {name: unseen})
+    print(scores.format_table(frame) if by_type is None else by_type)
     info(f"accuracy in percent on {len(test)} test images; written to {context.stage.folder}")
 
 

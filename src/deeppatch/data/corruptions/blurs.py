@@ -14,12 +14,12 @@ from torch.nn import functional as F
 from deeppatch.data.corruptions.constants import Row
 from deeppatch.data.corruptions.draws import Draws
 from deeppatch.data.corruptions.filters import (
-    by_axis,
     gaussian,
     matrix,
     moved_along_lines,
     truncated,
     zoom_matrix,
+    zoomed,
 )
 
 FEW = 40  # kernels of more values are applied by Fourier transforms
@@ -83,21 +83,20 @@ def motion_blur(pixels: Tensor, row: Row, angles: Tensor) -> Tensor:
 def zoom_blur(pixels: Tensor, row: Row) -> Tensor:
     """Average the image and its enlargements; `row` is the number of zoom factors from 1 on and their distance."""
     images, (height, width) = pixels.float(), pixels.shape[-2:]
-    unchanged, rows, columns = _zooms(height, width, int(row[0]), row[1])
+    unchanged, factors = _zooms(height, width, int(row[0]), row[1])
     summed = images * (1 + unchanged)
-    for above, beside in zip(rows, columns, strict=True):
-        summed += by_axis(images, matrix(above, images), matrix(beside, images))
+    for factor in factors:
+        summed += zoomed(images, factor)
     return truncated(summed / (row[0] + 1))
 
 
 @cache
-def _zooms(height: int, width: int, count: int, step: float) -> tuple[int, list[np.ndarray], list[np.ndarray]]:
-    """Return how many factors change nothing, and the matrices of the others for both axes."""
+def _zooms(height: int, width: int, count: int, step: float) -> tuple[int, list[float]]:
+    """Return how many factors change nothing, and the others."""
     factors = [1 + index * ((1 + step) - 1) for index in range(count)]
     pairs = [(zoom_matrix(height, factor), zoom_matrix(width, factor)) for factor in factors]
     identity = [np.array_equal(up, np.eye(height)) and np.array_equal(to, np.eye(width)) for up, to in pairs]
-    others = [pair for pair, same in zip(pairs, identity, strict=True) if not same]
-    return sum(identity), [rows for rows, _columns in others], [columns for _rows, columns in others]
+    return sum(identity), [factor for factor, same in zip(factors, identity, strict=True) if not same]
 
 
 def moves(draws: Draws, height: int, width: int, row: Row) -> tuple[Tensor]:

@@ -8,6 +8,9 @@ from functools import cache
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+from deeppatch.data.corruptions.constants import SMALL
 
 EPSILON = 1e-3  # in levels: what is a whole grey level in exact arithmetic stays one
 NEGLIGIBLE = 1e-7
@@ -86,6 +89,27 @@ def zoom_matrix(size: int, factor: float) -> np.ndarray:
     return found
 
 
+def zoomed(images: Tensor, factor: float) -> Tensor:
+    """Enlarge the centre of images (N, C, H, W), bilinearly; see `zoom_matrix`."""
+    height, width = images.shape[-2:]
+    if max(height, width) <= SMALL:  # where a product of matrices is faster than reading by index
+        rows, columns = (matrix(zoom_matrix(size, factor), images) for size in (height, width))
+        return by_axis(images, rows, columns)
+    for axis, size in ((2, height), (3, width)):
+        below, share = (torch.from_numpy(each).to(images.device) for each in _neighbours(size, factor))
+        low, high = images.index_select(axis, below), images.index_select(axis, (below + 1).clamp(max=size - 1))
+        images = torch.lerp(low, high, share.unsqueeze(1) if axis == 2 else share)
+    return images
+
+
+@cache
+def _neighbours(size: int, factor: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return of each row of `zoom_matrix` the first place that counts, and the share of the next one, float32."""
+    table = zoom_matrix(size, factor)
+    below = (table > 0).argmax(1)
+    return below, (1 - table[np.arange(size), below]).astype(np.float32)
+
+
 def moved_along_lines(images: Tensor, radius: float, sigma: float, angles: Tensor) -> Tensor:
     """Blur grey levels, uint8 (N, C, H, W), along a line for each image, as ImageMagick's motion blur does.
 
@@ -102,6 +126,8 @@ def moved_along_lines(images: Tensor, radius: float, sigma: float, angles: Tenso
         Truncated grey levels, uint8 (N, C, H, W).
     """
     count, channels, height, width = images.shape
+    if max(height, width) > SMALL and images.device.type == "cpu":
+        return _moved_one_by_one(images, radius, sigma, angles)
     flat, summed = images.reshape(count, channels, -1), torch.zeros(images.shape, device=images.device)
     rows, columns = (torch.arange(size, device=images.device, dtype=torch.int32) for size in (height, width))
     steps = torch.stack([angles.deg2rad().sin(), angles.deg2rad().cos()])
@@ -112,6 +138,24 @@ def moved_along_lines(images: Tensor, radius: float, sigma: float, angles: Tenso
         read = flat.gather(2, source.expand(-1, channels, -1)) if tap else flat
         summed += read.view(images.shape).float().mul_(weight)
     return truncated(summed)
+
+
+def _moved_one_by_one(images: Tensor, radius: float, sigma: float, angles: Tensor) -> Tensor:
+    """Do the same by shifting each image as a whole, which is faster for large images on a CPU."""
+    height, width = images.shape[-2:]
+    weights, found = _line(radius, sigma), torch.empty_like(images)
+    steps = torch.stack([angles.deg2rad().sin(), angles.deg2rad().cos()], 1)
+    taps = torch.arange(len(weights), dtype=steps.dtype).view(-1, 1)
+    for index, step in enumerate(steps):
+        moves = (taps * step - 0.5).ceil().int()
+        reach = int(moves.abs().max())
+        padded = F.pad(images[index : index + 1].float(), (reach,) * 4, mode="replicate")
+        summed = torch.zeros(padded[..., :height, :width].shape)
+        for (down, right), weight in zip(moves.tolist(), weights, strict=True):
+            top, left = reach + down, reach + right
+            summed.add_(padded[..., top : top + height, left : left + width], alpha=weight)
+        found[index : index + 1] = truncated(summed)
+    return found
 
 
 @cache

@@ -21,6 +21,7 @@ COLOURS = (
     ((0.541, 0.601, 0.649), (0.114, 0.114, 0.119)),
     ((0.440, 0.483, 0.528), (0.174, 0.169, 0.163)),
 )
+SMALL_SIDE = 128
 FALL = 1.5  # the power of a texture falls with this power of the frequency
 
 
@@ -35,6 +36,14 @@ def frost(pixels: Tensor, row: Row, texture: Tensor, corner: Tensor) -> Tensor:
     """Lay a window of a texture over each image; `row` is the weight of the image and that of the texture."""
     height, width = pixels.shape[-2:]
     side, device = texture_side(height, width), pixels.device
+    if side > SMALL_SIDE and device.type == "cpu":  # windows of large images are cut one by one
+        whole = _channels_first(side)
+        cut = [
+            whole[kind, :, top : top + height, left : left + width]
+            for kind, (top, left) in zip(texture.tolist(), corner.tolist(), strict=True)
+        ]
+        ice = torch.stack(cut).float() if cut else pixels.float()
+        return truncated(pixels.float().mul_(row[0]).add_(ice.mul_(row[1])))
     rows = corner[:, :1] + torch.arange(height, device=device)
     columns = corner[:, 1:] + torch.arange(width, device=device)
     place = (texture.view(-1, 1, 1) * side + rows.unsqueeze(2)) * side + columns.unsqueeze(1)
@@ -46,7 +55,14 @@ def frost(pixels: Tensor, row: Row, texture: Tensor, corner: Tensor) -> Tensor:
 def texture_side(height: int, width: int) -> int:
     """Return the side of the textures for images of a size."""
     longer = max(height, width)
-    return 128 if longer <= SMALL else max(512, 2 << (longer - 1).bit_length())
+    return SMALL_SIDE if longer <= SMALL else max(512, 2 << (longer - 1).bit_length())
+
+
+@cache
+def _channels_first(side: int) -> Tensor:
+    """Return the textures as uint8 (5, 3, side, side)."""
+    found = torch.from_numpy(textures(side)).view(len(COLOURS), side, side, 3)
+    return found.permute(0, 3, 1, 2).contiguous()
 
 
 @cache

@@ -74,11 +74,13 @@ def degrade(pixels: Tensor, name: str, severity: int, seed: int = 0) -> Tensor:
         raise UserError(f"images of {height}x{width} pixels are too small for {name}; use {SMALLEST} pixels or more")
     kind, row = KINDS[name], constants(name, height, width)[severity - 1]
     size = max(1, AT_ONCE.get(pixels.device.type, AT_ONCE["cpu"]) // pixels[0].numel()) if count else 1
-    found = torch.empty_like(pixels)
+    with torch.inference_mode(False):  # a mode of the thread, and others write into this
+        found = torch.empty_like(pixels)
 
     def degrade_part(start: int) -> None:
         part = pixels[start : start + size]
-        with torch.no_grad(), runtime.autocast(pixels.device, False):  # both belong to a thread
+        # all three belong to a thread
+        with torch.inference_mode(False), torch.no_grad(), runtime.autocast(pixels.device, False):
             drawn: tuple[Tensor, ...] = ()
             if kind.draw:
                 streams = Draws(keys(fingerprints(part), seed, name, severity))

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from deeppatch.data.corruptions.constants import Row
 from deeppatch.data.corruptions.draws import Draws
-from deeppatch.data.corruptions.filters import by_axis, matrix, moved_along_lines, to_unit, truncated, zoom_matrix
+from deeppatch.data.corruptions.filters import moved_along_lines, to_unit, truncated, zoomed
 
 ROUGHNESS = 100.0  # of a plasma map at its coarsest level
 
@@ -24,8 +24,7 @@ def snow(pixels: Tensor, row: Row, noise: Tensor, angles: Tensor) -> Tensor:
     which there is no flake, length and standard deviation of their fall, and how much of the colour remains.
     """
     mean, deviation, factor, threshold, radius, sigma, kept = row
-    rows, columns = (matrix(zoom_matrix(size, factor), noise) for size in noise.shape[-2:])
-    layer = by_axis((noise * deviation).add_(mean), rows, columns)
+    layer = zoomed((noise * deviation).add_(mean), factor)
     layer = truncated(torch.where(layer < threshold, 0, layer) * 255)
     layer = moved_along_lines(layer, radius, sigma, angles).float()
     images = pixels.float()
