@@ -13,8 +13,8 @@ from deeppatch.data.corruption_names import RESERVED, Specification
 from deeppatch.data.corruptions.callables import CallableCorruption, imported, own_name
 from deeppatch.data.corruptions.gaussion import GaussianBlur
 from deeppatch.data.corruptions.kinds import CommonCorruption
-from deeppatch.data.corruptions.own import CleanImages, own_folder
-from deeppatch.data.corruptions.paired import released, released_images
+from deeppatch.data.corruptions.own import CleanImages, UnpairedCorruption, own_folder
+from deeppatch.data.corruptions.paired import PairedCorruption, released, released_images
 from deeppatch.data.corruptions.protocol import Corruption, Degrade, Several
 from deeppatch.data.corruptions.spatial import Spatial
 from deeppatch.data.dataset import Data
@@ -143,14 +143,14 @@ def _member(
 
 
 def identity(corruption: Corruption, images: Images) -> str:
-    """Return a string that identifies a corruption: the names of its levels, or for callables a digest.
+    """Return a string that identifies a corruption: the names of its levels, or a digest for one's own.
 
     The digest is a SHA-256 over the names of the levels and their results for the first 64 of `images`, rounded
     to 8 bits.
     """
     if isinstance(corruption, Several):
         return " ".join(identity(member, images) for member in corruption.members)
-    if not isinstance(corruption, CallableCorruption):
+    if isinstance(corruption, (GaussianBlur, CommonCorruption, Spatial, PairedCorruption, UnpairedCorruption)):
         return " ".join(corruption.level_names)
     pixels = to_float(images.pixels[:IDENTIFYING_IMAGES])
     digest = hashlib.sha256()
