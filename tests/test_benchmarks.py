@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -91,3 +92,25 @@ def test_modules_times_candidates_and_generations_of_both_sides(tmp_path):
     assert table.share_of_passes["ours"].between(0.2, 0.99).all(), "who drops out is not run on everything"
     times = table.generation_seconds["plain"] / table.generation_seconds["ours"]
     assert table.generation_times_as_fast["ours"].tolist() == pytest.approx(times.tolist())
+
+
+@pytest.fixture
+def repair(monkeypatch):
+    """Return the script that repairs a published network over several seeds."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return importlib.import_module("repair")
+
+
+@pytest.mark.parametrize("given", [["--weights", "mine.th"], []])
+def test_repair_reads_given_weights_or_those_that_pretrain_fetches(repair, given):
+    stage, arguments = next(repair.steps(repair.parser().parse_args(given), 7))
+    assert stage == "pretrain"
+    assert [word for word in arguments if word in ("--weights", "mine.th")] == given
+
+
+def test_repair_names_the_revision_of_the_stages_and_of_what_collected_them(repair):
+    assert repair.made_by(["a", "a"], "a") == {"revision": "a"}
+    later = {"revision": "a", "note": "the stages ran at revision a, their tables were collected at b"}
+    assert repair.made_by(["a", "a"], "b") == later
+    assert repair.made_by(["a", "b"], "b")["revision"] == "revisions a, b"
+    assert repair.made_by([None], None) == {"revision": None}

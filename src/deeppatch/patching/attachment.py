@@ -85,7 +85,9 @@ def attach(network: nn.Module, channels: dict[str, list[int]], kind: str, exampl
     sizes = {name: conv.out_channels for name, conv in hooks.convolutions(network).items()}
     for name, chosen in channels.items():
         if name not in sizes:
-            raise UserError(f"{name}: the network has no such convolution; it has {', '.join(sizes) or 'none'}")
+            grouped = isinstance(dict(network.named_modules()).get(name), nn.Conv2d)
+            reason = "grouped convolutions are not patched" if grouped else "the network has no such convolution"
+            raise UserError(f"{name}: {reason}; {'choose from' if grouped else 'it has'} {', '.join(sizes) or 'none'}")
         if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(range(sizes[name])):
             raise UserError(f"channels {list(chosen)} of {name}: give each once, from 0 to {sizes[name] - 1}")
     order, norm_after = hooks.execution_order(network, example)
