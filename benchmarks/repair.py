@@ -1,10 +1,11 @@
 """Repair a published network against blur over several seeds: does clean accuracy stay, and how much is gained?
 
-python benchmarks/repair.py --weights FILE [-m resnet32a] [-d cifar10] [--seeds N ...] [--epochs N] [--rank_images N]
+python benchmarks/repair.py [--weights FILE] [-m resnet32a] [-d cifar10] [--seeds N ...] [--epochs N] [--rank_images N]
 
 For each seed the stages run one after the other, with the same budget for patch and fine-tuning: pretrain (reads the
-weights), assess (perfloss on `--rank_images` val images), correct twice, evaluate. What is finished is not run again,
-so that an interrupted run goes on. Leaves a CSV file of a row for each seed and network, and README's picture.
+weights, which it fetches where no file is given), assess (perfloss on `--rank_images` val images), correct twice,
+evaluate. What is finished is not run again, so that an interrupted run goes on. Leaves a CSV file of a row for each
+seed and network, and README's picture.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def main() -> None:
     frame = pd.concat(frames, ignore_index=True)
     images = f"all {test_images[0]} test images of {options.dataset}; {options.rank_images} val images for the ranking"
     device = machine.prepared(options.device)
-    machine.write(frame, options, device, images=images, revision=revisions[-1])
+    machine.write(frame, options, device, images=images, **made_by(list(revisions), machine.git_revision()))
     drawn = frame[frame["network"] != "oracle router"].replace({"network": SHOWN})
     draw_repair(drawn, options.picture, f"{options.model} on {options.dataset}, {test_images[0]} test images")
     print(f"drawn in {options.picture}")
@@ -47,7 +48,7 @@ def main() -> None:
 def parser() -> argparse.ArgumentParser:
     """Return the parser of this benchmark's options."""
     found = machine.parser(__doc__ or "")
-    found.add_argument("--weights", required=True, metavar="FILE", help="published weights of the network")
+    found.add_argument("--weights", metavar="FILE", help="a checkpoint (default: the network's published one)")
     found.add_argument("-m", "--model", default="resnet32a", metavar="NAME")
     found.add_argument("-d", "--dataset", default="cifar10", metavar="NAME")
     found.add_argument("--seeds", type=int, nargs="+", default=[2021, 2022, 2023], metavar="N")
@@ -63,7 +64,7 @@ def steps(options: argparse.Namespace, seed: int) -> Iterator[tuple[str, list[st
     shared = ["-m", options.model, "-d", options.dataset, "--seed", str(seed), "--device", options.device]
     shared += ["--output_dir", str(options.output_dir), "-r"]
     training = ["--epochs", str(options.epochs)]
-    yield "pretrain", [*shared, "--weights", options.weights]
+    yield "pretrain", [*shared, *(["--weights", options.weights] if options.weights else [])]
     base = left(options, "pretrain", seed) / "weights.safetensors"
     yield "assess", [*shared, "-f", "perfloss", "--limit", str(options.rank_images), "--base", str(base)]
     ranking = left(options, "assess-perfloss", seed) / "ranking.json"
@@ -83,6 +84,15 @@ def collected(options: argparse.Namespace, seed: int) -> tuple[pd.DataFrame, str
     record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     count = int(json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["test_images"])
     return frame[["seed", *(name for name in frame.columns if name != "seed")]], record["git"], count
+
+
+def made_by(stages: list[str | None], collector: str | None) -> dict[str, str | None]:
+    """Return the revision of the stages, or all where seeds differ in it, and a note where another one collected."""
+    found = [each or "unknown" for each in dict.fromkeys(stages)]
+    if stages == [collector] * len(stages):
+        return {"revision": collector}
+    note = f"the stages ran at revision {', '.join(found)}, their tables were collected at {collector or 'unknown'}"
+    return {"revision": stages[0] if len(found) == 1 else f"revisions {', '.join(found)}", "note": note}
 
 
 def left(options: argparse.Namespace, stem: str, seed: int) -> Path:

@@ -11,7 +11,7 @@ The options behind the file are optional: `columns` chooses and orders, `rows` c
 gives other headings, `decimals` rounds numbers, `commands` puts the commands that made the file in front, `plain`
 leaves out the line on where it is from. That line and the commands come from the JSON file of the same name beside the
 CSV file. Where a table has a column `seed`, its rows are averaged over seeds: text columns name the rows, numbers
-become mean ± standard deviation.
+become mean ± standard deviation. A mistake in a page or a file is one line that names the file.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ import json
 import re
 import statistics
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,18 @@ PAGES = ("README.md", "RESULTS.md", "benchmarks/README.md")
 KEYS = ("question", "commands", "revision", "date", "seeds", "images", "hardware", "n")  # of every JSON file
 BLOCK = re.compile(r"(<!-- table: (?P<options>[^\n]+?) -->\n)(?P<body>.*?)(<!-- end -->)", re.DOTALL)
 NUMBER = re.compile(r"[-+]?\d+(\.\d*)?(e[-+]?\d+)?", re.IGNORECASE)
+LISTS, TEXTS = ("commands", "seeds"), ("revision", "date")  # what these hold, where it is known
 SEED, DECIMALS = "seed", 2
+
+
+@contextmanager
+def named(file: str | Path) -> Iterator[None]:
+    """Put the name of a file in front of a message that ends the script."""
+    try:
+        yield
+    except (SystemExit, OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise SystemExit(f"{file}: {reason}") from None
 
 
 @dataclass
@@ -70,9 +83,10 @@ def marker(text: str) -> Marker:
         if name in ("columns", "rows"):
             setattr(found, name, [each.strip() for each in value.split("|")])
         elif name == "rename":
-            pairs = (each.partition("=") for each in value.split("|"))
-            found.rename = {old.strip(): new.strip() for old, _, new in pairs}
+            found.rename = {old.strip(): new.strip() for old, _, new in (x.partition("=") for x in value.split("|"))}
         elif name == "decimals":
+            if not re.fullmatch(r"\d", value):
+                raise SystemExit(f"{file}: decimals: {value}: give a number from 0 to 9")
             found.decimals = int(value)
         elif part in ("commands", "plain"):
             setattr(found, part, True)
@@ -85,10 +99,31 @@ def marker(text: str) -> Marker:
 def read(path: Path) -> Table:
     """Read a CSV file as text, so that no figure is rounded."""
     if not path.is_file():
-        raise SystemExit(f"{path}: no such file")
+        raise SystemExit("no such file")
     with path.open(newline="", encoding="utf-8") as file:
-        headings, *rows = csv.reader(file)
+        headings, *rows = list(csv.reader(file)) or [[]]
+    if not headings or not rows:
+        raise SystemExit("a table needs a line of headings and at least one row")
+    for number, row in enumerate(rows, 2):
+        if len(row) != len(headings):
+            raise SystemExit(f"row {number} has {len(row)} cells, the headings are {len(headings)}")
     return Table(headings, rows)
+
+
+def facts_of(path: Path) -> dict[str, Any]:
+    """Read the JSON file beside a table, and check that it says where the table is from."""
+    if not path.is_file():
+        raise SystemExit("no such file; every table has one that says where it is from")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise SystemExit(f"no JSON: {error}") from None
+    if not isinstance(found, dict) or (absent := [key for key in KEYS if key not in found]):
+        raise SystemExit(f"no {', '.join(absent if isinstance(found, dict) else KEYS)}")
+    for kind, word, keys in ((list, "a list", LISTS), (str, "text", TEXTS)):
+        if wrong := [key for key in keys if not isinstance(found[key], kind | None)]:
+            raise SystemExit(f"{wrong[0]} is {found[wrong[0]]!r}; it needs {word} or null")
+    return found
 
 
 def numeric(cells: list[str]) -> bool:
@@ -141,11 +176,13 @@ def spread(cells: list[str], decimals: int) -> str:
 
 
 def origin(facts: dict[str, Any], seeds: str) -> str:
-    """Return one line on where a table is from; what is not known is left out, a missing revision is told."""
+    """Return one line on where a table is from; what is not known is left out, but for commands, revision and n."""
     revision = facts["revision"] or "revision not recorded"
     revision = revision if " " in revision else f"revision {revision[:7]}{'-dirty' * revision.endswith('-dirty')}"
     values = [str(seed) for seed in facts["seeds"] or []]
     number = f"n = {facts['n']}" if facts["n"] is not None else "n not recorded"
+    if len(values) == 1 and facts["n"] != 1:
+        number = f"{facts['n']} runs of one seed"
     parts = [
         seeds or number,
         f"seed{'s' * (len(values) > 1)} {', '.join(values)}" if values else "",
@@ -155,6 +192,7 @@ def origin(facts: dict[str, Any], seeds: str) -> str:
         "; ".join(part for part in parts if part),
         f"Images: {facts['images']}" if facts["images"] else "",
         f"Hardware: {facts['hardware']}" if facts["hardware"] else "",
+        "" if facts["commands"] else "Command not recorded",
         f"Note: {facts['note']}" if facts.get("note") else "",
     ]
     return " ".join(f"{sentence}." for sentence in sentences if sentence)
@@ -169,27 +207,29 @@ def markdown(table: Table) -> str:
 def block(text: str, root: Path) -> str:
     """Return what stands behind a marker with these options: commands, the line on the origin, and the table."""
     wanted = marker(text)
-    path = root / wanted.file
-    table, seeds = read(path), ""
-    try:
+    path, sidecar = root / wanted.file, (root / wanted.file).with_suffix(".json")
+    with named(wanted.file):
+        table, seeds = read(path), ""
         if SEED in table.headings:
             table, seeds = over_seeds(table, DECIMALS if wanted.decimals is None else wanted.decimals)
         elif wanted.decimals is not None:
             table = rounded(table, wanted.decimals)
         headings = wanted.columns or table.headings
         rows = [list(row) for row in zip(*map(table.column, headings), strict=True)]
-    except SystemExit as error:
-        raise SystemExit(f"{wanted.file}: {error}") from None
-    if absent := set(wanted.rows) - {row[0] for row in rows}:
-        raise SystemExit(f"{wanted.file}: no row {', '.join(sorted(absent))}")
+        if absent := set(wanted.rows) - {row[0] for row in rows}:
+            raise SystemExit(f"no row {', '.join(sorted(absent))}")
+        if absent := wanted.rename.keys() - set(headings):
+            raise SystemExit(f"rename: no column {', '.join(sorted(absent))} is shown; there are {', '.join(headings)}")
+        if blank := [old for old, new in wanted.rename.items() if not new]:
+            raise SystemExit(f"rename: {blank[0]}: write OLD = NEW")
     rows = [row for row in rows if not wanted.rows or row[0] in wanted.rows]
-    sidecar = path.with_suffix(".json")
-    facts = json.loads(sidecar.read_text(encoding="utf-8")) if sidecar.is_file() else None
+    with named(Path(wanted.file).with_suffix(".json").as_posix()):
+        facts = facts_of(sidecar)
     parts = []
-    if wanted.commands and facts:
+    if wanted.commands and facts["commands"]:
         parts.append("```sh\n" + "".join(f"{line}\n" for line in facts["commands"]) + "```\n")
-    if not wanted.plain and (facts or seeds):
-        parts.append((origin(facts, seeds) if facts else f"{seeds}.") + "\n")
+    if not wanted.plain:
+        parts.append(origin(facts, seeds) + "\n")
     parts.append(markdown(Table([wanted.rename.get(name, name) for name in headings], rows)))
     return "\n" + "\n".join(parts) + "\n"
 
@@ -225,11 +265,9 @@ def main() -> None:
     options, failed = parser().parse_args(), False
     for name in PAGES:
         path = ROOT / name
-        page = path.read_text(encoding="utf-8")
-        try:
+        with named(name):
+            page = path.read_text(encoding="utf-8")
             files = stale(page, ROOT)
-        except SystemExit as error:
-            raise SystemExit(f"{name}: {error}") from None
         for file in files:
             print(f"{name}: the table of {file} {'is not what the file holds' if options.check else 'is filled'}")
         failed |= bool(files)

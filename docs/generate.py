@@ -37,9 +37,11 @@ stages leave.
 ABOUT_ARTIFACTS = """\
 Each run of a stage leaves a folder under `output/DATASET/MODEL/`. Below are the names of the folders: words in capitals
 stand for values of options, and what is in brackets is there only where it is not the default. CORRECTION is what
-follows `correct-` in the name of the folder that correct left. Behind that come the kind of degradation, the bias, the
-seed, the share of val and the limit, each where it is not the default (`-biasB-seed7-limit500`), and a hash of six
-digits where any other option that changes the result is not. The [page on commands](../commands.md) says how later
+follows `correct-` in the name of the folder that correct left. Behind that come the other options that the name shows,
+listed for each stage below, where they are not the default (`annotate-hybrid-budget10pc`: a `%` becomes `pc`;
+`relearn-hybrid-labels` for `--use labels`; `decompose-validate-k5-10-20`); the kind of degradation, the bias, the seed,
+the share of val and the limit, each where it is not the default (`-biasB-seed7-limit500`); and a hash of six digits
+where any other option that changes the result is not. The [page on commands](../commands.md) says how later
 stages find what earlier ones left.
 
 Every folder has `run.json`, too: the command, all options, the seed, versions, device, git revision and seconds,
@@ -72,8 +74,7 @@ TOP = {
     "tests": "tests, which mirror the package; tests/realdata needs real files",
     "benchmarks": "what is timed or measured over many runs, one command each",
     "examples": "whole programs that use the package from Python",
-    "results": "the files that tables in RESULTS.md are made from",
-    "workflow": "rules of a workflow engine for studies of many runs",
+    "results": "the files that tables in README.md, RESULTS.md and benchmarks/README.md are made from",
     "data": "data sets (ignored by git)",
     "output": "artifacts of the stages (ignored by git)",
 }
@@ -115,9 +116,11 @@ def spelled(action: argparse.Action) -> str:
 
 
 def meaning(action: argparse.Action) -> tuple[str, str]:
-    """Return the help of an option without its default, and the default."""
+    """Return the help of an option without its default, and the default; the whole help where it has several."""
     shown = {name: value for name, value in vars(action).items() if value is not argparse.SUPPRESS}
     text = str(action.help) % shown
+    if text.count("default: ") > 1:
+        return text, "see there"
     found = re.search(r" ?\((?:([^()]*); )?default: ([^()]*)\)", text)
     if found:
         text = text[: found.start()] + (f" ({found[1]})" if found[1] else "") + text[found.end() :]

@@ -25,11 +25,11 @@ def main() -> None:
     pool = digits.train.take((~seen).nonzero().flatten())
     model, _history = train_classifier(dp.load_classifier("resnet8", 10), data, Recipe(epochs=8, lr=0.1, batch_size=64))
 
-    selection = dp.choose_labels(model, pool.pixels, data, budget="5%", method="badge")
+    selection = dp.choose_labels(model, pool.pixels, data, budget="10%", method="badge")
     print(f"label these {len(selection.bought)} images of {len(pool)}: {selection.bought[:8].tolist()} ...")
     selection = selection.with_labels(pool.labels[selection.bought])  # a person's work; here they are known
     repaired = dp.relearn(
-        model, data, pool.pixels, selection, epochs=6, lr=0.01, use="labels", recipe=Relearning(batch=32)
+        model, data, pool.pixels, selection, epochs=8, lr=0.02, use="labels", recipe=Relearning(batch=32)
     )
     print(dp.evaluate({"before": model, "repaired": repaired}, data).round(2).to_string())
 

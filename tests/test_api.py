@@ -285,6 +285,12 @@ def test_channels_that_cannot_be_patched_are_refused(channels, reason, data):
         dp.train_patch(dp.Classifier(network()), data, dark, channels)
 
 
+def test_a_grouped_convolution_is_refused_as_such(data):
+    grouped = nn.Sequential(nn.Conv2d(3, 6, 3), nn.Conv2d(6, 6, 3, groups=2), *network()[1:])
+    with pytest.raises(UserError, match="1: grouped convolutions are not patched; choose from 0, 3"):
+        dp.train_patch(dp.Classifier(grouped), data, dark, {"1": [0]})
+
+
 @pytest.mark.parametrize("train", [
     lambda model, data: dp.finetune(model, data, dark, epochs=1, lr=100.0, weight_decay=1e38),
     lambda model, data: dp.train_patch(model, data, dark, {"0": [0]}, epochs=1, lr=100.0, weight_decay=1e38),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -103,3 +104,25 @@ def test_corruptions_times_every_type_and_their_sum(tmp_path):
     assert total.times == pytest.approx(total.plain_us / total.ours_us, rel=0.05)
     facts = json.loads((tmp_path / "times.json").read_text())
     assert facts["images"] == "8 random pictures of 32 pixels, 2 of them one by one"
+
+
+@pytest.fixture
+def repair(monkeypatch):
+    """Return the script that repairs a published network over several seeds."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return importlib.import_module("repair")
+
+
+@pytest.mark.parametrize("given", [["--weights", "mine.th"], []])
+def test_repair_reads_given_weights_or_those_that_pretrain_fetches(repair, given):
+    stage, arguments = next(repair.steps(repair.parser().parse_args(given), 7))
+    assert stage == "pretrain"
+    assert [word for word in arguments if word in ("--weights", "mine.th")] == given
+
+
+def test_repair_names_the_revision_of_the_stages_and_of_what_collected_them(repair):
+    assert repair.made_by(["a", "a"], "a") == {"revision": "a"}
+    later = {"revision": "a", "note": "the stages ran at revision a, their tables were collected at b"}
+    assert repair.made_by(["a", "a"], "b") == later
+    assert repair.made_by(["a", "b"], "b")["revision"] == "revisions a, b"
+    assert repair.made_by([None], None) == {"revision": None}

@@ -109,6 +109,14 @@ def test_generated_pages_depend_neither_on_the_terminal_nor_on_torch():
     assert (done.returncode, {line.split()[0] for line in done.stderr.splitlines()}) == (0, stale)
 
 
+def test_the_default_of_an_option_is_taken_from_its_help_unless_there_are_several():
+    parser = generate.argparse.ArgumentParser()
+    one = parser.add_argument("--one", help="how many (default: all)")
+    two = parser.add_argument("--two", help="of this (default: 1), of that (default: 2)")
+    assert generate.meaning(one) == ("how many", "all")
+    assert generate.meaning(two) == ("of this (default: 1), of that (default: 2)", "see there")
+
+
 def test_the_page_of_files_names_every_source_file():
     page = generate.files()
     for path in ROOT.glob("src/**/*.py"):
@@ -118,6 +126,7 @@ def test_the_page_of_files_names_every_source_file():
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout
     top = {line.split("/")[0] for line in tracked.splitlines()} - {".gitignore", ".ci"}
     assert top <= generate.TOP.keys()
+    assert [name for name in generate.TOP if not (ROOT / name).exists()] == []
 
 
 def test_the_page_of_the_api_has_every_public_name_once():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import warnings
 from pathlib import Path
@@ -44,6 +45,8 @@ def test_the_examples_of_a_page_run(page, tmp_path, monkeypatch, capsys):
     if page.stem == "export":
         pytest.importorskip("onnxruntime")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(logging.root, "handlers", [])  # an example configures logging, for itself alone
+    monkeypatch.setattr(logging.root, "level", logging.root.level)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         run(page.read_text(), page.name)

@@ -87,5 +87,5 @@ def test_labels_are_chosen_and_learned():
     out, seconds = run("labels.py")
     assert re.search(r"label these \d+ images", out)
     table = rows(out)
-    assert table["repaired"][0] > table["before"][0]
+    assert table["repaired"][0] > table["before"][0] + 5  # 11 to 21 points over six seeds
     assert seconds < SECONDS

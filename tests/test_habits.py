@@ -72,6 +72,10 @@ def test_the_workflow_has_the_jobs_that_contributing_names():
     assert "github.event_name == 'schedule'" in JOBS["slow"]["if"]
 
 
+def test_only_runs_of_pull_requests_are_cancelled_by_newer_ones():
+    assert WORKFLOW["concurrency"]["cancel-in-progress"] == "${{ github.event_name == 'pull_request' }}"
+
+
 def test_the_fast_tests_run_on_the_oldest_python_and_a_newer_one():
     versions = [tuple(map(int, each.split("."))) for each in JOBS["tests"]["strategy"]["matrix"]["python"]]
     assert PROJECT["requires-python"] == ">={}.{}".format(*versions[0])
@@ -141,7 +145,7 @@ def test_the_citation_has_the_keys_of_its_format():
     assert CITATION["cff-version"] == "1.2.0"
     (author,) = CITATION["authors"]
     assert f"(c) 2026 {author['name']}" in (ROOT / "LICENSE").read_text()
-    assert len(CITATION["references"]) == 5
+    assert len(CITATION["references"]) == 6
     for paper in CITATION["references"]:
         assert paper.keys() >= {"type", "title", "authors", "year"}
         assert all(each.keys() == {"family-names", "given-names"} for each in paper["authors"])
@@ -150,7 +154,7 @@ def test_the_citation_has_the_keys_of_its_format():
 def test_papers_have_the_identifiers_of_the_pages():
     found = {paper["doi"] for paper in CITATION["references"] if "doi" in paper}
     pages = "".join(path.read_text() for path in [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))])
-    assert len(found) == 3
+    assert len(found) == 4
     assert [doi for doi in found if doi not in pages] == []
 
 

@@ -47,7 +47,7 @@ def test_every_table_says_where_it_is_from(path):
     facts = json.loads(path.with_suffix(".json").read_text())
     assert set(tables.KEYS) <= facts.keys()
     assert facts["question"]
-    assert isinstance(facts["commands"], list)
+    assert isinstance(facts["commands"], list), "an empty list where the command is not recorded"
     assert facts["n"] >= 1
     assert len(facts["seeds"] or []) in (0, 1, facts["n"]), "n counts seeds, or repetitions with one of them"
     with path.open(newline="") as file:
@@ -70,7 +70,7 @@ def test_outside_of_tables_pages_hold_no_typed_tables_of_figures():
 
 @pytest.fixture
 def root(tmp_path):
-    """Return a folder with a table over two seeds, one that is plain text, and one without a JSON file."""
+    """Return a folder with a table over two seeds, one that is plain text, and one of which no command is known."""
     (tmp_path / "seeds.csv").write_text(
         "seed,network,clean,blurred\n1,before,90,30.5\n2,before,92,31.5\n1,after,91.5,60\n2,after,91.5,\n"
     )
@@ -80,6 +80,7 @@ def root(tmp_path):
     (tmp_path / "text.csv").write_text('way,"a, b",c\nours,92.10 ± 0.10,1|2\n')
     (tmp_path / "text.json").write_text(json.dumps(facts | {"n": 1, "seeds": [1], "revision": None, "date": None}))
     (tmp_path / "bare.csv").write_text("way,seconds,count\nours,1.23456,3\nusual,,4\n")
+    (tmp_path / "bare.json").write_text(json.dumps(facts | {"commands": [], "n": 3, "seeds": [5], "images": None}))
     return tmp_path
 
 
@@ -116,8 +117,18 @@ def test_commands_stand_in_front_where_they_are_asked_for(root):
 
 
 def test_fractions_are_rounded_and_whole_numbers_are_kept(root):
-    filled = tables.filled(page("bare.csv; decimals: 2"), root)
-    assert "\n\n| way | seconds | count |\n| --- | --- | --- |\n| ours | 1.23 | 3 |\n| usual |  | 4 |\n\n<!--" in filled
+    filled = tables.filled(page("bare.csv; decimals: 2; plain"), root)
+    assert (
+        "-->\n\n| way | seconds | count |\n| --- | --- | --- |\n| ours | 1.23 | 3 |\n| usual |  | 4 |\n\n<!--" in filled
+    )
+
+
+@pytest.mark.parametrize("nothing", [[], None])
+def test_where_no_command_is_recorded_the_table_says_so(root, nothing):
+    facts = json.loads((root / "bare.json").read_text())
+    (root / "bare.json").write_text(json.dumps(facts | {"commands": nothing}))
+    filled = tables.filled(page("bare.csv; commands"), root)
+    assert "-->\n\n3 runs of one seed; seed 5; revision 0123456 (2020-01-01). Command not recorded.\n\n|" in filled
 
 
 def test_a_changed_figure_is_stale(root):
@@ -134,11 +145,53 @@ def test_a_changed_figure_is_stale(root):
         ("no.csv", "no.csv: no such file"),
         ("text.csv; columns: nothing", "text.csv: no column 'nothing'; there are way, a, b, c"),
         ("text.csv; digits: 3", "text.csv: no option 'digits: 3'"),
+        ("text.csv; decimals: two", "text.csv: decimals: two: give a number from 0 to 9"),
+        ("text.csv; decimals: -1", "text.csv: decimals: -1: give a number from 0 to 9"),
+        ("text.csv; rows: theirs", "text.csv: no row theirs"),
+        ("text.csv; rename: d = e", "text.csv: rename: no column d is shown; there are way, a, b, c"),
+        ("text.csv; columns: way; rename: c = e", "text.csv: rename: no column c is shown; there are way"),
+        ("text.csv; rename: c", "text.csv: rename: c: write OLD = NEW"),
     ],
 )
 def test_a_mistaken_marker_is_named(root, options, message):
     with pytest.raises(SystemExit, match=tables.re.escape(message)):
         tables.filled(page(options), root)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("text.csv", b"", "text.csv: a table needs a line of headings and at least one row"),
+        ("text.csv", b"way,c\n", "text.csv: a table needs a line of headings and at least one row"),
+        ("text.csv", b"way,c\nours,1\nusual\n", "text.csv: row 3 has 1 cells, the headings are 2"),
+        ("text.csv", b"way,c\nours,\xff\n", "text.csv: 'utf-8' codec can't decode"),
+        ("text.json", None, "text.json: no such file"),
+        ("text.json", b"{", "text.json: no JSON: "),
+        ("text.json", b"[]", "text.json: no question, commands"),
+        ("text.json", b'{"question": "Q?", "commands": []}', "text.json: no revision, date, seeds, images"),
+        ("text.json", {"commands": "demo"}, "text.json: commands is 'demo'; it needs a list or null"),
+        ("text.json", {"seeds": 3}, "text.json: seeds is 3; it needs a list or null"),
+        ("text.json", {"revision": 3}, "text.json: revision is 3; it needs text or null"),
+    ],
+)
+@pytest.mark.parametrize("options", ["text.csv", "text.csv; plain"])
+def test_a_mistaken_file_is_named(root, name, content, message, options):
+    if isinstance(content, dict):
+        content = json.dumps(json.loads((root / name).read_text()) | content).encode()
+    (root / name).unlink() if content is None else (root / name).write_bytes(content)
+    with pytest.raises(SystemExit, match="^" + tables.re.escape(message)):
+        tables.filled(page(options), root)
+
+
+def test_the_script_names_page_and_file_in_one_line(root, monkeypatch):
+    (root / "page.md").write_text(page("text.csv"))
+    (root / "text.csv").write_text("")
+    monkeypatch.setattr(tables, "ROOT", root)
+    monkeypatch.setattr(sys, "argv", ["tables.py"])
+    for name, message in (("page.md", "page.md: text.csv: a table"), ("no.md", "no.md: No such file")):
+        monkeypatch.setattr(tables, "PAGES", (name,))
+        with pytest.raises(SystemExit, match=f"^{message}"):
+            tables.main()
 
 
 def test_a_marker_that_is_not_closed_is_refused(root):

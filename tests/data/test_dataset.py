@@ -139,7 +139,7 @@ def test_pixels_that_are_normalised_are_refused_with_what_to_do(pixels):
 
 def test_labels_are_checked(pixels):
     assert "labels reach from 0 to 2; with 2 classes they are 0 to 1" in refusal((pixels, LABELS), classes=2)
-    assert "labels reach from -1 to 1" in refusal((pixels, LABELS - 1))
+    assert "labels reach from -1 to 1; they start at 0" in refusal((pixels, LABELS - 1))
     assert "whole numbers" in refusal((pixels, LABELS.float()))
     assert "whole numbers" in refusal((pixels, torch.eye(3)[LABELS].long()))
     assert "24 images have 23 labels" in refusal((pixels, LABELS[1:]))

@@ -33,11 +33,11 @@ def test_a_line_is_the_mean_over_seeds_from_clean_to_the_strongest_level(drawn, 
     curves, clean = drawn[0].axes
     assert [label.get_text() for label in curves.get_xticklabels()] == ["clean", "0.5", "3"]
     named = {line.get_label(): line for line in curves.get_lines()}
-    assert list(named) == ["before", "fine-tuned", "repaired (switched)", "patches always on"]
+    assert list(named) == ["before", "fine-tuned", "repaired (switched)", "patched always on"]
     for line, values in zip(named.values(), CURVES.values(), strict=True):
         assert list(line.get_xdata()) == [0, 0.5, 3]
         assert list(line.get_ydata()) == pytest.approx([value + 1 for value in values])
-    assert named["patches always on"].get_linewidth() < named["before"].get_linewidth()
+    assert named["patched always on"].get_linewidth() < named["before"].get_linewidth()
     assert [text.get_text() for text in clean.texts] == ["94.0", "92.0", "93.9", "91.0"]
 
 

@@ -82,7 +82,9 @@ def class_names(
         classes = highest + 1
     names = list(map(str, range(classes))) if isinstance(classes, int) else list(map(str, classes))
     lowest = min(int(part.labels.min()) for part in parts)
-    if lowest < 0 or highest >= len(names):
+    if lowest < 0:
+        raise DataProblem(f"labels reach from {lowest} to {highest}; they start at 0, one number for each class")
+    if highest >= len(names):
         raise DataProblem(
             f"labels reach from {lowest} to {highest}; with {len(names)} classes they are 0 to {len(names) - 1}"
         )

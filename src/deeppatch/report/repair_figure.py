@@ -16,7 +16,7 @@ NETWORKS = {
     "pretrained": ("before", 7, 2.4),
     "finetuned": ("fine-tuned", 1, 2.4),
     "switched": ("repaired (switched)", 0, 2.4),
-    "patched": ("patches always on", 5, 1.2),
+    "patched": ("patched always on", 5, 1.2),
 }
 
 
