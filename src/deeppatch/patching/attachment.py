@@ -108,7 +108,9 @@ def _check_channels(network: nn.Module, channels: dict[str, list[int]], order: l
     sizes = {name: conv.out_channels for name, conv in hooks.convolutions(network).items()}
     for name, chosen in channels.items():
         if name not in sizes:
-            raise UserError(f"{name}: the network has no such convolution; it has {', '.join(sizes) or 'none'}")
+            grouped = isinstance(dict(network.named_modules()).get(name), nn.Conv2d)
+            reason = "grouped convolutions are not patched" if grouped else "the network has no such convolution"
+            raise UserError(f"{name}: {reason}; {'choose from' if grouped else 'it has'} {', '.join(sizes) or 'none'}")
         if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(range(sizes[name])):
             raise UserError(f"channels {list(chosen)} of {name}: give each once, from 0 to {sizes[name] - 1}")
     if twice := [name for name in channels if order.count(name) > 1]:
