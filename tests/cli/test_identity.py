@@ -275,3 +275,9 @@ def test_a_class_that_is_called_otherwise_is_noticed_with_both_sides(empty, wave
 
 def test_one_s_own_prefix_of_options_is_spelled_with_base():
     assert "--base w.pt" in options.command_for("assess", parse("assess", "--weights w.pt"))
+
+
+def test_training_anew_is_not_said_to_change_nothing():
+    """Under --bias it is the only way, so that it is no part of the name."""
+    options = parse("pretrain", "-m resnet8 -d digits --train --bias B")
+    assert naming.unused_options("pretrain", options) == []

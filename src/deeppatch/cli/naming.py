@@ -78,7 +78,8 @@ def own_settings(stage: str, options: Any) -> dict[str, object]:
 
 def unused_options(stage: str, options: Any) -> list[str]:
     """Return the options that a stage accepts for the common command line and does not read, and that were given."""
-    read = {*IN_SUFFIX, *INCIDENTAL, *IDENTITIES[stage].named, *hashed(stage, options), *NO_SETTINGS}
+    identity = IDENTITIES[stage]
+    read = {*IN_SUFFIX, *INCIDENTAL, *identity.named, *identity.hashed, *hashed(stage, options), *NO_SETTINGS}
     return [
         name for name, usual in options.defaults.items() if name not in read and getattr(options, name, usual) != usual
     ]
