@@ -65,7 +65,7 @@ def test_switched_counts_what_the_router_looks_at_and_nothing_else(tmp_path):
     assert facts["commands"][0].startswith(f"python {command} --output ")
     assert (facts["n"], facts["seeds"], facts["threads"], facts["options"]["rounds"]) == (1, [2021], 1, "2")
     assert facts["images"] == "random, batches of 4"
-    assert facts["hardware"].endswith(f"1 threads, torch {facts['torch']}")
+    assert facts["hardware"].endswith(f"1 thread, torch {facts['torch']}")
 
 
 def test_hybrid_views_times_both_ways_and_the_parts_of_a_selection(tmp_path):

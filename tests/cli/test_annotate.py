@@ -269,7 +269,7 @@ def test_a_model_of_another_cut_is_refused_for_it_may_have_seen_the_pool(waves_b
     weights = bench.at("pretrain-biasB") / "weights.safetensors"
     bench.ran(f"annotate {BIASED} --method random --weights {weights}")
     line = bench.refused(f"annotate {BIASED} --method random --seed 5 --weights {weights}")
-    assert f"{weights.parent / 'split.safetensors'} cuts" in line
+    assert line.startswith(f"{weights} was made from other data: ")
     lone = shutil.copy(weights, tmp_path / "lone.safetensors")
     said = bench.ran(f"annotate {BIASED} --method random --seed 5 --weights {lone}").out
     assert "it may have been trained on images of the pool" in said

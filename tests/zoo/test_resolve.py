@@ -108,7 +108,7 @@ def test_a_class_or_function_of_one_s_own_is_imported_from_the_working_directory
         ("mine.absent:Small", "there is no module mine.absent in"),
         ("mine.needy:Small", "mine.needy imports a_module_that_is_not_here, which is not installed"),
         ("mine.wrong:Small", "importing mine.wrong fails: SyntaxError"),
-        ("mine.nets:Smol", r"has no Smol \(did you mean Small\?\)"),
+        ("mine.nets:SmallX", r"has no SmallX \(did you mean Small\?\)"),
         ("mine.nets:number", "is int, not a function"),
     ],
 )
