@@ -78,6 +78,15 @@ def test_a_network_is_found_and_built_for_the_classes(name, size, mean):
         assert network(torch.rand(1, 3, size, size)).shape == (1, 7)
 
 
+@pytest.mark.parametrize("name", ["timm:vit_tiny_patch16_224", "torchvision:vit_b_16"])
+def test_a_network_that_reads_one_size_is_built_for_the_one_that_is_asked_for(name):
+    found = resolve(name, 64)
+    with torch.no_grad():
+        assert found.build(3).eval()(torch.rand(1, 3, 64, 64)).shape == (1, 3)
+    assert (found.image_size, found.published) == (64, {})
+    assert resolve("timm:convnext_atto", 64).published, "any size fits it"
+
+
 @pytest.mark.parametrize(("name", "blocks"), [("resnet44a", 21), ("resnet56a", 27), ("resnet110a", 54)])
 def test_deeper_networks_of_the_zoo_have_parameter_free_shortcuts(name, blocks):
     network = resolve(name).build(10)

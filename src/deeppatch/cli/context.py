@@ -143,7 +143,7 @@ class Context:
     @cached_property
     def architecture(self) -> Architecture:
         """The network that -m names."""
-        return resolve(self.options.model)
+        return resolve(self.options.model, self.options.image_size)
 
     def new_network(self) -> torch.nn.Module:
         """Return the network, initialised by the seed."""

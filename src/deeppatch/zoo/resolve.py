@@ -36,12 +36,14 @@ class Architecture:
     published: Mapping[str, Entry]
 
 
-def resolve(name: str) -> Architecture:
+def resolve(name: str, image_size: int | None = None) -> Architecture:
     """Return the network of a name.
 
     Args:
         name: The name of a network of the zoo; `timm:NAME` or `torchvision:NAME`; or `package.module:function`, a
             function of the number of classes that returns an `nn.Module`, imported from the working directory too.
+        image_size: The width and height of the images in pixels, for networks that read one size only, such as vision
+            transformers (default: the size that they are published for).
 
     Raises:
         UserError: When there is no such network, its library is not installed, or the function cannot be imported.
@@ -54,7 +56,7 @@ def resolve(name: str) -> Architecture:
     library, colon, detail = check_model(name).partition(":")
     if not colon:
         return _of_zoo(name)
-    return LIBRARIES[library](detail) if library in LIBRARIES else _own(name)
+    return LIBRARIES[library](detail, image_size) if library in LIBRARIES else _own(name)
 
 
 def _of_zoo(name: str) -> Architecture:
@@ -62,11 +64,15 @@ def _of_zoo(name: str) -> Architecture:
     return Architecture(name, ARCHITECTURES[name], IMAGE_SIZES.get(name, 32), None, published)
 
 
-def _of_torchvision(name: str) -> Architecture:
+def _of_torchvision(name: str, image_size: int | None) -> Architecture:
     known = torchvision.models.list_models(torchvision.models)
     if name not in known:
         raise UserError(f"torchvision has no classifier {name}{closest(name, known)}; list_models() names them all")
-    options = {"init_weights": True, "aux_logits": False} if name in ("googlenet", "inception_v3") else {}
+    options: dict[str, Any] = {}
+    if name in ("googlenet", "inception_v3"):  # whose published weights have further heads
+        options = {"init_weights": True, "aux_logits": False}
+    if image_size and name.startswith("vit_"):
+        options = {"image_size": image_size}
 
     def build(classes: int) -> nn.Module:
         return torchvision.models.get_model(name, weights=None, num_classes=classes, **options)
@@ -78,11 +84,12 @@ def _of_torchvision(name: str) -> Architecture:
     transform = weights.transforms()
     statistics = (tuple(transform.mean), tuple(transform.std))
     top1 = weights.meta["_metrics"]["ImageNet-1K"]["acc@1"]
-    published = {} if options else {IMAGENET: Entry(weights.url, top1, *statistics)}  # those two have further heads
-    return Architecture(f"torchvision:{name}", build, int(transform.crop_size[0]), statistics, published)
+    published = {} if options else {IMAGENET: Entry(weights.url, top1, *statistics)}
+    size = options.get("image_size", int(transform.crop_size[0]))
+    return Architecture(f"torchvision:{name}", build, size, statistics, published)
 
 
-def _of_timm(name: str) -> Architecture:
+def _of_timm(name: str, image_size: int | None) -> Architecture:
     try:
         import timm
     except ImportError:
@@ -94,15 +101,17 @@ def _of_timm(name: str) -> Architecture:
     config: dict[str, Any] = found.to_dict() if found else {}
     mean, std, size = (config.get(key) for key in ("mean", "std", "input_size"))
     statistics = (tuple(mean), tuple(std)) if mean and std and len(mean) == 3 else None
+    options: dict[str, Any] = {"img_size": image_size} if image_size and config.get("fixed_input_size") else {}
+    has_weights = config.get("num_classes") == IMAGENET_CLASSES and (config.get("hf_hub_id") or config.get("url"))
     published = {}
-    if statistics and config.get("num_classes") == IMAGENET_CLASSES and (config.get("hf_hub_id") or config.get("url")):
+    if has_weights and statistics and not options:
         entry = Entry(config.get("url") or "", None, *statistics, repository=config.get("hf_hub_id") or "")
         published = {IMAGENET: entry}
 
     def build(classes: int) -> nn.Module:
-        return timm.create_model(name, pretrained=False, num_classes=classes)
+        return timm.create_model(name, pretrained=False, num_classes=classes, **options)
 
-    return Architecture(f"timm:{name}", build, size[-1] if size else None, statistics, published)
+    return Architecture(f"timm:{name}", build, image_size or (size[-1] if size else None), statistics, published)
 
 
 def _own(name: str) -> Architecture:
@@ -152,4 +161,4 @@ def _text(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
-LIBRARIES: dict[str, Callable[[str], Architecture]] = {"timm": _of_timm, "torchvision": _of_torchvision}
+LIBRARIES: dict[str, Callable[[str, int | None], Architecture]] = {"timm": _of_timm, "torchvision": _of_torchvision}
