@@ -155,7 +155,8 @@ def class_by_class(
         number_cells(axes, values, *numbers)
     name_classes(axes.xaxis, classes)
     name_classes(axes.yaxis, classes)
-    figure.colorbar(image, label=measure, shrink=0.8)
+    whole = all(isinstance(value, int) for row in values for value in row)
+    figure.colorbar(image, label=measure, shrink=0.8, ticks=MaxNLocator(integer=True) if whole else None)
     headed(figure, title)
     return png(figure)
 
