@@ -21,8 +21,10 @@ from deeppatch.localization.ablation import CorrectCounts, DegradedBatch, count_
 from deeppatch.localization.channel_delta import ChannelDelta, Downstream
 from deeppatch.zoo.architectures import ARCHITECTURES
 
-# but for width or dropout these are simcnn_x0_25 and rescnn_x0_25
-SAME = {"simcnn", "simcnn_poorfit", "simcnn_x0_125", "rescnn", "rescnn_poorfit"}
+# but for width, dropout or depth these are simcnn_x0_25, rescnn_x0_25 and resnet32a
+SAME = {
+    "simcnn", "simcnn_poorfit", "simcnn_x0_125", "rescnn", "rescnn_poorfit", "resnet44a", "resnet56a", "resnet110a",
+}  # fmt: skip
 SMALL = sorted(ARCHITECTURES.keys() - {"resnet50"} - SAME)
 # one network of each family; the others repeat their operations
 FAMILIES = {"resnet8", "resnet20a", "mobilenetv2_x0_5", "shufflenetv2_x1_0", "simcnn_x0_25", "rescnn_x0_25"}
