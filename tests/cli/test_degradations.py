@@ -195,3 +195,21 @@ def test_held_out_types_are_measured_apart_and_seen_by_nothing_else(pretrained, 
 def test_what_cannot_be_held_out_is_one_line(pretrained, here):
     assert "fog cannot be held out of noise" in pretrained.refused("eval -n noise --hold_out fog")
     assert "leaves no degradation to train on" in pretrained.refused("eval -n fog --hold_out fog")
+
+
+def test_images_of_several_sizes_can_be_degraded_by_a_function(new_bench, waves, tmp_path, here):
+    """What names the run is measured on images of the run's size, not of their own."""
+    bench = new_bench(waves(tmp_path / "waves"), tmp_path / "output")
+    write_function(here, 0.2)
+    odd = next((bench.data / "train").rglob("*.png"))
+    Image.open(odd).resize((50, 40)).save(odd)
+    assert "images of 32x32 pixels" in bench.ran("eval -e 1 -n weather_here:streaks").out
+
+
+def test_what_is_no_image_among_degraded_ones_is_passed_over(pretrained, here):
+    folder = degraded_copy(pretrained.data, here / "wet")
+    place = next((folder / "test").iterdir())
+    (place / ".hidden.png").write_bytes(b"no image")
+    (folder / "test" / "__MACOSX").mkdir()
+    said = pretrained.ran(f"eval -e 1 --degraded {folder}").out
+    assert "each paired with the clean image of its name" in said

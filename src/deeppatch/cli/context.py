@@ -17,11 +17,12 @@ from deeppatch.cli import options as command_line
 from deeppatch.cli.locating import Found, Role, locate, locate_all, roles, run_folder
 from deeppatch.cli.naming import own_settings, unused_options
 from deeppatch.cli.options import StageOptions
+from deeppatch.cli.sizing import sizing_of
 from deeppatch.data import corruption_names, digest, names, sources, views
 from deeppatch.data.corruption_names import Specification
 from deeppatch.data.corruptions import CleanImages, Corruption, create, is_for_test_only, read_files
 from deeppatch.data.dataset import Data
-from deeppatch.data.scaling import Scaling, Sizing
+from deeppatch.data.scaling import Scaling
 from deeppatch.data.splits import Splits, split
 from deeppatch.distributed import ranks
 from deeppatch.errors import Busy, StaleArtifact, UserError
@@ -44,14 +45,10 @@ class Context:
     def source(self) -> sources.Source:
         """The data set in its official split."""
         return ranks.on_local_rank0_first(
-            lambda: sources.load(self.options.dataset, self.options.data_dir, self.options.seed, self.sizing)
+            lambda: sources.load(
+                self.options.dataset, self.options.data_dir, self.options.seed, sizing_of(self.options)
+            )
         )
-
-    @property
-    def sizing(self) -> Sizing:
-        """Which size images get."""
-        cache = Path(self.options.output_dir, names.slug(self.options.dataset), "decoded")
-        return Sizing(self.options.image_size, self.options.resize == "squash", self.architecture.image_size, cache)
 
     @property
     def scaling(self) -> Scaling:
@@ -133,6 +130,7 @@ class Context:
             seed=options.seed,
             val_share=options.val_share,
             limit=options.limit,
+            scaling=self.scaling,
         )
 
     @property

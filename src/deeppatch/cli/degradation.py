@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from deeppatch.cli.options import DEFAULT_SEED
+from deeppatch.cli.sizing import sizing_of
 from deeppatch.data import corruption_names, digest, names, sources
 from deeppatch.data.corruptions import create, identity
 from deeppatch.data.corruptions.named import IDENTIFYING_IMAGES
@@ -42,7 +43,7 @@ def _of_function(name: str, options: Any) -> str:
 
 
 def _fixed_images(options: Any) -> Images:
-    source = sources.load(options.dataset, options.data_dir, DEFAULT_SEED)
+    source = sources.load(options.dataset, options.data_dir, DEFAULT_SEED, sizing_of(options))
     val = hold_out(source.train, None, DEFAULT_SEED, source.name)[1]
     return val.take(torch.arange(min(IDENTIFYING_IMAGES, len(val))))
 

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
+from deeppatch.data import sources
 from deeppatch.data.corruptions import SIGMAS, GaussianBlur, corruption, identity
-from deeppatch.data.images import Images
+from deeppatch.data.corruptions.own import CleanImages, own_folder
+from deeppatch.data.images import Images, to_float
+from deeppatch.data.scaling import Sizing, square
 from deeppatch.errors import UserError
 
 
@@ -181,3 +186,20 @@ def test_the_identity_of_a_list_has_that_of_its_callables(tmp_path, monkeypatch)
     one, callable_digest = identity(corruption("fog,my_dark:dark", severity="2"), images).split()
     assert one == "fog-2"
     assert callable_digest == identity(corruption("my_dark:dark"), images)
+
+
+def test_one_s_own_images_are_scaled_as_the_clean_ones_are(tmp_path):
+    """Squashed where the clean ones are squashed: an image that is its own degraded version gives the same pixels."""
+    for part in ("train", "test"):
+        for label in ("a", "b"):
+            (tmp_path / part / label).mkdir(parents=True)
+            for index in range(2):
+                values = np.random.default_rng(index).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+                Image.fromarray(values).save(tmp_path / part / label / f"{label}{index}.png")
+    for scaling in (square(8), square(8, squash=True)):
+        source = sources.load(f"folder:{tmp_path}", tmp_path, 1, Sizing(8, squash=scaling.squash))
+        parts = {"train": source.train, "val": source.train, "test": source.test}
+        names = sources.image_names(f"folder:{tmp_path}", tmp_path)
+        clean = CleanImages(parts, source.classes, (source.train, source.test), names, scaling=scaling)
+        pixels = to_float(source.test.pixels)
+        assert torch.equal(own_folder(tmp_path, clean)(pixels, 1), pixels)

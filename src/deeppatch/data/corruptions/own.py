@@ -8,14 +8,14 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torchvision.datasets import ImageFolder
 
 from deeppatch.data.corruption_names import RESERVED
 from deeppatch.data.corruptions.draws import keys
 from deeppatch.data.corruptions.paired import PairedCorruption, Table, stem_of
 from deeppatch.data.files import Files, StoredPixels
+from deeppatch.data.folders import list_classes
 from deeppatch.data.images import Images
-from deeppatch.data.scaling import like
+from deeppatch.data.scaling import Scaling, like
 from deeppatch.data.splits import hold_out, subset
 from deeppatch.errors import DataProblem
 from deeppatch.progress import info
@@ -36,6 +36,7 @@ class CleanImages:
         seed: The seed of the val images that are held out of degraded training images.
         val_share: The share of these (default: as for clean images).
         limit: The most images of a part that are read.
+        scaling: How degraded images in files become as large as the clean ones (default: the centre is cut).
     """
 
     parts: Mapping[str, Images]
@@ -45,6 +46,7 @@ class CleanImages:
     seed: int = 2021
     val_share: float | None = None
     limit: int | None = None
+    scaling: Scaling | None = None
 
 
 class UnpairedCorruption:
@@ -145,17 +147,15 @@ def own_folder(path: Path, clean: CleanImages) -> PairedCorruption | UnpairedCor
 
 
 def _listed(folder: Path, classes: Sequence[str]) -> list[tuple[str, int]]:
-    try:
-        listing = ImageFolder(str(folder))
-    except FileNotFoundError as error:
-        raise DataProblem(f"{folder}: {str(error).splitlines()[0]}; add images or remove the class") from error
+    listing = list_classes(folder)
     if odd := sorted(set(listing.classes) ^ set(classes)):
         raise DataProblem(
             f"{folder}: clean and degraded images name different classes ({', '.join(odd[:MOST_NAMED])}); give both "
             "the same folders of classes"
         )
     label = {name: number for number, name in enumerate(classes)}
-    return [(file, label[listing.classes[number]]) for file, number in listing.samples]
+    named = (label[listing.classes[number]] for number in listing.labels)
+    return list(zip(listing.paths, named, strict=True))
 
 
 def _matching(samples: Sequence[tuple[str, int]], names: Sequence[str]) -> list[tuple[str, int]] | None:
@@ -185,5 +185,5 @@ def _paired(
 def _read(samples: Sequence[tuple[str, int]], clean: CleanImages) -> Images:
     labels = torch.tensor([label for _, label in samples])
     pixels = clean.parts["test"].pixels
-    files = Files([file for file, _ in samples], like(pixels))
+    files = Files([file for file, _ in samples], clean.scaling or like(pixels))
     return Images(files if isinstance(pixels, StoredPixels) else files[:], labels)

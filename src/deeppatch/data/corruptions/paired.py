@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -12,13 +13,13 @@ from torch import Tensor
 from deeppatch.data.corruption_names import COMMON, SEVERITIES
 from deeppatch.data.corruptions.draws import fingerprints
 from deeppatch.data.files import Files
+from deeppatch.data.folders import list_files
 from deeppatch.data.images import Images
 from deeppatch.data.scaling import like, square
 from deeppatch.errors import DataProblem, UserError
 
 Read = Callable[[Tensor], Tensor]  # indices (n,) -> uint8 pixels (n, 3, H, W)
 AT_ONCE = 4096
-ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 
 
 class Table:
@@ -110,9 +111,8 @@ def paired_folder(path: Path, clean: Images, names: Sequence[str]) -> PairedCorr
     if not path.is_dir():
         raise DataProblem(f"{path} is missing; degraded images are laid out as {path}/CLASS/IMAGE")
     found: dict[str, Path] = {}
-    for file in sorted(path.glob("*/*")):
-        if file.suffix.lower() in ENDINGS:
-            found.setdefault(stem_of(file.relative_to(path).as_posix()), file)
+    for file in sorted(map(Path, list_files(path, Counter()))):
+        found.setdefault(stem_of("/".join(file.parts[-2:])), file)
     missing = [name for name in names if stem_of(name) not in found]
     if missing:
         raise DataProblem(
