@@ -18,9 +18,6 @@ import machine
 import pandas as pd
 from repair import left
 
-from deeppatch.cli import main as command_line
-from deeppatch.cli.options import SCRIPTS, RepairOptions
-
 PATCH = ["-f", "taylor", "-c", "patch", "--crt_type", "replace"]
 NETWORKS = ["pretrained", "finetuned", "patched always on", "switched"]
 
@@ -43,8 +40,7 @@ def trainings(options: argparse.Namespace) -> dict[str, list[str]]:
 def chain(options: argparse.Namespace, name: str, degradations: list[str]) -> pd.DataFrame:
     """Run the stages for one patch, and return its table."""
     for stage, arguments in steps(options, degradations):
-        if status := command_line.guarded(SCRIPTS[stage], arguments, RepairOptions.prefix):
-            raise SystemExit(status)
+        machine.run_stage(stage, arguments)
     return collected(evaluated(options, "all-without" if degradations else "gaussion"), name)
 
 

@@ -17,8 +17,6 @@ import torch
 from PIL import Image
 from repair import collected, left
 
-from deeppatch.cli import main as command_line
-from deeppatch.cli.options import SCRIPTS, RepairOptions
 from deeppatch.data import sources
 
 CLASSES = ("airplane", "automobile", "cat", "ship")
@@ -37,14 +35,14 @@ def main() -> None:
     shared += ["--output_dir", str(options.output_dir)]
     noise = ["-n", options.noise]
     training = ["--epochs", str(options.correction_epochs), "--lr", "0.01"]
-    run("pretrain", [*shared, "--train", "--epochs", str(options.epochs), "--lr", "0.02", *noise])
+    machine.run_stage("pretrain", [*shared, "--train", "--epochs", str(options.epochs), "--lr", "0.02", *noise])
     options.dataset = dataset
     base = ["--base", str(left(options, "pretrain", machine.SEED) / "weights.safetensors")]
-    run("assess", [*shared, *noise, "-f", "taylor", *base])
+    machine.run_stage("assess", [*shared, *noise, "-f", "taylor", *base])
     ranking = left(options, "assess-taylor", machine.SEED) / "ranking.json"
-    run("correct", [*shared, *noise, *PATCH, *training, *base, "--ranking", str(ranking)])
-    run("correct", [*shared, *noise, "-c", "finetune", *training, *base])
-    run("evaluate", [*shared, *noise, *PATCH, *base, "--max_clean_drop", "2"])
+    machine.run_stage("correct", [*shared, *noise, *PATCH, *training, *base, "--ranking", str(ranking)])
+    machine.run_stage("correct", [*shared, *noise, "-c", "finetune", *training, *base])
+    machine.run_stage("evaluate", [*shared, *noise, *PATCH, *base, "--max_clean_drop", "2"])
     frame, revision, count = collected(options, machine.SEED)
     images = f"{options.train} train and {count} test images of {SIZE} pixels, {len(CLASSES)} classes of CIFAR-10"
     kept = ["seed", "network", "clean", "blurred", "mixed", "repaired", "newly wrong"]
@@ -80,12 +78,6 @@ def make_folder(options: argparse.Namespace) -> None:
                 assert isinstance(pixels, torch.Tensor)
                 image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
                 image.resize((SIZE, SIZE), Image.Resampling.BICUBIC).save(place / f"{number:03}.jpg", quality=95)
-
-
-def run(stage: str, arguments: list[str]) -> None:
-    """Run a stage as on the command line; exit where it fails."""
-    if status := command_line.guarded(SCRIPTS[stage], arguments, RepairOptions.prefix):
-        raise SystemExit(status)
 
 
 if __name__ == "__main__":

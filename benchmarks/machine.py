@@ -16,6 +16,8 @@ import torch
 sys.path.append(str(Path(__file__).resolve().parents[1] / "src"))  # behind the standard library, for src/select.py
 
 from deeppatch import runtime  # noqa: E402
+from deeppatch.cli import main as command_line  # noqa: E402
+from deeppatch.cli.options import SCRIPTS, RepairOptions  # noqa: E402
 from deeppatch.stage import git_revision  # noqa: E402
 
 SEED = 2021
@@ -29,6 +31,12 @@ def parser(doc: str) -> argparse.ArgumentParser:
     found.add_argument("--device", choices=["cpu", "cuda"], default=runtime.default_device())
     found.add_argument("--output", type=Path, metavar="FILE", default=table, help=f"CSV (default: {table})")
     return found
+
+
+def run_stage(stage: str, arguments: list[str]) -> None:
+    """Run a stage as on the command line; exit with its status where it fails."""
+    if status := command_line.guarded(SCRIPTS[stage], arguments, RepairOptions.prefix):
+        raise SystemExit(status)
 
 
 def prepared(kind: str) -> torch.device:

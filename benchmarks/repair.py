@@ -18,8 +18,6 @@ from pathlib import Path
 import machine
 import pandas as pd
 
-from deeppatch.cli import main as command_line
-from deeppatch.cli.options import SCRIPTS, RepairOptions
 from deeppatch.data.names import slug
 from deeppatch.report.repair_figure import draw_repair
 from deeppatch.zoo.names import model_slug
@@ -33,8 +31,7 @@ def main() -> None:
     options = parser().parse_args()
     for seed in options.seeds:
         for stage, arguments in steps(options, seed):
-            if status := command_line.guarded(SCRIPTS[stage], arguments, RepairOptions.prefix):
-                raise SystemExit(status)
+            machine.run_stage(stage, arguments)
     frames, revisions, test_images = zip(*(collected(options, seed) for seed in options.seeds), strict=True)
     frame = pd.concat(frames, ignore_index=True)
     images = f"all {test_images[0]} test images of {options.dataset}; {options.rank_images} val images for the ranking"
