@@ -146,7 +146,7 @@ def interval_of(samples: Array, confidence: float = CONFIDENCE) -> Interval:
     defined = values[1:][~np.isnan(values[1:])]
     if math.isnan(values[0]) or not len(defined):
         return Interval(math.nan, math.nan, math.nan)
-    low, high = np.percentile(defined, [50 * (1 - confidence), 50 * (1 + confidence)])
+    low, high = np.percentile(defined, [(100 - 100 * confidence) / 2, (100 + 100 * confidence) / 2])
     return Interval(float(values[0]), float(low), float(high))
 
 

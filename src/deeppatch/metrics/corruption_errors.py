@@ -22,6 +22,7 @@ ALEXNET = {
     "saturate": 0.658248,
 }  # fmt: skip
 ALEXNET_CLEAN = 0.4348
+ROUNDING = 1e-9  # a mean of equal errors may differ from them by less
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def _ratios(errors: Errors, base: Errors, clean: float, base_clean: float) -> Co
         if np.ndim(base[name]) and np.shape(base[name]) != np.shape(own):
             raise UserError(f"{name}: the base was measured at other severities; measure both at the same")
         denominator = float(np.mean(base[name])) - base_clean
-        if denominator > 0:
+        if denominator > ROUNDING:
             by_type[name] = 100 * (float(np.mean(own)) - clean) / denominator
         else:
             undefined.append(name)
