@@ -113,8 +113,8 @@ def attack(
         epsilon: The radius of the ball, in pixels of [0, 1].
         paths: Of a routed model the networks that it routes to, each from pixels to logits (default: only the model).
         decide: The index, among the paths, of the one that the model sends each image to: from pixels to int64 (N,).
-        schedules: The runs of PGD; published are 40 steps of epsilon / 30, and here 20 steps of epsilon / 8 five times
-            besides, of which each crosses the whole ball.
+        schedules: The runs of PGD. The published one has 40 steps of epsilon / 30, with which not every start reaches
+            the other side of the ball; five runs with 20 steps of epsilon / 8 do.
         seed: The random starts depend on this, on the batch and on the path.
 
     Returns:

@@ -92,7 +92,7 @@ class PairedSamples:
         """
         samples = self.samples(measure, network, views)
         found = interval_of(samples, confidence)
-        if found.low < found.high or np.isnan(found.estimate) or measure == "corruption_error":
+        if found.high - found.low > 1e-9 or np.isnan(found.estimate) or measure == "corruption_error":
             return found
         shares = {"repair_rate": 1 - self._share(self.correct, self.base, views)[0],
                   "backward_trust": self._share(self.correct, self.base, views)[0],
