@@ -1,0 +1,42 @@
+"""The ledger itself: networks, views, and the outcomes of each network on each view."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from deeppatch.ledger.records import LedgerView, Network, Outcomes
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """What several classifiers answered on the same images.
+
+    Args:
+        base: The name of the network that the others are compared with.
+        networks: The networks by name, in the order of tables.
+        views: Clean images first, then each degradation and severity, then the mixed stream.
+        outcomes: What a network answered on a view, by the names of both. A network whose answers depend on the
+            other images of a batch has no outcomes on the mixed stream.
+        classes: The names of the classes, in the order of the labels.
+        about: What identifies the run, as JSON values: data set, model, revision, commands, hardware, date.
+    """
+
+    base: str
+    networks: Mapping[str, Network]
+    views: tuple[LedgerView, ...]
+    outcomes: Mapping[tuple[str, str], Outcomes]
+    classes: tuple[str, ...]
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    def view(self, name: str) -> LedgerView:
+        """Return the view of a name; KeyError where there is none."""
+        return {view.name: view for view in self.views}[name]
+
+    def correct(self, network: str, view: str) -> np.ndarray:
+        """Return which images of a view a network classifies correctly, bool (N,)."""
+        found: np.ndarray = self.outcomes[network, view].prediction == self.view(view).labels
+        return found
