@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
+from deeppatch.ledger import summary
 from deeppatch.ledger.records import LedgerView, Network, Outcomes
 
 
@@ -40,3 +42,19 @@ class Ledger:
         """Return which images of a view a network classifies correctly, bool (N,)."""
         found: np.ndarray = self.outcomes[network, view].prediction == self.view(view).labels
         return found
+
+    def frame(self) -> pd.DataFrame:
+        """Return one row for each network, view and measure, with a 95 % interval and the number of images.
+
+        The columns are network, view, severity (0 for a mean over views, for clean and for mixed), measure (see
+        `summary.DEFINITIONS`), estimate, low, high and n.
+        """
+        return summary.frame(self.base, list(self.networks), self.views, self.outcomes)
+
+    def table(self) -> pd.DataFrame:
+        """Return a row for each network: accuracies in percent, and what it repairs and breaks against the base."""
+        return summary.table(self.frame())
+
+    def numbers(self, network: str) -> dict[tuple[str, int], tuple[float, float, float]]:
+        """Return what requirements on a network are compared with; see `summary.numbers`."""
+        return summary.numbers(self.frame(), network, self.networks[network].bytes)
