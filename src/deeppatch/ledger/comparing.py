@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from deeppatch.cache import ContentCache
 from deeppatch.data import corruptions, views
 from deeppatch.data.dataset import Data
 from deeppatch.data.images import Images
@@ -28,7 +29,7 @@ def compare(
     *,
     base: str | None = None,
     held_out: Any = None,
-    cells: Path | str | None = None,
+    cells: ContentCache | Path | str | None = None,
     batch_size: int = 256,
     amp: bool = False,
     seed: int = 2021,
@@ -46,7 +47,7 @@ def compare(
         corruption: What `deeppatch.corruption` takes or returns; without one, only clean images are measured.
         base: The name of the network that the others are compared with (default: the first).
         held_out: Degradations that nothing was trained or calibrated on; they are marked, and not in the mixed stream.
-        cells: A folder for the cells (default: none are kept).
+        cells: A folder for the cells, or a `ContentCache` (default: none are kept).
         batch_size: The number of images in a batch.
         amp: Whether networks run in bfloat16.
         seed: The seed of the mixed stream, in which each image is degraded with probability 1/2.
@@ -81,7 +82,8 @@ def compare(
     images = test.to(device_of(networks[reference]))
     streams = ledger_streams(images, *chosen, batch_size=batch_size, seed=seed, images_digest=images_digest)
     digests = {name: network_digest(network) for name, network in networks.items()}
-    outcomes = measure(networks, streams, digests, cells=None if cells is None else Path(cells), amp=amp)
+    cache = ContentCache(Path(cells)) if isinstance(cells, (str, Path)) else cells
+    outcomes = measure(networks, streams, digests, cache=cache, amp=amp)
     rows = {
         name: Network(name, digests[name], parameters=sum(each.numel() for each in network.parameters()))
         for name, network in networks.items()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import fields
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -37,10 +36,10 @@ def measure(
     streams: Sequence[Stream],
     digests: Mapping[str, str],
     *,
-    cells: Path | None = None,
+    cache: ContentCache | None = None,
     amp: bool = False,
 ) -> Cells:
-    """Return the outcomes of each network on each view, and keep them in the folder `cells`.
+    """Return the outcomes of each network on each view, and keep them in a cache.
 
     A batch is degraded once and goes through all networks that lack the cell; the cells of a view are written when the
     view is finished. Ranks share the views, and every rank returns all outcomes.
@@ -50,10 +49,9 @@ def measure(
             come first in what it returns, and last which network answered each image (N,).
         streams: What `ledger_streams` returns.
         digests: What `network_digest` returns for each network.
-        cells: The folder of cells (default: none are kept).
+        cache: Where cells are kept (default: nowhere).
         amp: Whether networks run in bfloat16.
     """
-    cache = None if cells is None else ContentCache(cells)
     wanted = [
         (name, stream)
         for stream in streams

@@ -26,6 +26,16 @@ DEFINITIONS = {
     BROKEN: "images that the base network gets right and this one wrong, in percent of all images",
 }
 
+VIEWS = {
+    CLEAN: "the test images as they are",
+    BLURRED: "the mean over the levels of the published blur (gaussion)",
+    **{group: f"the mean over the measured types and severities of {', '.join(GROUPS[group])}" for group in GROUPS},
+    ALL: "the mean over the 15 types of corruptions and their measured severities",
+    DEGRADED: "the mean over all levels of all degradations that are not held out",
+    HELD_OUT: "the mean over the levels of the degradations that nothing was trained or calibrated on",
+    MIXED: "every test image once, shuffled, degraded with probability 1/2 at a random level",
+}
+
 
 @dataclass(frozen=True)
 class Pool:
