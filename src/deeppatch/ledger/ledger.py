@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from deeppatch import metrics
 from deeppatch.ledger import summary
 from deeppatch.ledger.records import LedgerView, Network, Outcomes
 
@@ -43,17 +44,19 @@ class Ledger:
         found: np.ndarray = self.outcomes[network, view].prediction == self.view(view).labels
         return found
 
-    def frame(self) -> pd.DataFrame:
+    def frame(self, draws: int = metrics.DRAWS) -> pd.DataFrame:
         """Return one row for each network, view and measure, with a 95 % interval and the number of images.
 
-        The columns are network, view, severity (0 for a mean over views, for clean and for mixed), measure (see
-        `summary.DEFINITIONS`), estimate, low, high and n.
+        The columns are network, view, severity (0 for a mean over views, for clean and for mixed), measure (a key of
+        `metrics.DEFINITIONS`), estimate, low, high and n. `draws` are those of the bootstrap.
         """
-        return summary.frame(self.base, list(self.networks), self.views, self.outcomes)
+        return summary.frame(
+            self.base, list(self.networks), self.views, self.outcomes, classes=len(self.classes), draws=draws
+        )
 
     def table(self) -> pd.DataFrame:
         """Return a row for each network: accuracies in percent, and what it repairs and breaks against the base."""
-        return summary.table(self.frame())
+        return summary.table(self.frame(draws=1))  # which reads no interval
 
     def numbers(self, network: str) -> dict[tuple[str, int], tuple[float, float, float]]:
         """Return what requirements on a network are compared with; see `summary.numbers`."""

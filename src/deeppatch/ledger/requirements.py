@@ -104,8 +104,10 @@ def requirement(text: str) -> Requirement:
     return Requirement(name, 0, comparison, bound)
 
 
-def known_names(specification: Specification) -> dict[str, tuple[int, ...]]:
+def known_names(specification: Specification, *, held_out: bool = False) -> dict[str, tuple[int, ...]]:
     """Return what can be required of a ledger over these degradations, with the severities of each.
+
+    `held_out` says whether some of them are held out, so that there is a mean over these, too.
 
     >>> from deeppatch.data.corruption_names import parse
     >>> list(known_names(parse("gaussion,fog")))
@@ -122,7 +124,7 @@ def known_names(specification: Specification) -> dict[str, tuple[int, ...]]:
         found |= {name: SEVERITIES for name in COMMON} | {group: () for group in GROUPS} | {"all": ()}
     if set(BENCHMARK) <= found.keys():
         found["all"] = ()
-    return found
+    return found | ({"held out": ()} if held_out else {})
 
 
 def check_names(requirements: Sequence[Requirement], known: Mapping[str, Sequence[int]], *, own: bool = False) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pandas as pd
 
+from deeppatch import metrics
 from deeppatch.data.corruption_names import COMMON
-from deeppatch.ledger import summary
+from deeppatch.ledger import pools
 from deeppatch.ledger.ledger import Ledger
 from deeppatch.ledger.records import CLEAN
 
@@ -20,7 +22,7 @@ def contents(ledger: Ledger, tidy: pd.DataFrame) -> dict[str, Any]:
     over severities relative to that of the base, in percent (100 for the base); `corruptions`, the accuracy by type and
     severity; what it stores and what its training took. The date is left out, so that equal runs leave equal files.
     """
-    accuracies = tidy[tidy.measure == summary.ACCURACY]
+    accuracies = tidy[tidy.measure == "accuracy"]
     return {
         "about": {name: value for name, value in ledger.about.items() if name not in ("date", "command")},
         "base": {"name": ledger.base, "digest": ledger.networks[ledger.base].digest},
@@ -30,7 +32,9 @@ def contents(ledger: Ledger, tidy: pd.DataFrame) -> dict[str, Any]:
              "held_out": view.held_out, "images": len(view)}
             for view in ledger.views
         ],
-        "definitions": {**summary.DEFINITIONS, **summary.VIEWS},
+        "definitions": {
+            **{name: metrics.definition(name).sentence for name in dict.fromkeys(tidy["measure"])}, **pools.MEANS
+        },
         "networks": {name: _network(ledger, accuracies, name) for name in ledger.networks},
     }  # fmt: skip
 
@@ -39,12 +43,15 @@ def _network(ledger: Ledger, accuracies: pd.DataFrame, name: str) -> dict[str, A
     own, base = (_by_type(accuracies, each) for each in (name, ledger.base))
     types = [kind for kind in own if kind in COMMON]
     row = ledger.networks[name]
+    errors, before = ({kind: [100 - 100 * value for value in each[kind].values()] for kind in types}
+                      for each in (own, base))  # fmt: skip
+    relative = metrics.corruption_error(errors, before)
     values = [value for kind in types for value in own[kind].values()]
     clean = accuracies[(accuracies.network == name) & (accuracies["view"] == CLEAN)]["estimate"].iloc[0]
     return {
         "clean_acc": clean / 100,
         "corruptions_acc": sum(values) / len(values) if values else None,
-        "corruptions_mce": _relative_error(own, base, types),
+        "corruptions_mce": None if math.isnan(relative.mean) else relative.mean,
         "corruptions": own,
         "method": row.method, "seed": row.seed, "digest": row.digest, "parameters": row.parameters,
         "bytes": row.bytes, "passes": row.passes, "facts": dict(row.facts),
@@ -57,13 +64,3 @@ def _by_type(accuracies: pd.DataFrame, network: str) -> dict[str, dict[str, floa
     for row in accuracies[(accuracies.network == network) & (accuracies.severity > 0)].to_dict("records"):
         found.setdefault(str(row["view"]), {})[str(row["severity"])] = float(row["estimate"]) / 100
     return found
-
-
-def _relative_error(
-    own: dict[str, dict[str, float]], base: dict[str, dict[str, float]], types: list[str]
-) -> float | None:
-    """Return 100 times the mean over types of the errors summed over severities, each relative to the base's."""
-    sums = [[sum(1 - value for value in each[kind].values()) for each in (own, base)] for kind in types]
-    if not sums or not all(before for _after, before in sums):
-        return None
-    return 100 * sum(after / before for after, before in sums) / len(sums)

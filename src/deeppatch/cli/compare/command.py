@@ -98,8 +98,9 @@ def problems(options: Options) -> list[str]:
         except UserError as error:
             messages.append(f"--require {error}")
     specification = corruption_names.parse(options.noise_type, _severity(options))
+    known = requirements.known_names(specification, held_out=options.hold_out is not None)
     try:
-        requirements.check_names(parsed, requirements.known_names(specification), own=bool(specification.own))
+        requirements.check_names(parsed, known, own=bool(specification.own))
     except UserError as error:
         messages.append(f"--require {error}")
     if not options.require:
@@ -117,6 +118,7 @@ def run(options: Options) -> None:
     context = open_stage(options, STAGE)
     model = base_model(context)
     members = inputs.members(context, model)
+    inputs.check_requirements(context)
     target = inputs.target(context, list(members))
     context.begin()
     ledger = measured(context, model, members)

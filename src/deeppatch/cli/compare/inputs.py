@@ -7,7 +7,6 @@ import dataclasses
 import datetime
 import json
 import re
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,11 +19,13 @@ from deeppatch.cli.compare.sources import Source, given, left_by_stages
 from deeppatch.cli.context import Context
 from deeppatch.cli.naming import model_folder
 from deeppatch.cli.predecessors import check_classes, patched_copy, restore
-from deeppatch.data import digest
+from deeppatch.data import corruption_names, digest
 from deeppatch.decomposition.head import DecomposedHead, with_head
 from deeppatch.errors import OtherBase, StaleArtifact, UserError
 from deeppatch.features import last_linear
 from deeppatch.ledger.ledger import Ledger
+from deeppatch.ledger.requirements import check_names, known_names, requirement
+from deeppatch.ledger.streams import group_of, kinds_and_severities
 from deeppatch.patching.patch_file import Patch
 from deeppatch.patching.router import Router
 from deeppatch.patching.switched import SwitchedModel
@@ -100,6 +101,18 @@ def target(context: Context, names: list[str]) -> str | None:
     return None
 
 
+def check_requirements(context: Context) -> None:
+    """Raise UserError where a requirement names a view that there is not, now that the levels are known."""
+    options = context.options
+    whole = corruption_names.parse(options.noise_type, options.severity)
+    found = known_names(whole, held_out=options.hold_out is not None)
+    for each in (context.corruption, context.held_out):
+        for _name, kind, severity in kinds_and_severities(() if each is None else each.level_names):
+            found[kind] = (*found.get(kind, ()), severity)
+            found |= {group_of(kind): found.get(group_of(kind), ())}
+    check_names([requirement(text) for text in options.require], found)
+
+
 def described(context: Context, ledger: Ledger, found: Mapping[str, Member]) -> Ledger:
     """Return a ledger with what is known of each network, and of the run."""
     rows = dict(ledger.networks)
@@ -144,10 +157,11 @@ def _member(context: Context, model: Classifier, source: Source) -> Member:
 
 
 def _content(context: Context, source: Source) -> bytes:
-    """Return a file's content; what this output folder's own stages left must be as they left it."""
+    """Return a file's content; what a stage left must be as it left it.
+
+    What else its run has read may have changed since: that the weights are the base's is checked by content.
+    """
     command = str((source.record or {}).get("command", "its stage"))
-    if source.record and source.output == context.options.output_dir:
-        return context.stage.read(source.path, command)
     content = read_given(source.path)
     if source.record and sha256(content) != source.record["outputs"][source.path.name]:
         raise StaleArtifact(f"{source.path} is damaged or was changed by hand; make it again with: {command}")
@@ -237,13 +251,19 @@ def _metrics(source: Source) -> dict[str, Any]:
 
 def _named(found: list[Member]) -> dict[str, Member]:
     """Return networks by name; where several would have one, the folders of their runs tell them apart."""
-    counts = Counter(member.source.prefix + member.name for member in found)
+    plain = [member.source.prefix + member.name for member in found]
+    runs = [re.sub("^(correct|switch|relearn|decompose)-", "", member.source.called) for member in found]
+    short = [re.sub("-[0-9a-f]{6}$", "", run) for run in runs]
     named: dict[str, Member] = {}
-    for member in found:
-        name = member.source.prefix + member.name
-        if counts[name] > 1:
-            name = f"{name} ({re.sub('^(correct|switch|relearn|decompose)-', '', member.source.called)})"
-        while name in named or name == PRETRAINED:
-            name += " again"
+    for member, *choices in zip(
+        found, plain, _in_brackets(plain, short), _in_brackets(plain, runs), strict=True
+    ):  # fmt: skip
+        every = (plain, _in_brackets(plain, short), _in_brackets(plain, runs))
+        unique = [name for name, others in zip(choices, every, strict=True) if others.count(name) == 1]
+        name = unique[0] if unique and unique[0] != PRETRAINED else f"{choices[-1]} {len(named) + 1}"
         named[name] = member
     return named
+
+
+def _in_brackets(names: list[str], runs: list[str]) -> list[str]:
+    return [f"{name} ({run})" for name, run in zip(names, runs, strict=True)]

@@ -7,18 +7,20 @@ from typing import Any
 
 import pandas as pd
 
+from deeppatch import metrics
 from deeppatch.cli.context import Context
 from deeppatch.errors import RequirementsBroken
-from deeppatch.ledger import requirements, summary
+from deeppatch.ledger import pools, requirements, summary
 from deeppatch.ledger.ledger import Ledger
 from deeppatch.ledger.records import CLEAN, MIXED
+from deeppatch.ledger.streams import GAUSSION
 from deeppatch.metrics import Interval
 from deeppatch.progress import info
 from deeppatch.report import ledger_json, scores
 from deeppatch.report.gate import gate_summary
 from deeppatch.report.verdict import Verdict, verdict
 
-HEADLINES = (CLEAN, summary.BLURRED, summary.ALL, summary.DEGRADED, summary.HELD_OUT, MIXED)
+HEADLINES = (CLEAN, pools.BLURRED, pools.ALL, pools.DEGRADED, pools.HELD_OUT, MIXED)
 
 
 def write_report(context: Context, ledger: Ledger, target: str | None) -> None:
@@ -50,7 +52,7 @@ def write_report(context: Context, ledger: Ledger, target: str | None) -> None:
     print(scores.format_table(table.reset_index()))
     print(f"\nagainst {ledger.base}, with 95 % intervals over images")
     print(changes(tidy, ledger.base).to_string(index=False))
-    print("\n" + "\n".join(f"{name}: {text}" for name, text in definitions(tidy).items()))
+    print("\n" + "\n".join(definitions(tidy)))
     print(f"\n{said}")
     images = len(ledger.view(CLEAN))
     info(f"{len(ledger.networks)} networks, {len(ledger.views)} views of {images} test images; in {stage.folder}")
@@ -61,51 +63,55 @@ def write_report(context: Context, ledger: Ledger, target: str | None) -> None:
 
 
 def best(tidy: pd.DataFrame) -> str:
-    """Return the network that gains most over the base on degraded images, or on clean ones where there are only these."""
-    gained = tidy[(tidy.measure == summary.GAINED) & (tidy.severity == 0)]
-    view = summary.DEGRADED if summary.DEGRADED in set(gained["view"]) else CLEAN
+    """Return the network that gains most over the base on degraded images, or on clean ones."""
+    gained = tidy[(tidy.measure == "change") & (tidy.severity == 0)]
+    view = pools.DEGRADED if pools.DEGRADED in set(gained["view"]) else CLEAN
     own = gained[gained["view"] == view]
     return str(own.sort_values("estimate", kind="stable")["network"].iloc[-1])
 
 
 def judge_network(tidy: pd.DataFrame, network: str, base: str) -> Verdict:
     """Return the verdict on a network: on blurred images where the published blur is the only degradation."""
-    own = tidy[(tidy.network == network) & (tidy.measure == summary.GAINED) & (tidy.severity == 0)]
+    own = tidy[(tidy.network == network) & (tidy.measure == "change") & (tidy.severity == 0)]
     gained = {str(row["view"]): Interval(row["estimate"], row["low"], row["high"]) for row in own.to_dict("records")}
-    of_blur, degraded = gained.get(summary.BLURRED), gained.get(summary.DEGRADED)
-    on = summary.BLURRED if of_blur == degraded else summary.DEGRADED
+    of_blur, degraded = gained.get(pools.BLURRED), gained.get(pools.DEGRADED)
+    on = pools.BLURRED if of_blur == degraded else pools.DEGRADED
     return verdict(network, gained[CLEAN], degraded, on=on, base=base)
+
+
+def headlines(tidy: pd.DataFrame) -> list[tuple[str, str, str]]:
+    """Return the columns of the table of changes: title, measure and view."""
+    there = set(tidy["view"])
+    only_blur = set(tidy[tidy.severity > 0]["view"]) == {GAUSSION}  # then degraded is the same as blurred
+    views = [name for name in HEADLINES if name in there and not (name == pools.DEGRADED and only_blur)]
+    stream = summary.changes_view(tidy)
+    return [(view, "change", view) for view in views] + [
+        (title, name, stream) for name, title in summary.TITLES.items()
+    ]
 
 
 def changes(tidy: pd.DataFrame, base: str) -> pd.DataFrame:
     """Return what each network gains over the base in the means that matter most, with intervals, as text."""
-    there = set(tidy["view"])
-    columns = [(name, summary.GAINED, name) for name in HEADLINES if name in there]
-    if {summary.BLURRED, summary.DEGRADED} <= there and set(tidy[tidy.severity > 0]["view"]) == {"gaussion"}:
-        columns = [each for each in columns if each[0] != summary.DEGRADED]
-    stream = MIXED if MIXED in there else CLEAN
-    columns += [(name, name, stream) for name in (summary.REPAIRED, summary.BROKEN)]
-    rows: list[dict[str, Any]] = []
     means = {(row["network"], row["view"], row["measure"]): row
              for row in tidy[tidy.severity == 0].to_dict("records")}  # fmt: skip
+    rows: list[dict[str, Any]] = []
     for network in dict.fromkeys(tidy["network"]):
-        if network == base:
-            continue
-        row = {"network": network}
-        for title, measure, view in columns:
-            key = (network, view, measure)
-            row[title] = _with_interval(means[key], measure) if key in means else "-"
-        rows.append(row)
+        keys = {title: (network, view, measure) for title, measure, view in headlines(tidy)}
+        cells = {title: _with_interval(means[key], key[2]) if key in means else "-" for title, key in keys.items()}
+        rows += [{"network": network, **cells}] if network != base else []
     return pd.DataFrame(rows)
 
 
-def definitions(tidy: pd.DataFrame) -> dict[str, str]:
-    """Return what the columns of the printed tables mean."""
-    there = set(tidy["view"])
-    views = {name: text for name, text in summary.VIEWS.items() if name in there}
-    return {**views, **{name: summary.DEFINITIONS[name] for name in (summary.REPAIRED, summary.BROKEN)}}
+def definitions(tidy: pd.DataFrame) -> list[str]:
+    """Return what the columns of the printed tables mean, a line for each."""
+    shown = {*summary.columns_of(list(tidy["view"])), *(name for name, _measure, _view in headlines(tidy))}
+    lines = [f"{name}: {text}" for name, text in pools.MEANS.items() if name in shown]
+    return lines + metrics.explained(["accuracy", "change"]) + [
+        f"{title}: of {summary.changes_view(tidy)}; {line.partition(': ')[2]}"
+        for title, line in zip(summary.TITLES.values(), metrics.explained(summary.TITLES), strict=True)
+    ]  # fmt: skip
 
 
 def _with_interval(row: dict[Hashable, Any], measure: str) -> str:
-    sign = "+" if measure == summary.GAINED else ""
+    sign = "+" if measure == "change" else ""
     return f"{row['estimate']:{sign}.2f} ({row['low']:{sign}.2f} to {row['high']:{sign}.2f})"
