@@ -81,11 +81,11 @@ def of_mean(samples: PairedSamples, network: str, pool: Pool) -> Measured:
 
     Each view counts the same. mCE is over the types of the pool, and the relative one where all 15 are there.
     """
-    yield "accuracy", interval_of(samples.samples("accuracy", network, pool.views))
+    yield "accuracy", samples.interval("accuracy", network, pool.views)
     if network == samples.base:
         return
-    found = {name: interval_of(samples.samples(name, network, pool.views)) for name in AGAINST_BASE}
-    before = interval_of(samples.samples("accuracy", samples.base, pool.views)).estimate
+    found = {name: samples.interval(name, network, pool.views) for name in AGAINST_BASE}
+    before = float(samples.samples("accuracy", samples.base, pool.views)[0])
     after = before + found["change"].estimate
     metrics.check_identity(before, after, found["repair_rate"].estimate, found["break"].estimate, 1e-3)
     yield from found.items()
@@ -93,12 +93,6 @@ def of_mean(samples: PairedSamples, network: str, pool: Pool) -> Measured:
     yield ("mce" if len(ratios) > 1 else "corruption_error"), interval_of(np.mean(ratios, axis=0))
     if pool.name == ALL and CLEAN in samples.views:
         yield "relative_mce", _only(_relative_mce(samples, network, pool))
-
-
-def of_unchanged(correct: list[np.ndarray], before: list[np.ndarray]) -> Interval:
-    """Return the interval of a change in a mean over views that the bootstrap, seeing no change, would leave empty."""
-    rows = [metrics.rows_of([torch.from_numpy(row) for row in each]) for each in (correct, before)]
-    return metrics.paired_difference(*rows).scaled(100)
 
 
 def calibration_intervals(

@@ -131,12 +131,7 @@ def _measured(
         yield from measures.of_view(answered(pool.views[0]), brief=pool.severity > 0)
         return
     assert samples is not None
-    for measure, interval in measures.of_mean(samples, network, pool):
-        if measure == "change" and interval.low == interval.high:
-            each = [answered(name) for name in pool.views]
-            yield measure, measures.of_unchanged([one.correct for one in each], [one.before for one in each])  # type: ignore[misc]
-        else:
-            yield measure, interval
+    yield from measures.of_mean(samples, network, pool)
 
 
 def _samples(
