@@ -216,6 +216,20 @@ def test_results_of_decompose_are_found(few):
     assert accuracy(table, "decomposed") == pytest.approx(known, abs=1e-3)
 
 
+def test_results_of_relearn_are_found_and_judged(empty):
+    empty.ran("eval -e 1 --lr 0.1 --train --bias B")
+    empty.ran("annotate --bias B --budget 4 --views 2 --method gini")
+    said = empty.ran("relearn --bias B --budget 4 --views 2 --method gini -e 1 --steps 2").out
+    (line,) = (line for line in said.splitlines() if line.startswith("[info] relearned "))
+    assert "the raw network on clean images. " in line
+    empty.ran("compare --bias B")
+    table = ledger_of(empty, "compare-biasB")
+    assert set(table.network) == {"pretrained", "relearned (gini)"}
+    known = empty.json("relearn-gini-budget4-views2-biasB/metrics.json")
+    assert accuracy(table, "relearned (gini)") == pytest.approx(known["last_percent"], abs=1e-3)
+    assert accuracy(table, "pretrained") == pytest.approx(known["raw_percent"], abs=1e-3)
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
