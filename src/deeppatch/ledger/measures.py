@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from deeppatch.ledger.records import CLEAN, MIXED, LedgerView, Outcomes
 from deeppatch.metrics import Interval, PairedSamples, interval_of
 
 Measured = Iterator[tuple[str, Interval]]
+OVER_SEEDS = ("accuracy", "change", "repair", "break")
 AGAINST_BASE = ("change", "repair", "break", "repair_rate", "backward_trust", "backward_error")
 
 
@@ -81,7 +82,10 @@ def of_mean(samples: PairedSamples, network: str, pool: Pool) -> Measured:
 
     Each view counts the same. mCE is over the types of the pool, and the relative one where all 15 are there.
     """
-    yield "accuracy", samples.interval("accuracy", network, pool.views)
+    accuracy = samples.interval("accuracy", network, pool.views)
+    yield "accuracy", accuracy
+    if pool.name == ALL:
+        yield "mean_corruption_error", Interval(100 - accuracy.estimate, 100 - accuracy.high, 100 - accuracy.low)
     if network == samples.base:
         return
     found = {name: samples.interval(name, network, pool.views) for name in AGAINST_BASE}
@@ -93,6 +97,14 @@ def of_mean(samples: PairedSamples, network: str, pool: Pool) -> Measured:
     yield ("mce" if len(ratios) > 1 else "corruption_error"), interval_of(np.mean(ratios, axis=0))
     if pool.name == ALL and CLEAN in samples.views:
         yield "relative_mce", _only(_relative_mce(samples, network, pool))
+
+
+def of_seeds(samples: PairedSamples, networks: Sequence[str], pool: Pool) -> Measured:
+    """Yield the means over the networks of one method that differ by seed, over resampled seeds and images."""
+    for measure in OVER_SEEDS:
+        each = np.stack([samples.samples(measure, network, pool.views) for network in networks], axis=1)
+        if not np.isnan(each).any():
+            yield measure, interval_of(metrics.over_seeds_and_images(each))
 
 
 def calibration_intervals(
