@@ -22,7 +22,7 @@ LAYERS = (
     ("cli",),
     ("saving",),
     ("localization", "patching", "retrain", "decomposition", "modular", "hybrid", "report"),
-    ("pretraining",),
+    ("pretraining", "ledger"),
     ("evaluation", "features", "attack"),
     ("training",),
     ("graph", "data", "zoo"),

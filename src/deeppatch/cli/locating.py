@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -12,10 +13,12 @@ from typing import Any
 
 from deeppatch.cli.naming import IDENTITIES, artifact_id, model_folder, readable_name
 from deeppatch.cli.options import DEFAULT_K, DEFAULT_KS, OPTION_NAMES, command_for
+from deeppatch.data import corruption_names
 from deeppatch.errors import MissingArtifact, UserError
 from deeppatch.storage import RECORD, read_given, read_record, sha256
 
 MOST_LISTED = 4
+PLAIN_DEGRADATION = {"noise_type": corruption_names.DEFAULT, "severity": None, "hold_out": None, "degradation": ""}
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,11 @@ class Role:
 
 
 BASE = Role("pretrain", "weights.safetensors", "weights")
+# a base that was measured on other degradations, or on other subsets, is the same network: compare takes it, too
+SAME_BASES = tuple(
+    Role("pretrain", "weights.safetensors", "weights", {**PLAIN_DEGRADATION, **changes})
+    for changes in ({}, {"limit": None})
+)
 RANKING = Role("assess", "ranking.json", "ranking", {"refine": 0, "race": None})
 PATCH = Role("correct", "patch.safetensors", "patch", {"crt_method": "patch"})
 FINETUNED = Role("correct", "weights.safetensors", "finetuned", {"crt_method": "finetune"})
@@ -96,9 +104,18 @@ def locate_all(stage: str, options: Any) -> dict[str, Found]:
             patch = found["patch"] if name == "router" else None
             found[name] = locate(role, options, found.get("base"), patch)
         except MissingArtifact:
-            if not (stage == "evaluate" and name == "finetuned" and not getattr(options, "finetuned", None)):
+            if stage == "compare" and (same := _same_base(options)):
+                found[name] = same
+            elif not (stage == "evaluate" and name == "finetuned" and not getattr(options, "finetuned", None)):
                 raise
     return found
+
+
+def _same_base(options: Any) -> Found | None:
+    for role in SAME_BASES:
+        with contextlib.suppress(MissingArtifact):
+            return locate(role, options)
+    return None
 
 
 def locate(role: Role, options: Any, base: Found | None = None, patch: Found | None = None) -> Found:

@@ -18,7 +18,7 @@ from deeppatch.cli.options import ANNOTATE, DEFAULT_K, DEFAULT_KS, DEFAULT_RATIO
 from deeppatch.data import corruption_names
 from deeppatch.data.names import slug
 from deeppatch.modular.weak_networks import published_weak_network
-from deeppatch.storage import read_given, sha256
+from deeppatch.storage import RECORD, read_given, sha256
 from deeppatch.zoo.names import model_slug
 
 # options of all stages that the suffix says
@@ -116,7 +116,9 @@ def suffix(options: Any) -> str:
 
 
 def _content(value: object) -> object:
-    """Return what is hashed of an option's value: of a file its content."""
+    """Return what is hashed of an option's value: of a file its content, of a folder the record of its run."""
+    if isinstance(value, Path) and value.is_dir():
+        return sha256(read_given(value / RECORD)) if (value / RECORD).is_file() else str(value)
     if isinstance(value, Path):
         return sha256(read_given(value))
     if isinstance(value, (list, tuple)):
@@ -253,5 +255,8 @@ IDENTITIES: dict[str, Identity] = {
         _compose, ("method", "no_head", "preset", "fit", "weak", "target", "join"), ("weak_epoch", *_MACHINE)
     ),
     "annotate": Identity(_annotate, _CHOICE, _MACHINE),
+    "compare": Identity(
+        lambda options: "compare", (), ("files", "networks", "require", "gate", "confident", *_MACHINE)
+    ),
     "relearn": Identity(_relearn, (*_CHOICE, "use", "compare"), ("labels", "epochs", "lr", "steps", "ramp", *_MACHINE)),
 }
