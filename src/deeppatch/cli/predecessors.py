@@ -105,7 +105,7 @@ def given_or_read(context: Context, found: Found) -> bytes:
 
 
 def load_finetuned(context: Context, model: Classifier) -> Classifier:
-    """Read the network that correct -c finetune left, made from `model`."""
+    """Read the network that correct -c finetune, or another correction of the whole network, left for `model`."""
     found = context.found.get("finetuned")
     if found is None:
         raise MissingArtifact(*context.locate("correct", "weights.safetensors", crt_method="finetune"))

@@ -1,0 +1,95 @@
+"""How each correction that -c names is made; a runner reads its inputs, and returns None where it has finished."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from deeppatch.artifacts import state_digest, tensors_to_bytes
+from deeppatch.cli.context import Context
+from deeppatch.cli.correct.inputs import chosen_filters
+from deeppatch.cli.correct.report import Correction
+from deeppatch.data import views
+from deeppatch.data.epochs import count_passes, degraded_epochs
+from deeppatch.patching.training import train_patch
+from deeppatch.retrain.finetune import finetune
+from deeppatch.training import History
+from deeppatch.zoo.classifier import Classifier
+
+Runner = Callable[[Context, Classifier], Correction | None]
+
+
+def run_patch(context: Context, model: Classifier) -> Correction | None:
+    """Train a patch for the filters that the ranking chooses."""
+    channels, facts = chosen_filters(context, model)
+    if context.already_finished():
+        return None
+    options, data = context.options, context.data
+    checkpoint = context.checkpoint(base=state_digest(model.state_dict()), channels=channels)
+    patch = train_patch(
+        model,
+        data,
+        context.corruption,
+        channels,
+        kind=options.crt_type,
+        checkpoint=checkpoint,
+        **_training(context),
+    )
+    assert patch.history is not None
+    epochs = degraded_epochs(
+        data.train, context.corruption, epochs=options.crt_epoch, passes=options.passes, batch_size=options.batch_size
+    )
+    validated = len(views.append(data.val, context.corruption, options.batch_size).index)
+    facts = {"kind": options.crt_type, **facts}
+    passes = count_passes(epochs, validated)
+    return Correction("patch.safetensors", patch.to_bytes(), passes, patch.history, facts=facts)
+
+
+def run_whole(train: Callable[..., nn.Module], context: Context, model: Classifier, **own: Any) -> Correction | None:
+    """Train a network as a whole by a function with the arguments of `finetune`, and those of its own.
+
+    What it returns has the attributes `history` (None where nothing was trained) and `passes`, and may have `facts` for
+    metrics.json, `tables` by the name of their file, and `stored_bytes`.
+    """
+    if context.already_finished():
+        return None
+    base = state_digest(model.state_dict())
+    checkpoint = context.checkpoint(base=base)
+    found = train(model, context.data, context.corruption, checkpoint=checkpoint, **_training(context), **own)
+    return _network(context, found, base)
+
+
+def _network(context: Context, found: Any, base: str) -> Correction:
+    """Return a network as a correction; its file says from which base it was made."""
+    content = tensors_to_bytes(found.state_dict(), {"base": base, **context.about})
+    history = found.history
+    assert history is None or isinstance(history, History)
+    return Correction(
+        "weights.safetensors",
+        content,
+        found.passes,
+        history,
+        stored=getattr(found, "stored_bytes", None),
+        facts=getattr(found, "facts", {}),
+        tables=getattr(found, "tables", {}),
+    )
+
+
+def _training(context: Context) -> dict[str, Any]:
+    options = context.options
+    return {
+        "epochs": options.crt_epoch,
+        "passes": options.passes,
+        "batch_size": options.batch_size,
+        "seed": options.seed,
+        "reseed": False,  # the stage has seeded torch
+        **context.training_options(),
+    }
+
+
+RUNNERS: dict[str, Runner] = {
+    "patch": run_patch,
+    "finetune": lambda context, model: run_whole(finetune, context, model),
+}
