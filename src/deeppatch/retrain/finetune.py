@@ -127,9 +127,15 @@ def train_parameters(
             frozen=frozen,
             label=label,
         )
-    tuned.history = history  # type: ignore[assignment]
-    tuned.passes = count_passes(batches, len(views.append(data.val, degrade, batch_size).index))  # type: ignore[assignment]
-    return tuned
+    passes_made = count_passes(batches, len(views.append(data.val, degrade, batch_size).index))
+    return noted(tuned, history=history, passes=passes_made)
+
+
+def noted(model: nn.Module, **facts: Any) -> nn.Module:
+    """Return a model with results of its training as attributes, which are no part of its state."""
+    for name, value in facts.items():
+        setattr(model, name, value)
+    return model
 
 
 def fit_all(

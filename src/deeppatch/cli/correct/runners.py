@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -11,10 +12,15 @@ from deeppatch.artifacts import state_digest, tensors_to_bytes
 from deeppatch.cli.context import Context
 from deeppatch.cli.correct.inputs import chosen_filters
 from deeppatch.cli.correct.report import Correction
+from deeppatch.cli.predecessors import load_finetuned
 from deeppatch.data import views
 from deeppatch.data.epochs import count_passes, degraded_epochs
 from deeppatch.patching.training import train_patch
+from deeppatch.retrain.bank_fitting import fit_bank
 from deeppatch.retrain.finetune import finetune
+from deeppatch.retrain.interpolate import interpolate
+from deeppatch.retrain.norms import norms
+from deeppatch.retrain.surgical import surgical
 from deeppatch.training import History
 from deeppatch.zoo.classifier import Classifier
 
@@ -61,6 +67,43 @@ def run_whole(train: Callable[..., nn.Module], context: Context, model: Classifi
     return _network(context, found, base)
 
 
+def run_interpolate(context: Context, model: Classifier) -> Correction | None:
+    """Choose a network between the base and the fine-tuned one."""
+    tuned = load_finetuned(context, model)
+    if context.already_finished():
+        return None
+    base, options = state_digest(model.state_dict()), context.options
+    found = interpolate(
+        model,
+        tuned,
+        context.data,
+        context.corruption,
+        statistics=options.statistics,
+        max_clean_drop=1.0 if options.max_clean_drop is None else options.max_clean_drop,
+        checkpoint=context.checkpoint(base=base, finetuned=state_digest(tuned.state_dict())),
+        **_machine(context),
+    )
+    return _network(context, found, base)
+
+
+def run_bank(context: Context, model: Classifier) -> Correction | None:
+    """Estimate statistics for each condition, and fit their selector."""
+    if context.already_finished():
+        return None
+    options = context.options
+    bank = fit_bank(
+        model,
+        context.data,
+        context.corruption,
+        conditions=options.conditions,
+        max_clean_drop=0.1 if options.max_clean_drop is None else options.max_clean_drop,
+        **_machine(context),
+    )
+    bank = replace(bank, about={**bank.about, **context.about})
+    facts = {"conditions": list(bank.conditions), **bank.facts}
+    return Correction("bank.safetensors", bank.to_bytes(), facts.pop("passes"), facts=facts)
+
+
 def _network(context: Context, found: Any, base: str) -> Correction:
     """Return a network as a correction; its file says from which base it was made."""
     content = tensors_to_bytes(found.state_dict(), {"base": base, **context.about})
@@ -82,14 +125,21 @@ def _training(context: Context) -> dict[str, Any]:
     return {
         "epochs": options.crt_epoch,
         "passes": options.passes,
-        "batch_size": options.batch_size,
-        "seed": options.seed,
         "reseed": False,  # the stage has seeded torch
         **context.training_options(),
+        **_machine(context),
     }
+
+
+def _machine(context: Context) -> dict[str, Any]:
+    return {name: getattr(context.options, name) for name in ("batch_size", "amp", "seed")}
 
 
 RUNNERS: dict[str, Runner] = {
     "patch": run_patch,
     "finetune": lambda context, model: run_whole(finetune, context, model),
+    "interpolate": run_interpolate,
+    "norms": lambda context, model: run_whole(norms, context, model),
+    "bank": run_bank,
+    "surgical": lambda context, model: run_whole(surgical, context, model, block=context.options.block),
 }
