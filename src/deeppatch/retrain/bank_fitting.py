@@ -119,6 +119,7 @@ def _conditions(corruption: Corruption, kind: str) -> tuple[list[str], list[tupl
     starts = [1 + sum(sizes[:place]) for place in range(len(sizes))]
     levels = [corruption.level_names[start - 1 : start - 1 + size] for start, size in zip(starts, sizes, strict=True)]
     names = [os.path.commonprefix(each).rstrip("-=_ ") if len(each) > 1 else each[0] for each in levels]
+    names = ["degraded"] if len(sizes) == 1 else names
     return names, list(zip(starts, sizes, strict=True))
 
 

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from deeppatch.artifacts import Checkpoint
@@ -56,8 +57,8 @@ def finetune(
         checkpoint: Where the training is saved after each epoch, and resumed from.
 
     Returns:
-        The fine-tuned copy, in eval mode; its attribute `history` has loss and validation accuracy of each epoch, its
-        attribute `passes` what the training cost.
+        The fine-tuned copy, in eval mode; its attribute `history` has loss and validation accuracy of each epoch,
+        `passes` what the training cost, and `stored_bytes` the size of what differs from the model.
 
     Raises:
         UserError: When the model does not fit the data, or the training diverges.
@@ -128,7 +129,7 @@ def train_parameters(
             label=label,
         )
     passes_made = count_passes(batches, len(views.append(data.val, degrade, batch_size).index))
-    return noted(tuned, history=history, passes=passes_made)
+    return noted(tuned, history=history, passes=passes_made, stored_bytes=changed_bytes(model, tuned))
 
 
 def noted(model: nn.Module, **facts: Any) -> nn.Module:
@@ -136,6 +137,13 @@ def noted(model: nn.Module, **facts: Any) -> nn.Module:
     for name, value in facts.items():
         setattr(model, name, value)
     return model
+
+
+def changed_bytes(model: nn.Module, corrected: nn.Module) -> int:
+    """Return the size of the tensors in which a corrected network differs from its base: what must be stored."""
+    before = model.state_dict()
+    changed = [each for name, each in corrected.state_dict().items() if not torch.equal(each, before[name])]
+    return sum(each.numel() * each.element_size() for each in changed)
 
 
 def fit_all(

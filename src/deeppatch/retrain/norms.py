@@ -16,8 +16,8 @@ from deeppatch.data.dataset import Data
 from deeppatch.data.epochs import Passes
 from deeppatch.errors import UserError, check_positive
 from deeppatch.evaluation import check_classifier
-from deeppatch.graph.statistics import batch_norms, reestimate
-from deeppatch.retrain.finetune import noted, train_parameters
+from deeppatch.graph.statistics import reestimate
+from deeppatch.retrain.finetune import changed_bytes, noted, train_parameters
 from deeppatch.training import SGDSettings
 from deeppatch.zoo.classifier import device_of
 
@@ -86,7 +86,7 @@ def norms(
         >>> norms(model, data, GaussianBlur((1.0, 2.0)), epochs=0).passes
         Passes(train=0, forward=8)
     """
-    layers: dict[str, nn.Module] = {n: m for n, m in model.named_modules() if isinstance(m, NORMS)}
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, NORMS)}
     names = {f"{layer}.{name}" for layer, module in layers.items() for name, _ in module.named_parameters()}
     if epochs == 0 and passes is None:
         return _estimated_again(model, data, corruption, amp=amp, seed=seed)
@@ -106,7 +106,7 @@ def norms(
         label="norms",
     )
     count = sum(each.numel() for name, each in model.named_parameters() if name in names)
-    return noted(trained, stored_bytes=_bytes_of(layers), facts={"trained_parameters": count})
+    return noted(trained, facts={"trained_parameters": count})
 
 
 def _estimated_again(model: nn.Module, data: Data, corruption: Any, *, amp: bool, seed: int) -> nn.Module:
@@ -115,13 +115,12 @@ def _estimated_again(model: nn.Module, data: Data, corruption: Any, *, amp: bool
     check_classifier(model, data.example, len(data.classes))
     view = statistics_view(views.random_level_view(data.train, degrade, BATCH, seed), seed)
     estimated = reestimate(model, view, amp=amp)
-    layers: dict[str, nn.Module] = {**batch_norms(model)}
     count = len(view.index)
     return noted(
         estimated,
         history=None,
         passes=Passes(forward=count),
-        stored_bytes=_bytes_of(layers, statistics_only=True),
+        stored_bytes=changed_bytes(model, estimated),
         facts={"trained_parameters": 0, "statistics_images": count},
     )
 
@@ -139,10 +138,3 @@ def statistics_view(view: views.View, seed: int) -> views.View:
         raise UserError("there are no training images to estimate statistics on")
     order = torch.randperm(len(view.index), generator=runtime.generator(seed, "statistics"))[:count]
     return views.ordered(dataclasses.replace(view, batch_size=BATCH), order.to(view.index.device))
-
-
-def _bytes_of(layers: dict[str, nn.Module], *, statistics_only: bool = False) -> int:
-    """Return the size of the buffers of layers, and of their parameters."""
-    found = [each for layer in layers.values() for each in layer.buffers()]
-    found += [] if statistics_only else [each for layer in layers.values() for each in layer.parameters()]
-    return sum(each.numel() * each.element_size() for each in found)

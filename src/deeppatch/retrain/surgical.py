@@ -103,10 +103,5 @@ def surgical(
         frozen=frozen,
         label="surgical",
     )
-    parameters = [each for name, each in model.named_parameters() if name in names]
-    buffers = [each for name in layers for each in model.get_submodule(name)._buffers.values() if each is not None]
-    return noted(
-        trained,
-        stored_bytes=sum(each.numel() * each.element_size() for each in [*parameters, *buffers]),
-        facts={"block": chosen, "blocks": len(found), "trained_parameters": sum(map(nn.Parameter.numel, parameters))},
-    )
+    count = sum(each.numel() for name, each in model.named_parameters() if name in names)
+    return noted(trained, facts={"block": chosen, "blocks": len(found), "trained_parameters": count})

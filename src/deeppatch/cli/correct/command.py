@@ -28,7 +28,12 @@ ARTIFACTS = (
         "the fine-tuned network, with `-c finetune`",
         TRAINED,
     ),
-    Folder("correct-norms", "the network with normalisation layers that were trained, with `-c norms`", TRAINED),
+    Folder(
+        "correct-norms",
+        "the network with normalisation layers that were trained, or whose statistics are new, with `-c norms`",
+        {name: about for name, about in TRAINED.items() if name != "history.csv"},
+        {"history.csv": f"{TRAINED['history.csv']}, but with `--epochs 0`"},
+    ),
     Folder("correct-surgical", "the network of which one block was trained, with `-c surgical`", TRAINED),
     Folder(
         "correct-interpolate",
