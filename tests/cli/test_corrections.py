@@ -110,10 +110,10 @@ def test_random_filters_are_those_of_the_random_ranking_and_depend_on_the_seed(c
     widths = {name: len(each) for name, each in convolutions(corrected).items()}
     chosen = corrected.json("correct-patch-replace-random/metrics.json")["channels"]
     assert chosen == random_ranking(widths, 2021).choose(0.25)
-    bench, base = corrected.copy(tmp_path / "output", "pretrain"), corrected.at("pretrain/weights.safetensors")
-    bench.ran(f"correct -f random --epochs 1 --seed 7 --base {base}")
-    (other,) = bench.root.glob("correct-patch-replace-random-seed7-*")
-    assert bench.json(f"{other.name}/metrics.json")["channels"] == random_ranking(widths, 7).choose(0.25) != chosen
+    bench = corrected.copy(tmp_path / "output", "pretrain")
+    bench.ran("correct -f random --epochs 1 --filter_seed 7")
+    facts = bench.json("correct-patch-replace-random/metrics.json")
+    assert facts["channels"] == random_ranking(widths, 7).choose(0.25) != chosen
 
 
 def test_an_epoch_of_passes_is_an_epoch(corrected, tmp_path):
@@ -166,6 +166,7 @@ def test_a_ranking_at_random_is_not_assessed(corrected):
             "-c bank --passes 9",
             "--passes can only be used with -c patch and finetune and norms and surgical, not with bank",
         ),
+        ("--filter_seed 3", "--filter_seed draws nothing here: add -f random or --susp_side random"),
         ("-c surgical --block 0", "--block 0: give a number from 1 on"),
         ("-c surgical --block 9", "block 9: this network has 3 blocks; give numbers from 1 to 3"),
         ("-c finetune --passes 3", "passes: give at least the 12 images of a batch"),

@@ -37,8 +37,8 @@ TRAINING = ("lr", "momentum", "weight_decay", "crt_epoch")
 # options of correct that only some corrections read, and by which
 TRAINED_CORRECTIONS = ("patch", "finetune", "norms", "surgical")
 OF_CORRECTION: dict[str, tuple[str, ...]] = {
-    "passes": TRAINED_CORRECTIONS, "statistics": ("interpolate",), "conditions": ("bank",), "block": ("surgical",),
-    "max_clean_drop": ("interpolate", "bank"),
+    "passes": TRAINED_CORRECTIONS, "filter_seed": ("patch",), "statistics": ("interpolate",),
+    "conditions": ("bank",), "block": ("surgical",), "max_clean_drop": ("interpolate", "bank"),
 }  # fmt: skip
 
 
