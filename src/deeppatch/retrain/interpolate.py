@@ -142,7 +142,7 @@ def interpolate(
     chosen = choose(on_val, max_clean_drop, base_is_first=statistics != "again")
     if chosen is None:
         info("interpolate: no point is within the bound, so that the base stays as it is")
-    images = (1 + len(degrade)) * len(data.val)
+    images = len(views.levels_view(data.val, degrade, list(range(1 + len(degrade))), batch_size).index)
     return noted(
         copy.deepcopy(model).eval() if chosen is None else network_at(chosen.share),
         history=None,
