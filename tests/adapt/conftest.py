@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 
-@pytest.fixture
-def model(lively) -> nn.Module:
+@pytest.fixture(scope="module")
+def shared_model() -> nn.Module:
     """Return a classifier of four classes for images of 8x8 pixels, with logits that differ between images."""
-    torch.manual_seed(7)
+    draw = torch.Generator().manual_seed(9)
     network = nn.Sequential(
         nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 8, 3, stride=2), nn.BatchNorm2d(8),
         nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4),
-    )  # fmt: skip
-    lively(network)
+    ).eval()  # fmt: skip
     with torch.no_grad():
-        network[-1].weight.mul_(8)
-        network[-1].bias.sub_(network(torch.rand(50, 3, 8, 8)).mean(0))
+        for layer in network:
+            if isinstance(layer, nn.BatchNorm2d):
+                for values, low, high in ((layer.running_mean, -0.3, 0.3), (layer.running_var, 0.5, 1.5),
+                                          (layer.weight, 0.5, 1.5), (layer.bias, -0.3, 0.3)):  # fmt: skip
+                    values.uniform_(low, high, generator=draw)
+            elif isinstance(layer, nn.Conv2d | nn.Linear):
+                bound = (14 if isinstance(layer, nn.Linear) else 1) / layer.weight[0].numel() ** 0.5
+                layer.weight.uniform_(-bound, bound, generator=draw)
+        network[-1].bias.sub_(network(torch.rand(50, 3, 8, 8, generator=draw)).mean(0))
     return network
+
+
+@pytest.fixture
+def model(shared_model) -> nn.Module:
+    """Return a copy of it, which a test may change."""
+    return copy.deepcopy(shared_model)
 
 
 @pytest.fixture

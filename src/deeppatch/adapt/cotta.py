@@ -53,10 +53,11 @@ class Cotta(Adapter):
         self.optimizer = training.adam(self.model.parameters(), lr=self.settings.lr)[0]
         self.generator = runtime.generator(self.seed, "cotta")
 
+    @torch.enable_grad()
     def predict(self, pixels: Tensor) -> Tensor:
         """Return logits (N, C) of float pixels (N, 3, H, W) in [0, 1], and adapt to them."""
         logits, views = self._teach(pixels)
-        with torch.enable_grad(), runtime.explained_single_images():
+        with runtime.explained_single_images():
             loss = -(logits.softmax(1) * self.model(pixels).log_softmax(1)).sum(1).mean()
         training.take_step(self.optimizer, loss)
         self._move_teacher_and_restore()

@@ -58,6 +58,7 @@ class Eta(TrainedNorms):
         """Return what is added to the loss."""
         return 0.0
 
+    @torch.enable_grad()
     def predict(self, pixels: Tensor) -> Tensor:
         """Return logits (N, C) of float pixels (N, 3, H, W) in [0, 1], and adapt to them."""
         logits = self.forward(pixels)
@@ -67,9 +68,8 @@ class Eta(TrainedNorms):
         if not bool(kept.any()):
             self.passes.forward += len(pixels)
             return logits.detach()
-        with torch.enable_grad():
-            chosen = uncertainty[kept]
-            loss = ((limit - chosen.detach()).exp() * chosen).mean() + self.penalty()
+        chosen = uncertainty[kept]
+        loss = ((limit - chosen.detach()).exp() * chosen).mean() + self.penalty()
         self.step(loss)
         self.passes.train += len(pixels)
         return logits.detach()

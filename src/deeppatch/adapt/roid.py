@@ -67,6 +67,7 @@ class Roid(TrainedNorms):
         """Return Adam in its initial state."""
         return training.adam(self.parameters, lr=self.settings.lr)[0]
 
+    @torch.enable_grad()
     def predict(self, pixels: Tensor) -> Tensor:
         """Return logits (N, C) of float pixels (N, 3, H, W) in [0, 1], and adapt to them."""
         logits = self.forward(self.checked(pixels))
@@ -74,10 +75,9 @@ class Roid(TrainedNorms):
         kept = weights > 0
         view = draw(self.generator, padding="reflect", blur_and_noise=False)
         again = self.forward(view(pixels[kept], self.generator))
-        with torch.enable_grad():
-            ratios = (weights * soft_likelihood_ratio(logits, self.settings.clip)).sum()
-            consistency = (weights[kept] * symmetric_cross_entropy(logits[kept], again)).sum()
-            loss = (ratios + consistency) / self.settings.batch_size
+        ratios = (weights * soft_likelihood_ratio(logits, self.settings.clip)).sum()
+        consistency = (weights[kept] * symmetric_cross_entropy(logits[kept], again)).sum()
+        loss = (ratios + consistency) / self.settings.batch_size
         self.step(loss)
         with torch.no_grad():
             for parameter, start in zip(self.parameters, self.start, strict=True):

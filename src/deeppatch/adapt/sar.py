@@ -53,25 +53,24 @@ class Sar(TrainedNorms):
             self.parameters, lr=self.settings.lr, momentum=self.settings.momentum, weight_decay=0
         )[0]
 
+    @torch.enable_grad()
     def predict(self, pixels: Tensor) -> Tensor:
         """Return logits (N, C) of float pixels (N, 3, H, W) in [0, 1], and adapt to them."""
         logits = self.forward(pixels)
         limit = self.settings.margin * math.log(logits.shape[1])
-        with torch.enable_grad():
-            uncertainty = entropy(logits)
-            reliable = uncertainty.detach() < limit
-            if not bool(reliable.any()):
-                self.passes.forward += len(pixels)
-                return logits.detach()
-            gradients = self._gradients(uncertainty[reliable].mean())
+        uncertainty = entropy(logits)
+        reliable = uncertainty.detach() < limit
+        if not bool(reliable.any()):
+            self.passes.forward += len(pixels)
+            return logits.detach()
+        gradients = self._gradients(uncertainty[reliable].mean())
         self.passes.train += 2 * len(pixels)
         before = self._climb(gradients)
         second = entropy(self.forward(pixels))
         kept = reliable & (second.detach() < limit)
         found = None
         if bool(kept.any()):
-            with torch.enable_grad():
-                loss = second[kept].mean()
+            loss = second[kept].mean()
             found, gradients = loss.item(), self._gradients(loss)
         self._return_to(before)
         if found is not None:

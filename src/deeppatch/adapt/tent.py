@@ -32,6 +32,7 @@ class Tent(TrainedNorms):
         """Return Adam in its initial state."""
         return training.adam(self.parameters, lr=self.settings.lr)[0]
 
+    @torch.enable_grad()
     def predict(self, pixels: Tensor) -> Tensor:
         """Return logits (N, C) of float pixels (N, 3, H, W) in [0, 1], and adapt to them."""
         logits = self.forward(pixels)
