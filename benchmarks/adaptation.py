@@ -1,7 +1,7 @@
 """Adapt at test time instead of repairing: what do methods of adaptation and fixed networks answer on five streams?
 
 python benchmarks/adaptation.py --weights FILE [-m resnet32a] [-d cifar10] [-n all] [--severity 5]
-    [--methods NAME ...] [--streams NAME ...] [--networks NAME=FILE ...] [--switched PATCH ROUTER]
+    [--methods NAME ...] [--streams NAME ...] [--clean] [--networks NAME=FILE ...] [--switched PATCH ROUTER]
     [--per_corruption 200] [--single 20] [-b 200] [--seeds 2021] [--reference source] [--device cpu|cuda]
 
 Every method adapts the base to the stream, and all rows read the same images in the same order. Fixed networks stand
@@ -54,9 +54,7 @@ def main() -> None:
             counts.append(count)
     frame = joined(found, options.seeds).round(3)
     print(frame.to_string(index=False))
-    images = (
-        f"{options.per_corruption} test images of {options.dataset} for each of {len(found[0].levels)} degradations"
-    )
+    images = f"{options.per_corruption} test images of {options.dataset} for each of {len(found[0].levels)} levels"
     images += f", {options.single} in the stream single" * ("single" in options.streams)
     note = {"note": f"prior counts of bn-prior, chosen on val: {', '.join(map(str, counts))}"} if counts[0] else {}
     machine.write(frame, options, device, images=images, **note)
@@ -83,6 +81,7 @@ def one_seed(
         streams=options.streams,
         networks=networks(options, base, data.example),
         settings={} if count is None else {"bn-prior": BnPriorSettings(count)},
+        levels=range(0 if options.clean else 1, len(degrade) + 1),
         reference=options.reference,
         per_corruption=options.per_corruption,
         single=options.single,
@@ -124,6 +123,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--limit", type=int, metavar="N", help="images of each part that are loaded (default: all)")
     found.add_argument("-n", "--noise_type", default="all", metavar="NAMES", help="degradations (default: the 15)")
     found.add_argument("--severity", default="5", metavar="LIST", type=severities, help="default: 5; none for blur")
+    found.add_argument("--clean", action="store_true", help="streams have the clean images too, first")
     found.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), metavar="NAME")
     found.add_argument("--streams", nargs="+", choices=STREAMS, default=list(STREAMS), metavar="NAME")
     found.add_argument("--networks", nargs="+", type=named_file, default=[], metavar="NAME=FILE")

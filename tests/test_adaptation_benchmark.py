@@ -40,7 +40,7 @@ def test_methods_and_fixed_networks_stand_in_two_tables(benchmark, tmp_path, mon
     words = (
         f"-m resnet8 -d digits --weights {files[0]} --limit 40 -n fog,contrast --methods source bn-1 bn-prior "
         f"--streams mixed single --networks tuned={files[0]} --switched {files[1]} {files[2]} --reference tuned "
-        f"--per_corruption 20 --single 2 -b 10 --seeds 1 2 --device cpu --output {tmp_path / 'table.csv'}"
+        f"--per_corruption 20 --single 2 -b 10 --seeds 1 2 --clean --device cpu --output {tmp_path / 'table.csv'}"
     )
     monkeypatch.setattr(sys, "argv", [str(ROOT / "benchmarks" / "adaptation.py"), *words.split()])
     benchmark.main()
@@ -48,16 +48,16 @@ def test_methods_and_fixed_networks_stand_in_two_tables(benchmark, tmp_path, mon
     rows = ["tuned", "patched always on", "switched", "source", "bn-1", "bn-prior"]
     assert table["method"].tolist() == rows * 4
     assert table["seed"].tolist() == [1] * 12 + [2] * 12
-    assert table["n"].tolist() == ([40] * 6 + [4] * 6) * 2
+    assert table["n"].tolist() == ([60] * 6 + [6] * 6) * 2
     own = table[table["method"].isin(["tuned", "source"])]
     assert own.groupby(["seed", "stream"])["accuracy"].nunique().eq(1).all(), "the same weights"
     assert table[table["method"] == "switched"]["neighbours"].eq(False).all()
     types = pd.read_csv(tmp_path / "table-types.csv")
-    assert set(types["type"]) == {"fog-5", "contrast-5"}
-    assert len(types) == 2 * len(table)
+    assert set(types["type"]) == {"clean", "fog-5", "contrast-5"}
+    assert len(types) == 3 * len(table)
     facts = json.loads((tmp_path / "table.json").read_text())
     assert facts["seeds"] == [1, 2]
-    assert facts["images"] == "20 test images of digits for each of 2 degradations, 2 in the stream single"
+    assert facts["images"] == "20 test images of digits for each of 3 levels, 2 in the stream single"
     assert facts["note"].startswith("prior counts of bn-prior, chosen on val: ")
     assert "switched" in capsys.readouterr().out
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from deeppatch.adapt.lame import affinity, corrected
+from deeppatch.adapt.lame import affinity, corrected, neighbourhood
 from deeppatch.adapt.methods import adapter
 from deeppatch.errors import UserError
 
@@ -50,6 +50,23 @@ def test_the_answers_are_those_of_the_definition(model, batches):
     assert 3 < len(energies) <= 100
     torch.testing.assert_close(adapter("lame", model).predict(batch).exp(), share, rtol=1e-3, atol=1e-4)
     assert (share.argmax(1) != probabilities.argmax(1)).any(), "answers change, or the test shows nothing"
+
+
+def test_the_kernel_of_the_paper_is_the_nearest_neighbours(model, batches):
+    batch = torch.cat(batches)
+    with torch.no_grad():
+        features = model[:-1](batch)
+        probabilities = model(batch).softmax(1)
+    unit = features / features.norm(dim=1, keepdim=True)
+    expected = torch.zeros(27, 27)
+    for row in range(27):
+        others = sorted((other for other in range(27) if other != row), key=lambda o: (unit[row] - unit[o]).norm())
+        expected[row, others[:5]] = 1
+    assert torch.equal(neighbourhood(features, 5), expected)
+    found = adapter("lame-knn", model).predict(batch)
+    torch.testing.assert_close(found, corrected(probabilities, expected))
+    assert not torch.allclose(found, adapter("lame", model).predict(batch))
+    assert neighbourhood(features[:1], 5).tolist() == [[0]], "one image has no neighbour"
 
 
 def test_without_affinity_it_is_the_source():

@@ -80,7 +80,7 @@ def test_every_row_answers_every_stream(everything, data):
 
 def test_tables_are_functions_of_the_answers(everything):
     by_type, by_stream = everything.by_type(), everything.by_stream()
-    assert len(by_type) == 2 * (5 * 13 - 1)
+    assert len(by_type) == 2 * (5 * 14 - 1)
     for (method, name), answers in everything.answers.items():
         if answers.correct is None:
             continue
@@ -88,6 +88,9 @@ def test_tables_are_functions_of_the_answers(everything):
         assert own["accuracy"].tolist() == pytest.approx((100 * answers.correct.mean(1)).tolist())
         row = by_stream[(by_stream["method"] == method) & (by_stream["stream"] == name)].iloc[0]
         assert row["accuracy"] == pytest.approx(own["accuracy"].mean())
+        if method == "voting":
+            assert row[["difference", "low", "high"]].isna().all(), "the reference itself"
+            continue
         before = everything.answers["voting", name].correct
         found = metrics.paired_difference(torch.from_numpy(answers.correct), torch.from_numpy(before))
         assert [row["difference"], row["low"], row["high"]] == pytest.approx(
@@ -169,6 +172,25 @@ def test_seeds_are_joined_and_the_same_seed_gives_the_same(model, data):
     assert np.array_equal(*(each.answers["cotta", "mixed"].correct for each in (first, again)))
     assert not np.array_equal(first.image, other.image)
     assert joined([first, other], [3, 4])["seed"].tolist() == [3, 3, 4, 4]
+
+
+@pytest.mark.parametrize("name", ["cotta", "roid", "sar", "eata", "tuned"])
+def test_a_cell_does_not_depend_on_other_methods_and_streams(name, shared_model, data, everything):
+    options = {"methods": [name], "settings": {"cotta": CottaSettings(views=2)} if name == "cotta" else {}}
+    if name == "tuned":
+        options = {"methods": [], "networks": {"tuned": shared_model}}
+    alone = run(shared_model, data, streams=["ordered"], **options).answers[name, "ordered"]
+    among = everything.answers[name, "ordered"]
+    assert np.array_equal(alone.correct, among.correct)
+    assert vars(alone) | {"correct": 0} == vars(among) | {"correct": 0}
+
+
+def test_a_batch_of_all_images_does_not_have_correlated_classes_and_that_is_said(model, data, caplog):
+    with caplog.at_level(logging.INFO, "deeppatch"):
+        run(model, data, methods=["source"], streams=["ordered"])
+        assert "a batch holds all" not in caplog.text
+        run(model, data, methods=["source"], streams=["ordered"], batch_size=100)
+    assert "a batch holds all 100 images of a degradation" in caplog.text
 
 
 def test_what_is_not_defined_is_logged_and_mistakes_are_one_line(model, data, caplog):

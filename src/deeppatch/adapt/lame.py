@@ -18,7 +18,8 @@ class LameSettings:
     """The settings of LAME, as published.
 
     Args:
-        neighbours: The width of the kernel is the mean distance to this neighbour, the image itself the first.
+        neighbours: For `lame` the width of the kernel is the mean distance to this neighbour, the image itself the
+            first; for `lame-knn` the number of neighbours, without the image itself.
         most: The largest number of iterations.
         tolerance: Iterations end where the energy changes by no more than this share.
     """
@@ -58,8 +59,35 @@ class Lame(Adapter):
         found: list[Tensor] = []
         with hooked_before(self.head, lambda _module, inputs: found.append(inputs[0].float())):
             probabilities = self.model(pixels).float().softmax(1)
-        kernel = affinity(found[0], self.settings.neighbours)
+        kernel = self.affinity(found[0])
         return corrected(probabilities, kernel, most=self.settings.most, tolerance=self.settings.tolerance)
+
+    def affinity(self, features: Tensor) -> Tensor:
+        """Return the similarity (N, N) of features (N, D)."""
+        return affinity(features, self.settings.neighbours)
+
+
+class LameKnn(Lame):
+    """LAME with the kernel of its paper: 1 for the five nearest neighbours of an image, without itself, else 0."""
+
+    def affinity(self, features: Tensor) -> Tensor:
+        """Return the similarity (N, N) of features (N, D)."""
+        return neighbourhood(features, self.settings.neighbours)
+
+
+def neighbourhood(features: Tensor, neighbours: int) -> Tensor:
+    """Return (N, N): 1 where column j is among the nearest neighbours of row i, else 0; features (N, D) at unit length.
+
+    >>> neighbourhood(torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]]), 1)
+    tensor([[0., 1., 0.],
+            [1., 0., 0.],
+            [0., 1., 0.]])
+    """
+    unit = F.normalize(features, dim=1)
+    distances = torch.cdist(unit, unit, compute_mode="donot_use_mm_for_euclid_dist")
+    distances.fill_diagonal_(torch.inf)
+    nearest = distances.topk(min(neighbours, len(unit) - 1), largest=False).indices
+    return torch.zeros_like(distances).scatter_(1, nearest, 1.0)
 
 
 def affinity(features: Tensor, neighbours: int) -> Tensor:

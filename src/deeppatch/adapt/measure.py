@@ -87,6 +87,11 @@ def run_streams(
         for name in streams
     }
     chosen = _settings(methods, settings or {}, batch_size)
+    if "ordered" in found and batch_size >= len(image):
+        info(
+            f"the ordered stream: a batch holds all {len(image)} images of a degradation, so that classes are not "
+            "correlated within it; give more images or a smaller batch"
+        )
     adapters = _adapters(model, networks or {}, methods, chosen, data, seed)
     first = next(iter(adapters), None) if reference is None else reference
     if first is None or first not in adapters:
@@ -125,14 +130,14 @@ def _adapters(
     if twice := sorted(networks.keys() & set(methods)):
         raise UserError(f"{', '.join(twice)}: networks have other names than methods; rename one")
     found: dict[str, Adapter] = {name: FixedNetwork(network) for name, network in networks.items()}
-    source = None
+    pixels = None
     if "eata" in methods:
-        images = settings.get("eata", METHODS["eata"].settings()).fisher_images
-        chosen = choose_images(data.train, images, seed).to(data.train.labels.device)
-        source = data.train.take(chosen[torch.randperm(len(chosen), generator=torch.Generator().manual_seed(seed))])
+        count = settings.get("eata", METHODS["eata"].settings()).fisher_images
+        chosen = choose_images(data.train, count, seed).to(data.train.labels.device)
+        pixels = data.train.take(chosen[torch.randperm(len(chosen), generator=torch.Generator().manual_seed(seed))])
     for name in methods:
-        pixels = None if source is None else source.pixels[:]
-        found[name] = adapter(name, model, settings.get(name), source=pixels, seed=seed)
+        source = None if pixels is None or name != "eata" else pixels.pixels[:]
+        found[name] = adapter(name, model, settings.get(name), source=source, seed=seed)
     return found
 
 

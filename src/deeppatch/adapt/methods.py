@@ -19,7 +19,7 @@ from deeppatch.adapt.batch_statistics import (
 )
 from deeppatch.adapt.cotta import Cotta, CottaSettings
 from deeppatch.adapt.eata import Eata, EataSettings, Eta
-from deeppatch.adapt.lame import Lame, LameSettings
+from deeppatch.adapt.lame import Lame, LameKnn, LameSettings
 from deeppatch.adapt.roid import Roid, RoidSettings
 from deeppatch.adapt.sar import Sar, SarSettings
 from deeppatch.adapt.source import Source, SourceSettings
@@ -48,6 +48,7 @@ METHODS: dict[str, Method] = {
     "sar": Method(Sar, SarSettings),
     "cotta": Method(Cotta, CottaSettings, draws=True),
     "lame": Method(Lame, LameSettings),
+    "lame-knn": Method(LameKnn, LameSettings),
     "roid": Method(Roid, RoidSettings, draws=True),
 }
 

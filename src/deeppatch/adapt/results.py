@@ -64,13 +64,13 @@ class StreamResults:
         """Return a tidy table with a row for each method, stream and level; shares are in percent.
 
         Columns: `method`, `stream`, `type`, `n` images, `accuracy`, and `difference` to the reference, with its 95 %
-        interval from `low` to `high`. Where a method is not defined there is no row.
+        interval from `low` to `high`; empty for the reference itself. Where a method is not defined there is no row.
         """
         rows: list[dict[str, Any]] = []
         for answers in self.answers.values():
             if answers.correct is None:
                 continue
-            before = self.answers[self.reference, answers.stream].correct
+            before = self._before(answers)
             for number, level in enumerate(self.levels):
                 row = {"method": answers.method, "stream": answers.stream, "type": level}
                 found = _accuracy(answers.correct[number], None if before is None else before[number])
@@ -86,12 +86,16 @@ class StreamResults:
         """
         return pd.DataFrame([self._summary(answers) for answers in self.answers.values()])
 
+    def _before(self, answers: Answers) -> np.ndarray | None:
+        """Return what the reference has answered; None for the reference itself and where it is not defined."""
+        return None if answers.method == self.reference else self.answers[self.reference, answers.stream].correct
+
     def _summary(self, answers: Answers) -> dict[str, Any]:
         row: dict[str, Any] = {"method": answers.method, "stream": answers.stream}
         if answers.correct is None:
             return row | {"n": 0, "neighbours": answers.neighbours, "past": answers.past, "note": UNDEFINED}
         count = answers.correct.size
-        row |= {"n": count} | _accuracy(answers.correct, self.answers[self.reference, answers.stream].correct)
+        row |= {"n": count} | _accuracy(answers.correct, self._before(answers))
         return row | {
             "clean": 100 * float(np.mean(answers.clean)),
             "forward": answers.forward / count,
