@@ -26,6 +26,7 @@ def shared_model() -> nn.Module:
             elif isinstance(layer, nn.Conv2d | nn.Linear):
                 bound = (14 if isinstance(layer, nn.Linear) else 1) / layer.weight[0].numel() ** 0.5
                 layer.weight.uniform_(-bound, bound, generator=draw)
+                layer.bias.uniform_(-0.2, 0.2, generator=draw)
         network[-1].bias.sub_(network(torch.rand(50, 3, 8, 8, generator=draw)).mean(0))
     return network
 

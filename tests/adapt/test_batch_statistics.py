@@ -11,7 +11,7 @@ from torch import nn
 from deeppatch.adapt.batch_statistics import PRIOR_COUNTS, BnAlphaSettings, BnPriorSettings, choose_prior_count
 from deeppatch.adapt.methods import adapter
 from deeppatch.data.corruptions import GaussianBlur
-from deeppatch.data.images import Images, to_float
+from deeppatch.data.images import Images
 from deeppatch.errors import UserError
 
 
@@ -86,15 +86,14 @@ def test_shares_and_counts_are_checked(model):
 
 def test_the_prior_count_is_the_one_with_most_correct_answers(model):
     draw = torch.Generator().manual_seed(2)
-    pixels = torch.randint(0, 256, (40, 3, 8, 8), generator=draw, dtype=torch.uint8)
+    pixels = torch.rand(400, 3, 8, 8, generator=draw) * torch.rand(400, 3, 1, 1, generator=draw)
     blur = GaussianBlur((1.0,))
-    blurred = blur(to_float(pixels), 1)
+    blurred = blur(pixels, 1)
     # labelled by the network at one prior count: no other can be better
     wanted = adapter("bn-prior", model, BnPriorSettings(64)).predict(blurred).argmax(1)
     right = {
         count: (adapter("bn-prior", model, BnPriorSettings(count)).predict(blurred).argmax(1) == wanted).sum().item()
         for count in PRIOR_COUNTS
     }
-    found = choose_prior_count(model, Images(pixels, wanted), blur, batch_size=40)
-    assert found == max(right, key=right.get)
-    assert right[8] < right[64] == 40
+    assert max(right, key=right.get) == 64
+    assert choose_prior_count(model, Images(pixels, wanted), blur, batch_size=400) == 64

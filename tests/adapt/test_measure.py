@@ -16,6 +16,7 @@ from deeppatch.adapt.measure import run_streams
 from deeppatch.adapt.methods import adapter
 from deeppatch.adapt.names import METHODS, STREAMS
 from deeppatch.adapt.results import joined
+from deeppatch.adapt.roid import Roid, RoidSettings
 from deeppatch.adapt.tent import TentSettings
 from deeppatch.data.corruptions import GaussianBlur
 from deeppatch.data.dataset import Data
@@ -183,6 +184,16 @@ def test_a_cell_does_not_depend_on_other_methods_and_streams(name, shared_model,
     among = everything.answers[name, "ordered"]
     assert np.array_equal(alone.correct, among.correct)
     assert vars(alone) | {"correct": 0} == vars(among) | {"correct": 0}
+
+
+def test_the_losses_of_roid_are_divided_by_the_batch_of_the_stream(model, data, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        Roid, "weigh", lambda self, logits: asked.append(self.settings.batch_size) or logits[:, 0].exp()
+    )
+    run(model, data, methods=["roid"], streams=["mixed"], batch_size=50)
+    run(model, data, methods=["roid"], streams=["mixed"], settings={"roid": RoidSettings(batch_size=7)})
+    assert set(asked) == {50, 7}
 
 
 def test_a_batch_of_all_images_does_not_have_correlated_classes_and_that_is_said(model, data, caplog):

@@ -157,6 +157,27 @@ def test_sar_steps_from_where_it_was_with_the_gradient_from_nearby(model, batche
     assert sar.resets == 0
 
 
+def test_sar_drops_samples_that_are_not_reliable_nearby(model, batches):
+    limit = 0.6 * math.log(4)
+    sar = adapter("sar", model, SarSettings(lr=0.1, margin=0.6, radius=0.5, reset_below=0.0))
+    for batch in batches:
+        network, parameters = with_batch_statistics(model)
+        first = entropies(network(batch))
+        gradients = torch.autograd.grad(first[first < limit].mean(), parameters)
+        length = sum((each**2).sum() for each in gradients).sqrt()
+        with torch.no_grad():
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.add_(0.5 * gradient / length)
+        second = entropies(network(batch))
+        kept = (first < limit) & (second < limit)
+        if 0 < kept.sum() < (first < limit).sum():
+            break
+    else:
+        raise AssertionError("in no batch one of the two limits alone decides")
+    sar.predict(batch)
+    assert sar.mean_entropy == pytest.approx(second[kept].mean().item(), rel=1e-4)
+
+
 def test_sar_counts_its_resets_and_then_answers_as_bn_1(model, batches):
     sure = copy.deepcopy(model)
     sure[-1].weight.data.mul_(100)
@@ -168,7 +189,8 @@ def test_sar_counts_its_resets_and_then_answers_as_bn_1(model, batches):
     sar.reset()
     assert sar.resets == 3, "a reset from outside is not the method's own"
     unsure = copy.deepcopy(model)
-    unsure[-1].weight.data.mul_(0.001)
+    for parameter in unsure[-1].parameters():
+        parameter.data.mul_(0.001)
     sar = adapter("sar", unsure)
     sar.predict(batches[0])
     assert (sar.resets, sar.passes.forward, sar.passes.train) == (0, 9, 0), "no sample is reliable: no step"

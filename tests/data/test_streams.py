@@ -90,6 +90,15 @@ def test_ordered_chunks_are_a_permutation_of_correlated_classes(seed):
     assert np.mean(largest) > 0.5
 
 
+def test_the_images_of_a_class_are_divided_at_random():
+    labels = np.arange(100) % 2
+    found = [ordered_chunks(labels, np.random.default_rng(seed)) for seed in range(3)]
+    for label in (0, 1):
+        orders = [[i for chunk in chunks for i in chunk if labels[i] == label] for chunks in found]
+        assert all(order != sorted(order) for order in orders)
+        assert orders[0] != orders[1]
+
+
 def test_equal_shares_correlate_less():
     labels = np.arange(400) % 4
     largest = {}
