@@ -14,7 +14,7 @@ __version__ = "0.2.0"
 _PUBLIC = {
     "Classifier": "zoo.classifier", "load_classifier": "zoo.loading",
     "Data": "data.dataset", "load_data": "data.dataset", "corruption": "data.corruptions",
-    "evaluate": "evaluation",
+    "evaluate": "evaluation", "compare": "ledger.comparing",
     "rank_filters": "localization.scoring", "estimate_ratio": "localization.ratio_estimation",
     "train_patch": "patching.training", "fit_switch": "patching.calibration", "finetune": "retrain.finetune",
     "influence": "decomposition.influence", "decompose": "decomposition.head",
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from deeppatch.evaluation import evaluate as evaluate
     from deeppatch.hybrid.choosing import choose_labels as choose_labels
     from deeppatch.hybrid.relearning import relearn as relearn
+    from deeppatch.ledger.comparing import compare as compare
     from deeppatch.localization.ratio_estimation import estimate_ratio as estimate_ratio
     from deeppatch.localization.scoring import rank_filters as rank_filters
     from deeppatch.modular.joining import join_module as join_module

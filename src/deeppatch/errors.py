@@ -12,6 +12,13 @@ class UserError(Exception):
     """A mistake that the user can correct; commands print it as one line and exit with status 2."""
 
 
+class RequirementsBroken(Exception):
+    """A network does not meet what was required of it; commands print a line for each and exit with status 1."""
+
+    def __init__(self, lines: Iterable[str]) -> None:
+        super().__init__("\n".join(f"broken: {line}" for line in lines))
+
+
 def check_positive(**numbers: float) -> None:
     """Raise UserError unless all numbers are finite and above 0; keywords are their names in the message."""
     if wrong := [f"{name}={number}" for name, number in numbers.items() if not 0 < number < math.inf]:

@@ -18,6 +18,8 @@ from deeppatch import runtime
 from deeppatch.artifacts import Checkpoint
 from deeppatch.data import views
 from deeppatch.data.corruptions import Corruption
+from deeppatch.data.epochs import clean_epochs as clean_epochs
+from deeppatch.data.epochs import degraded_epochs as degraded_epochs
 from deeppatch.data.images import Images
 from deeppatch.distributed import ranks
 from deeppatch.distributed.data_parallel import Batch, Stream, gather_batches, own_shards, replicated
@@ -102,6 +104,12 @@ class SGDSettings:
     momentum: float = 0.9
     weight_decay: float = 5e-4
 
+    def optimizer(
+        self, parameters: Iterable[nn.Parameter], epochs: Sequence[Stream]
+    ) -> tuple[torch.optim.Optimizer, LRScheduler]:
+        """Return SGD for the parameters, and the schedule that ends with the last batch of `epochs`."""
+        return sgd(parameters, **asdict(self), steps=sum(len(batches) for batches in epochs))
+
 
 def accuracy_on(images: Images, *, amp: bool = False) -> Callable[[nn.Module], float]:
     """Return a function that measures a model's accuracy, in [0, 1], on clean images that are on its device."""
@@ -138,26 +146,6 @@ def seeded(seed: int | None) -> Iterator[None]:
         yield
     finally:
         runtime.restore_random_states(before)
-
-
-def clean_epochs(
-    images: Images,
-    *,
-    epochs: int,
-    batch_size: int = 256,
-    seed: int = 2021,
-    augment: bool = False,
-    mirror: bool = True,
-) -> list[views.Shuffled]:
-    """Return `epochs` shuffled passes over clean images; with `augment` they are cropped, and mirrored if `mirror`."""
-    return [views.Shuffled(images, batch_size, seed, epoch, augment=augment, mirror=mirror) for epoch in range(epochs)]
-
-
-def degraded_epochs(
-    images: Images, corruption: Corruption, *, epochs: int, batch_size: int = 256, seed: int = 2021
-) -> list[views.Shuffled]:
-    """Return `epochs` shuffled passes, in which each image is clean with probability 1/2, else at a random level."""
-    return [views.Shuffled(images, batch_size, seed, epoch, corruption=corruption) for epoch in range(epochs)]
 
 
 def accuracy_over_levels(

@@ -39,7 +39,7 @@ def test_without_a_stage_it_lists_them_in_order(monkeypatch, capsys, arguments, 
     assert stages == list(main.COMMANDS.values())
     assert stages == [
         "pretrain", "assess", "correct", "evaluate", "export", "influence", "decompose", "modularize", "compose",
-        *HYBRID, "demo",
+        *HYBRID, "compare", "demo",
     ]  # fmt: skip
     named = [line.split("(src/")[1].removesuffix(".py)") for line in lines if line.endswith(".py)")]
     assert named == list(main.COMMANDS)
@@ -54,7 +54,7 @@ def test_an_unknown_stage_is_one_line_with_the_choices(monkeypatch, capsys):
     assert console(monkeypatch, "repair", "--help") == 2
     said = capsys.readouterr()
     assert said.out == ""
-    later = "decompose, modularize, compose, annotate, relearn, demo"
+    later = "decompose, modularize, compose, annotate, relearn, compare, demo"
     choices = f"pretrain, assess, correct, evaluate, export, influence, {later}"
     assert said.err == f"error: repair: no such stage; choose from {choices}\n"
     assert console(monkeypatch, "pretrian") == 2

@@ -27,6 +27,7 @@ IDLE = {
     "compose": set(),
     "annotate": set(),
     "relearn": set(),
+    "compare": set(),
 }
 # what later stages are told of earlier ones counts by its content, in the runs themselves
 CONSUMED = {"weights", "ranking", "patch", "finetuned", "modules", "selection", "switched"}
@@ -39,8 +40,12 @@ COMPANY = {
     ("decompose", "csg"): "mutual-info", ("decompose", "draws"): "essential", ("decompose", "lr"): "finetune",
     ("decompose", "max_epoch"): "finetune", ("decompose", "head_only"): "finetune", ("decompose", "action"): "",
     ("modularize", "preset"): "--method ga", ("modularize", "patience"): "--method ga",
-    **{(stage, "hold_out"): "-n noise" for stage in ("pretrain", "assess", "correct", "evaluate", "export")},
-    **{(stage, "severity"): "-n fog" for stage in ("pretrain", "assess", "correct", "evaluate", "export")},
+    **{(stage, "hold_out"): "-n noise" for stage in ("pretrain", "assess", "correct", "evaluate", "export", "compare")},
+    **{(stage, "severity"): "-n fog" for stage in ("pretrain", "assess", "correct", "evaluate", "export", "compare")},
+    ("compare", "gate"): "--require clean>=0", ("compare", "confident"): "--require clean>=0",
+    ("correct", "statistics"): "-c interpolate", ("correct", "conditions"): "-c bank",
+    ("correct", "filter_seed"): "-f random", ("correct", "block"): "-c surgical",
+    ("correct", "max_clean_drop"): "-c bank",
     ("annotate", "features"): "--bias B --method hybrid", ("relearn", "labels"): "-d folder:photos",
 }  # fmt: skip
 NO_OTHER_CHOICE = "another"
@@ -79,7 +84,7 @@ def changed(action: argparse.Action, file: str) -> str:
     special = {
         "dataset": "cifar10", "target": "3", "join": "outlier", "budget": "7", "sensitive": "0.1 0.4", "race": "0.2",
         "val_share": "0.3", "susp_ratio": "0.4", "mean": "0.1 0.1 0.1", "std": "2 2 2", "momentum": "0.5",
-        "weak": "rescnn_weak", "noise_type": "fog", "hold_out": "shot_noise",
+        "weak": "rescnn_weak", "noise_type": "fog", "require": "clean>=0", "hold_out": "shot_noise",
     }  # fmt: skip
     return f"{flag} {special.get(action.dest, '3')}"
 

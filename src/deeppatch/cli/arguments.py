@@ -10,7 +10,8 @@ from deeppatch.cli.options import DEFAULT_RATIO, DEFAULT_SEED
 from deeppatch.data import corruption_names, names
 from deeppatch.errors import UserError
 from deeppatch.localization.names import RANKINGS, SIDES
-from deeppatch.patching.names import CORRECTIONS, UNITS
+from deeppatch.patching.names import UNITS
+from deeppatch.retrain.names import METHODS
 from deeppatch.zoo.names import ARCHITECTURE_NAMES, FORMS, check_model
 
 
@@ -158,9 +159,9 @@ def _reporting(read: Callable[[str], str | None]) -> Callable[[str], str | None]
     return checked
 
 
-def _add_repair(parser: argparse.ArgumentParser) -> None:
-    stages = parser.add_argument_group("assess and correct")
-    stages.add_argument(
+def add_degradations(group: argparse._ArgumentGroup) -> None:
+    """Add the options that say which degradations there are, and which of them are held out."""
+    group.add_argument(
         "-n",
         "--noise_type",
         type=_reporting(corruption_names.on_command_line),
@@ -168,25 +169,30 @@ def _add_repair(parser: argparse.ArgumentParser) -> None:
         metavar="NAME[,NAME...]",
         help=f"{corruption_names.HELP} (default: gaussion)",
     )
-    stages.add_argument(
+    group.add_argument(
         "--severity",
         type=_reporting(corruption_names.severities_on_command_line),
         metavar="N[,N...]",
         help="severities, such as 1,3,5 or 2..4 (default: all five); gaussion has none",
     )
-    stages.add_argument(
+    group.add_argument(
         "--degraded",
         dest="noise_type",
         type=_reporting(corruption_names.folder),
         metavar="PATH",
         help="one's own degraded images, PATH/{train,test}/CLASS/IMAGE; the same as -n folder:PATH",
     )
-    stages.add_argument(
+    group.add_argument(
         "--hold_out",
         type=_reporting(corruption_names.on_command_line),
         metavar="NAME[,NAME...]",
         help="degradations of -n that are not used for ranking, training and calibration, and that are measured apart",
     )
+
+
+def _add_repair(parser: argparse.ArgumentParser) -> None:
+    stages = parser.add_argument_group("assess and correct")
+    add_degradations(stages)
     stages.add_argument(
         "-f",
         "--fs_method",
@@ -197,9 +203,9 @@ def _add_repair(parser: argparse.ArgumentParser) -> None:
     stages.add_argument(
         "-c",
         "--crt_method",
-        choices=sorted(CORRECTIONS),
+        choices=["patch", *METHODS],
         default="patch",
-        help="how the network is corrected (default: patch)",
+        help="how the network is corrected: by a patch, or as a whole (default: patch)",
     )
     stages.add_argument(
         "--crt_type",
@@ -234,5 +240,5 @@ def _add_repair(parser: argparse.ArgumentParser) -> None:
         "--finetuned",
         type=Path,
         metavar="FILE",
-        help="a weights.safetensors of correct -c finetune to use instead of the one for these options",
+        help="what correct left for a whole network, as with -c finetune, to use instead of the one for these options",
     )

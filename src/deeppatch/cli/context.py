@@ -85,13 +85,13 @@ class Context:
     def corruption(self) -> Corruption:
         """The degradation, without held-out types. UserError where a stage cannot have it, which needs more than test.
 
-        Only pretrain can: it measures.
+        Only pretrain and compare can: they measure.
         """
         found = self._degradation(self.specification)
-        if is_for_test_only(found) and self.stage.facts["stage"] not in ("pretrain", "eval"):
+        if is_for_test_only(found) and self.stage.facts["stage"] not in ("pretrain", "eval", "compare"):
             raise UserError(
                 f"-n {self.options.noise_type}: some of these have degraded test images only, which ranking, training "
-                "and calibration must not see; hold them out with --hold_out, or measure them with pretrain"
+                "and calibration must not see; hold them out with --hold_out, or measure them with pretrain or compare"
             )
         return found
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 CACHES = {
     "features": "the features of the last layer for all images, which influence and decompose read",
     "encoder": "the encoders that `annotate --features ssl` has trained on images without labels",
+    "cells": "what each network answered on each view, which compare has measured",
     "relearn-start": "the warm starts of relearn: the network fine-tuned on its labelled images",
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -12,10 +13,12 @@ from typing import Any
 
 from deeppatch.cli.naming import IDENTITIES, artifact_id, model_folder, readable_name
 from deeppatch.cli.options import DEFAULT_K, DEFAULT_KS, OPTION_NAMES, command_for
+from deeppatch.data import corruption_names
 from deeppatch.errors import MissingArtifact, UserError
 from deeppatch.storage import RECORD, read_given, read_record, sha256
 
 MOST_LISTED = 4
+PLAIN_DEGRADATION = {"noise_type": corruption_names.DEFAULT, "severity": None, "hold_out": None, "degradation": ""}
 
 
 @dataclass(frozen=True)
@@ -32,9 +35,16 @@ class Role:
 
 
 BASE = Role("pretrain", "weights.safetensors", "weights")
+# a base that was measured on other degradations, or on other subsets, is the same network: compare takes it, too
+SAME_BASES = tuple(
+    Role("pretrain", "weights.safetensors", "weights", {**PLAIN_DEGRADATION, **changes})
+    for changes in ({}, {"limit": None})
+)
 RANKING = Role("assess", "ranking.json", "ranking", {"refine": 0, "race": None})
 PATCH = Role("correct", "patch.safetensors", "patch", {"crt_method": "patch"})
 FINETUNED = Role("correct", "weights.safetensors", "finetuned", {"crt_method": "finetune"})
+# what corrections leave that is no whole network
+CORRECTED = {"patch": "patch.safetensors", "bank": "bank.safetensors"}
 ROUTER = Role("evaluate", "router.safetensors", "switched", {"switch": "sample"})
 MODULES = Role("modularize", "modules.safetensors", "modules")
 SELECTION = Role("annotate", "selection.safetensors", "selection")
@@ -57,6 +67,24 @@ def roles(stage: str, options: Any) -> dict[str, Role]:
     return READS.get(stage, lambda _options: {"base": BASE})(options)
 
 
+def corrected(options: Any) -> Role:
+    """Return what the correction that -c names leaves, if it is no patch; --finetuned names another file."""
+    file = CORRECTED.get(options.crt_method, "weights.safetensors")
+    return Role("correct", file, "finetuned", {"crt_method": options.crt_method})
+
+
+def _of_correct(options: Any) -> dict[str, Role]:
+    """Read a ranking for a patch of some filters, and the fine-tuned network to interpolate."""
+    if options.crt_method == "patch" and ranks_filters(options):
+        return {"base": BASE, "ranking": RANKING}
+    return {"base": BASE, **({"finetuned": FINETUNED} if options.crt_method == "interpolate" else {})}
+
+
+def ranks_filters(options: Any) -> bool:
+    """Tell whether a patch needs a ranking: not for filters at random, and not for all filters."""
+    return bool(options.ranking) or not (options.fs_method == "random" or options.susp_ratio == 1)
+
+
 def _of_influence(options: Any) -> dict[str, Role]:
     """Index sets, one for each k, but where files are given or the stage extracts them itself."""
     ks = options.k or DEFAULT_KS.get(options.action, [DEFAULT_K])
@@ -68,12 +96,12 @@ def _of_influence(options: Any) -> dict[str, Role]:
 READS: dict[str, Callable[[Any], dict[str, Role]]] = {
     "pretrain": lambda _options: {},
     "eval": lambda options: {
-        "base": BASE, **({"patch": PATCH} if options.crt_method == "patch" else {"finetuned": FINETUNED})
+        "base": BASE, **({"patch": PATCH} if options.crt_method == "patch" else {"finetuned": corrected(options)})
     },
     "assess": lambda options: {
         "base": BASE, **({"ranking": RANKING} if options.fs_method == "ratioestim" and options.ranking else {})
     },
-    "correct": lambda options: {"base": BASE, **({"ranking": RANKING} if options.crt_method == "patch" else {})},
+    "correct": _of_correct,
     "evaluate": lambda _options: {"base": BASE, "patch": PATCH, "finetuned": FINETUNED},
     "export": lambda _options: {"base": BASE, "patch": PATCH, "router": ROUTER},
     "decompose": lambda options: {"base": BASE, **_of_influence(options)},
@@ -96,9 +124,18 @@ def locate_all(stage: str, options: Any) -> dict[str, Found]:
             patch = found["patch"] if name == "router" else None
             found[name] = locate(role, options, found.get("base"), patch)
         except MissingArtifact:
-            if not (stage == "evaluate" and name == "finetuned" and not getattr(options, "finetuned", None)):
+            if stage == "compare" and (same := _same_base(options)):
+                found[name] = same
+            elif not (stage == "evaluate" and name == "finetuned" and not getattr(options, "finetuned", None)):
                 raise
     return found
+
+
+def _same_base(options: Any) -> Found | None:
+    for role in SAME_BASES:
+        with contextlib.suppress(MissingArtifact):
+            return locate(role, options)
+    return None
 
 
 def locate(role: Role, options: Any, base: Found | None = None, patch: Found | None = None) -> Found:

@@ -12,7 +12,7 @@ from dataclasses import replace
 import deeppatch
 from deeppatch import progress
 from deeppatch.cli.options import SCRIPTS
-from deeppatch.errors import UserError, closest
+from deeppatch.errors import RequirementsBroken, UserError, closest
 from deeppatch.lock import released_at_end
 
 COMMANDS = {script: stage for stage, script in SCRIPTS.items()}
@@ -36,6 +36,9 @@ CNNSplitter, after pretrain:
 HybridRepair, after pretrain:
   annotate   choose which images to label                      (src/annotate.py)
   relearn    repair with these labels and unlabelled images    (src/relearn.py)
+
+Everything that was repaired:
+  compare    all networks on the same images, and a gate       (src/compare.py)
 
   demo       all methods on the embedded digits, in minutes  (src/demo.py)
 
@@ -73,6 +76,9 @@ def guarded(script: str, arguments: Sequence[str], prefix: str) -> int:
             run(script, arguments, prefix)
     except UserError as error:
         return _fail(str(error))
+    except RequirementsBroken as error:
+        print(error, file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("\n[info] interrupted; finished work is kept: continue with the same command and -r", file=sys.stderr)
         return 130

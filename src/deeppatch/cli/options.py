@@ -18,7 +18,7 @@ DEFAULT_KS = {
 SCRIPTS = {
     "pretrain": "eval", "assess": "select", "correct": "correct", "evaluate": "switch", "export": "export",
     "influence": "influence", "decompose": "decompose", "modularize": "modularize", "compose": "compose",
-    "annotate": "annotate", "relearn": "relearn", "demo": "demo",
+    "annotate": "annotate", "relearn": "relearn", "compare": "compare", "demo": "demo",
 }  # fmt: skip
 
 # options that select other artifacts, with their defaults, and pairs of stage and option that are left out

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from deeppatch.errors import RankLost, UserError
+from deeppatch.errors import RankLost, RequirementsBroken, UserError
 
 
 def requested_ranks() -> int:
@@ -67,9 +67,10 @@ def joined_ranks(command: str) -> Iterator[None]:
             if not known:
                 raise
             raise RankLost(lost) from error
-        except (UserError, OSError, KeyboardInterrupt) as error:
+        except (UserError, OSError, KeyboardInterrupt, RequirementsBroken) as error:
             if not reports_first():
-                raise SystemExit(130 if isinstance(error, KeyboardInterrupt) else 2) from None
+                statuses = {KeyboardInterrupt: 130, RequirementsBroken: 1}
+                raise SystemExit(statuses.get(type(error), 2)) from None
             raise
 
 

@@ -1,0 +1,1 @@
+"""The stage compare: its options, what it reads and what it reports."""

@@ -1,0 +1,138 @@
+"""The report of compare: the ledger as CSV, JSON and printed tables, a verdict, and the requirements."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+import pandas as pd
+
+from deeppatch import metrics
+from deeppatch.cli.context import Context
+from deeppatch.errors import RequirementsBroken
+from deeppatch.ledger import pools, requirements, summary
+from deeppatch.ledger.ledger import Ledger
+from deeppatch.ledger.records import CLEAN, MIXED
+from deeppatch.ledger.streams import GAUSSION
+from deeppatch.metrics import Interval
+from deeppatch.progress import info
+from deeppatch.report import ledger_json, scores
+from deeppatch.report.gate import gate_summary
+from deeppatch.report.verdict import Verdict, verdict
+
+ON_CLEAN = ("worst_class", "ece", "ece_mass", "nll", "brier")
+ON_ALL = ("mean_corruption_error", "mce", "relative_mce")
+HEADLINES = (CLEAN, pools.BLURRED, pools.ALL, pools.DEGRADED, pools.HELD_OUT, MIXED)
+
+
+def write_report(context: Context, ledger: Ledger, target: str | None) -> None:
+    """Write ledger.csv, ledger.json, gate.md and the record; print tables, definitions, verdict and requirements.
+
+    Raises:
+        RequirementsBroken: When the network `target` does not meet a requirement; everything is written before.
+    """
+    options, stage = context.options, context.stage
+    tidy = ledger.frame()
+    table = summary.table(tidy)
+    stage.write_table("ledger.csv", tidy)
+    stage.write_json("ledger.json", ledger_json.contents(ledger, tidy))
+    # the place for what is handed over: report.html, the model card, and sinks
+    judgements = []
+    judged = target or best(tidy[tidy.network.isin(list(ledger.networks))])
+    said = judge_network(tidy, judged, ledger.base)
+    if options.require and target is not None:
+        required = [requirements.requirement(text) for text in options.require]
+        numbers = summary.numbers(tidy, target, ledger.networks[target].bytes)
+        judgements = requirements.judge(required, numbers, confident=options.confident)
+        content = gate_summary(
+            target, ledger.base, judgements, table, verdict=str(said), command=options.command,
+            confident=options.confident,
+        )  # fmt: skip
+        stage.write("gate.md", content.encode())
+    stage.finish()
+
+    print(scores.format_table(table.reset_index()))
+    print(f"\nagainst {ledger.base}, with 95 % intervals over images")
+    print(changes(tidy, ledger.base).to_string(index=False))
+    print("\nfurther measures")
+    print(scores.format_table(further(tidy, ledger.base)))
+    print("\n" + "\n".join(definitions(tidy)))
+    print(f"\n{said}")
+    images = len(ledger.view(CLEAN))
+    info(f"{len(ledger.networks)} networks, {len(ledger.views)} views of {images} test images; in {stage.folder}")
+    for each in judgements:
+        info(f"{'met' if each.met else 'BROKEN'}: {each}")
+    if broken := [str(each) for each in judgements if not each.met]:
+        raise RequirementsBroken(f"{target}: {line}" for line in broken)
+
+
+def best(tidy: pd.DataFrame) -> str:
+    """Return the network that gains most over the base on degraded images, or on clean ones."""
+    gained = tidy[(tidy.measure == "change") & (tidy.severity == 0)]
+    view = pools.DEGRADED if pools.DEGRADED in set(gained["view"]) else CLEAN
+    own = gained[gained["view"] == view]
+    return str(own.sort_values("estimate", kind="stable")["network"].iloc[-1])
+
+
+def judge_network(tidy: pd.DataFrame, network: str, base: str) -> Verdict:
+    """Return the verdict on a network: on blurred images where the published blur is the only degradation."""
+    own = tidy[(tidy.network == network) & (tidy.measure == "change") & (tidy.severity == 0)]
+    gained = {str(row["view"]): Interval(row["estimate"], row["low"], row["high"]) for row in own.to_dict("records")}
+    of_blur, degraded = gained.get(pools.BLURRED), gained.get(pools.DEGRADED)
+    on = pools.BLURRED if of_blur == degraded else pools.DEGRADED
+    return verdict(network, gained[CLEAN], degraded, on=on, base=base)
+
+
+def headlines(tidy: pd.DataFrame) -> list[tuple[str, str, str]]:
+    """Return the columns of the table of changes: title, measure and view."""
+    there = set(tidy["view"])
+    only_blur = set(tidy[tidy.severity > 0]["view"]) == {GAUSSION}  # then degraded is the same as blurred
+    views = [name for name in HEADLINES if name in there and not (name == pools.DEGRADED and only_blur)]
+    stream = summary.changes_view(tidy)
+    return [(view, "change", view) for view in views] + [
+        (title, name, stream) for name, title in summary.TITLES.items()
+    ]
+
+
+def changes(tidy: pd.DataFrame, base: str) -> pd.DataFrame:
+    """Return what each network gains over the base in the means that matter most, with intervals, as text."""
+    means = {(row["network"], row["view"], row["measure"]): row
+             for row in tidy[tidy.severity == 0].to_dict("records")}  # fmt: skip
+    rows: list[dict[str, Any]] = []
+    for network in dict.fromkeys(tidy["network"]):
+        keys = {title: (network, view, measure) for title, measure, view in headlines(tidy)}
+        cells = {title: _with_interval(means[key], key[2]) if key in means else "-" for title, key in keys.items()}
+        rows += [{"network": network, **cells}] if network != base else []
+    return pd.DataFrame(rows)
+
+
+def further(tidy: pd.DataFrame, base: str) -> pd.DataFrame:
+    """Return measures of clean images, and errors relative to the base over the 15 types where they are there."""
+    wanted = [(CLEAN, measure) for measure in ON_CLEAN] + [(pools.ALL, measure) for measure in ON_ALL]
+    rows = []
+    for network, own in tidy[tidy.severity == 0].groupby("network", sort=False):
+        values = {(row["view"], row["measure"]): float(row["estimate"]) for row in own.to_dict("records")}
+        if network == base and (pools.ALL, "mean_corruption_error") in values:
+            values[pools.ALL, "mce"] = 100.0  # by definition
+        titles = {key: metrics.definition(key[1]).title for key in wanted}
+        titles[pools.ALL, "mce"] += f" (base {base})"
+        found = {title: values[key] for key, title in titles.items() if key in values}
+        rows += [{"network": network, **found}] if found else []
+    return pd.DataFrame(rows)
+
+
+def definitions(tidy: pd.DataFrame) -> list[str]:
+    """Return what the columns of the printed tables mean, a line for each."""
+    shown = {*summary.columns_of(list(tidy["view"])), *(name for name, _measure, _view in headlines(tidy))}
+    lines = [f"{name}: {text}" for name, text in pools.MEANS.items() if name in shown]
+    measured = set(tidy["measure"])
+    lines += metrics.explained(["accuracy", "change", *(name for name in (*ON_CLEAN, *ON_ALL) if name in measured)])
+    return lines + [
+        f"{title}: of {summary.changes_view(tidy)}; {line.partition(': ')[2]}"
+        for title, line in zip(summary.TITLES.values(), metrics.explained(summary.TITLES), strict=True)
+    ]  # fmt: skip
+
+
+def _with_interval(row: dict[Hashable, Any], measure: str) -> str:
+    sign = "+" if measure == "change" else ""
+    return f"{row['estimate']:{sign}.2f} ({row['low']:{sign}.2f} to {row['high']:{sign}.2f})"

@@ -1,0 +1,311 @@
+"""compare as a command: what it finds and leaves out, that nothing is measured twice, and the gate."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pandas as pd
+import pytest
+
+from deeppatch.artifacts import tensors_from_bytes, tensors_to_bytes
+from deeppatch.ledger import measuring
+from deeppatch.ledger.ledger import Ledger
+from deeppatch.metrics import DRAWS
+
+NETWORKS = {
+    "pretrained", "finetuned", "patched always on (patch-crtunit-featswap-ratio0.5-rear)",
+    "patched always on (patch-replace-perfloss)", "switched (patch-crtunit-featswap-ratio0.5-rear-flips)",
+    "switched (patch-replace-perfloss-flips)", "switched (patch-replace-perfloss-probe)",
+    "switched (patch-replace-perfloss-probe-batch)",
+}  # fmt: skip
+FEW = ("pretrain", "correct-finetune", "correct-patch-replace-perfloss", "switch-patch-replace-perfloss-probe")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_draws():
+    """A bootstrap of 200 draws."""
+    with pytest.MonkeyPatch.context() as patch:
+        frame = Ledger.frame
+        patch.setattr(Ledger, "frame", lambda ledger, draws=200: frame(ledger, min(draws, 200)))
+        assert DRAWS > 200
+        yield
+
+
+@pytest.fixture(scope="module")
+def compared(chain, tmp_path_factory):
+    """A copy of what the chain left, with a comparison of everything, and what that said."""
+    bench = chain.copy(tmp_path_factory.mktemp("compared") / "output")
+    return bench, bench.ran("compare").out
+
+
+@pytest.fixture
+def few(compared, tmp_path):
+    """A copy of the default chain, with the cells of its networks."""
+    return compared[0].copy(tmp_path / "output", *FEW, "cells")
+
+
+@pytest.fixture
+def forward_passes(monkeypatch):
+    """The names of the networks of every view that is measured."""
+    seen = []
+    whole = measuring.answers_on
+
+    def counted(stream, networks, **more):
+        seen.extend((name, stream.view.name) for name in networks)
+        return whole(stream, networks, **more)
+
+    monkeypatch.setattr(measuring, "answers_on", counted)
+    return seen
+
+
+def ledger_of(bench, name="compare"):
+    return pd.read_csv(bench.at(f"{name}/ledger.csv"))
+
+
+def accuracy(table, network, view="clean", severity=0):
+    rows = table[(table.network == network) & (table["view"] == view) & (table.severity == severity)
+                 & (table.measure == "accuracy")]  # fmt: skip
+    assert len(rows) == 1, (network, view, severity)
+    return rows.estimate.iloc[0]
+
+
+def test_all_networks_of_all_stages_are_found_and_agree_with_evaluate(compared):
+    bench, _said = compared
+    table = ledger_of(bench)
+    assert set(table.network) == NETWORKS
+    known = bench.json("switch-patch-replace-perfloss-probe/metrics.json")["accuracy_percent"]
+    named = {"pretrained": "pretrained", "finetuned": "finetuned",
+             "patched always on": "patched always on (patch-replace-perfloss)",
+             "switched": "switched (patch-replace-perfloss-probe)"}  # fmt: skip
+    for theirs, ours in named.items():
+        for view in ("clean", "mixed", "blurred"):
+            assert accuracy(table, ours, view) == pytest.approx(known[theirs][view], abs=1e-3)
+        assert accuracy(table, ours, "gaussion", 3) == pytest.approx(known[theirs]["s=1.5"], abs=1e-3)
+    batch = table[table.network == "switched (patch-replace-perfloss-probe-batch)"]
+    assert "mixed" not in set(batch["view"])
+    assert "clean" in set(batch["view"])
+
+
+def test_what_is_left_and_what_is_said(compared):
+    bench, said = compared
+    assert bench.files("compare") == {"ledger.csv", "ledger.json", "run.json"}
+    assert "against pretrained, with 95 % intervals over images" in said
+    assert "finetuned" in said
+    assert "blurred: the mean over the levels of the published blur (gaussion)" in said
+    assert "degraded:" not in said, "which is the same here"
+    assert " over pretrained on blurred images" in said or " against pretrained on blurred images" in said
+    left = bench.json("compare/ledger.json")
+    assert left["base"]["name"] == "pretrained"
+    table = ledger_of(bench)
+    for name, network in left["networks"].items():
+        assert network["clean_acc"] == pytest.approx(accuracy(table, name) / 100, abs=1e-6)
+        assert network["corruptions_acc"] is None, "blur is none of the common corruptions"
+        assert set(network["corruptions"]["gaussion"]) == set("123456")
+    switched = left["networks"]["switched (patch-replace-perfloss-probe)"]
+    sizes = [bench.at(f"{folder}/{file}").stat().st_size for folder, file in (
+        ("correct-patch-replace-perfloss", "patch.safetensors"),
+        ("switch-patch-replace-perfloss-probe", "router.safetensors"))]  # fmt: skip
+    assert switched["bytes"] == sum(sizes)
+    assert switched["facts"]["command"].startswith("python src/switch.py ")
+    assert left["networks"]["pretrained"]["bytes"] == 0
+    assert "date" not in left["about"]
+    assert set(left["definitions"]) >= {"accuracy", "change", "blurred"}
+
+
+def test_a_second_run_measures_nothing_and_leaves_the_same_bytes(few, forward_passes):
+    said = few.ran("compare").out
+    assert forward_passes == []
+    before = few.hashes("compare")
+    assert "left out" not in said
+    few.ran("compare")
+    assert few.hashes("compare") == before
+    shutil.rmtree(few.at("cells"))
+    few.ran("compare")
+    assert few.hashes("compare") == before
+    assert len(forward_passes) == 4 * 8
+
+
+def test_other_degradations_cost_their_own_cells_and_held_out_ones_are_marked(few, forward_passes):
+    few.ran("compare -n gaussion,fog,snow --severity 1,5 --hold_out snow")
+    names = {view for _name, view in forward_passes}
+    # the levels of blur are called otherwise in a list, and are found by what they show
+    assert names == {"fog-1", "fog-5", "snow-1", "snow-5", "mixed", *(f"gaussion-s={s / 2:g}" for s in range(1, 7))}
+    (folder,) = few.root.glob("compare-*without-snow*")
+    left = json.loads((folder / "ledger.json").read_text())
+    assert {view["name"] for view in left["views"] if view["held_out"]} == {"snow-1", "snow-5"}
+    assert set(left["networks"]["switched"]["corruptions"]) == {"gaussion", "fog", "snow"}
+    shares = left["networks"]["switched"]["corruptions"]
+    mean = sum(shares[kind][level] for kind in ("fog", "snow") for level in "15") / 4
+    assert left["networks"]["switched"]["corruptions_acc"] == pytest.approx(mean)
+    assert left["networks"]["pretrained"]["corruptions_mce"] == pytest.approx(100)
+
+
+def test_networks_of_another_base_and_of_other_images_are_left_out_with_the_reason(bench, waves, tmp_path):
+    weights = bench.at("pretrain/weights.safetensors")
+    bench.ran("eval -e 1 --lr 0.3")
+    (other,) = (path for path in bench.root.glob("pretrain-*/weights.safetensors") if path != weights)
+    bench.ran(f"correct -c finetune --crt_epoch 1 --base {other}")
+    said = bench.ran(f"compare --base {weights}").out
+    (line,) = [line for line in said.splitlines() if "left out: " in line]
+    assert "was trained on other base weights" in line
+    assert line.count("correct-finetune-") >= 1
+    record = bench.at("correct-patch-crtunit-featswap-ratio0.5-rear/run.json")
+    content = json.loads(record.read_text())
+    content["data"]["parts"]["test"]["digest"] = "other"
+    record.write_text(json.dumps(content))
+    said = bench.ran(f"compare --base {weights}").out
+    (line,) = [line for line in said.splitlines() if "left out: " in line]
+    assert "(made from other data: other test images or labels than then)" in line
+
+
+def test_a_damaged_network_is_left_out_and_where_it_was_given_refused(few):
+    path = few.at("correct-finetune/weights.safetensors")
+    path.write_bytes(path.read_bytes()[:-4] + b"\0\1\2\3")
+    said = few.ran("compare").out
+    assert f"left out: {path.parent.name} ({path} is damaged or was changed by hand; make it again with: " in said
+    assert set(ledger_of(few).network) == {"pretrained", "patched always on", "switched"}
+    assert "is damaged or was changed by hand" in few.refused(f"compare {path.parent}")
+
+
+def test_files_and_folders_are_taken_instead(few, forward_passes, tmp_path):
+    tuned, patch = few.at("correct-finetune"), few.at("correct-patch-replace-perfloss/patch.safetensors")
+    few.ran(f"compare {tuned} --networks {patch}")
+    assert forward_passes == [], "the same networks, however they are named"
+    (folder,) = few.root.glob("compare-*")
+    assert set(pd.read_csv(folder / "ledger.csv").network) == {"pretrained", "finetuned", "patched always on"}
+    copied = tmp_path / "mine.safetensors"
+    shutil.copy(tuned / "weights.safetensors", copied)
+    few.ran(f"compare {copied}")
+    assert forward_passes == []
+    folders = {path.name for path in few.root.glob("compare-*")}
+    assert len(folders) == 2, "what was compared is part of the name"
+
+
+def test_two_outputs_side_by_side(few, compared, tmp_path):
+    """What another output folder has is measured on the same images, with the same base."""
+    other = compared[0].copy(tmp_path / "other", "pretrain", "correct-finetune")
+    path = other.at("correct-finetune/weights.safetensors")
+    state, meta = tensors_from_bytes(path.read_bytes(), path)
+    state["network.fc.bias"] += 1
+    path.write_bytes(tensors_to_bytes(state, meta))
+    record = json.loads((path.parent / "run.json").read_text())
+    (record["outputs"][path.name],) = [other.hashes("correct-finetune")[path.name]]
+    (path.parent / "run.json").write_text(json.dumps(record))
+    few.ran(f"compare {few.output} {other.output}")
+    (folder,) = few.root.glob("compare-*")
+    assert set(pd.read_csv(folder / "ledger.csv").network) == {
+        "pretrained", "output: finetuned", "output: patched always on", "output: switched", "other: finetuned",
+    }  # fmt: skip
+
+
+def test_a_subset_is_measured_with_networks_that_were_made_on_all_images(few, forward_passes):
+    few.ran("compare --limit 6")
+    table = ledger_of(few, "compare-limit6")
+    assert set(table.network) == {"pretrained", "finetuned", "patched always on", "switched"}
+    assert set(table.n) == {6}
+    assert len(forward_passes) == 4 * 8
+
+
+def test_runs_that_differ_by_seed_have_a_row_for_their_mean(few):
+    """The same base, as published weights are, under another seed."""
+    shutil.copytree(few.at("pretrain"), few.root / "pretrain-seed7-000000")
+    record = few.root / "pretrain-seed7-000000" / "run.json"
+    content = json.loads(record.read_text())
+    content["settings"]["seed"] = 7
+    content["data"]["parts"] = {}  # another split has the same test images
+    record.write_text(json.dumps(content))
+    few.ran("correct -c finetune --crt_epoch 4 --lr 0.1 --seed 7")
+    few.ran("compare")
+    table = ledger_of(few)
+    seeds = {"finetuned (finetune)", "finetuned (finetune-seed7)"}
+    title = "finetune (mean of 2 seeds)"
+    assert {*seeds, title} < set(table.network)
+    assert accuracy(table, title) == pytest.approx(sum(accuracy(table, each) for each in seeds) / 2, abs=1e-3)
+    assert title not in few.json("compare/ledger.json")["networks"]
+
+
+def test_results_of_decompose_are_found(few):
+    few.ran("influence -k 5")
+    few.ran("decompose finetune -e 1 --head_only")
+    few.ran("compare")
+    table = ledger_of(few)
+    known = few.json("decompose-finetune-head/metrics.json")["test_accuracy_percent"]["best_epoch"]
+    assert accuracy(table, "decomposed") == pytest.approx(known, abs=1e-3)
+
+
+def test_results_of_relearn_are_found_and_judged(empty):
+    empty.ran("eval -e 1 --lr 0.1 --train --bias B")
+    empty.ran("annotate --bias B --budget 4 --views 2 --method gini")
+    said = empty.ran("relearn --bias B --budget 4 --views 2 --method gini -e 1 --steps 2").out
+    (line,) = (line for line in said.splitlines() if line.startswith("[info] relearned "))
+    assert "the raw network on clean images. " in line
+    empty.ran("compare --bias B")
+    table = ledger_of(empty, "compare-biasB")
+    assert set(table.network) == {"pretrained", "relearned (gini)"}
+    known = empty.json("relearn-gini-budget4-views2-biasB/metrics.json")
+    assert accuracy(table, "relearned (gini)") == pytest.approx(known["last_percent"], abs=1e-3)
+    assert accuracy(table, "pretrained") == pytest.approx(known["raw_percent"], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("compare --gate switched", "--gate belongs to requirements; give some with --require"),
+        ("compare --require clean", "--require 'clean' is no requirement: write NAME>=NUMBER or NAME<=NUMBER"),
+        ("compare --require fog>=1", "--require fog>=+1: fog is not measured"),
+        ("compare --require clean>=0 --gate switchd", "--gate switchd: there are the networks finetuned, patched"),
+        ("compare no-such-file", "no-such-file: No such file or directory; check the path"),
+    ],
+)
+def test_mistakes(few, line, said):
+    assert few.refused(line).startswith(said)
+
+
+def test_a_folder_without_a_network_is_refused(few):
+    folder = few.at("pretrain")
+    assert few.refused(f"compare {folder}").startswith(f"{folder} holds no network of resnet8 on folder:")
+
+
+def test_without_any_network_the_command_that_makes_one_is_named(pretrained):
+    said = pretrained.refused("compare")
+    assert said.startswith(f"nothing to compare under {pretrained.root}; make a network with: python src/correct.py ")
+    assert "-c finetune" in said
+
+
+# --- the gate
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "broken"),
+    [
+        ("--require clean>=-100 --require blurred>=-100", 0, []),
+        ("--require clean>=+99", 1, ["clean>=+99"]),
+        ("--require clean>=+99 --require flips<=100 --require gaussion:2>=99", 1, ["clean>=+99", "gaussion:2>=+99"]),
+        ("--require bytes<=10 --gate finetuned", 1, ["bytes<=10"]),
+        ("--require flips<=100 --confident", 0, []),
+    ],
+)
+def test_a_gate_ends_with_status_1_and_a_line_for_each_broken_requirement(few, line, status, broken):
+    result = few.run(f"compare {line}")
+    assert result.status == status, result.err
+    network = "finetuned" if "--gate" in line else "switched"
+    assert [each.partition(" (")[0].rpartition(": ")[0] for each in result.err.splitlines()] == [
+        f"broken: {network}: {each}" for each in broken
+    ]
+    (folder,) = few.root.glob("compare-*")
+    assert json.loads((folder / "run.json").read_text())["outputs"].keys() == {"ledger.csv", "ledger.json", "gate.md"}
+    summary = (folder / "gate.md").read_text()
+    title = f"{len(broken)} of {line.count('--require')} requirements broken" if broken else "All requirements met"
+    assert summary.startswith(f"## {title}: {network} against pretrained\n")
+    assert summary.count("**no**") == len(broken)
+    assert "`python src/compare.py " in summary
+
+
+def test_a_mistake_in_a_requirement_is_status_2_also_where_the_gate_is_open(few):
+    few.refused("compare --require clean>=-100 --require 'clean>=x'")
+
+
+def test_which_of_several_networks_a_requirement_is_about_must_be_said(bench):
+    said = bench.refused("compare --require clean>=0")
+    assert said.startswith("--require: choose the network that must meet it with --gate: finetuned, patched always on")
