@@ -39,7 +39,7 @@ class Outcomes:
         """Return the outcomes of some rows, by index or bool (N,)."""
         routed = None if self.routed is None else self.routed[rows]
         taken = (each[rows] for each in (self.prediction, self.confidence, self.log_likelihood, self.brier))
-        return Outcomes(*taken, routed)
+        return Outcomes(*taken, routed=routed)
 
 
 @dataclass(frozen=True)
