@@ -279,7 +279,9 @@ IDENTITIES: dict[str, Identity] = {
     ),
     "annotate": Identity(_annotate, _CHOICE, _MACHINE),
     "compare": Identity(
-        lambda options: "compare", (), ("files", "networks", "require", "gate", "confident", *_MACHINE)
+        lambda options: "compare",
+        (),
+        ("files", "networks", "require", "gate", "confident", "attack", "adapt", "stream", *_MACHINE),
     ),
     "relearn": Identity(_relearn, (*_CHOICE, "use", "compare"), ("labels", "epochs", "lr", "steps", "ramp", *_MACHINE)),
 }

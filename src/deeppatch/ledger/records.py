@@ -37,12 +37,9 @@ class Outcomes:
 
     def take(self, rows: np.ndarray) -> Outcomes:
         """Return the outcomes of some rows, by index or bool (N,)."""
+        routed = None if self.routed is None else self.routed[rows]
         return Outcomes(
-            self.prediction[rows],
-            self.confidence[rows],
-            self.log_likelihood[rows],
-            self.brier[rows],
-            None if self.routed is None else self.routed[rows],
+            self.prediction[rows], self.confidence[rows], self.log_likelihood[rows], self.brier[rows], routed
         )
 
 
