@@ -117,7 +117,8 @@ def check_files(options: StageOptions) -> None:
         kind, _, path = name.partition(":")
         if not corruption_names.is_function(name) and not Path(path).expanduser().is_dir():
             raise UserError(f"{path}: no such folder; --noise_type {kind}:PATH names one of degraded images")
-    names.check_path(options.dataset)
+    if not getattr(options, "router_file", None):  # else the images are only tested, and need no training part
+        names.check_path(options.dataset)
 
 
 def normalise(arguments: Sequence[str]) -> list[str]:

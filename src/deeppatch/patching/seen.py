@@ -12,6 +12,7 @@ from torch import nn
 from deeppatch import runtime
 from deeppatch.data import views
 from deeppatch.data.images import Images
+from deeppatch.errors import UserError
 from deeppatch.graph.hooks import eval_mode
 from deeppatch.progress import track
 from deeppatch.zoo.classifier import device_of
@@ -92,6 +93,28 @@ def compare_seen(
         p_accuracy,
         p_confidence,
     )
+
+
+def apart(images: Images, count: int, seed: int = 2021) -> tuple[Images, Images]:
+    """Draw images to calibrate on, and return them and all others, both in their order.
+
+    Args:
+        images: Images that the network has not seen, such as the test part.
+        count: How many to draw, at least one and not all.
+        seed: The seed of the draw.
+
+    Raises:
+        UserError: When no image would be drawn, or none left.
+
+    >>> chosen, others = apart(Images(torch.rand(20, 3, 2, 2), torch.arange(20)), 5)
+    >>> len(chosen), sorted(chosen.labels.tolist() + others.labels.tolist()) == list(range(20))
+    (5, True)
+    """
+    if not 0 < count < len(images):
+        raise UserError(f"{count} of {len(images)} images cannot be set apart; leave some on both sides")
+    order = torch.randperm(len(images), generator=runtime.generator(seed, "calibrate")).to(images.labels.device)
+    chosen, others = (images.take(part.sort().values) for part in (order[:count], order[count:]))
+    return chosen, others
 
 
 @torch.inference_mode()
