@@ -53,7 +53,8 @@ def parse(module: ModuleType, arguments: Sequence[str], prefix: str) -> Any:
 
     A command module has STAGE, DESCRIPTION, EXAMPLE, `Options`, `add_arguments(parser)`, `run(options)`, and where it
     needs them `problems(options)`, which returns contradictions, and `preset(options)`, which returns the defaults
-    that an option sets in place of the usual ones. REPAIR = False omits the options that only DeepPatch's stages
+    that an option sets in place of the usual ones. `completed(options)` returns the options with what files say that
+    they name. REPAIR = False omits the options that only DeepPatch's stages
     share.
     """
     parser = parser_of(module, prefix)

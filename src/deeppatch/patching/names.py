@@ -11,4 +11,4 @@ ROUTERS = ("probe", "flips", "benefit", "benefit-both", AVERAGE)
 # of these, those that read the answers of all networks, so that every network runs for every sample
 READ_ANSWERS = ("benefit-both", AVERAGE)
 # what stands for a name where a router's file is given
-GIVEN = "given"
+GIVEN = "file"

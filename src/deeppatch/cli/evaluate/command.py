@@ -41,7 +41,7 @@ ARTIFACTS = (
 class Options(RepairOptions):
     """The options of evaluate: the router, what it is calibrated on, what is routed, and the bounds that it keeps.
 
-    A file that `router` names becomes `router_file`, and the router `given`.
+    A file that `router` names becomes `router_file`, and the router `file`.
     """
 
     router: str = "probe"
@@ -160,16 +160,25 @@ def _counts(text: str) -> bool:
     return text.isdecimal() and int(text) > 1
 
 
+def completed(options: Options) -> Options:
+    """Return the options with the base weights of a given patch, where a router is used as it is."""
+    if options.router_file is None:
+        return options
+    from deeppatch.cli.evaluate.field_images import with_base
+
+    found: Options = with_base(options)
+    return found
+
+
 def run(options: Options) -> None:
     """Calibrate the router, evaluate all networks on test, and write router, metrics, tables and plot."""
     from deeppatch.cli.context import open_stage
     from deeppatch.cli.evaluate import inputs
-    from deeppatch.cli.evaluate.field_images import only_test, with_base
+    from deeppatch.cli.evaluate.field_images import only_test
     from deeppatch.cli.evaluate.report import Results, write_report
     from deeppatch.cli.predecessors import base_model
     from deeppatch.patching.comparison import compare_networks
 
-    options = with_base(options)
     context = open_stage(options, STAGE)
     if options.router_file is not None:
         only_test(context)

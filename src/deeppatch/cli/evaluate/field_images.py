@@ -52,7 +52,8 @@ def only_test(context: Context) -> None:
         return
     listed = list_classes(folder / "test" if (folder / "test").is_dir() else folder)
     found = context.found["patch" if context.options.crt_method == "patch" else "finetuned"]
-    about = tensors_from_bytes(read_given(found.path), found.path)[1]
+    meta = tensors_from_bytes(read_given(found.path), found.path)[1]
+    about = meta.get("about", meta)  # of a patch, and of whole networks
     classes = tuple(about.get("classes") or listed.classes)
     if other := sorted(set(listed.classes) - set(classes)):
         raise DataProblem(f"{folder} has classes that {found.path} was not made for: {', '.join(other[:4])}")

@@ -52,7 +52,7 @@ def _expert(context: Context, model: Classifier, path: Path) -> Patch | nn.Modul
     content = read_given(path)
     context.stage.inherit(path, content)
     state, meta = tensors_from_bytes(content, path)
-    check_classes(context, meta if "base" in meta else {}, path)
+    check_classes(context, meta.get("about", meta), path)
     if meta.get("base") != state_digest(model.state_dict()):
         raise OtherBase(path, context.command("correct"))
     info(f"inherited {path}")
