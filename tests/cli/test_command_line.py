@@ -37,7 +37,16 @@ OWN_DEFAULTS = {
         "block": 1,
         "max_clean_drop": None,
     },
-    "switch": {"router": "probe", "switch": "sample", "max_clean_drop": 0.1},
+    "switch": {
+        "router": "probe",
+        "router_file": None,
+        "switch": "sample",
+        "max_clean_drop": 0.1,
+        "max_flips": None,
+        "calibrate_on": "val",
+        "alarm": None,
+        "experts": None,
+    },
     "export": {"router": "probe", "switched": None},
 }
 SHORT = {
@@ -198,7 +207,9 @@ def test_help_ends_well_and_shows_groups_defaults_units_and_an_example(launch, s
 
 def test_the_units_of_evaluate_s_own_options_are_told(launch):
     text = " ".join(launch("switch", ["--help"]).out.split())
-    assert "bound on the loss of clean accuracy, in points, shown on val with 95 % confidence (default: 0.1)" in text
+    assert (
+        "bound on the loss of clean accuracy, in points, shown on the calibration images with 95 % confidence; " in text
+    )
 
 
 @pytest.mark.parametrize(

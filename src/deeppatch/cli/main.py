@@ -112,6 +112,8 @@ def run(script: str, arguments: Sequence[str], prefix: str) -> None:
             from deeppatch.cli.degradation import content_digest
 
             options = replace(options, degradation=content_digest(options))
+        if hasattr(module, "completed"):
+            options = module.completed(options)
         if module.STAGE in IDENTITIES:
             locate_all("eval" if getattr(options, "state", "") == "corrected" else module.STAGE, options)
         with released_at_end():

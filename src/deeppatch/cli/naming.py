@@ -29,8 +29,8 @@ IN_SUFFIX = (
 INCIDENTAL = ("device", "gpu", "mem", "data_dir", "output_dir", "resume")
 # what says which artifact is meant, and bookkeeping
 NO_SETTINGS = (
-    "model", "dataset", "weights", "ranking", "patch", "finetuned", "switched", "modules", "selection", "state",
-    "prefix", "command", "defaults", "version", "help",
+    "model", "dataset", "weights", "ranking", "patch", "finetuned", "switched", "router_file", "modules", "selection",
+    "state", "prefix", "command", "defaults", "version", "help",
 )  # fmt: skip
 # how a correction is trained
 TRAINING = ("lr", "momentum", "weight_decay", "crt_epoch")
@@ -251,7 +251,11 @@ IDENTITIES: dict[str, Identity] = {
     "correct": Identity(
         lambda options: f"correct-{correction(options)}", _CORRECTION, (*TRAINING, *OF_CORRECTION, *_MACHINE)
     ),
-    "evaluate": Identity(_evaluate, (*_CORRECTION, "router", "switch"), ("max_clean_drop", *_MACHINE)),
+    "evaluate": Identity(
+        _evaluate,
+        (*_CORRECTION, "router", "switch"),
+        ("max_clean_drop", "max_flips", "calibrate_on", "alarm", "experts", *_MACHINE),
+    ),
     "export": Identity(
         lambda options: f"export-{correction(options)}-{options.router}", (*_CORRECTION, "router"), ("batch_size",)
     ),
