@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from pathlib import Path
-from types import SimpleNamespace
 
 import pandas as pd
 import pytest
-import torch
 
 from deeppatch.artifacts import tensors_from_bytes, tensors_to_bytes
 from deeppatch.attack import Schedule
-from deeppatch.cli.compare import inputs, sources
-from deeppatch.data.images import Images
 from deeppatch.ledger import attacking, measuring
 from deeppatch.ledger.ledger import Ledger
 from deeppatch.metrics import DRAWS
@@ -229,15 +224,29 @@ def test_test_images_that_a_router_was_calibrated_on_are_in_no_row(few, forward_
     assert "calibrated on 9 test images, of another subset than --limit's" in said
 
 
-def test_the_images_are_those_that_evaluate_draws():
-    seen = pytest.importorskip("deeppatch.patching.seen")
-    images = Images(torch.zeros(50, 3, 2, 2), torch.arange(50))
-    drawn, _others = seen.apart(images, 20, 7)
-    settings = {"calibrate_on": "test:20", "seed": 7}
-    source = sources.Source(Path("router.safetensors"), {"settings": settings}, Path("output"))
-    member = SimpleNamespace(source=source)
-    context = SimpleNamespace(data=SimpleNamespace(test=images))
-    assert sorted(inputs.calibration_images(context, {"switched": member})) == sorted(drawn.labels.tolist())
+def test_routers_calibrated_on_test_images_and_between_several_networks(few):
+    few.ran("switch -c finetune --router benefit-both --calibrate_on test:9")
+    (first,) = few.root.glob("switch-finetune-benefit-both-*")
+    patch = few.at("correct-patch-replace-perfloss/patch.safetensors")
+    few.ran(f"switch -c finetune --router benefit-both --experts {patch}")
+    (second,) = (path for path in few.root.glob("switch-finetune-benefit-both-*") if path != first)
+    said = few.ran("compare").out
+    assert "left out of every row: 9 test images" in said
+    assert "left out: " not in said
+    names = {f"switched finetune ({path.name.removeprefix('switch-')})" for path in (first, second)}
+    table = ledger_of(few)
+    assert names < set(table.network)
+    known = json.loads((first / "metrics.json").read_text())["accuracy_percent"]["switched"]
+    (name,) = (name for name in names if first.name.removeprefix("switch-") in name)
+    for view in ("clean", "blurred"):  # of the same 15 images
+        assert accuracy(table, name, view) == pytest.approx(known[view], abs=1e-3)
+    before = set(few.root.glob("compare-*"))
+    assert "left out of every row" not in few.ran(f"compare {second}").out
+    (folder,) = set(few.root.glob("compare-*")) - before
+    rows = pd.read_csv(folder / "ledger.csv")
+    known = json.loads((second / "metrics.json").read_text())["accuracy_percent"]["switched"]
+    for view in ("clean", "blurred", "mixed"):
+        assert accuracy(rows, "switched finetune", view) == pytest.approx(known[view], abs=1e-3)
 
 
 @pytest.mark.parametrize("method", ["norms --crt_epoch 1", "bank", "interpolate", "surgical --crt_epoch 1"])

@@ -17,7 +17,7 @@ from deeppatch.errors import UserError
 from deeppatch.ledger import requirements
 
 if TYPE_CHECKING:
-    from deeppatch.cli.compare.inputs import Member
+    from deeppatch.cli.compare.loading import Member
     from deeppatch.cli.context import Context
     from deeppatch.ledger.ledger import Ledger
     from deeppatch.zoo.classifier import Classifier
