@@ -23,7 +23,7 @@ LAYERS = (
     ("saving",),
     ("localization", "patching", "retrain", "decomposition", "modular", "hybrid", "report"),
     ("pretraining",),
-    ("evaluation", "features"),
+    ("evaluation", "features", "attack"),
     ("training",),
     ("graph", "data", "zoo"),
     ("cache",),

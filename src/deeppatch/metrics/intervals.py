@@ -1,20 +1,18 @@
-"""Measures of predictions and of a router's decisions: accuracies, repair and break rates, intervals, AUROC."""
+"""Confidence intervals in closed form, of shares, of differences between accuracies, and of means over seeds."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from scipy.stats import beta, norm, t
-from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
+from deeppatch.metrics.rates import Rows
+
 CONFIDENCE = 0.95
-# one row for each view, clean first: a tensor (views, images), or a row for each where they differ in length
-Rows = Tensor | tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
@@ -28,83 +26,6 @@ class Interval:
     def scaled(self, factor: float) -> Interval:
         """Return the interval in another unit, such as percent for shares; the factor is above 0."""
         return Interval(factor * self.estimate, factor * self.low, factor * self.high)
-
-
-def accuracy(predictions: Tensor, labels: Tensor) -> float:
-    """Return the share, in [0, 1], of predictions (M,) that equal labels (M,)."""
-    return (predictions == labels).double().mean().item()
-
-
-def at_chance(percent: float, images: int, classes: int) -> bool:
-    """Tell whether an accuracy in percent is at most three standard deviations above that of guessing a class.
-
-    >>> at_chance(21.67, 200, 4), at_chance(72.5, 200, 4)
-    (True, False)
-    """
-    chance = 1 / classes
-    return percent / 100 <= chance + 3 * (chance * (1 - chance) / images) ** 0.5
-
-
-def view_names(level_names: Sequence[str]) -> list[str]:
-    """Return the names of the rows of a table of correct predictions: clean, then each level of a corruption."""
-    return ["clean", *level_names]
-
-
-def rows_of(rows: Sequence[Tensor]) -> Rows:
-    """Return rows as one tensor where they have the same length."""
-    return torch.stack(list(rows)) if len({len(row) for row in rows}) == 1 else tuple(rows)
-
-
-def accuracies(correct: Rows, level_names: Sequence[str], mean: str = "mean") -> dict[str, float]:
-    """Return accuracies in percent of a table of correct predictions, bool (levels + 1, images).
-
-    Keys are clean, each level, `mean` for the mean over the levels, and append for the mean over all rows.
-    """
-    shares = [(100 * row.double().mean()).item() for row in correct]
-    named = dict(zip(view_names(level_names), shares, strict=True))
-    return {**named, mean: float(np.mean(shares[1:])), "append": float(np.mean(shares))}
-
-
-def repair_and_break_rates(
-    correct: Rows, before: Rows, level_names: Sequence[str], mean: str = "mean"
-) -> dict[str, dict[str, float]]:
-    """Return repair (wrong to correct) and break (correct to wrong) rates, in percent of all images of each view.
-
-    Accuracy is that of `before`, plus repair, minus break. Both tables are bool (levels + 1, images).
-    """
-    pairs = list(zip(correct, before, strict=True))
-    return {
-        "repair": accuracies(tuple(after & ~first for after, first in pairs), level_names, mean),
-        "break": accuracies(tuple(first & ~after for after, first in pairs), level_names, mean),
-    }
-
-
-def router_metrics(scores: Rows, switched: Rows, level_names: Sequence[str], mean: str = "mean") -> dict[str, Any]:
-    """Measure the decisions of a router on clean images and at each level.
-
-    Args:
-        scores: The router's scores (levels + 1, images), row 0 clean; higher means more probably degraded.
-        switched: Which samples used the patched network, bool (levels + 1, images).
-        level_names: The names of the levels.
-        mean: The key of the measures over all levels.
-
-    Returns:
-        `auroc` of clean images against each level and against all, `false_switch_percent` of clean images that used the
-        patched network, and `missed_switch_percent` of degraded ones that did not.
-    """
-    table, share_switched = ([row.double().cpu().numpy() for row in rows] for rows in (scores, switched))
-
-    def auroc(degraded: np.ndarray) -> float:
-        truth = np.r_[np.zeros(len(table[0])), np.ones(degraded.size)]
-        return float(roc_auc_score(truth, np.r_[table[0], degraded]))
-
-    by_level = {name: auroc(row) for name, row in zip(level_names, table[1:], strict=True)}
-    missed = {name: 100 * float(1 - row.mean()) for name, row in zip(level_names, share_switched[1:], strict=True)}
-    return {
-        "auroc": {**by_level, mean: auroc(np.concatenate(table[1:]))},
-        "false_switch_percent": 100 * float(share_switched[0].mean()),
-        "missed_switch_percent": {**missed, mean: 100 * float(1 - np.concatenate(share_switched[1:]).mean())},
-    }
 
 
 def upper_bound(losses: int, images: int) -> float:
