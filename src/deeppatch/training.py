@@ -16,7 +16,7 @@ from torch.optim import SGD, Adam
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LambdaLR, LRScheduler, MultiStepLR
 
 from deeppatch import runtime
-from deeppatch.artifacts import Checkpoint
+from deeppatch.artifacts import Checkpoint, Stateful, load_states, states_of
 from deeppatch.data import views
 from deeppatch.data.corruptions import Corruption
 from deeppatch.data.epochs import clean_epochs as clean_epochs
@@ -95,11 +95,12 @@ def mean_loss(model: nn.Module, batches: Stream, loss: Loss = cross_entropy, *, 
 
 @dataclass(frozen=True)
 class SGDSettings:
-    """The initial learning rate, momentum and L2 penalty of SGD with a cosine schedule."""
+    """The initial learning rate, momentum (plain or Nesterov's) and L2 penalty of SGD with a cosine schedule."""
 
     lr: float = 0.01
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    nesterov: bool = False
 
     def optimizer(
         self, parameters: Iterable[nn.Parameter], epochs: Sequence[Stream]
@@ -122,12 +123,13 @@ def sgd(
     weight_decay: float,
     steps: int,
     milestones: Sequence[int] | None = None,
+    nesterov: bool = False,
 ) -> tuple[SGD, LRScheduler]:
     """Return SGD and a cosine schedule that anneals the learning rate to zero over `steps` batches.
 
     With `milestones` the rate is divided by ten after each of these numbers of batches instead.
     """
-    optimizer = SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay)
+    optimizer = SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov)
     if milestones is not None:
         return optimizer, MultiStepLR(optimizer, list(milestones))
     return optimizer, CosineAnnealingLR(optimizer, T_max=max(1, steps))
@@ -218,6 +220,7 @@ def fit(
     watch: Callable[[nn.Module], Any] | None = None,
     choose: Callable[[History], int] = lambda history: history.best,
     after_epoch: Callable[[nn.Module, History], object] | None = None,
+    carried: Stateful | None = None,
     amp: bool = False,
     label: str = "training",
 ) -> History:
@@ -237,16 +240,18 @@ def fit(
         watch: Returns further values after each epoch, as JSON values; they become `History.watched`.
         choose: Returns the best epoch so far (default: the earliest one of highest validation accuracy).
         after_epoch: Is called with model and history after each epoch, before the checkpoint is saved.
+        carried: What else the checkpoint saves and restores: what a stream of batches keeps of earlier epochs.
     """
     history = History()
     best_state: dict[str, Tensor] = copy.deepcopy(model.state_dict())
     saved = ranks.broadcast_from_rank0(checkpoint.load) if checkpoint else None
+    others: dict[str, Stateful] = {"optimizer": optimizer, "schedule": schedule}
+    others |= {"carried": carried} if carried else {}
     if saved:
         history = History(**saved["history"])
         model.load_state_dict(saved["model"])
         best_state = {key: value.to(best_state[key].device) for key, value in saved["best"].items()}
-        optimizer.load_state_dict(saved["optimizer"])
-        schedule.load_state_dict(saved["schedule"])
+        load_states(others, saved)
         info(f"{label}: resumed after epoch {len(history.loss)}")
     with torch.enable_grad(), replicated(model) as replica:
         for epoch, batches in enumerate(epochs):
@@ -278,8 +283,7 @@ def fit(
                         "history": asdict(history),
                         "model": model.state_dict(),
                         "best": best_state,
-                        "optimizer": optimizer.state_dict(),
-                        "schedule": {k: v for k, v in schedule.state_dict().items() if not callable(v)},
+                        **states_of(others),
                         "random": runtime.random_states(),
                     }
                 )
