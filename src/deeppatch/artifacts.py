@@ -66,13 +66,20 @@ class Checkpoint:
     def __init__(self, path: Path, settings: dict[str, Any], resume: bool, *, writes: bool = True) -> None:
         self.path = path
         self.settings = json.dumps(settings, sort_keys=True)
-        self.writes = writes
+        self.resume, self.writes = resume, writes
         if not resume:
             self.remove()
 
     def with_settings(self, **settings: Any) -> Checkpoint:
         """Return the same checkpoint with further settings that must not change."""
-        return Checkpoint(self.path, {**json.loads(self.settings), **settings}, resume=True, writes=self.writes)
+        same = Checkpoint(self.path, {**json.loads(self.settings), **settings}, resume=True, writes=self.writes)
+        same.resume = self.resume
+        return same
+
+    def beside(self, name: str) -> Checkpoint:
+        """Return the checkpoint of another part of the same run, with the same settings, in a file beside this one."""
+        path = self.path.with_name(f"{self.path.stem}-{name}{self.path.suffix}")
+        return Checkpoint(path, json.loads(self.settings), self.resume, writes=self.writes)
 
     def save(self, state: dict[str, Any]) -> None:
         """Replace the checkpoint."""

@@ -232,7 +232,7 @@ def fit(
     Args:
         epochs: A stream of batches for each epoch. Streams of epochs that an interrupted run has finished are not read,
             so one that selects its data by the model must do so when it is read, independently of earlier epochs.
-        validate: Returns the validation accuracy in [0, 1] after each epoch.
+        validate: Returns the validation accuracy in [0, 1] after each epoch; nan where there is none.
         loss: Returns the loss of a model on a batch.
         schedule: The schedule of the optimizer's learning rate, which steps after each batch.
         checkpoint: Where the state after each epoch is saved, and resumed from.
@@ -270,7 +270,10 @@ def fit(
                     f"{name}: the loss is not finite; check the weights, or start anew with a lower learning rate"
                 )
             history.accuracy.append(validate(model))
-            info(f"{name}: loss {history.loss[-1]:.4f}, validation accuracy {100 * history.accuracy[-1]:.2f} %")
+            measured = (
+                "" if math.isnan(history.accuracy[-1]) else f", validation accuracy {100 * history.accuracy[-1]:.2f} %"
+            )
+            info(f"{name}: loss {history.loss[-1]:.4f}{measured}")
             if watch:
                 history.watched.append(watch(model))
             if choose(history) == epoch:
