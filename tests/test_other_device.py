@@ -27,6 +27,10 @@ from deeppatch import runtime
 from deeppatch.artifacts import tensors_from_bytes
 from deeppatch.localization.ranking import Ranking
 from deeppatch.modular.gradient_search import GradientSearch
+from deeppatch.retrain.bank_fitting import fit_bank
+from deeppatch.retrain.interpolate import interpolate
+from deeppatch.retrain.norms import norms
+from deeppatch.retrain.surgical import surgical
 
 METHODS = ["perfloss", "featswap", "taylor", "activation"]
 DEVICE = torch.device("lazy", 0)
@@ -180,6 +184,20 @@ def ratio(model: nn.Module, data: dp.Data) -> float:
     return dp.estimate_ratio(model, data, salt, train=train, ratios=(0.2, 0.5)).ratio
 
 
+def between(model: nn.Module, data: dp.Data) -> dict[str, Any]:
+    """Half of the way between the model and one that was fine-tuned."""
+    tuned = norms(model, data, salt, epochs=0)
+    found = interpolate(model, tuned, data, salt, shares=(0, 0.5), statistics="again", max_clean_drop=100)
+    return {"state": found.state_dict(), "curve": found.tables["curve.csv"]}
+
+
+def banked(model: nn.Module, data: dp.Data) -> Any:
+    """Save a bank of statistics, read it back, and let it answer."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = dp.save(fit_bank(model, data, salt), Path(folder) / "bank.safetensors")
+        return dp.load(path).apply(model)(data.example.to(next(model.parameters()).device))
+
+
 def split(model: nn.Module, data: dp.Data) -> dict[str, Any]:
     modules = dp.split_into_modules(model, data, method=GradientSearch(epochs=1))
     joined = dp.join_module(model, modules, model, 0, data)
@@ -205,6 +223,10 @@ CALLS: dict[str, Callable[[nn.Module, dp.Data], Any]] = {
     "save, load": saved,
     "ratio": ratio,
     "finetune": lambda model, data: dp.finetune(model, data, "gaussian-blur", epochs=1).state_dict(),
+    "statistics": lambda model, data: norms(model, data, salt, epochs=0).state_dict(),
+    "one block": lambda model, data: surgical(model, data, "gaussian-blur", epochs=1).state_dict(),
+    "interpolate": between,
+    "bank": banked,
     "influence": lambda model, data: dp.influence(model, data, k=3).indices(),
     "decompose": lambda model, data: dp.decompose(model, data, torch.tensor([[0, 4], [2, 3], [7, 0]])).state_dict(),
     "modules": split,

@@ -29,7 +29,14 @@ DEFAULTS = {
 OWN_DEFAULTS = {
     "eval": {"train": False, "recipe": "default", "bias": None, "mean": None, "std": None, "state": "pretrained"},
     "select": {"mem": 2048, "refine": 0, "race": None},
-    "correct": {"passes": None, "statistics": "linear", "conditions": "level", "block": 1, "max_clean_drop": None},
+    "correct": {
+        "passes": None,
+        "filter_seed": None,
+        "statistics": "linear",
+        "conditions": "level",
+        "block": 1,
+        "max_clean_drop": None,
+    },
     "switch": {"router": "probe", "switch": "sample", "max_clean_drop": 0.1},
     "export": {"router": "probe", "switched": None},
 }

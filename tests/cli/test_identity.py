@@ -42,7 +42,8 @@ COMPANY = {
     **{(stage, "hold_out"): "-n noise" for stage in ("pretrain", "assess", "correct", "evaluate", "export")},
     **{(stage, "severity"): "-n fog" for stage in ("pretrain", "assess", "correct", "evaluate", "export")},
     ("correct", "statistics"): "-c interpolate", ("correct", "conditions"): "-c bank",
-    ("correct", "block"): "-c surgical", ("correct", "max_clean_drop"): "-c bank",
+    ("correct", "filter_seed"): "-f random", ("correct", "block"): "-c surgical",
+    ("correct", "max_clean_drop"): "-c bank",
     ("annotate", "features"): "--bias B --method hybrid", ("relearn", "labels"): "-d folder:photos",
 }  # fmt: skip
 NO_OTHER_CHOICE = "another"

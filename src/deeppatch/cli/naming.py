@@ -37,8 +37,8 @@ TRAINING = ("lr", "momentum", "weight_decay", "crt_epoch")
 # options of correct that only some corrections read, and by which
 TRAINED_CORRECTIONS = ("patch", "finetune", "norms", "surgical")
 OF_CORRECTION: dict[str, tuple[str, ...]] = {
-    "passes": TRAINED_CORRECTIONS, "statistics": ("interpolate",), "conditions": ("bank",), "block": ("surgical",),
-    "max_clean_drop": ("interpolate", "bank"),
+    "passes": TRAINED_CORRECTIONS, "filter_seed": ("patch",), "statistics": ("interpolate",),
+    "conditions": ("bank",), "block": ("surgical",), "max_clean_drop": ("interpolate", "bank"),
 }  # fmt: skip
 
 
@@ -57,7 +57,8 @@ def artifact_id(stage: str, options: Any, consumed: Mapping[str, str]) -> str:
     `consumed` has the digest of everything that the stage reads and that is not of a default run, by its role.
     """
     different: dict[str, object] = {f"consumed {role}": digest for role, digest in consumed.items()}
-    for name in hashed(stage, options):
+    said = {"crt_epoch"} if estimates_only(options) else set()  # by the readable name
+    for name in [name for name in hashed(stage, options) if name not in said]:
         if (value := getattr(options, name, None)) != options.defaults.get(name):
             different[name] = _content(value)
     if not different:
@@ -137,8 +138,15 @@ def _content(value: object) -> object:
     return value
 
 
+def estimates_only(options: Any) -> bool:
+    """Tell whether normalisations get new statistics, and nothing is trained."""
+    return getattr(options, "crt_method", None) == "norms" and getattr(options, "crt_epoch", None) == 0
+
+
 def correction(options: Any) -> str:
     """Return the part of a name that tells one correction from another."""
+    if estimates_only(options):
+        return "norms-statistics"
     if options.crt_method != "patch":
         return str(options.crt_method)
     name = f"patch-{options.crt_type}-{options.fs_method}"

@@ -29,7 +29,7 @@ ARTIFACTS = (
         TRAINED,
     ),
     Folder(
-        "correct-norms",
+        "correct-norms[-statistics]",
         "the network with normalisation layers that were trained, or whose statistics are new, with `-c norms`",
         {name: about for name, about in TRAINED.items() if name != "history.csv"},
         {"history.csv": f"{TRAINED['history.csv']}, but with `--epochs 0`"},
@@ -69,6 +69,7 @@ class Options(RepairOptions):
     """The options of correct beside those that DeepPatch's stages share: what some corrections have of their own."""
 
     passes: int | None = None
+    filter_seed: int | None = None
     statistics: str = "linear"
     conditions: str = "level"
     block: int = 1
@@ -84,6 +85,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="train on N images, each time that one is, in whole batches, however many epochs that takes; for equal "
         "budgets (default: as many as --epochs takes)",
+    )
+    group.add_argument(
+        "--filter_seed",
+        type=int,
+        metavar="N",
+        help="patch: seed of filters that are drawn at random, with -f random or --susp_side random, where splits and "
+        "training shall have the same seed (default: that of --seed)",
     )
     group.add_argument(
         "--statistics",
@@ -123,6 +131,12 @@ def problems(options: Options) -> list[str]:
     ]
     if options.passes is not None and options.passes < 1:
         messages.append(f"--passes {options.passes}: give at least the number of images in a batch")
+    if options.passes is not None and options.crt_epoch == 0:
+        messages.append(
+            f"--passes {options.passes} and --epochs 0 exclude each other: train, or estimate statistics only"
+        )
+    if options.filter_seed is not None and options.fs_method != "random" and options.susp_side != "random":
+        messages.append("--filter_seed draws nothing here: add -f random or --susp_side random")
     if options.block < 1:
         messages.append(f"--block {options.block}: give a number from 1 on; blocks are counted from the input")
     if options.max_clean_drop is not None and not 0 <= options.max_clean_drop <= 100:

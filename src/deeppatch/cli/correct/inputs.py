@@ -20,7 +20,7 @@ def chosen_filters(context: Context, model: Classifier) -> tuple[dict[str, list[
     options = context.options
     ranking, estimated = ranking_of(context, model)
     ratio = options.susp_ratio or estimated or DEFAULT_RATIO
-    channels = ranking.choose(ratio, options.susp_side, options.seed)
+    channels = ranking.choose(ratio, options.susp_side, filter_seed(options))
     if not channels:
         raise UserError(f"--susp_ratio {ratio:g} chooses no filter in any layer; give a larger share")
     count = sum(map(len, channels.values()))
@@ -41,5 +41,10 @@ def ranking_of(context: Context, model: Classifier) -> tuple[Ranking, float | No
     """Return the ranking that assess left, or one at random where none is needed; and the ratio of -f ratioestim."""
     if ranks_filters(context.options):
         return load_ranking(context, model)
-    ranking = rank_filters(model, context.data, context.corruption, method="random", seed=context.options.seed)
+    ranking = rank_filters(model, context.data, context.corruption, method="random", seed=filter_seed(context.options))
     return ranking, None
+
+
+def filter_seed(options: Any) -> int:
+    """Return the seed by which filters are drawn at random."""
+    return int(options.seed if options.filter_seed is None else options.filter_seed)

@@ -1,4 +1,4 @@
-"""The report of correct: the correction, its training history, its other tables, and the record."""
+"""The report of correct: the correction, its training history, its tables and documents, and the record."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ class Correction:
         stored: The number of bytes that must be stored beside the base; None for those of the file.
         facts: Further results, for metrics.json.
         tables: Further tables by the name of their CSV file.
+        documents: Further JSON values by the name of their file, such as which images were selected.
     """
 
     file: str
@@ -36,14 +37,17 @@ class Correction:
     stored: int | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    documents: Mapping[str, Any] = field(default_factory=dict)
 
 
 def report(context: Context, correction: Correction) -> None:
-    """Write the correction, its training history, its tables, metrics.json and the record."""
+    """Write the correction, its training history, tables and documents, metrics.json and the record."""
     path = context.stage.write(correction.file, correction.content)
     history = correction.history
     for name, table in correction.tables.items():
         context.stage.write_table(name, table)
+    for name, document in correction.documents.items():
+        context.stage.write_json(name, document)
     if history is not None:
         context.stage.write_table("history.csv", training_table(history))
     context.stage.write_json(

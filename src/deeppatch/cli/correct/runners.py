@@ -57,7 +57,7 @@ def run_whole(train: Callable[..., nn.Module], context: Context, model: Classifi
     """Train a network as a whole by a function with the arguments of `finetune`, and those of its own.
 
     What it returns has the attributes `history` (None where nothing was trained) and `passes`, and may have `facts` for
-    metrics.json, `tables` by the name of their file, and `stored_bytes`.
+    metrics.json, `tables` and `documents` by the name of their file, and `stored_bytes`.
     """
     if context.already_finished():
         return None
@@ -117,6 +117,7 @@ def _network(context: Context, found: Any, base: str) -> Correction:
         stored=getattr(found, "stored_bytes", None),
         facts=getattr(found, "facts", {}),
         tables=getattr(found, "tables", {}),
+        documents=getattr(found, "documents", {}),
     )
 
 
