@@ -44,6 +44,7 @@ COMPANY = {
     ("correct", "statistics"): "-c interpolate", ("correct", "conditions"): "-c bank",
     ("correct", "filter_seed"): "-f random", ("correct", "block"): "-c surgical",
     ("correct", "max_clean_drop"): "-c bank",
+    **{("correct", option): f"-c {peer}" for peer, options in naming.PEER_OPTIONS.items() for option in options},
     ("annotate", "features"): "--bias B --method hybrid", ("relearn", "labels"): "-d folder:photos",
 }  # fmt: skip
 NO_OTHER_CHOICE = "another"
@@ -83,6 +84,7 @@ def changed(action: argparse.Action, file: str) -> str:
         "dataset": "cifar10", "target": "3", "join": "outlier", "budget": "7", "sensitive": "0.1 0.4", "race": "0.2",
         "val_share": "0.3", "susp_ratio": "0.4", "mean": "0.1 0.1 0.1", "std": "2 2 2", "momentum": "0.5",
         "weak": "rescnn_weak", "noise_type": "fog", "hold_out": "shot_noise",
+        "robust_threshold": "0.1", "crossover_prob": "0.1", "eta": "0.1",
     }  # fmt: skip
     return f"{flag} {special.get(action.dest, '3')}"
 

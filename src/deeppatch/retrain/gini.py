@@ -61,7 +61,7 @@ def gini(
 
     Returns:
         The corrected copy, in eval mode, with the attributes `history`, `passes`, `stored_bytes`, `facts` (shares of
-        failures and of levels among the chosen images) and `records` (the chosen images, most impure first).
+        failures and of levels among the chosen images) and `documents` (the chosen images, most impure first).
 
     Raises:
         UserError: When the model does not fit the data, the options contradict each other, or the training diverges.

@@ -74,7 +74,7 @@ def robot(
 
     Returns:
         The corrected copy, in eval mode, with the attributes `history`, `passes`, `stored_bytes`, `facts` (shares of
-        failures and of levels among the chosen images) and `records` (the chosen images).
+        failures and of levels among the chosen images) and `documents` (the chosen images).
 
     Raises:
         UserError: When degraded images have no clean versions, the model does not fit the data, options are unknown or
@@ -88,7 +88,7 @@ def robot(
         >>> data = Data(train=images, val=images, test=images, classes=("cat", "dog"))
         >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
         >>> tuned = robot(model, data, GaussianBlur((1.0, 2.0)), select_images=2, epochs=2)
-        >>> sorted(tuned.records["selection.json"])
+        >>> sorted(tuned.documents["selection.json"])
         ['index', 'level', 'score']
     """
     check_selection(select_images, only=select_only, half=select_half)

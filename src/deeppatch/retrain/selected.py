@@ -82,7 +82,7 @@ def train_selected(
     record, facts = _record(scored, rows, degrade)
     levels = ", ".join(f"{count} of {name}" for name, count in facts["selected_levels"].items() if count)
     info(f"{label}: {len(rows)} of {len(scored.scores)} images: {levels}")
-    return noted(trained, facts=facts, records={"selection.json": record})
+    return noted(trained, facts=facts, documents={"selection.json": record})
 
 
 def _epochs(data: Data, chosen: View, training: Training, only: bool, half: bool) -> list[ShardedEpoch]:
