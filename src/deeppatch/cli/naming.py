@@ -48,7 +48,7 @@ TRAINED_CORRECTIONS = ("patch", "finetune", "norms", "surgical", *PEERS)
 OF_CORRECTION: dict[str, tuple[str, ...]] = {
     "passes": TRAINED_CORRECTIONS, "filter_seed": ("patch",), "statistics": ("interpolate",),
     "conditions": ("bank",), "block": ("surgical",), "max_clean_drop": ("interpolate", "bank"),
-    **{name: tuple(peer for peer in PEERS if name in PEER_OPTIONS[peer]) for own in PEER_OPTIONS.values() for name in own},
+    **{each: tuple(p for p in PEERS if each in PEER_OPTIONS[p]) for own in PEER_OPTIONS.values() for each in own},
 }  # fmt: skip
 
 

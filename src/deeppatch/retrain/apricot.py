@@ -170,11 +170,19 @@ class Reduced:
         return self.count * self.images * self.epochs
 
     def train(self, model: nn.Module, data: Data, degrade: Corruption, training: Training) -> list[nn.Module]:
-        """Return the reduced models, each trained on its window of `train` in a fixed random order."""
-        order = torch.randperm(len(data.train), generator=runtime.generator(training.seed, "windows"))
-        stride = (len(order) - self.images) // self.count
-        windows = [order[number * stride :][: self.images] for number in range(self.count)]
+        """Return the reduced models, each trained on its window of `train`."""
+        windows = self.windows(len(data.train), training.seed)
         return [self._trained(model, data, degrade, window, n, training) for n, window in enumerate(windows)]
+
+    def windows(self, available: int, seed: int) -> list[Tensor]:
+        """Return the images of each model, int64 (images,): equally far from each other in one random order.
+
+        >>> [len(window) for window in Reduced(2, 5, 40).windows(8, seed=1)]
+        [5, 5]
+        """
+        order = torch.randperm(available, generator=runtime.generator(seed, "windows"))
+        stride = (available - self.images) // self.count
+        return [order[number * stride :][: self.images] for number in range(self.count)]
 
     def forget(self, training: Training) -> None:
         """Delete the checkpoints of the reduced models."""
