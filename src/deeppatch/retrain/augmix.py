@@ -155,7 +155,7 @@ def mixed_loss(weight: float) -> Loss:
 
     def loss(model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
         pixels, labels = batch
-        logits = model(pixels.transpose(0, 1).flatten(0, 1)).float().view(1 + VIEWS, len(labels), -1)
+        logits = model(pixels.transpose(0, 1).flatten(0, 1)).float().unflatten(0, (1 + VIEWS, len(labels)))
         return F.cross_entropy(logits[0], labels) + weight * jensen_shannon(logits.softmax(2)).mean()
 
     return loss

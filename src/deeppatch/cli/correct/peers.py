@@ -62,12 +62,12 @@ def add_peer_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of these methods."""
     group = parser.add_argument_group(
         "methods of other papers",
-        f"-c {', '.join(PEERS)}; robot and gini are trained for 40 epochs where none are given",
+        f"-c {', '.join(PEERS)}; robot and gini are trained for 40 epochs where --epochs is not given",
     )
     for name, kind, default, about in NUMBERS:
         shown = "" if default is None else f" (default: {default:g})"
         metavar = "N" if kind is int else "X"
-        group.add_argument(f"--{name}", type=kind, default=default, metavar=metavar, help=about + shown)
+        group.add_argument(name, type=kind, default=default, metavar=metavar, help=about + shown)
     group.add_argument(
         "--strategy",
         type=int,
@@ -84,30 +84,35 @@ def add_peer_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: best)",
     )
     for name, about in FLAGS.items():
-        group.add_argument(f"--{name}", action="store_true", help=about)
+        group.add_argument(name, action="store_true", help=about)
 
 
 NUMBERS = (
-    ("popsize", int, 10, "sensei: how many versions of each image are compared; 1 is fine-tuning"),
-    ("robust_threshold", float, 1e-3, "sensei -n spatial: loss below which an image is not searched in the next epoch"),
-    ("crossover_prob", float, 0.4, "sensei -n spatial: probability that versions are crossed over, and not mutated"),
-    ("rdlm", int, 20, "apricot: number of reduced models"),
-    ("rdlm_images", int, 10_000, "apricot: training images of each reduced model"),
-    ("rdlm_epoch", int, 40, "apricot: epochs of each reduced model"),
-    ("fix_steps", int, 100, "apricot: number of batches of the failing images"),
-    ("eta", float, 1e-3, "apricot: how far the weights move for a failing image"),
+    ("--popsize", int, 10, "sensei: how many versions of each image are compared; 1 is fine-tuning"),
     (
-        "select_images",
+        "--robust_threshold",
+        float,
+        1e-3,
+        "sensei -n spatial: loss below which an image is not searched in the next epoch",
+    ),
+    ("--crossover_prob", float, 0.4, "sensei -n spatial: probability that versions are crossed over, and not mutated"),
+    ("--rdlm", int, 20, "apricot: number of reduced models"),
+    ("--rdlm_images", int, 10_000, "apricot: training images of each reduced model"),
+    ("--rdlm_epoch", int, 40, "apricot: epochs of each reduced model"),
+    ("--fix_steps", int, 100, "apricot: number of batches of the failing images"),
+    ("--eta", float, 1e-3, "apricot: how far the weights move for a failing image"),
+    (
+        "--select_images",
         int,
         None,
         "robot and gini: how many images are chosen (default: robot 10,000, gini a tenth of train)",
     ),
-    ("augmix_weight", float, 12.0, "augmix: weight of the divergence; 0 trains without mixtures"),
+    ("--augmix_weight", float, 12.0, "augmix: weight of the divergence; 0 trains without mixtures"),
 )
 FLAGS = {
-    "select_only": "robot and gini: train on the chosen images alone, not together with all clean ones",
-    "select_half": "robot and gini: epochs as long as train, half of them clean and half chosen images",
-    "augmix_blur": "augmix: mix the images that finetune trains on, clean or degraded, instead of clean ones",
+    "--select_only": "robot and gini: train on the chosen images alone, not together with all clean ones",
+    "--select_half": "robot and gini: epochs as long as train, half of them clean and half chosen images",
+    "--augmix_blur": "augmix: mix the images that finetune trains on, clean or degraded, instead of clean ones",
 }
 
 
