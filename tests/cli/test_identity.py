@@ -48,6 +48,7 @@ COMPANY = {
     ("correct", "filter_seed"): "-f random", ("correct", "block"): "-c surgical",
     ("correct", "max_clean_drop"): "-c bank",
     ("evaluate", "experts"): "--router benefit",
+    **{("correct", option): f"-c {peer}" for peer, options in naming.PEER_OPTIONS.items() for option in options},
     ("annotate", "features"): "--bias B --method hybrid", ("relearn", "labels"): "-d folder:photos",
 }  # fmt: skip
 NO_OTHER_CHOICE = "another"
@@ -88,6 +89,7 @@ def changed(action: argparse.Action, file: str) -> str:
         "val_share": "0.3", "susp_ratio": "0.4", "mean": "0.1 0.1 0.1", "std": "2 2 2", "momentum": "0.5",
         "weak": "rescnn_weak", "noise_type": "fog", "require": "clean>=0", "hold_out": "shot_noise",
         "calibrate_on": "test:5", "alarm": "0.1",
+        "robust_threshold": "0.1", "crossover_prob": "0.1", "eta": "0.1",
     }  # fmt: skip
     return f"{flag} {special.get(action.dest, '3')}"
 

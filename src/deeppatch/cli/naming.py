@@ -18,6 +18,7 @@ from deeppatch.cli.options import ANNOTATE, DEFAULT_K, DEFAULT_KS, DEFAULT_RATIO
 from deeppatch.data import corruption_names
 from deeppatch.data.names import slug
 from deeppatch.modular.weak_networks import published_weak_network
+from deeppatch.retrain.names import PEERS
 from deeppatch.storage import RECORD, read_given, sha256
 from deeppatch.zoo.names import model_slug
 
@@ -34,11 +35,20 @@ NO_SETTINGS = (
 )  # fmt: skip
 # how a correction is trained
 TRAINING = ("lr", "momentum", "weight_decay", "crt_epoch")
+# the options of methods of other papers, which are also arguments of their functions
+PEER_OPTIONS = {
+    "sensei": ("popsize", "robust_threshold", "crossover_prob"),
+    "apricot": ("rdlm", "rdlm_images", "rdlm_epoch", "fix_steps", "eta", "strategy"),
+    "robot": ("select", "select_images", "select_only", "select_half"),
+    "gini": ("select_images", "select_only", "select_half"),
+    "augmix": ("augmix_weight", "augmix_blur"),
+}
 # options of correct that only some corrections read, and by which
-TRAINED_CORRECTIONS = ("patch", "finetune", "norms", "surgical")
+TRAINED_CORRECTIONS = ("patch", "finetune", "norms", "surgical", *PEERS)
 OF_CORRECTION: dict[str, tuple[str, ...]] = {
     "passes": TRAINED_CORRECTIONS, "filter_seed": ("patch",), "statistics": ("interpolate",),
     "conditions": ("bank",), "block": ("surgical",), "max_clean_drop": ("interpolate", "bank"),
+    **{each: tuple(p for p in PEERS if each in PEER_OPTIONS[p]) for own in PEER_OPTIONS.values() for each in own},
 }  # fmt: skip
 
 
