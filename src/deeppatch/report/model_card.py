@@ -43,8 +43,8 @@ def model_card(ledger: Ledger, tidy: pd.DataFrame, target: str, said: Verdict, *
         "---", *_head(ledger, numbers, target), "---", "",
         f"# {text(target)}", "", text(said.found), text(said.conclusion), "",
         f"A repair of {text(about.get('model', ledger.base))}, an image classifier with {len(ledger.classes)} classes, "
-        f"measured on {len(ledger.view(CLEAN)):,} test images of {text(about.get('dataset', 'one data set'))} and compared with "
-        f"{text(ledger.base)} on the same ones.", "",
+        f"measured on {len(ledger.view(CLEAN)):,} test images of {text(about.get('dataset', 'one data set'))} and "
+        f"compared with {text(ledger.base)} on the same ones.", "",
         "## Accuracy", "",
         f"In percent; in brackets what is gained over {text(ledger.base)}, in percentage points, and its 95 % interval "
         f"(of {text(ledger.base)} itself, and of what is repaired and newly wrong, their own intervals).", "",

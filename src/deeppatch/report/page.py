@@ -82,6 +82,7 @@ def page(
         + (f" on {ledger.about['dataset']}" if "dataset" in ledger.about else ""),
         "version": deeppatch.__version__,
         "ledger": ledger,
+        "date": ledger.about.get("date"),
         "target": chosen,
         "verdict": said,
         "images": len(ledger.view(CLEAN)),

@@ -18,14 +18,14 @@ Estimate = tuple[float, float, float]  # an estimate and the ends of its interva
 Numbers = Mapping[tuple[str, str, int, str], Estimate]  # by network, view, severity and measure
 
 MINUS = "\N{MINUS SIGN}"
-HEADLINES = (CLEAN, pools.BLURRED, *GROUPS, pools.ALL, pools.HELD_OUT, MIXED)
+HEADLINES = (CLEAN, pools.BLURRED, pools.ALL, pools.DEGRADED, pools.HELD_OUT, MIXED)
 IN_FIRST_TABLE = ("accuracy", "change", "repair", "break")
 STRONGEST = 15.0  # points at which a cell of the heat map has its full colour
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell: a number, what it gains over the base, an interval, and whether it is a `gain` or a `loss` beyond doubt."""
+    """A cell: a number, what it gains over the base, an interval, and `gain` or `loss` where one is beyond doubt."""
 
     text: str
     change: str = ""
@@ -76,19 +76,22 @@ def numbers_of(tidy: pd.DataFrame) -> dict[tuple[str, str, int, str], Estimate]:
 
 def accuracies(ledger: Ledger, numbers: Numbers) -> Table:
     """Return the accuracy of each network on the means that matter most, below it what it gains over the base."""
-    there = [name for name in HEADLINES if any((each, name, 0, "accuracy") in numbers for each in ledger.networks)]
-    if not {pools.BLURRED, *GROUPS} & set(there):  # then the types stand for themselves
-        kinds = dict.fromkeys(view.kind for view in ledger.views if view.degraded)
-        there[1:1] = list(kinds)
-    stream = MIXED if MIXED in there else CLEAN
+    kinds = list(dict.fromkeys(view.kind for view in ledger.views if view.degraded))
+    known = {view for _network, view, severity, _measure in numbers if severity == 0}
+    means = [name for name in HEADLINES if name in known and not (name == pools.DEGRADED and len(kinds) == 1)]
+    # without groups and the published blur, the types stand for themselves
+    groups = [name for name in (GROUPS if {pools.BLURRED, *GROUPS} & known else kinds) if name in known]
+    stream = MIXED if MIXED in means else CLEAN
     rows = []
     for network in ledger.networks:
-        cells = [_accuracy(numbers, network, name) for name in there]
+        cells = [_accuracy(numbers, network, name) for name in means]
         cells += [_percent(numbers.get((network, stream, 0, measure))) for measure in summary.TITLES]
+        cells += [_accuracy(numbers, network, name) for name in groups]
         rows.append((network, cells))
-    notes = [(name, pools.MEANS[name]) for name in there if name in pools.MEANS]
+    notes = [(name, pools.MEANS[name]) for name in means]
     notes += [(title, _sentence(measure, stream)) for measure, title in summary.TITLES.items()]
-    return Table(["network", *there, *summary.TITLES.values()], rows, notes)
+    notes += [(name, pools.MEANS[name]) for name in groups if name in pools.MEANS]
+    return Table(["network", *means, *summary.TITLES.values(), *groups], rows, notes)
 
 
 def further_measures(ledger: Ledger, numbers: Numbers) -> Table:
@@ -108,7 +111,7 @@ def further_measures(ledger: Ledger, numbers: Numbers) -> Table:
 
 
 def heat_map(ledger: Ledger, numbers: Numbers, network: str) -> HeatMap | None:
-    """Return what a network gains by type and severity of the common corruptions; None where fewer than two are there."""
+    """Return what a network gains by type and severity of the common corruptions; None for fewer than two types."""
     there = {(view.kind, view.severity) for view in ledger.views if view.kind in COMMON}
     kinds = [kind for kind in COMMON if any(kind == each for each, _severity in there)]
     severities = sorted({severity for _kind, severity in there})
@@ -212,4 +215,4 @@ def _heat(change: Estimate | None) -> HeatCell:
 
 
 def _sentence(measure: str, view: str) -> str:
-    return f"On {view}: {metrics.definition(measure).sentence}"
+    return f"On {view}: {metrics.explained([measure])[0].partition(': ')[2]}"

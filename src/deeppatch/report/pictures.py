@@ -84,7 +84,8 @@ def _drawn(
         rows = np.flatnonzero(after & ~before if repaired else before & ~after)
         places.append(np.stack([np.full_like(rows, number), rows], 1))
     all_places = np.concatenate(places) if places else np.empty((0, 2), int)
-    seen, found = {each.image for each in shown}, []
+    seen = {each.image for each in shown}
+    found: list[Example] = []
     for number, row in order.permutation(all_places):
         example = _example(ledger, network, among[number], int(row))
         if example.image not in seen and len(found) < count:
@@ -125,7 +126,7 @@ def pictures_of(
         if not depends_on_batch(view.corruption):
             pixels = torch.cat([pixels for pixels, _labels in views.ordered(view, index)])
             return _bytes(pixels)
-        found = {}
+        found: dict[int, Tensor] = {}
         for batch, (pixels, _labels) in enumerate(view):
             first = batch * batch_size
             found |= {row: pixels[row - first].cpu() for row in rows if first <= row < first + len(pixels)}
