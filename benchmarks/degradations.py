@@ -82,17 +82,23 @@ def collected(folder: Path, name: str) -> pd.DataFrame:
     errors["accuracy"] = 100 - errors["error_percent"]
     table = errors.pivot_table(index=["corruption", "held_out"], columns="network", values="accuracy", sort=False)
     table = table[NETWORKS].round(2).reset_index()
-    router = pd.read_csv(folder / "router.csv")
-    kinds = router["view"].map(kind_of_view)
-    table["AUROC"] = table["corruption"].map(router.groupby(kinds)["auroc"].mean().round(3))
+    table["AUROC"] = table["corruption"].map(areas_under_curves(folder))
     table["held out"] = table.pop("held_out").map({True: "yes", False: ""})
     table.insert(0, "trained on", name)
     return table
 
 
+def areas_under_curves(folder: Path) -> pd.Series[float]:
+    """Return how well the router tells each type of degradation from clean images, a mean over its severities."""
+    record = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    routing = [record["routing"], record.get("held_out", {}).get("routing", {"auroc": {}})]
+    areas = pd.Series({view: area for each in routing for view, area in each["auroc"].items()}, dtype=float)
+    return areas.groupby(kind_of_view).mean().round(3)
+
+
 def kind_of_view(view: str) -> str:
-    """Return the type of degradation of a row of the router's table: `s=1` is blur, `fog-3` is fog."""
-    return "gaussion" if view.startswith("s=") else view.split(" ")[0].rpartition("-")[0]
+    """Return the type of degradation of a view: `s=1` is blur, as is `gaussion-s=1`, and `fog-3` is fog."""
+    return "gaussion" if "s=" in view else view.rpartition("-")[0]
 
 
 def parser() -> argparse.ArgumentParser:

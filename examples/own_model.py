@@ -60,6 +60,7 @@ def main() -> None:
 
     # from here on: what you would write for your own network and loaders
     model = dp.Classifier(network)  # mean=..., std=... where your network reads normalised pixels
+    model = model.to("cuda" if torch.cuda.is_available() else "cpu")  # data follow the model
     data = dp.Data.of(train, test)
     degraded = dp.corruption({"noise": noise, "jpeg": jpeg})
     ranking = dp.rank_filters(model, data, degraded, method="taylor")

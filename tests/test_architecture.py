@@ -21,16 +21,16 @@ PACKAGE = SRC / "deeppatch"
 LAYERS = (
     ("cli",),
     ("saving",),
-    ("localization", "patching", "retrain", "decomposition", "modular", "hybrid", "report"),
+    ("localization", "patching", "retrain", "decomposition", "modular", "hybrid", "report", "adapt"),
     ("pretraining", "ledger"),
-    ("evaluation", "features"),
+    ("evaluation", "features", "attack"),
     ("training",),
     ("graph", "data", "zoo"),
     ("cache",),
     ("artifacts", "distributed"),
     ("stage",),
     ("lock", "storage"),
-    ("runtime", "metrics"),
+    ("runtime", "metrics", "optimizers"),
     ("progress",),
     ("errors",),
 )
@@ -159,6 +159,14 @@ def test_only_the_training_loop_computes_gradients():
         return bool(calls & {"backward", "zero_grad"})
 
     assert {name for name, tree in TREES.items() if learns(tree)} == {"deeppatch.training"}
+
+
+def test_only_the_training_loop_steps_an_optimizer():
+    def steps(tree: ast.Module) -> bool:
+        calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+        return any(name.endswith("optimizer.step") for name in calls)
+
+    assert {name for name, tree in TREES.items() if steps(tree)} == {"deeppatch.training"}
 
 
 def test_no_file_is_longer_than_300_lines():

@@ -14,7 +14,8 @@ BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 PAGES = sorted(ROOT.glob("docs/**/*.md"))
 METHODS = ("deeppatch", "decomposing", "modules", "hybrid-repair")
 SLOW = ("export",)  # PyTorch takes its time to export a program
-WITH_EXAMPLES = (*METHODS, "python", "your-own-model", "degradations", "labelling-your-images", "export")
+WITH_EXAMPLES = (*METHODS, "python", "your-own-model", "degradations", "labelling-your-images", "export",
+                 "compare")  # fmt: skip
 
 
 def program(page: str) -> str:

@@ -3,7 +3,8 @@
 The other device is simulated: tensors that lie on it compute on the processor, and refuse to meet others, so that this
 shows on a machine without an accelerator. The rules are CUDA's: tensors of one operation lie on one device, except
 numbers (0 dimensions), the source of a copy, and indices; NumPy reads tensors on the processor only. The device goes by
-the name `lazy`, the one of PyTorch's that needs no driver and whose backward pass runs in the calling thread.
+the name `lazy`, the one of PyTorch's that needs no driver and whose backward pass runs in the calling thread. Where
+there is a CUDA device, the same calls run on it, too.
 """
 
 from __future__ import annotations
@@ -24,7 +25,12 @@ from torch.utils._pytree import tree_leaves, tree_map
 import deeppatch as dp
 from deeppatch import runtime
 from deeppatch.artifacts import tensors_from_bytes
+from deeppatch.localization.ranking import Ranking
 from deeppatch.modular.gradient_search import GradientSearch
+from deeppatch.retrain.bank_fitting import fit_bank
+from deeppatch.retrain.interpolate import interpolate
+from deeppatch.retrain.norms import norms
+from deeppatch.retrain.surgical import surgical
 
 METHODS = ["perfloss", "featswap", "taylor", "activation"]
 DEVICE = torch.device("lazy", 0)
@@ -178,6 +184,20 @@ def ratio(model: nn.Module, data: dp.Data) -> float:
     return dp.estimate_ratio(model, data, salt, train=train, ratios=(0.2, 0.5)).ratio
 
 
+def between(model: nn.Module, data: dp.Data) -> dict[str, Any]:
+    """Half of the way between the model and one that was fine-tuned."""
+    tuned = norms(model, data, salt, epochs=0)
+    found = interpolate(model, tuned, data, salt, shares=(0, 0.5), statistics="again", max_clean_drop=100)
+    return {"state": found.state_dict(), "curve": found.tables["curve.csv"]}
+
+
+def banked(model: nn.Module, data: dp.Data) -> Any:
+    """Save a bank of statistics, read it back, and let it answer."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = dp.save(fit_bank(model, data, salt), Path(folder) / "bank.safetensors")
+        return dp.load(path).apply(model)(data.example.to(next(model.parameters()).device))
+
+
 def split(model: nn.Module, data: dp.Data) -> dict[str, Any]:
     modules = dp.split_into_modules(model, data, method=GradientSearch(epochs=1))
     joined = dp.join_module(model, modules, model, 0, data)
@@ -203,6 +223,10 @@ CALLS: dict[str, Callable[[nn.Module, dp.Data], Any]] = {
     "save, load": saved,
     "ratio": ratio,
     "finetune": lambda model, data: dp.finetune(model, data, "gaussian-blur", epochs=1).state_dict(),
+    "statistics": lambda model, data: norms(model, data, salt, epochs=0).state_dict(),
+    "one block": lambda model, data: surgical(model, data, "gaussian-blur", epochs=1).state_dict(),
+    "interpolate": between,
+    "bank": banked,
     "influence": lambda model, data: dp.influence(model, data, k=3).indices(),
     "decompose": lambda model, data: dp.decompose(model, data, torch.tensor([[0, 4], [2, 3], [7, 0]])).state_dict(),
     "modules": split,
@@ -259,3 +283,68 @@ def test_the_simulated_device_refuses_what_cuda_refuses(monkeypatch):
             there.numpy()
         assert (there[torch.tensor([0, 2])] * torch.tensor(2.0)).device == DEVICE
         assert there.cpu().device == torch.device("cpu")
+
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+TRAINS = ("patch, router, switch", "save, load", "ratio", "finetune", "modules", "label at random", "label by hybrid")
+
+
+def dim(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Darken; nothing is drawn, so that both devices see the same pixels."""
+    assert generator.device == pixels.device
+    return 0.4 * pixels
+
+
+def assert_alike(found: Any, wanted: Any, exact: bool) -> None:
+    """Compare two results: the same kinds of values everywhere, and the same numbers up to rounding where `exact`."""
+    assert type(found) is type(wanted)
+    if isinstance(wanted, dict):
+        assert found.keys() == wanted.keys()
+        for key in wanted:
+            assert_alike(found[key], wanted[key], exact)
+    elif isinstance(wanted, Tensor):
+        assert found.shape == wanted.shape
+        assert found.double().isfinite().all()
+        if exact:
+            torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
+    elif isinstance(wanted, pd.DataFrame):
+        assert list(found.columns) == list(wanted.columns)
+        if exact:
+            pd.testing.assert_frame_equal(found, wanted)
+    elif isinstance(wanted, Ranking):
+        for layer, scores in wanted.scores.items():
+            assert found.scores[layer] == pytest.approx(scores, rel=1e-3, abs=1e-3)
+    elif exact:
+        assert found == wanted
+
+
+@pytest.fixture
+def exact_kernels(monkeypatch):
+    """Set what the stages set for every run."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+
+
+def results(name: str, device: str) -> tuple[Any, dp.Classifier]:
+    data = dp.Data.of(tensors(60), tensors(30), classes=["0", "1", "2"])  # on the processor
+    model = dp.Classifier(network(), classes=data.classes).to(device)
+    return on_processor(CALLS[name](model, data)), model
+
+
+@needs_cuda
+@pytest.mark.parametrize("name", CALLS)
+def test_a_model_on_cuda_gives_what_it_gives_on_the_processor(name, exact_kernels, monkeypatch):
+    monkeypatch.setitem(globals(), "salt", dim)
+    expected, _ = results(name, "cpu")
+    found, model = results(name, "cuda")
+    assert all(each.is_cuda for each in model.state_dict().values())
+    assert_alike(found, expected, exact=name not in TRAINS)
+
+
+@needs_cuda
+@pytest.mark.parametrize("name", ["finetune", "patch, router, switch"])
+def test_two_runs_on_cuda_give_the_same_bytes(name, exact_kernels, monkeypatch):
+    monkeypatch.setitem(globals(), "salt", dim)
+    (one, _), (two, _) = results(name, "cuda"), results(name, "cuda")
+    one, two = (each.get("patch", each) for each in (one, two))
+    assert all(torch.equal(one[key], two[key]) for key in one)

@@ -457,3 +457,22 @@ def test_a_generator_that_draws_from_the_global_random_state_resumes_exactly(tmp
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "b.pt", dies_after=3)
     assert train(tmp_path / "b.pt", resume=True) == whole
+
+
+def test_a_single_step_is_the_optimizer_s_and_leaves_no_gradient(tiny, images):
+    plain = copy.deepcopy(tiny)
+    pixels = views.to_float(images.pixels)
+    chosen = [tiny.network.bn1.weight, tiny.network.bn1.bias, nn.Parameter(torch.ones(2))]
+    optimizer, _ = training.constant_sgd(chosen, lr=0.1, momentum=0.9, weight_decay=0)
+    loss = F.cross_entropy(plain(pixels), images.labels)
+    loss.backward()
+    expected = plain.network.bn1.weight - 0.1 * plain.network.bn1.weight.grad
+    training.take_step(optimizer, F.cross_entropy(tiny(pixels), images.labels))
+    torch.testing.assert_close(tiny.network.bn1.weight, expected)
+    assert chosen[2].tolist() == [1, 1], "what the loss does not read stays"
+    assert torch.equal(tiny.network.bn2.weight, plain.network.bn2.weight), "as does what the optimizer does not have"
+    assert all(each.grad is None for each in tiny.parameters())
+    before = chosen[1].detach().clone()
+    training.take_step(optimizer, [None, torch.ones_like(before), None])
+    momentum = 0.9 * plain.network.bn1.bias.grad
+    torch.testing.assert_close(chosen[1].detach(), before - 0.1 * (1 + momentum))

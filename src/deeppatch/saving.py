@@ -18,6 +18,7 @@ from deeppatch.modular.modules import Modules
 from deeppatch.patching.patch_file import Patch
 from deeppatch.patching.router import Router
 from deeppatch.patching.switched import SwitchedModel
+from deeppatch.retrain.bank import Bank
 from deeppatch.storage import read_given, write_bytes
 from deeppatch.zoo.classifier import Classifier
 
@@ -29,8 +30,8 @@ def save(value: object, path: Path | str) -> Path:
 
     Args:
         value: A model (its state dict, and the names of its classes), a `Patch`, a `Router`, a switched model (patch,
-            router and vote, without the model that was patched and the measurements of `fit_switch`), `Modules`, a
-            `Selection`, a `Ranking`, or the features of each class, int64 (C, k).
+            router and vote, without the model that was patched and the measurements of `fit_switch`), a `Bank`,
+            `Modules`, a `Selection`, a `Ranking`, or the features of each class, int64 (C, k).
         path: The file; `.safetensors`, or `.json` for a ranking and for features.
 
     Raises:
@@ -86,6 +87,8 @@ def load(path: Path | str, model: nn.Module | None = None) -> Any:
         return _switched(tensors, meta, path, _needed(model, path, "the classifier that was patched"))
     if "router" in meta:
         return Router.from_bytes(content, path)
+    if "bank" in meta:
+        return Bank.from_bytes(content, path)
     if {"kind", "base"} <= meta.keys():
         return Patch.from_bytes(content, path)
     if any(name.startswith("kept/") for name in tensors):
@@ -100,7 +103,7 @@ def _content(value: object) -> bytes:
         return (json.dumps(value.to_json()) + "\n").encode()
     if isinstance(value, Tensor):
         return index_sets.to_json(value)
-    if isinstance(value, (Patch, Router, Modules, Selection)):
+    if isinstance(value, (Patch, Router, Modules, Selection, Bank)):
         return value.to_bytes()
     if isinstance(value, SwitchedModel):
         if value.router is None:

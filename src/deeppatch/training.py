@@ -1,4 +1,4 @@
-"""The training loop that all methods share, with exact resumption, and the optimizers and batches that it takes."""
+"""The training loop that all methods share, with exact resumption, and the batches that it takes; single steps."""
 
 from __future__ import annotations
 
@@ -12,18 +12,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import SGD, Adam
-from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LambdaLR, LRScheduler, MultiStepLR
+from torch.optim.lr_scheduler import LRScheduler
 
 from deeppatch import runtime
 from deeppatch.artifacts import Checkpoint
 from deeppatch.data import views
 from deeppatch.data.corruptions import Corruption
+from deeppatch.data.epochs import clean_epochs as clean_epochs
+from deeppatch.data.epochs import degraded_epochs as degraded_epochs
 from deeppatch.data.images import Images
 from deeppatch.distributed import ranks
 from deeppatch.distributed.data_parallel import Batch, Stream, gather_batches, own_shards, replicated
 from deeppatch.errors import UserError
 from deeppatch.metrics import accuracy
+from deeppatch.optimizers import adam as adam
+from deeppatch.optimizers import adam_with_initial_rate as adam_with_initial_rate
+from deeppatch.optimizers import constant_sgd as constant_sgd
+from deeppatch.optimizers import sgd as sgd
 from deeppatch.progress import info, track
 
 Loss = Callable[[nn.Module, Batch], Tensor]
@@ -99,58 +104,17 @@ class SGDSettings:
     momentum: float = 0.9
     weight_decay: float = 5e-4
 
+    def optimizer(
+        self, parameters: Iterable[nn.Parameter], epochs: Sequence[Stream]
+    ) -> tuple[torch.optim.Optimizer, LRScheduler]:
+        """Return SGD for the parameters, and the schedule that ends with the last batch of `epochs`."""
+        return sgd(parameters, **asdict(self), steps=sum(len(batches) for batches in epochs))
+
 
 def accuracy_on(images: Images, *, amp: bool = False) -> Callable[[nn.Module], float]:
     """Return a function that measures a model's accuracy, in [0, 1], on clean images that are on its device."""
     view = views.clean(images, 256)
     return lambda model: accuracy(predict(model, view, amp=amp), view.labels)
-
-
-def sgd(
-    parameters: Iterable[nn.Parameter],
-    *,
-    lr: float,
-    momentum: float,
-    weight_decay: float,
-    steps: int,
-    milestones: Sequence[int] | None = None,
-) -> tuple[SGD, LRScheduler]:
-    """Return SGD and a cosine schedule that anneals the learning rate to zero over `steps` batches.
-
-    With `milestones` the rate is divided by ten after each of these numbers of batches instead.
-    """
-    optimizer = SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay)
-    if milestones is not None:
-        return optimizer, MultiStepLR(optimizer, list(milestones))
-    return optimizer, CosineAnnealingLR(optimizer, T_max=max(1, steps))
-
-
-def constant_sgd(
-    parameters: Iterable[nn.Parameter], *, lr: float, momentum: float, weight_decay: float
-) -> tuple[SGD, ConstantLR]:
-    """Return SGD and a schedule that keeps its learning rate constant."""
-    optimizer = SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay)
-    return optimizer, _constant(optimizer)
-
-
-def adam(parameters: Iterable[nn.Parameter], *, lr: float) -> tuple[Adam, ConstantLR]:
-    """Return Adam and a schedule that keeps its learning rate constant."""
-    optimizer = Adam(parameters, lr=lr)
-    return optimizer, _constant(optimizer)
-
-
-def _constant(optimizer: torch.optim.Optimizer) -> ConstantLR:
-    return ConstantLR(optimizer, factor=1.0, total_iters=0)
-
-
-def adam_with_initial_rate(
-    parameters: Iterable[nn.Parameter], others: Iterable[nn.Parameter], *, lr: float, initial_lr: float, steps: int
-) -> tuple[Adam, LRScheduler]:
-    """Return Adam with rate `lr`; for the first `steps` batches the `others` have the rate `initial_lr`."""
-    groups = [{"params": list(group)} for group in (parameters, others)]
-    optimizer = Adam([group for group in groups if group["params"]], lr=lr)
-    rates = [lambda _step: 1.0, lambda step: initial_lr / lr if step < steps else 1.0]
-    return optimizer, LambdaLR(optimizer, rates[: len(optimizer.param_groups)])
 
 
 @dataclass
@@ -184,32 +148,26 @@ def seeded(seed: int | None) -> Iterator[None]:
         runtime.restore_random_states(before)
 
 
-def clean_epochs(
-    images: Images,
-    *,
-    epochs: int,
-    batch_size: int = 256,
-    seed: int = 2021,
-    augment: bool = False,
-    mirror: bool = True,
-) -> list[views.Shuffled]:
-    """Return `epochs` shuffled passes over clean images; with `augment` they are cropped, and mirrored if `mirror`."""
-    return [views.Shuffled(images, batch_size, seed, epoch, augment=augment, mirror=mirror) for epoch in range(epochs)]
-
-
-def degraded_epochs(
-    images: Images, corruption: Corruption, *, epochs: int, batch_size: int = 256, seed: int = 2021
-) -> list[views.Shuffled]:
-    """Return `epochs` shuffled passes, in which each image is clean with probability 1/2, else at a random level."""
-    return [views.Shuffled(images, batch_size, seed, epoch, corruption=corruption) for epoch in range(epochs)]
-
-
 def accuracy_over_levels(
     images: Images, corruption: Corruption, *, batch_size: int = 256, amp: bool = False
 ) -> Callable[[nn.Module], float]:
     """Return a function that measures a model's accuracy, in [0, 1], on all images, clean and at each level."""
     view = views.append(images, corruption, batch_size)
     return lambda model: accuracy(predict(model, view, amp=amp, label="validating"), view.labels)
+
+
+def take_step(optimizer: torch.optim.Optimizer, loss: Tensor | Sequence[Tensor | None]) -> None:
+    """Take one step of an optimizer, for methods that adapt to the batches of a stream instead of running epochs.
+
+    `loss` is a scalar whose gradients are computed, or the gradients themselves, one for each parameter in the order of
+    the optimizer's groups. Parameters that the loss does not read stay as they are, and no gradient is left behind.
+    """
+    parameters = [each for group in optimizer.param_groups for each in group["params"]]
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True) if isinstance(loss, Tensor) else loss
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
 
 
 def last_epoch(history: History) -> int:

@@ -29,7 +29,14 @@ DEFAULTS = {
 OWN_DEFAULTS = {
     "eval": {"train": False, "recipe": "default", "bias": None, "mean": None, "std": None, "state": "pretrained"},
     "select": {"mem": 2048, "refine": 0, "race": None},
-    "correct": {},
+    "correct": {
+        "passes": None,
+        "filter_seed": None,
+        "statistics": "linear",
+        "conditions": "level",
+        "block": 1,
+        "max_clean_drop": None,
+    },
     "switch": {"router": "probe", "switch": "sample", "max_clean_drop": 0.1},
     "export": {"router": "probe", "switched": None},
 }
@@ -71,7 +78,7 @@ CHOICES = {
     "--device": {"cpu", "cuda"},
     "--noise_type": {"gaussion", "gaussian-blur"},
     "--fs_method": {"featswap", "perfloss", "ratioestim"},
-    "--crt_method": {"patch", "finetune"},
+    "--crt_method": {"patch", "finetune", "interpolate", "norms", "bank", "surgical"},
     "--crt_type": {"crtunit", "replace"},
     "--susp_side": {"front", "rear", "random"},
     "--model": {"resnet32", "mobilenetv2_x0_5", "vgg13_bn", "shufflenetv2_x1_0"},

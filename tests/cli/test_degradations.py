@@ -110,6 +110,8 @@ def test_images_of_other_names_rank_by_perfloss_and_not_by_featswap(pretrained, 
         pretrained.ran(f"select -f {method} {given}")
     pretrained.ran(f"correct {PATCH} --crt_epoch 2 --lr 0.1 {given}")
     pretrained.ran(f"switch {PATCH} {given}")
+    for correction in ("norms --epochs 0", "norms --epochs 1", "bank", "bank --conditions type"):
+        pretrained.ran(f"correct -c {correction} {given}")
     (found,) = pretrained.root.glob("switch-*")
     table = json.loads((found / "metrics.json").read_text())["accuracy_percent"]
     for network in ("pretrained", "patched always on", "switched"):

@@ -43,6 +43,9 @@ COMPANY = {
     **{(stage, "hold_out"): "-n noise" for stage in ("pretrain", "assess", "correct", "evaluate", "export", "compare")},
     **{(stage, "severity"): "-n fog" for stage in ("pretrain", "assess", "correct", "evaluate", "export", "compare")},
     ("compare", "gate"): "--require clean>=0", ("compare", "confident"): "--require clean>=0",
+    ("correct", "statistics"): "-c interpolate", ("correct", "conditions"): "-c bank",
+    ("correct", "filter_seed"): "-f random", ("correct", "block"): "-c surgical",
+    ("correct", "max_clean_drop"): "-c bank",
     ("annotate", "features"): "--bias B --method hybrid", ("relearn", "labels"): "-d folder:photos",
 }  # fmt: skip
 NO_OTHER_CHOICE = "another"

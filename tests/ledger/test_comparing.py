@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -46,6 +47,14 @@ class Routed(Counted):
         dark = pixels.mean((1, 2, 3)) < 0.5
         logits = self(pixels)
         return torch.where(dark[:, None], -logits, logits), pixels.mean((1, 2, 3)), dark
+
+
+class Experts(Routed):
+    """The same by a method that names what it returns, with a third network."""
+
+    def answer(self, pixels):
+        logits, _scores, dark = self.route(pixels)
+        return SimpleNamespace(logits=logits, expert=2 * dark)
 
 
 @pytest.fixture
@@ -249,10 +258,12 @@ def test_a_network_is_what_it_computes_not_its_weights_only():
 
 def test_a_network_that_routes_says_which_answered(test_images, tmp_path):
     for _again in range(2):
-        ledger = compare({"plain": Counted(1), "routed": Routed(1)}, test_images, "fog", cells=tmp_path, batch_size=8)
+        networks = {"plain": Counted(1), "routed": Routed(1), "experts": Experts(1)}
+        ledger = compare(networks, test_images, "fog", cells=tmp_path, batch_size=8)
         dark = test_images.pixels.float().mean((1, 2, 3)) / 255 < 0.5
         found = ledger.outcomes["routed", "clean"]
         assert np.array_equal(found.routed, dark.long().numpy())
+        assert np.array_equal(ledger.outcomes["experts", "clean"].routed, 2 * found.routed)
         plain = ledger.outcomes["plain", "clean"]
         assert plain.routed is None
         assert np.array_equal(found.prediction[~dark.numpy()], plain.prediction[~dark.numpy()])

@@ -61,7 +61,7 @@ def test_what_is_no_requirement(text):
 @pytest.mark.parametrize(
     ("degradations", "text", "said"),
     [
-        ("gaussion", "blured>=5", r"blured is not measured \(did you mean blurred\?\); choose from clean, mixed, "),
+        ("gaussion", "blurrd>=5", r"blurrd is not measured \(did you mean blurred\?\); choose from clean, mixed, "),
         ("fog", "blurred>=5", "blurred is not measured; choose from .*name more degradations with -n"),
         ("noise", "all>=5", "all is not measured"),
         ("gaussion,all", "fog:6>=0", "fog has no severity 6; there are: 1, 2, 3, 4, 5"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -99,6 +100,9 @@ def test_corruption_errors_are_relative_to_the_base(ledger, tidy):
         errors = [sum(1 - ledger.correct(name, f"{kind}-{s}").mean() for s in (1, 5)) for name in ("new", "old")]
         ratios.append(100 * errors[0] / errors[1])
         assert value(tidy, "new", kind, "corruption_error").estimate == pytest.approx(ratios[-1], abs=1e-3)
+    assert value(tidy, "new", "all", "mean_corruption_error").estimate == pytest.approx(
+        100 - value(tidy, "new", "all", "accuracy").estimate
+    )
     row = value(tidy, "new", "all", "mce")
     assert row.estimate == pytest.approx(np.mean(ratios), abs=1e-3)
     assert row.low < row.estimate < row.high
@@ -166,3 +170,30 @@ def test_numbers_of_a_requirement(ledger, tidy):
     assert found["flips", 0][0] == value(tidy, "new", "mixed", "break").estimate
     assert found["bytes", 0] == (100.0, 100.0, 100.0)
     assert ("flips", 0) not in summary.numbers(tidy, "vote", 100)
+
+
+def test_networks_that_differ_by_seed_have_a_row_for_their_mean(ledger):
+    facts = {"variant": "abc"}
+    networks = {"old": ledger.networks["old"]}
+    networks |= {name: Network(name, name, method="finetune", seed=seed, facts=facts) for seed, name in
+                 enumerate(("new", "vote"))}  # fmt: skip
+    of_seeds = replace(ledger, networks=networks)
+    assert of_seeds.seeds() == {"finetune (mean of 2 seeds)": ("new", "vote")}
+    tidy = of_seeds.frame(draws=400)
+    for name in ("clean", "all", "fog"):
+        for measure in ("accuracy", "change", "repair", "break"):
+            both = [value(tidy, network, name, measure) for network in ("new", "vote")]
+            row = value(tidy, "finetune (mean of 2 seeds)", name, measure)
+            assert row.estimate == pytest.approx(np.mean([each.estimate for each in both]), abs=1e-3)
+            assert row.low <= row.estimate <= row.high
+    wide, narrow = (value(tidy, name, "all", "change") for name in ("finetune (mean of 2 seeds)", "new"))
+    assert wide.high - wide.low > narrow.high - narrow.low, "the seeds differ by more than the images"
+    assert "mixed" not in set(tidy[tidy.network == "finetune (mean of 2 seeds)"]["view"]), "one of them has none"
+    assert ledger.seeds() == {}
+    twice = {**networks, "vote": replace(networks["vote"], seed=0)}
+    assert replace(ledger, networks=twice).seeds() == {}, "two runs of one seed"
+    other = {**networks, "more": replace(networks["new"], facts={"variant": "xyz", "filter_seed": 1})}
+    other["again"] = replace(other["more"], facts={"variant": "xyz", "filter_seed": 2})
+    assert set(replace(ledger, networks=other).seeds()) == {
+        "finetune abc (mean of 2 seeds)", "finetune xyz (mean of 2 seeds)",
+    }  # fmt: skip

@@ -28,4 +28,4 @@ def test_measures_that_are_bootstrapped_are_defined():
     titles = [each.title for each in metrics.DEFINITIONS.values()]
     assert len(set(titles)) == len(titles)
     with pytest.raises(UserError, match="accuracy, change"):
-        metrics.definition("acuracy")
+        metrics.definition("agreement")

@@ -68,5 +68,49 @@ def test_what_is_missing_is_named(correct):
         found.samples("accuracy", "new", [])
     with pytest.raises(UserError, match="old, new, other"):
         metrics.paired_samples(correct, IMAGES, "base")
-    with pytest.raises(UserError, match="new was not measured on all rows of view clean"):
+    with pytest.raises(UserError, match="new was measured on other rows of view clean"):
         metrics.paired_samples({**correct, "new": {"clean": np.ones(3, bool)}}, IMAGES, "old")
+    with pytest.raises(UserError, match="other rows of view snow"):
+        metrics.paired_samples({**correct, "new": {"snow": np.ones(3, bool)}}, IMAGES, "old")
+
+
+def test_a_view_on_which_a_network_was_not_measured_is_nan(correct):
+    some = {**correct, "new": {"clean": correct["new"]["clean"]}, "old": {"clean": correct["old"]["clean"]}}
+    found, whole = (metrics.paired_samples(each, IMAGES, "old", draws=30) for each in (some, correct))
+    for measure in MEASURES:
+        assert np.isnan(found.samples(measure, "new", ["clean", "fog"])).all()
+        own, want = (each.samples(measure, "new", ["clean"]) for each in (found, whole))
+        assert own == pytest.approx(want, nan_ok=True)
+        own, want = (each.samples(measure, "other", ["fog"]) for each in (found, whole))
+        if measure == "accuracy":
+            assert own == pytest.approx(want)
+        else:
+            assert np.isnan(own).all(), "the base was not measured there"
+    assert np.isnan(found.interval("change", "other", ["fog"]).low)
+
+
+def test_intervals_are_percentiles_and_never_empty():
+    images, before = np.arange(200), np.arange(200) < 160
+    after = before.copy()
+    after[150:160] = False
+    correct = {"old": {"clean": before}, "worse": {"clean": after}, "same": {"clean": before}}
+    found = metrics.paired_samples(correct, {"clean": images}, "old", draws=400)
+    for measure in ("accuracy", "change", "break", "backward_trust", "backward_error"):
+        assert found.interval(measure, "worse", ["clean"], 0.9) == metrics.interval_of(
+            found.samples(measure, "worse", ["clean"]), 0.9
+        )
+    most = 100 * metrics.upper_share(0, 200, 0.975)
+    for measure in ("repair", "break", "negative_flip_rate"):
+        own = found.interval(measure, "same", ["clean"])
+        assert (own.estimate, own.low, own.high) == pytest.approx((0, 0, most))
+    own = found.interval("change", "same", ["clean"])
+    assert (own.low, own.high) == pytest.approx((-most, most))
+    own = found.interval("repair_rate", "same", ["clean"])
+    assert (own.low, own.high) == pytest.approx((0, 100 * metrics.upper_share(0, 40, 0.975)))
+    own = found.interval("backward_trust", "same", ["clean"])
+    assert (own.low, own.high) == pytest.approx((100 - 100 * metrics.upper_share(0, 160, 0.975), 100))
+    own = found.interval("backward_error", "same", ["clean"])
+    assert (own.low, own.high) == pytest.approx((100 - 100 * metrics.upper_share(0, 40, 0.975), 100))
+    twice = {name: {"both": np.tile(rows["clean"], 2)} for name, rows in correct.items()}
+    copies = metrics.paired_samples(twice, {"both": np.tile(images, 2)}, "old", draws=400)
+    assert copies.interval("break", "same", ["both"]).high == pytest.approx(most), "copies are not more images"

@@ -9,8 +9,8 @@ from deeppatch.report.verdict import verdict
 
 CASES = [
     # clean, degraded, loses, what the conclusion says
-    ((0.1, -0.2, 0.4), (5, 4, 6), False, "gains where it should, and no loss on clean images is shown"),
-    ((0.6, 0.2, 1.0), (5, 4, 6), False, "gains where it should, and a gain on clean images is shown"),
+    ((0.1, -0.2, 0.4), (5, 4, 6), False, "gains where it should, and loses at most 0.20 points on clean images (95 %)"),
+    ((0.6, 0.2, 1.0), (5, 4, 6), False, "gains where it should, and on clean images, too"),
     ((-1.0, -1.5, -0.5), (4, 3, 5), False, "pays only where more than 20.0 % of the images are degraded"),
     ((-4.0, -5.0, -3.0), (1, 0.5, 1.5), True, "LOSES more on clean images than it gains on blurred ones"),
     ((0.0, -0.5, 0.5), (0.5, -1, 2), False, "No gain on blurred images is shown: the 95 % interval contains zero"),
@@ -38,6 +38,9 @@ def test_the_first_sentence_has_the_numbers_with_their_intervals():
         "new gains 12.30 points (11.80 to 12.90) over pretrained on blurred images and loses 0.16 (0.07 to 0.26) on "
         "clean ones."
     )
+    assert "and changes nothing (-0.10 to 0.20) on clean ones." in verdict(
+        "new", Interval(0.0, -0.1, 0.2), Interval(1, 0.5, 1.5)
+    ).found  # fmt: skip
     assert verdict("new", Interval(-0.1, -0.3, 0.1), base="old").found == (
         "new loses 0.10 points (-0.10 to 0.30) against old on clean images."
     )

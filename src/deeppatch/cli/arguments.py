@@ -10,7 +10,8 @@ from deeppatch.cli.options import DEFAULT_RATIO, DEFAULT_SEED
 from deeppatch.data import corruption_names, names
 from deeppatch.errors import UserError
 from deeppatch.localization.names import RANKINGS, SIDES
-from deeppatch.patching.names import CORRECTIONS, UNITS
+from deeppatch.patching.names import UNITS
+from deeppatch.retrain.names import METHODS
 from deeppatch.zoo.names import ARCHITECTURE_NAMES, FORMS, check_model
 
 
@@ -202,9 +203,9 @@ def _add_repair(parser: argparse.ArgumentParser) -> None:
     stages.add_argument(
         "-c",
         "--crt_method",
-        choices=sorted(CORRECTIONS),
+        choices=["patch", *METHODS],
         default="patch",
-        help="how the network is corrected (default: patch)",
+        help="how the network is corrected: by a patch, or as a whole (default: patch)",
     )
     stages.add_argument(
         "--crt_type",
@@ -239,5 +240,5 @@ def _add_repair(parser: argparse.ArgumentParser) -> None:
         "--finetuned",
         type=Path,
         metavar="FILE",
-        help="a weights.safetensors of correct -c finetune to use instead of the one for these options",
+        help="what correct left for a whole network, as with -c finetune, to use instead of the one for these options",
     )

@@ -43,6 +43,8 @@ SAME_BASES = tuple(
 RANKING = Role("assess", "ranking.json", "ranking", {"refine": 0, "race": None})
 PATCH = Role("correct", "patch.safetensors", "patch", {"crt_method": "patch"})
 FINETUNED = Role("correct", "weights.safetensors", "finetuned", {"crt_method": "finetune"})
+# what corrections leave that is no whole network
+CORRECTED = {"patch": "patch.safetensors", "bank": "bank.safetensors"}
 ROUTER = Role("evaluate", "router.safetensors", "switched", {"switch": "sample"})
 MODULES = Role("modularize", "modules.safetensors", "modules")
 SELECTION = Role("annotate", "selection.safetensors", "selection")
@@ -65,6 +67,24 @@ def roles(stage: str, options: Any) -> dict[str, Role]:
     return READS.get(stage, lambda _options: {"base": BASE})(options)
 
 
+def corrected(options: Any) -> Role:
+    """Return what the correction that -c names leaves, if it is no patch; --finetuned names another file."""
+    file = CORRECTED.get(options.crt_method, "weights.safetensors")
+    return Role("correct", file, "finetuned", {"crt_method": options.crt_method})
+
+
+def _of_correct(options: Any) -> dict[str, Role]:
+    """Read a ranking for a patch of some filters, and the fine-tuned network to interpolate."""
+    if options.crt_method == "patch" and ranks_filters(options):
+        return {"base": BASE, "ranking": RANKING}
+    return {"base": BASE, **({"finetuned": FINETUNED} if options.crt_method == "interpolate" else {})}
+
+
+def ranks_filters(options: Any) -> bool:
+    """Tell whether a patch needs a ranking: not for filters at random, and not for all filters."""
+    return bool(options.ranking) or not (options.fs_method == "random" or options.susp_ratio == 1)
+
+
 def _of_influence(options: Any) -> dict[str, Role]:
     """Index sets, one for each k, but where files are given or the stage extracts them itself."""
     ks = options.k or DEFAULT_KS.get(options.action, [DEFAULT_K])
@@ -76,12 +96,12 @@ def _of_influence(options: Any) -> dict[str, Role]:
 READS: dict[str, Callable[[Any], dict[str, Role]]] = {
     "pretrain": lambda _options: {},
     "eval": lambda options: {
-        "base": BASE, **({"patch": PATCH} if options.crt_method == "patch" else {"finetuned": FINETUNED})
+        "base": BASE, **({"patch": PATCH} if options.crt_method == "patch" else {"finetuned": corrected(options)})
     },
     "assess": lambda options: {
         "base": BASE, **({"ranking": RANKING} if options.fs_method == "ratioestim" and options.ranking else {})
     },
-    "correct": lambda options: {"base": BASE, **({"ranking": RANKING} if options.crt_method == "patch" else {})},
+    "correct": _of_correct,
     "evaluate": lambda _options: {"base": BASE, "patch": PATCH, "finetuned": FINETUNED},
     "export": lambda _options: {"base": BASE, "patch": PATCH, "router": ROUTER},
     "decompose": lambda options: {"base": BASE, **_of_influence(options)},

@@ -34,6 +34,12 @@ NO_SETTINGS = (
 )  # fmt: skip
 # how a correction is trained
 TRAINING = ("lr", "momentum", "weight_decay", "crt_epoch")
+# options of correct that only some corrections read, and by which
+TRAINED_CORRECTIONS = ("patch", "finetune", "norms", "surgical")
+OF_CORRECTION: dict[str, tuple[str, ...]] = {
+    "passes": TRAINED_CORRECTIONS, "filter_seed": ("patch",), "statistics": ("interpolate",),
+    "conditions": ("bank",), "block": ("surgical",), "max_clean_drop": ("interpolate", "bank"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,9 @@ def hashed(stage: str, options: Any) -> tuple[str, ...]:
         return names + TRAINING
     if stage == "pretrain" and options.bias:  # which cannot do without
         return tuple(name for name in names if name != "train")
+    if stage == "correct":
+        readers = {**dict.fromkeys(TRAINING, TRAINED_CORRECTIONS), **OF_CORRECTION}
+        return tuple(name for name in names if options.crt_method in readers.get(name, (options.crt_method,)))
     return names
 
 
@@ -79,10 +88,14 @@ def own_settings(stage: str, options: Any) -> dict[str, object]:
 def unused_options(stage: str, options: Any) -> list[str]:
     """Return the options that a stage accepts for the common command line and does not read, and that were given."""
     identity = IDENTITIES[stage]
-    read = {*IN_SUFFIX, *INCIDENTAL, *identity.named, *identity.hashed, *hashed(stage, options), *NO_SETTINGS}
-    return [
-        name for name, usual in options.defaults.items() if name not in read and getattr(options, name, usual) != usual
-    ]
+    always = () if stage == "correct" else identity.hashed
+    read = {*IN_SUFFIX, *INCIDENTAL, *identity.named, *always, *hashed(stage, options), *NO_SETTINGS}
+    return [name for name in given_options(options) if name not in read]
+
+
+def given_options(options: Any) -> list[str]:
+    """Return the options that have another value than their default."""
+    return [name for name, usual in options.defaults.items() if getattr(options, name, usual) != usual]
 
 
 def readable_name(stage: str, options: Any) -> str:
@@ -227,7 +240,9 @@ IDENTITIES: dict[str, Identity] = {
     # pretrain --state corrected
     "eval": Identity(lambda options: f"eval-{correction(options)}", _CORRECTION, _MACHINE),
     "assess": Identity(_assess, ("fs_method", "refine", "race", "crt_type", "susp_ratio", "susp_side"), _MACHINE),
-    "correct": Identity(lambda options: f"correct-{correction(options)}", _CORRECTION, (*TRAINING, *_MACHINE)),
+    "correct": Identity(
+        lambda options: f"correct-{correction(options)}", _CORRECTION, (*TRAINING, *OF_CORRECTION, *_MACHINE)
+    ),
     "evaluate": Identity(_evaluate, (*_CORRECTION, "router", "switch"), ("max_clean_drop", *_MACHINE)),
     "export": Identity(
         lambda options: f"export-{correction(options)}-{options.router}", (*_CORRECTION, "router"), ("batch_size",)

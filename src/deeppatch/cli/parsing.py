@@ -135,6 +135,8 @@ def check(options: StageOptions, own: Callable[[Any], list[str]] | None = None) 
     `own` returns the problems with the stage's own options.
     """
     numbers = {name: getattr(options, name, 1) for name in ("batch_size", "max_epoch", "crt_epoch", "lr")}
+    if getattr(options, "crt_method", "") == "norms" and numbers["crt_epoch"] == 0:
+        del numbers["crt_epoch"]  # their statistics are estimated again, and nothing is trained
     problems = [f"--{k} {v}: give a number above 0" for k, v in numbers.items() if not 0 < v < math.inf]
     problems += _problems_of_data(options)
     if (ratio := getattr(options, "susp_ratio", None)) is not None and not 0 < ratio <= 1:

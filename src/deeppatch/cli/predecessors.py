@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from deeppatch.artifacts import state_digest, tensors_from_bytes
 from deeppatch.cli.context import Context
@@ -17,6 +17,7 @@ from deeppatch.errors import MissingArtifact, OtherBase, WrongWeights
 from deeppatch.evaluation import check_classifier
 from deeppatch.patching.patch_file import Patch, apply
 from deeppatch.progress import info
+from deeppatch.retrain.bank import Bank
 from deeppatch.storage import read_given
 from deeppatch.zoo import weights
 from deeppatch.zoo.classifier import Classifier
@@ -104,19 +105,19 @@ def given_or_read(context: Context, found: Found) -> bytes:
     return content
 
 
-def load_finetuned(context: Context, model: Classifier) -> Classifier:
-    """Read the network that correct -c finetune left, made from `model`."""
+def load_finetuned(context: Context, model: Classifier) -> nn.Module:
+    """Read the network that correct -c finetune, or another correction of the whole network, left for `model`."""
     found = context.found.get("finetuned")
     if found is None:
         raise MissingArtifact(*context.locate("correct", "weights.safetensors", crt_method="finetune"))
     path, command = found.path, found.command
-    state, meta = tensors_from_bytes(given_or_read(context, found), path)
+    content = given_or_read(context, found)
+    state, meta = tensors_from_bytes(content, path)
     check_classes(context, meta, path)
     if meta.get("base") != state_digest(model.state_dict()):
         raise OtherBase(path, command)
-    tuned = restore(context, state, path)
     info(f"inherited {path}")
-    return tuned
+    return Bank.from_bytes(content, path).apply(model) if "bank" in meta else restore(context, state, path)
 
 
 def patched_copy(context: Context, model: Classifier, patch: Patch) -> Classifier:
@@ -126,7 +127,7 @@ def patched_copy(context: Context, model: Classifier, patch: Patch) -> Classifie
     return patched
 
 
-def load_corrected(context: Context, model: Classifier) -> Classifier:
+def load_corrected(context: Context, model: Classifier) -> nn.Module:
     """Return the corrected model that the options name; the base model is left as it was."""
     if context.options.crt_method == "patch":
         return patched_copy(context, model, load_patch(context, model))

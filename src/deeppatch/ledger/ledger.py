@@ -44,6 +44,22 @@ class Ledger:
         found: np.ndarray = self.outcomes[network, view].prediction == self.view(view).labels
         return found
 
+    def seeds(self) -> dict[str, tuple[str, ...]]:
+        """Return the networks of one method that differ by seed only, by the name of their mean.
+
+        They share `method`, and `variant` among their facts; `seed` differs, or `filter_seed` among their facts.
+        """
+        groups: dict[tuple[str, str], dict[str, tuple[Any, ...]]] = {}
+        for name, network in self.networks.items():
+            if "variant" in network.facts:
+                own = groups.setdefault((network.method, str(network.facts["variant"])), {})
+                own[name] = (network.seed, network.facts.get("filter_seed"))
+        several = {key: tuple(names) for key, names in groups.items() if len(names) == len(set(names.values())) > 1}
+        plain = [method for method, _variant in several]
+        titles = [f"{method} {variant[:4]}" if plain.count(method) > 1 else method for method, variant in several]
+        return {f"{title} (mean of {len(names)} seeds)": names
+                for title, names in zip(titles, several.values(), strict=True)}  # fmt: skip
+
     def frame(self, draws: int = metrics.DRAWS) -> pd.DataFrame:
         """Return one row for each network, view and measure, with a 95 % interval and the number of images.
 
@@ -51,8 +67,9 @@ class Ledger:
         `metrics.DEFINITIONS`), estimate, low, high and n. `draws` are those of the bootstrap.
         """
         return summary.frame(
-            self.base, list(self.networks), self.views, self.outcomes, classes=len(self.classes), draws=draws
-        )
+            self.base, list(self.networks), self.views, self.outcomes, classes=len(self.classes), seeds=self.seeds(),
+            draws=draws,
+        )  # fmt: skip
 
     def table(self) -> pd.DataFrame:
         """Return a row for each network: accuracies in percent, and what it repairs and breaks against the base."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from deeppatch.ledger.records import CLEAN, MIXED, LedgerView, Outcomes
 from deeppatch.metrics import Interval, PairedSamples, interval_of
 
 Measured = Iterator[tuple[str, Interval]]
+OVER_SEEDS = ("accuracy", "change", "repair", "break")
 AGAINST_BASE = ("change", "repair", "break", "repair_rate", "backward_trust", "backward_error")
 
 
@@ -81,11 +82,14 @@ def of_mean(samples: PairedSamples, network: str, pool: Pool) -> Measured:
 
     Each view counts the same. mCE is over the types of the pool, and the relative one where all 15 are there.
     """
-    yield "accuracy", interval_of(samples.samples("accuracy", network, pool.views))
+    accuracy = samples.interval("accuracy", network, pool.views)
+    yield "accuracy", accuracy
+    if pool.name == ALL:
+        yield "mean_corruption_error", Interval(100 - accuracy.estimate, 100 - accuracy.high, 100 - accuracy.low)
     if network == samples.base:
         return
-    found = {name: interval_of(samples.samples(name, network, pool.views)) for name in AGAINST_BASE}
-    before = interval_of(samples.samples("accuracy", samples.base, pool.views)).estimate
+    found = {name: samples.interval(name, network, pool.views) for name in AGAINST_BASE}
+    before = float(samples.samples("accuracy", samples.base, pool.views)[0])
     after = before + found["change"].estimate
     metrics.check_identity(before, after, found["repair_rate"].estimate, found["break"].estimate, 1e-3)
     yield from found.items()
@@ -95,10 +99,12 @@ def of_mean(samples: PairedSamples, network: str, pool: Pool) -> Measured:
         yield "relative_mce", _only(_relative_mce(samples, network, pool))
 
 
-def of_unchanged(correct: list[np.ndarray], before: list[np.ndarray]) -> Interval:
-    """Return the interval of a change in a mean over views that the bootstrap, seeing no change, would leave empty."""
-    rows = [metrics.rows_of([torch.from_numpy(row) for row in each]) for each in (correct, before)]
-    return metrics.paired_difference(*rows).scaled(100)
+def of_seeds(samples: PairedSamples, networks: Sequence[str], pool: Pool) -> Measured:
+    """Yield the means over the networks of one method that differ by seed, over resampled seeds and images."""
+    for measure in OVER_SEEDS:
+        each = np.stack([samples.samples(measure, network, pool.views) for network in networks], axis=1)
+        if not np.isnan(each).any():
+            yield measure, interval_of(metrics.over_seeds_and_images(each))
 
 
 def calibration_intervals(

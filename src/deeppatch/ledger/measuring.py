@@ -45,8 +45,9 @@ def measure(
     view is finished. Ranks share the views, and every rank returns all outcomes.
 
     Args:
-        networks: Classifiers of pixels (N, 3, H, W) in [0, 1]. One that has a method `route` is asked by it: logits
-            come first in what it returns, and last which network answered each image (N,).
+        networks: Classifiers of pixels (N, 3, H, W) in [0, 1]. One that has a method `route` says which network
+            answered each image (N,): last in what that returns, behind the logits, or as `expert` of what a method
+            `answer` returns beside it.
         streams: What `ledger_streams` returns.
         digests: What `network_digest` returns for each network.
         cache: Where cells are kept (default: nowhere).
@@ -107,7 +108,10 @@ def answers_on(
 
 
 def _answer(network: nn.Module, pixels: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    route = getattr(network, "route", None)
+    route, answer = (getattr(network, name, None) for name in ("route", "answer"))
+    if callable(route) and callable(answer):
+        found = answer(pixels)
+        return {**_measured(found.logits, labels), "routed": found.expert.long()}
     if callable(route):
         logits, *_scores, routed = route(pixels)
         return {**_measured(logits, labels), "routed": routed.long()}

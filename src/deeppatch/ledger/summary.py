@@ -28,6 +28,7 @@ def frame(
     outcomes: Mapping[tuple[str, str], Outcomes],
     *,
     classes: int,
+    seeds: Mapping[str, Sequence[str]] | None = None,
     draws: int = metrics.DRAWS,
 ) -> pd.DataFrame:
     """Return one row for each network, view and measure: estimate, 95 % interval, and the number of images.
@@ -41,6 +42,7 @@ def frame(
         views: The views.
         outcomes: The outcomes by network and view.
         classes: The number of classes.
+        seeds: The networks of one method that differ by seed, by the name of the row that has their mean.
         draws: The number of draws of the bootstrap.
     """
     rows: list[dict[str, Any]] = []
@@ -61,6 +63,9 @@ def frame(
                 rows.append(_row(network, pool, measure, bounds, images))
                 if measure == "mcnemar_p":
                     tests[network] = interval.estimate
+        if pool.severity == 0:
+            rows += [_row(name, pool, measure, interval, images) for name, members in (seeds or {}).items()
+                     for measure, interval in measures.of_seeds(samples, members, pool)]  # fmt: skip
         rows += [_row(network, pool, "holm_p", Interval(p, math.nan, math.nan), images)
                  for network, p in metrics.holm(tests).items() if len(tests) > 1]  # fmt: skip
     return pd.DataFrame(rows, columns=list(COLUMNS))
@@ -121,7 +126,7 @@ def _measured(
     views: Mapping[str, LedgerView],
     outcomes: Mapping[tuple[str, str], Outcomes],
     classes: int,
-    samples: PairedSamples | None,
+    samples: PairedSamples,
 ) -> Iterator[tuple[str, Interval]]:
     def answered(name: str) -> Answered:
         before = None if network == base else outcomes.get((base, name))
@@ -130,13 +135,7 @@ def _measured(
     if pool.single:
         yield from measures.of_view(answered(pool.views[0]), brief=pool.severity > 0)
         return
-    assert samples is not None
-    for measure, interval in measures.of_mean(samples, network, pool):
-        if measure == "change" and interval.low == interval.high:
-            each = [answered(name) for name in pool.views]
-            yield measure, measures.of_unchanged([one.correct for one in each], [one.before for one in each])  # type: ignore[misc]
-        else:
-            yield measure, interval
+    yield from measures.of_mean(samples, network, pool)
 
 
 def _samples(
@@ -146,15 +145,15 @@ def _samples(
     outcomes: Mapping[tuple[str, str], Outcomes],
     found: Sequence[Pool],
     draws: int,
-) -> PairedSamples | None:
-    """Return the bootstrap of all views that are in some mean, and of clean ones; None where there is no mean."""
-    several = {name for pool in found if not pool.single for name in pool.views}
-    names = [name for name in views if name in several or (several and views[name].kind == CLEAN)]
-    if not several:
-        return None
-    correct = {network: {name: outcomes[network, name].prediction == views[name].labels for name in names}
+) -> PairedSamples:
+    """Return the bootstrap of the views that are in some mean, of clean ones and of the mixed stream."""
+    needed = {name for pool in found if pool.severity == 0 for name in pool.views}
+    correct = {network: {name: outcomes[network, name].prediction == views[name].labels
+                         for name in needed if (network, name) in outcomes}
                for network in networks}  # fmt: skip
-    return metrics.paired_samples(correct, {name: views[name].image for name in names}, base, draws=draws)
+    return metrics.paired_samples(
+        correct, {name: view.image for name, view in views.items() if name in needed}, base, draws=draws
+    )
 
 
 def _row(network: str, pool: Pool, measure: str, interval: Interval, images: int) -> dict[str, Any]:

@@ -6,6 +6,6 @@ ESTIMATED_METHODS = ("taylor", "activation")
 # the methods of rank_filters
 METHODS = (*EXACT_METHODS, *ESTIMATED_METHODS, "random")
 # the values of the option -f; ratioestim estimates how many filters to patch
-RANKINGS = (*EXACT_METHODS, *ESTIMATED_METHODS, "ratioestim")
+RANKINGS = (*METHODS, "ratioestim")
 # which part of a ranking is patched
 SIDES = ("front", "rear", "random")

@@ -23,7 +23,6 @@ from deeppatch.training import (
     degraded_epochs,
     fit,
     seeded,
-    sgd,
 )
 from deeppatch.zoo.classifier import Classifier, device_of, network_of, normalize_of
 
@@ -36,6 +35,7 @@ def train_patch(
     *,
     kind: str = "replace",
     epochs: int = 20,
+    passes: int | None = None,
     lr: float = 0.01,
     momentum: float = 0.9,
     weight_decay: float = 5e-4,
@@ -58,6 +58,7 @@ def train_patch(
         channels: The output channels to patch, by the name of their convolution, as `Ranking.choose` returns them.
         kind: `replace` for new filters, `crtunit` for correction units after the old ones (DeepCorrect, TIP 2019).
         epochs: The number of passes over `train`.
+        passes: The number of images to train on, each time that one is, instead of `epochs`: for equal budgets.
         lr: The initial learning rate of SGD, which falls to zero along a cosine.
         momentum: The momentum of SGD.
         weight_decay: The L2 penalty.
@@ -99,7 +100,7 @@ def train_patch(
             model,
             channels,
             kind,
-            degraded_epochs(data.train, degrade, epochs=epochs, batch_size=batch_size, seed=seed),
+            degraded_epochs(data.train, degrade, epochs=epochs, passes=passes, batch_size=batch_size, seed=seed),
             accuracy_over_levels(data.val, degrade, batch_size=batch_size, amp=amp),
             data.example,
             settings=SGDSettings(lr, momentum, weight_decay),
@@ -129,14 +130,7 @@ def fit_patch(
     """
     patched = copy.deepcopy(model)
     attachment = attach(network_of(patched), channels, kind, normalize_of(patched, example))
-    settings = settings or SGDSettings()
-    optimizer, schedule = sgd(
-        attachment.parameters(),
-        lr=settings.lr,
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-        steps=sum(len(batches) for batches in epochs),
-    )
+    optimizer, schedule = (settings or SGDSettings()).optimizer(attachment.parameters(), epochs)
     history = fit(
         patched,
         epochs,

@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from deeppatch.artifacts import Checkpoint
-from deeppatch.data import corruptions
+from deeppatch.data import corruptions, views
 from deeppatch.data.dataset import Data
-from deeppatch.errors import check_positive
+from deeppatch.data.epochs import count_passes, degraded_epochs
+from deeppatch.errors import UserError, check_positive
 from deeppatch.evaluation import check_classifier
-from deeppatch.training import (
-    History,
-    SGDSettings,
-    Stream,
-    accuracy_over_levels,
-    cross_entropy,
-    degraded_epochs,
-    fit,
-    seeded,
-    sgd,
-)
+from deeppatch.training import History, SGDSettings, Stream, accuracy_over_levels, cross_entropy, fit, seeded
 from deeppatch.zoo.classifier import device_of
 
 
@@ -33,6 +25,7 @@ def finetune(
     corruption: Any,
     *,
     epochs: int = 20,
+    passes: int | None = None,
     lr: float = 0.01,
     momentum: float = 0.9,
     weight_decay: float = 5e-4,
@@ -52,6 +45,7 @@ def finetune(
         data: The data; the parts `train` and `val` are read.
         corruption: The degradation: what `deeppatch.corruption` takes or returns.
         epochs: The number of passes over `train`.
+        passes: The number of images to train on, each time that one is, instead of `epochs`: for equal budgets.
         lr: The initial learning rate of SGD, which falls to zero along a cosine.
         momentum: The momentum of SGD.
         weight_decay: The L2 penalty.
@@ -63,7 +57,8 @@ def finetune(
         checkpoint: Where the training is saved after each epoch, and resumed from.
 
     Returns:
-        The fine-tuned copy, in eval mode; its attribute `history` has loss and validation accuracy of each epoch.
+        The fine-tuned copy, in eval mode; its attribute `history` has loss and validation accuracy of each epoch,
+        `passes` what the training cost, and `stored_bytes` the size of what differs from the model.
 
     Raises:
         UserError: When the model does not fit the data, or the training diverges.
@@ -81,20 +76,74 @@ def finetune(
         >>> len(tuned.history.accuracy)
         2
     """
-    check_positive(epochs=epochs, batch_size=batch_size, lr=lr)
+    return train_parameters(
+        model,
+        data,
+        corruption,
+        epochs=epochs,
+        passes=passes,
+        settings=SGDSettings(lr, momentum, weight_decay),
+        batch_size=batch_size,
+        amp=amp,
+        seed=seed,
+        reseed=reseed,
+        checkpoint=checkpoint,
+    )
+
+
+def train_parameters(
+    model: nn.Module,
+    data: Data,
+    corruption: Any,
+    *,
+    epochs: int,
+    passes: int | None,
+    settings: SGDSettings,
+    batch_size: int,
+    amp: bool,
+    seed: int,
+    reseed: bool,
+    checkpoint: Checkpoint | None,
+    names: Collection[str] | None = None,
+    frozen: Collection[str] = (),
+    label: str = "finetune",
+) -> nn.Module:
+    """Return a copy of a classifier with some parameters trained as `finetune` trains all, with `history` and `passes`.
+
+    `names`, `frozen` and `label` are those of `fit_all`; the other arguments are those of `finetune`.
+    """
+    check_positive(epochs=epochs, batch_size=batch_size, lr=settings.lr)
     data, degrade = data.to(device_of(model)), corruptions.corruption(corruption, seed=seed)
     check_classifier(model, data.example, len(data.classes))
+    batches = degraded_epochs(data.train, degrade, epochs=epochs, passes=passes, batch_size=batch_size, seed=seed)
     with seeded(seed if reseed else None):
         tuned, history = fit_all(
             model,
-            degraded_epochs(data.train, degrade, epochs=epochs, batch_size=batch_size, seed=seed),
+            batches,
             accuracy_over_levels(data.val, degrade, batch_size=batch_size, amp=amp),
-            settings=SGDSettings(lr, momentum, weight_decay),
+            settings=settings,
             amp=amp,
             checkpoint=checkpoint,
+            names=names,
+            frozen=frozen,
+            label=label,
         )
-    tuned.history = history  # type: ignore[assignment]
-    return tuned
+    passes_made = count_passes(batches, len(views.append(data.val, degrade, batch_size).index))
+    return noted(tuned, history=history, passes=passes_made, stored_bytes=changed_bytes(model, tuned))
+
+
+def noted(model: nn.Module, **facts: Any) -> nn.Module:
+    """Return a model with results of its training as attributes, which are no part of its state."""
+    for name, value in facts.items():
+        setattr(model, name, value)
+    return model
+
+
+def changed_bytes(model: nn.Module, corrected: nn.Module) -> int:
+    """Return the size of the tensors in which a corrected network differs from its base: what must be stored."""
+    before = model.state_dict()
+    changed = [each for name, each in corrected.state_dict().items() if not torch.equal(each, before[name])]
+    return sum(each.numel() * each.element_size() for each in changed)
 
 
 def fit_all(
@@ -105,22 +154,29 @@ def fit_all(
     settings: SGDSettings | None = None,
     amp: bool = False,
     checkpoint: Checkpoint | None = None,
+    names: Collection[str] | None = None,
+    frozen: Collection[str] = (),
+    label: str = "finetune",
 ) -> tuple[nn.Module, History]:
-    """Return a copy of a model, all parameters trained with cross entropy, in the state of its best epoch.
+    """Return a copy of a model, its parameters trained with cross entropy, in the state of its best epoch.
 
-    `validate` returns the accuracy in [0, 1] by which the epoch is chosen.
+    `validate` returns the accuracy in [0, 1] by which the epoch is chosen. With `names` only these parameters are
+    trained; the modules called in `frozen` are in eval mode throughout, so that their statistics stay.
     """
     tuned = copy.deepcopy(model)
-    for parameter in tuned.parameters():
-        parameter.requires_grad_(True)
-    settings = settings or SGDSettings()
-    optimizer, schedule = sgd(
-        tuned.parameters(),
-        lr=settings.lr,
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-        steps=sum(len(batches) for batches in epochs),
-    )
+    trained = []
+    for name, parameter in tuned.named_parameters():
+        parameter.requires_grad_(names is None or name in names)
+        trained += [parameter] if parameter.requires_grad else []
+    if not trained:
+        raise UserError(f"{label}: the model has none of the parameters that this trains")
+    optimizer, schedule = (settings or SGDSettings()).optimizer(trained, epochs)
+
+    def enter_training(network: nn.Module) -> None:
+        network.train()
+        for name in frozen:
+            network.get_submodule(name).training = False
+
     history = fit(
         tuned,
         epochs,
@@ -129,7 +185,8 @@ def fit_all(
         optimizer=optimizer,
         schedule=schedule,
         checkpoint=checkpoint,
+        enter_training=enter_training,
         amp=amp,
-        label="finetune",
+        label=label,
     )
     return tuned, history

@@ -82,6 +82,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def problems(options: Options) -> list[str]:
     """Return the problems with this stage's own options."""
     messages = [f"--mem {options.mem}: give at least 1 MiB"] if options.mem < 1 else []
+    if options.fs_method == "random":
+        messages.append("-f random draws filters without a ranking: run correct -f random")
     if options.refine < 0:
         messages.append(f"--refine {options.refine}: give 0 or more filters")
     if options.refine and options.fs_method not in ESTIMATED_METHODS:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deeppatch.cli.annotate.command import add_bias
 from deeppatch.cli.arguments import add_degradations
 from deeppatch.cli.declared import Folder
 from deeppatch.cli.options import StageOptions
@@ -46,6 +47,7 @@ class Options(StageOptions):
     severity: str | None = None
     hold_out: str | None = None
     degradation: str = ""
+    bias: str | None = None
     files: list[Path] = field(default_factory=list)
     networks: list[Path] = field(default_factory=list)
     require: list[str] = field(default_factory=list)
@@ -57,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this stage."""
     group = parser.add_argument_group("compare")
     add_degradations(group)
+    add_bias(group)
     group.add_argument(
         "files",
         type=Path,

@@ -145,6 +145,9 @@ def _member(context: Context, model: Classifier, source: Source) -> Member:
         name, network = SWITCHED, load(source.path, model)
     elif "router" in meta:
         name, network = SWITCHED, _switched(context, model, source, Router.from_bytes(content, source.path), sizes)
+    elif "bank" in meta:
+        _check_base(meta["base"], model, source)
+        name, network = "bank", load(source.path).apply(model)
     elif {"kind", "base"} <= meta.keys():
         name, network = ALWAYS, patched_copy(context, model, _patch(context, model, content, source))
     else:

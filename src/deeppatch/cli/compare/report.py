@@ -20,6 +20,8 @@ from deeppatch.report import ledger_json, scores
 from deeppatch.report.gate import gate_summary
 from deeppatch.report.verdict import Verdict, verdict
 
+ON_CLEAN = ("worst_class", "ece", "ece_mass", "nll", "brier")
+ON_ALL = ("mean_corruption_error", "mce", "relative_mce")
 HEADLINES = (CLEAN, pools.BLURRED, pools.ALL, pools.DEGRADED, pools.HELD_OUT, MIXED)
 
 
@@ -36,7 +38,7 @@ def write_report(context: Context, ledger: Ledger, target: str | None) -> None:
     stage.write_json("ledger.json", ledger_json.contents(ledger, tidy))
     # the place for what is handed over: report.html, the model card, and sinks
     judgements = []
-    judged = target or best(tidy)
+    judged = target or best(tidy[tidy.network.isin(list(ledger.networks))])
     said = judge_network(tidy, judged, ledger.base)
     if options.require and target is not None:
         required = [requirements.requirement(text) for text in options.require]
@@ -52,6 +54,8 @@ def write_report(context: Context, ledger: Ledger, target: str | None) -> None:
     print(scores.format_table(table.reset_index()))
     print(f"\nagainst {ledger.base}, with 95 % intervals over images")
     print(changes(tidy, ledger.base).to_string(index=False))
+    print("\nfurther measures")
+    print(scores.format_table(further(tidy, ledger.base)))
     print("\n" + "\n".join(definitions(tidy)))
     print(f"\n{said}")
     images = len(ledger.view(CLEAN))
@@ -102,11 +106,28 @@ def changes(tidy: pd.DataFrame, base: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def further(tidy: pd.DataFrame, base: str) -> pd.DataFrame:
+    """Return measures of clean images, and errors relative to the base over the 15 types where they are there."""
+    wanted = [(CLEAN, measure) for measure in ON_CLEAN] + [(pools.ALL, measure) for measure in ON_ALL]
+    rows = []
+    for network, own in tidy[tidy.severity == 0].groupby("network", sort=False):
+        values = {(row["view"], row["measure"]): float(row["estimate"]) for row in own.to_dict("records")}
+        if network == base and (pools.ALL, "mean_corruption_error") in values:
+            values[pools.ALL, "mce"] = 100.0  # by definition
+        titles = {key: metrics.definition(key[1]).title for key in wanted}
+        titles[pools.ALL, "mce"] += f" (base {base})"
+        found = {title: values[key] for key, title in titles.items() if key in values}
+        rows += [{"network": network, **found}] if found else []
+    return pd.DataFrame(rows)
+
+
 def definitions(tidy: pd.DataFrame) -> list[str]:
     """Return what the columns of the printed tables mean, a line for each."""
     shown = {*summary.columns_of(list(tidy["view"])), *(name for name, _measure, _view in headlines(tidy))}
     lines = [f"{name}: {text}" for name, text in pools.MEANS.items() if name in shown]
-    return lines + metrics.explained(["accuracy", "change"]) + [
+    measured = set(tidy["measure"])
+    lines += metrics.explained(["accuracy", "change", *(name for name in (*ON_CLEAN, *ON_ALL) if name in measured)])
+    return lines + [
         f"{title}: of {summary.changes_view(tidy)}; {line.partition(': ')[2]}"
         for title, line in zip(summary.TITLES.values(), metrics.explained(summary.TITLES), strict=True)
     ]  # fmt: skip

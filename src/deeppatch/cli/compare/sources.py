@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,9 +14,13 @@ from deeppatch.storage import read_given, read_record, sha256
 
 # the file of each stage that holds a network or a part of one, first what is preferred
 FILES = {
-    "correct": ("weights.safetensors", "patch.safetensors"), "evaluate": ("router.safetensors",),
+    "correct": ("weights.safetensors", "patch.safetensors", "bank.safetensors"), "evaluate": ("router.safetensors",),
     "relearn": ("weights.safetensors",), "decompose": ("weights.safetensors",),
 }  # fmt: skip
+
+
+# settings in which runs of one method may differ whose mean is reported
+NO_VARIANT = {"seed", "filter_seed", "device", "gpu", "mem"}
 
 
 @dataclass(frozen=True)
@@ -32,13 +37,32 @@ class Source:
         """What messages call it: the folder of its run, or the file."""
         return self.path.parent.name if self.record else str(self.path)
 
+    @property
+    def variant(self) -> str | None:
+        """A digest of all settings of the run and of what it has read, without seeds; None for a file by itself."""
+        record = self.record or {}
+        if "settings" not in record:
+            return None
+        return sha256(json.dumps(_without_seeds(record), sort_keys=True).encode())[:12]
+
     def facts(self, digest: str) -> dict[str, Any]:
         """Return what a ledger says of the file: where it is, its digest, and the command that made it."""
         record = self.record or {}
         kept = {name: record[name] for name in ("stage", "command", "git") if name in record}
         inside = self.path.resolve().is_relative_to(self.output.resolve())
         file = self.path.resolve().relative_to(self.output.resolve()) if inside else self.path
+        if self.variant is not None:
+            kept["variant"] = self.variant
+        if (filter_seed := record.get("settings", {}).get("filter_seed")) is not None:
+            kept["filter_seed"] = filter_seed
         return {"file": str(file), "sha256": digest, **kept}
+
+
+def _without_seeds(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a run, and of the runs that it has read, without seeds and devices."""
+    settings = {name: value for name, value in record.get("settings", {}).items() if name not in NO_VARIANT}
+    read = {role: _without_seeds(each) for role, each in record.get("consumed", {}).items()}
+    return {"settings": settings, "consumed": read}
 
 
 def given(options: Any) -> Iterator[tuple[Source, bool]]:

@@ -1,30 +1,55 @@
-"""correct: train a patch for the suspicious filters, or fine-tune the whole network."""
+"""correct: train a patch for the suspicious filters, or correct the whole network by one of several methods."""
 
 from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from deeppatch.cli.declared import Folder
+from deeppatch.cli.naming import OF_CORRECTION, given_options
 from deeppatch.cli.options import RepairOptions
-
-if TYPE_CHECKING:
-    from deeppatch.cli.context import Context
-    from deeppatch.zoo.classifier import Classifier
+from deeppatch.retrain.names import CONDITIONS, STATISTICS
 
 STAGE = "correct"
-DESCRIPTION = "Correct: train a patch for the most suspicious filters on degraded images, or fine-tune everything."
+DESCRIPTION = (
+    "Correct: train a patch for the most suspicious filters on degraded images, fine-tune everything, or take one "
+    "of the baselines that cost less."
+)
 EXAMPLE = "-m resnet32 -d cifar10 -f perfloss -c patch --crt_type replace"
 RANKS = True
+TRAINED = {
+    "weights.safetensors": "the weights of the best epoch on val",
+    "history.csv": "loss and accuracy on val after each epoch",
+    "metrics.json": "numbers of images, epochs and passes, the best epoch, its accuracy on val, and stored bytes",
+}
 ARTIFACTS = (
     Folder(
         "correct-finetune",
         "the fine-tuned network, with `-c finetune`",
+        TRAINED,
+    ),
+    Folder(
+        "correct-norms",
+        "the network with normalisation layers that were trained, or whose statistics are new, with `-c norms`",
+        {name: about for name, about in TRAINED.items() if name != "history.csv"},
+        {"history.csv": f"{TRAINED['history.csv']}, but with `--epochs 0`"},
+    ),
+    Folder("correct-surgical", "the network of which one block was trained, with `-c surgical`", TRAINED),
+    Folder(
+        "correct-interpolate",
+        "the network between the base and the fine-tuned one, with `-c interpolate`",
         {
-            "weights.safetensors": "the weights of the best epoch on val",
-            "history.csv": "loss and accuracy on val after each epoch",
-            "metrics.json": "numbers of images and epochs, the best epoch, and its accuracy on val",
+            "weights.safetensors": "the weights of the point that was chosen on val",
+            "curve.csv": "accuracy of all points on val and test, clean and at each level, and the bound on val's loss",
+            "metrics.json": "the point that was chosen, its accuracy and its bound on val, passes, and stored bytes",
+        },
+    ),
+    Folder(
+        "correct-bank",
+        "a bank of normalisation statistics, one for each condition, with `-c bank`",
+        {
+            "bank.safetensors": "a scale and a shift of each channel by condition, and the selector",
+            "metrics.json": "the conditions, the bound on the loss of clean accuracy, passes, and stored bytes",
         },
     ),
     Folder(
@@ -41,73 +66,88 @@ ARTIFACTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Options(RepairOptions):
-    """The options of correct, which are those that DeepPatch's stages share."""
+    """The options of correct beside those that DeepPatch's stages share: what some corrections have of their own."""
+
+    passes: int | None = None
+    filter_seed: int | None = None
+    statistics: str = "linear"
+    conditions: str = "level"
+    block: int = 1
+    max_clean_drop: float | None = None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add nothing: all arguments of this stage are those that DeepPatch's stages share."""
+    """Add the arguments of this stage."""
+    group = parser.add_argument_group("correct")
+    group.add_argument(
+        "--passes",
+        type=int,
+        metavar="N",
+        help="train on N images, each time that one is, in whole batches, however many epochs that takes; for equal "
+        "budgets (default: as many as --epochs takes)",
+    )
+    group.add_argument(
+        "--filter_seed",
+        type=int,
+        metavar="N",
+        help="patch: seed of filters that are drawn at random, with -f random or --susp_side random, where splits and "
+        "training shall have the same seed (default: that of --seed)",
+    )
+    group.add_argument(
+        "--statistics",
+        choices=list(STATISTICS),
+        default="linear",
+        help="interpolate: running statistics between those of both networks, estimated again, or kept from the base "
+        "(default: linear)",
+    )
+    group.add_argument(
+        "--conditions",
+        choices=list(CONDITIONS),
+        default="level",
+        help="bank: what has statistics of its own, each level or each type of the degradation (default: level)",
+    )
+    group.add_argument(
+        "--block",
+        type=int,
+        default=1,
+        metavar="K",
+        help="surgical: which block to train; a block ends where the maps are halved (default: 1, the first)",
+    )
+    group.add_argument(
+        "--max_clean_drop",
+        type=float,
+        metavar="P",
+        help="interpolate and bank: bound on the loss of clean accuracy, in points, shown on val with 95 %% confidence "
+        "(default: 1 for interpolate, 0.1 for bank)",
+    )
+
+
+def problems(options: Options) -> list[str]:
+    """Return the problems with this stage's own options."""
+    messages = [
+        f"--{name} can only be used with -c {' and '.join(methods)}, not with {options.crt_method}"
+        for name, methods in OF_CORRECTION.items()
+        if options.crt_method not in methods and name in given_options(options)
+    ]
+    if options.passes is not None and options.passes < 1:
+        messages.append(f"--passes {options.passes}: give at least the number of images in a batch")
+    if options.filter_seed is not None and options.fs_method != "random" and options.susp_side != "random":
+        messages.append("--filter_seed draws nothing here: add -f random or --susp_side random")
+    if options.block < 1:
+        messages.append(f"--block {options.block}: give a number from 1 on; blocks are counted from the input")
+    if options.max_clean_drop is not None and not 0 <= options.max_clean_drop <= 100:
+        messages.append(f"--max_clean_drop {options.max_clean_drop}: give points from 0 to 100")
+    return messages
 
 
 def run(options: Options) -> None:
-    """Train the correction that -c names and write it for evaluate."""
+    """Make the correction that -c names and write it for evaluate."""
     from deeppatch.cli.context import open_stage
+    from deeppatch.cli.correct.report import report
+    from deeppatch.cli.correct.runners import RUNNERS
     from deeppatch.cli.predecessors import base_model
 
     context = open_stage(options, STAGE)
-    model = base_model(context)
-    if options.crt_method == "patch":
-        run_patch(options, context, model)
-    elif not context.already_finished():
-        run_finetune(options, context, model)
-
-
-def run_patch(options: Options, context: Context, model: Classifier) -> None:
-    """Train a patch for the filters that the ranking chooses, and write patch.safetensors."""
-    from deeppatch.artifacts import state_digest
-    from deeppatch.cli.correct.inputs import chosen_filters
-    from deeppatch.cli.correct.report import report
-    from deeppatch.patching.training import train_patch
-
-    channels, facts = chosen_filters(context, model)
-    if context.already_finished():
-        return
-    patch = train_patch(
-        model,
-        context.data,
-        context.corruption,
-        channels,
-        kind=options.crt_type,
-        epochs=options.crt_epoch,
-        batch_size=options.batch_size,
-        seed=options.seed,
-        reseed=False,  # the stage has seeded torch
-        checkpoint=context.checkpoint(base=state_digest(model.state_dict()), channels=channels),
-        **context.training_options(),
-    )
-    assert patch.history is not None
-    report(context, "patch.safetensors", patch.to_bytes(), patch.history, {"kind": options.crt_type, **facts})
-
-
-def run_finetune(options: Options, context: Context, model: Classifier) -> None:
-    """Fine-tune all parameters, and write weights.safetensors."""
-    from deeppatch.artifacts import state_digest, tensors_to_bytes
-    from deeppatch.cli.correct.report import report
-    from deeppatch.retrain.finetune import finetune
-    from deeppatch.training import History
-
-    base = state_digest(model.state_dict())
-    tuned = finetune(
-        model,
-        context.data,
-        context.corruption,
-        epochs=options.crt_epoch,
-        batch_size=options.batch_size,
-        seed=options.seed,
-        reseed=False,  # the stage has seeded torch
-        checkpoint=context.checkpoint(base=base),
-        **context.training_options(),
-    )
-    content = tensors_to_bytes(tuned.state_dict(), {"base": base, **context.about})
-    history = tuned.history
-    assert isinstance(history, History)
-    report(context, "weights.safetensors", content, history, {})
+    correction = RUNNERS[options.crt_method](context, base_model(context))
+    if correction is not None:
+        report(context, correction)

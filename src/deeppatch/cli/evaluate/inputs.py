@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 
+from torch import nn
+
 from deeppatch.cli.context import Context
 from deeppatch.cli.predecessors import load_finetuned
 from deeppatch.errors import MissingArtifact, OtherBase
@@ -11,7 +13,7 @@ from deeppatch.progress import info
 from deeppatch.zoo.classifier import Classifier
 
 
-def finetuned_if_there(context: Context, model: Classifier) -> Classifier | None:
+def finetuned_if_there(context: Context, model: Classifier) -> nn.Module | None:
     """Return the fine-tuned network of this model if there is one, else None."""
     found = context.found.get("finetuned")
     if found and found.given:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import nn
+
 from deeppatch import metrics
 from deeppatch.artifacts import tensors_to_bytes
 from deeppatch.cli.context import Context
@@ -37,7 +39,7 @@ def write_weights(context: Context, model: Classifier) -> None:
     context.stage.write("weights.safetensors", tensors_to_bytes(model.state_dict(), context.about))
 
 
-def report(context: Context, model: Classifier, facts: dict[str, Any]) -> None:
+def report(context: Context, model: nn.Module, facts: dict[str, Any]) -> None:
     """Measure on test, print, and write metrics."""
     options, test = context.options, context.splits.test
     batches = {"batch_size": options.batch_size, "amp": options.amp}
@@ -45,7 +47,8 @@ def report(context: Context, model: Classifier, facts: dict[str, Any]) -> None:
     measured = metrics.accuracies(correct, context.corruption.level_names, "blurred")
     check = None
     entry = published(context)
-    if entry and entry.top1 and options.state == "pretrained" and not options.train:
+    is_given = options.state == "pretrained" and not options.train
+    if is_given and entry and entry.top1 and isinstance(model, Classifier):
         check = check_normalisation(
             model,
             context.splits.val,
@@ -54,7 +57,8 @@ def report(context: Context, model: Classifier, facts: dict[str, Any]) -> None:
             images=len(test),
             batch_size=options.batch_size,
         )
-    if not options.train and metrics.at_chance(measured["clean"], len(test), len(context.source.classes)):
+    chance = metrics.at_chance(measured["clean"], len(test), len(context.source.classes))
+    if chance and not options.train and isinstance(model, Classifier):
         warn_of_chance(context, model, measured["clean"])
     context.stage.write_json(
         "metrics.json",

@@ -16,8 +16,10 @@ from deeppatch.data import views
 from deeppatch.hybrid.relearning import Relearned
 from deeppatch.hybrid.selection import Selection
 from deeppatch.hybrid.semisupervised import EVAL_BATCH_SIZE
+from deeppatch.metrics import paired_difference
 from deeppatch.progress import info
 from deeppatch.report import plots, repairs
+from deeppatch.report.verdict import verdict
 from deeppatch.training import predict
 
 NETWORKS = ("raw", "finetuned", "last")
@@ -64,6 +66,8 @@ def report(context: Context, selection: Selection, model: nn.Module, relearned: 
     )
     print(classes.to_string(index=False, float_format="%.2f"))
     summarize(row, diagnosed)
+    gained = paired_difference(*(predictions[name] == test.labels for name in ("last", "raw"))).scaled(100)
+    info(str(verdict("relearned", gained, base="the raw network")))
     info(f"written to {stage.folder}")
 
 

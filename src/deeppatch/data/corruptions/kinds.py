@@ -16,8 +16,8 @@ from deeppatch.data.corruptions.draws import Draws, fingerprints, keys
 from deeppatch.errors import UserError
 
 SMALLEST = 8  # pixels of the shorter side
-# values of a batch that are degraded at once: what stays in a cache, or what a GPU needs to be busy
-AT_ONCE = {"cpu": 1 << 18, "cuda": 1 << 24}
+AT_ONCE = 1 << 18
+AT_ONCE_IN_PARALLEL = {"cpu": 1 << 21, "cuda": 1 << 24}
 
 
 @dataclass(frozen=True)
@@ -73,28 +73,25 @@ def degrade(pixels: Tensor, name: str, severity: int, seed: int = 0) -> Tensor:
     if min(height, width) < SMALLEST:
         raise UserError(f"images of {height}x{width} pixels are too small for {name}; use {SMALLEST} pixels or more")
     kind, row = KINDS[name], constants(name, height, width)[severity - 1]
-    size = max(1, AT_ONCE.get(pixels.device.type, AT_ONCE["cpu"]) // pixels[0].numel()) if count else 1
-    with torch.inference_mode(False):  # a mode of the thread, and others write into this
-        found = torch.empty_like(pixels)
-
-    def degrade_part(start: int) -> None:
-        part = pixels[start : start + size]
-        # all three belong to a thread
-        with torch.inference_mode(False), torch.no_grad(), runtime.autocast(pixels.device, False):
+    parts = pixels.split(max(1, _at_once(pixels.device) // pixels[0].numel())) if count else ()
+    found = [torch.empty_like(pixels[:0])]
+    with torch.inference_mode(False), torch.no_grad(), runtime.autocast(pixels.device, False):
+        for part in parts:
             drawn: tuple[Tensor, ...] = ()
             if kind.draw:
                 streams = Draws(keys(fingerprints(part), seed, name, severity))
                 drawn = kind.draw(streams, height, width, row)
-            found[start : start + size] = kind.apply(part, row, *drawn)
+            found.append(kind.apply(part, row, *drawn))
+    return torch.cat(found)
 
-    starts, workers = range(0, count, size), torch.get_num_threads()
-    if pixels.device.type != "cpu" or min(len(starts), workers) < 2:
-        for start in starts:
-            degrade_part(start)
-    else:  # a thread for each part, because parts are too small to be worth dividing
-        with runtime.single_threaded_workers(workers) as pool:
-            list(pool.map(degrade_part, starts))
-    return found
+
+def _at_once(device: torch.device) -> int:
+    """Return how many values are degraded at once: what stays in a cache, or what threads and GPUs need to be busy."""
+    return (
+        AT_ONCE
+        if device.type == "cpu" and torch.get_num_threads() == 1
+        else AT_ONCE_IN_PARALLEL.get(device.type, AT_ONCE)
+    )
 
 
 class CommonCorruption:

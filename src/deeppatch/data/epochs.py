@@ -1,0 +1,112 @@
+"""Epochs of training batches, cut to a number of passes where budgets are compared, and the count of passes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from deeppatch.data import views
+from deeppatch.data.corruptions import Corruption
+from deeppatch.data.images import Images
+from deeppatch.errors import UserError
+
+
+@dataclass(frozen=True)
+class Passes:
+    """How many images went through a network, each time that one did: the cost of a method.
+
+    Args:
+        train: Forward and backward passes of one image.
+        forward: Passes of one image that are forward only.
+
+    >>> Passes(train=100) + Passes(train=20, forward=7)
+    Passes(train=120, forward=7)
+    """
+
+    train: int = 0
+    forward: int = 0
+
+    def __add__(self, other: Passes) -> Passes:
+        return Passes(self.train + other.train, self.forward + other.forward)
+
+
+@dataclass(frozen=True)
+class FirstBatches:
+    """The first `count` batches of an epoch."""
+
+    epoch: views.Shuffled
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    @property
+    def sizes(self) -> list[int]:
+        """The number of images in each whole batch."""
+        return self.epoch.sizes[: self.count]
+
+    def __iter__(self) -> Iterator[views.Batch]:
+        return islice(iter(self.epoch), self.count)
+
+    def shard(self, index: int, count: int) -> FirstBatches:
+        """Return the same batches of shard `index` (from 0) of `count` shards of each."""
+        return FirstBatches(self.epoch.shard(index, count), self.count)
+
+
+Epoch = views.Shuffled | FirstBatches
+
+
+def clean_epochs(
+    images: Images,
+    *,
+    epochs: int,
+    batch_size: int = 256,
+    seed: int = 2021,
+    augment: bool = False,
+    mirror: bool = True,
+) -> list[views.Shuffled]:
+    """Return `epochs` shuffled passes over clean images; with `augment` they are cropped, and mirrored if `mirror`."""
+    return [views.Shuffled(images, batch_size, seed, epoch, augment=augment, mirror=mirror) for epoch in range(epochs)]
+
+
+def degraded_epochs(
+    images: Images,
+    corruption: Corruption,
+    *,
+    epochs: int,
+    passes: int | None = None,
+    batch_size: int = 256,
+    seed: int = 2021,
+) -> list[Epoch]:
+    """Return `epochs` shuffled passes, in which each image is clean with probability 1/2, else at a random level.
+
+    With `passes` there are as many whole batches as that number of images allows, in as many epochs as that takes, and
+    `epochs` is not read.
+    """
+    if passes is None:
+        return [views.Shuffled(images, batch_size, seed, epoch, corruption=corruption) for epoch in range(epochs)]
+    found: list[Epoch] = []
+    while passes > 0:
+        whole = views.Shuffled(images, batch_size, seed, len(found), corruption=corruption)
+        count = passes // batch_size if passes < len(images) else len(whole)
+        found += [whole] if count == len(whole) else [FirstBatches(whole, count)] if count else []
+        passes -= len(images)
+    if not found:
+        raise UserError(f"passes: give at least the {min(batch_size, len(images))} images of a batch")
+    return found
+
+
+def count_passes(epochs: Sequence[Epoch], validated: int = 0) -> Passes:
+    """Return the passes of a training with `validated` images in each validation, one after each epoch.
+
+    >>> import torch
+    >>> from deeppatch.data.corruptions import GaussianBlur
+    >>> images = Images(torch.zeros(20, 3, 4, 4, dtype=torch.uint8), torch.zeros(20, dtype=torch.long))
+    >>> epochs = degraded_epochs(images, GaussianBlur((1.0,)), epochs=1, passes=50, batch_size=8)
+    >>> [epoch.sizes for epoch in epochs]
+    [[8, 8, 4], [8, 8, 4], [8]]
+    >>> count_passes(epochs, validated=10)
+    Passes(train=48, forward=30)
+    """
+    return Passes(sum(sum(epoch.sizes) for epoch in epochs), len(epochs) * validated)
