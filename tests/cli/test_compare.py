@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+import torch
 
 from deeppatch.artifacts import tensors_from_bytes, tensors_to_bytes
+from deeppatch.cli.compare import inputs, sources
+from deeppatch.data.images import Images
 from deeppatch.ledger import measuring
 from deeppatch.ledger.ledger import Ledger
 from deeppatch.metrics import DRAWS
@@ -205,6 +210,45 @@ def test_a_subset_is_measured_with_networks_that_were_made_on_all_images(few, fo
     assert set(table.network) == {"pretrained", "finetuned", "patched always on", "switched"}
     assert set(table.n) == {6}
     assert len(forward_passes) == 4 * 8
+
+
+def test_test_images_that_a_router_was_calibrated_on_are_in_no_row(few, forward_passes):
+    record = few.at("switch-patch-replace-perfloss-probe/run.json")
+    content = json.loads(record.read_text())
+    content["settings"]["calibrate_on"] = "test:9"
+    record.write_text(json.dumps(content))
+    said = few.ran("compare").out
+    assert "left out of every row: 9 test images that routers were calibrated on" in said
+    assert forward_passes == [], "cells are of all images"
+    table = ledger_of(few)
+    assert set(table.n) == {24 - 9}
+    right = accuracy(table, "pretrained") * (24 - 9) / 100
+    assert right == pytest.approx(round(right), abs=1e-3)
+    said = few.ran("compare --limit 6").out
+    assert "calibrated on 9 test images, of another subset than --limit's" in said
+
+
+def test_the_images_are_those_that_evaluate_draws():
+    seen = pytest.importorskip("deeppatch.patching.seen")
+    images = Images(torch.zeros(50, 3, 2, 2), torch.arange(50))
+    drawn, _others = seen.apart(images, 20, 7)
+    settings = {"calibrate_on": "test:20", "seed": 7}
+    source = sources.Source(Path("router.safetensors"), {"settings": settings}, Path("output"))
+    member = SimpleNamespace(source=source)
+    context = SimpleNamespace(data=SimpleNamespace(test=images))
+    assert sorted(inputs.calibration_images(context, {"switched": member})) == sorted(drawn.labels.tolist())
+
+
+@pytest.mark.parametrize("method", ["norms --crt_epoch 1", "bank", "interpolate", "surgical --crt_epoch 1"])
+def test_every_correction_of_a_whole_network_is_found(few, method):
+    few.ran(f"correct -c {method}")
+    name = method.split()[0]
+    few.ran("compare")
+    network = few.json("compare/ledger.json")["networks"][name]
+    left = few.json(f"correct-{name}/metrics.json")
+    assert network["bytes"] == left["stored_bytes"]
+    assert network["passes"] == left["passes"]["train"]
+    assert network["method"] == name
 
 
 def test_runs_that_differ_by_seed_have_a_row_for_their_mean(few):

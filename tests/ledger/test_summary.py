@@ -197,3 +197,14 @@ def test_networks_that_differ_by_seed_have_a_row_for_their_mean(ledger):
     assert set(replace(ledger, networks=other).seeds()) == {
         "finetune abc (mean of 2 seeds)", "finetune xyz (mean of 2 seeds)",
     }  # fmt: skip
+
+
+def test_images_that_a_router_was_calibrated_on_are_left_out_of_every_view(ledger):
+    used = np.array([0, 3, 39])
+    left = ledger.without(used)
+    for name in ("clean", "fog-5", "mixed"):
+        kept = [row for row, image in enumerate(ledger.view(name).image) if image not in used]
+        assert list(left.view(name).image) == [ledger.view(name).image[row] for row in kept]
+        assert list(left.correct("new", name)) == [ledger.correct("new", name)[row] for row in kept]
+        assert len(left.outcomes["new", name]) == len(left.view(name)) == IMAGES - 3
+    assert set(left.frame(draws=5).n) == {IMAGES - 3}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,18 @@ class Ledger:
         """Return which images of a view a network classifies correctly, bool (N,)."""
         found: np.ndarray = self.outcomes[network, view].prediction == self.view(view).labels
         return found
+
+    def without(self, images: np.ndarray) -> Ledger:
+        """Return the ledger over the other images than those of these numbers, in all views.
+
+        The images that a router was calibrated on say nothing about it.
+        """
+        kept = {view.name: ~np.isin(view.image, images) for view in self.views}
+        views = tuple(
+            replace(view, labels=view.labels[kept[view.name]], image=view.image[kept[view.name]]) for view in self.views
+        )
+        outcomes = {(network, view): each.take(kept[view]) for (network, view), each in self.outcomes.items()}
+        return replace(self, views=views, outcomes=outcomes)
 
     def seeds(self) -> dict[str, tuple[str, ...]]:
         """Return the networks of one method that differ by seed only, by the name of their mean.

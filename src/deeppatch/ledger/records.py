@@ -35,6 +35,12 @@ class Outcomes:
     def __len__(self) -> int:
         return len(self.prediction)
 
+    def take(self, rows: np.ndarray) -> Outcomes:
+        """Return the outcomes of some rows, by index or bool (N,)."""
+        routed = None if self.routed is None else self.routed[rows]
+        taken = (each[rows] for each in (self.prediction, self.confidence, self.log_likelihood, self.brier))
+        return Outcomes(*taken, routed)
+
 
 @dataclass(frozen=True)
 class LedgerView:

@@ -132,6 +132,7 @@ def measured(context: Context, model: Classifier, members: dict[str, Member]) ->
     """Return the ledger of the base and of these networks."""
     from deeppatch.cli.compare import inputs
     from deeppatch.ledger.comparing import compare
+    from deeppatch.progress import info
 
     options = context.options
     ledger = compare(
@@ -146,6 +147,10 @@ def measured(context: Context, model: Classifier, members: dict[str, Member]) ->
         seed=options.seed,
         images_digest=context.stage.facts["data"]["parts"]["test"]["digest"],
     )
+    used = inputs.calibration_images(context, members)
+    if len(used):
+        info(f"left out of every row: {len(used)} test images that routers were calibrated on")
+        ledger = ledger.without(used)
     return inputs.described(context, ledger, members)
 
 

@@ -11,8 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
+from deeppatch import runtime
 from deeppatch.artifacts import state_digest, tensors_from_bytes
 from deeppatch.cache import ContentCache
 from deeppatch.cli.compare.sources import Source, given, left_by_stages
@@ -101,6 +104,17 @@ def target(context: Context, names: list[str]) -> str | None:
     return None
 
 
+def calibration_images(context: Context, found: Mapping[str, Member]) -> np.ndarray:
+    """Return the numbers of the test images that routers were calibrated on, which evaluate drew by its seed."""
+    total, numbers = len(context.data.test), [np.zeros(0, dtype=np.int64)]
+    for member in found.values():
+        if count := member.source.calibrated_on_test:
+            seed = (member.source.record or {})["settings"]["seed"]
+            order = torch.randperm(total, generator=runtime.generator(seed, "calibrate"))
+            numbers.append(order[:count].numpy())
+    return np.unique(np.concatenate(numbers))
+
+
 def check_requirements(context: Context) -> None:
     """Raise UserError where a requirement names a view that there is not, now that the levels are known."""
     options = context.options
@@ -180,6 +194,8 @@ def _check_data(context: Context, source: Source) -> None:
     if not before:
         return
     same = record.get("settings", {}).get("limit") == context.options.limit
+    if source.calibrated_on_test and not same:
+        raise StaleArtifact(f"calibrated on {source.calibrated_on_test} test images, of another subset than --limit's")
     test = {name: part for name, part in before["parts"].items() if name == "test" and same}
     if changes := "; ".join(digest.differences({**before, "parts": test}, now)):
         raise StaleArtifact(f"made from other data: {changes}")

@@ -38,6 +38,12 @@ class Source:
         return self.path.parent.name if self.record else str(self.path)
 
     @property
+    def calibrated_on_test(self) -> int:
+        """The number of test images that a router was calibrated on, which say nothing about it."""
+        kind, _, count = str((self.record or {}).get("settings", {}).get("calibrate_on", "")).partition(":")
+        return int(count) if kind == "test" and count.isdecimal() else 0
+
+    @property
     def variant(self) -> str | None:
         """A digest of all settings of the run and of what it has read, without seeds; None for a file by itself."""
         record = self.record or {}
