@@ -74,6 +74,14 @@ def test_rows_are_made_again_as_they_were_measured(degradation):
             assert torch.equal(made(stream.view.name, rows), want), stream.view.name
     with pytest.raises(UserError, match="no degradation has the level rain-1"):
         made("rain-1", [0])
+    # without some images, rows are numbered anew
+    left_out = np.array([0, 4, 20])
+    fewer = pictures_of(images, degrade, snow, batch_size=8, seed=5, left_out=left_out)
+    for stream in streams:
+        whole = torch.cat([pixels for pixels, _labels in stream.batches])
+        kept = whole[torch.from_numpy(~np.isin(stream.view.image, left_out))]
+        want = (255 * kept[[17, 2]]).round().to(torch.uint8)
+        assert torch.equal(fewer(stream.view.name, [17, 2]), want), stream.view.name
 
 
 def test_pixels_are_in_the_page_as_they_are(blur_and_grid, pixels):

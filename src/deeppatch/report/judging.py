@@ -23,7 +23,7 @@ def judged_network(ledger: Ledger, tidy: pd.DataFrame, target: str | None) -> st
         raise UserError(f"the ledger has no network beside {ledger.base}; compare it with another one")
     if target is not None and target not in others:
         raise UserError(f"target={target!r}: there are the networks {', '.join(others)}")
-    return target or best(tidy)
+    return target or best(tidy[tidy.network.isin(others)])
 
 
 def best(tidy: pd.DataFrame) -> str:

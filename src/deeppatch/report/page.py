@@ -50,6 +50,7 @@ def page(
     judgements: Sequence[Judgement] = (),
     pictures: Pictures | Mapping[str, Tensor | np.ndarray] | None = None,
     seed: int = 2021,
+    chosen_here: bool | None = None,
 ) -> str:
     """Return a ledger as one HTML page with all that belongs to it inside, for people who have no Python.
 
@@ -65,6 +66,8 @@ def page(
         pictures: What `pictures_of` returns, or pixels of whole views, uint8 (N, 3, H, W), by name; without them no
             images are shown.
         seed: The seed by which the images to show are drawn.
+        chosen_here: Whether the target was chosen by this very ledger, which limits mention (default: where none is
+            given).
 
     Raises:
         UserError: When there is no network beside the base, or none is called `target`.
@@ -98,7 +101,7 @@ def page(
         "costs": page_tables.costs(ledger),
         "about": facts(ledger.about),
         "made": {name: facts({"digest": row.digest, **row.facts}) for name, row in ledger.networks.items()},
-        "limits": limits(ledger, chosen, chosen_here=target is None),
+        "limits": limits(ledger, chosen, chosen_here=target is None if chosen_here is None else chosen_here),
     }
     return environment().get_template("report.html").render(**content)
 

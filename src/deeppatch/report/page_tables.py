@@ -74,6 +74,11 @@ def numbers_of(tidy: pd.DataFrame) -> dict[tuple[str, str, int, str], Estimate]:
     }
 
 
+def names_in(numbers: Numbers) -> list[str]:
+    """Return the names of the rows: the networks, and means over those that differ by seed."""
+    return list(dict.fromkeys(key[0] for key in numbers))
+
+
 def accuracies(ledger: Ledger, numbers: Numbers) -> Table:
     """Return the accuracy of each network on the means that matter most, below it what it gains over the base."""
     kinds = list(dict.fromkeys(view.kind for view in ledger.views if view.degraded))
@@ -83,7 +88,7 @@ def accuracies(ledger: Ledger, numbers: Numbers) -> Table:
     groups = [name for name in (GROUPS if {pools.BLURRED, *GROUPS} & known else kinds) if name in known]
     stream = MIXED if MIXED in means else CLEAN
     rows = []
-    for network in ledger.networks:
+    for network in names_in(numbers):
         cells = [_accuracy(numbers, network, name) for name in means]
         cells += [_percent(numbers.get((network, stream, 0, measure))) for measure in summary.TITLES]
         cells += [_accuracy(numbers, network, name) for name in groups]
@@ -96,14 +101,14 @@ def accuracies(ledger: Ledger, numbers: Numbers) -> Table:
 
 def further_measures(ledger: Ledger, numbers: Numbers) -> Table:
     """Return the other measures: on the mixed stream, on clean images without one, and mCE over the 15 types."""
-    columns = []
+    networks, columns = names_in(numbers), []
     for measure in metrics.DEFINITIONS:
         views = [name for name in (MIXED, CLEAN, pools.ALL, pools.DEGRADED)
-                 if any((each, name, 0, measure) in numbers for each in ledger.networks)]  # fmt: skip
+                 if any((each, name, 0, measure) in numbers for each in networks)]  # fmt: skip
         if views and measure not in IN_FIRST_TABLE:
             columns.append((measure, views[0]))
     rows = [(network, [_measure(measure, numbers.get((network, view, 0, measure))) for measure, view in columns])
-            for network in ledger.networks]  # fmt: skip
+            for network in networks]  # fmt: skip
     titles = [metrics.definition(measure).title for measure, _view in columns]
     titles = [f"{title} (base {ledger.base})" if "mCE" in title else title for title in titles]
     notes = [(title, _sentence(*column)) for title, column in zip(titles, columns, strict=True)]

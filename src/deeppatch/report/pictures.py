@@ -109,11 +109,13 @@ def pictures_of(
     *,
     batch_size: int = 256,
     seed: int = 2021,
+    left_out: np.ndarray | None = None,
 ) -> Pictures:
     """Return a function that makes rows of a ledger's views again, as uint8 (M, 3, H, W), by the name of the view.
 
-    The arguments are those with which `compare` has measured the ledger. Where degraded images do not depend on the
-    rest of their batch, only the rows that are asked for are degraded.
+    The arguments are those with which `compare` has measured the ledger, and `left_out` the numbers of the images
+    without which it is, as in `Ledger.without`. Where degraded images do not depend on the rest of their batch, only
+    the rows that are asked for are degraded.
 
     >>> images = Images(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.arange(4))
     >>> pictures_of(images)("clean", [2, 3]).shape
@@ -122,6 +124,9 @@ def pictures_of(
 
     def made(name: str, rows: Sequence[int]) -> Tensor:
         view = _view_called(name, images, corruption, held_out, batch_size, seed)
+        if left_out is not None:
+            kept = np.flatnonzero(~np.isin(view.index.cpu().numpy(), left_out))
+            rows = [int(kept[row]) for row in rows]
         index = torch.as_tensor(rows, device=view.index.device)
         if not depends_on_batch(view.corruption):
             pixels = torch.cat([pixels for pixels, _labels in views.ordered(view, index)])
