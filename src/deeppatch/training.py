@@ -29,7 +29,7 @@ from deeppatch.optimizers import adam as adam
 from deeppatch.optimizers import adam_with_initial_rate as adam_with_initial_rate
 from deeppatch.optimizers import constant_sgd as constant_sgd
 from deeppatch.optimizers import sgd as sgd
-from deeppatch.progress import info, track
+from deeppatch.progress import info, measured, track
 
 Loss = Callable[[nn.Module, Batch], Tensor]
 
@@ -128,6 +128,12 @@ class History:
     loss: list[float] = field(default_factory=list)
     accuracy: list[float] = field(default_factory=list)
     watched: list[Any] = field(default_factory=list)
+
+    def latest(self) -> dict[str, float]:
+        """Return the loss, the validation accuracy in percent and other numbers of the latest epoch."""
+        watched = self.watched[-1] if self.watched and isinstance(self.watched[-1], dict) else {}
+        numbers = {name: float(value) for name, value in watched.items() if isinstance(value, (int, float))}
+        return {"loss": self.loss[-1], "val_accuracy_percent": 100 * self.accuracy[-1], **numbers}
 
     @property
     def best(self) -> int:
@@ -245,6 +251,7 @@ def fit(
             info(f"{name}: loss {history.loss[-1]:.4f}{measured}")
             if watch:
                 history.watched.append(watch(model))
+            measured(label, epoch + 1, **history.latest())
             if choose(history) == epoch:
                 best_state = copy.deepcopy(model.state_dict())
             if after_epoch:

@@ -128,7 +128,7 @@ def test_an_option_changes_the_identity_or_cannot_change_the_result(stage, actio
 
 
 def test_the_short_list_of_what_changes_nothing():
-    assert naming.INCIDENTAL == ("device", "gpu", "mem", "data_dir", "output_dir", "resume")
+    assert naming.INCIDENTAL == ("device", "gpu", "mem", "data_dir", "output_dir", "resume", "sink")
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ IN_SUFFIX = (
     "noise_type", "severity", "hold_out", "degradation", "bias", "seed", "val_share", "limit", "image_size", "resize",
 )  # fmt: skip
 # options that cannot change a result beyond rounding, or that say where things are
-INCIDENTAL = ("device", "gpu", "mem", "data_dir", "output_dir", "resume")
+INCIDENTAL = ("device", "gpu", "mem", "data_dir", "output_dir", "resume", "sink")
 # what says which artifact is meant, and bookkeeping
 NO_SETTINGS = (
     "model", "dataset", "weights", "ranking", "patch", "finetuned", "switched", "router_file", "modules", "selection",
