@@ -245,10 +245,8 @@ def fit(
                     f"{name}: the loss is not finite; check the weights, or start anew with a lower learning rate"
                 )
             history.accuracy.append(validate(model))
-            measured = (
-                "" if math.isnan(history.accuracy[-1]) else f", validation accuracy {100 * history.accuracy[-1]:.2f} %"
-            )
-            info(f"{name}: loss {history.loss[-1]:.4f}{measured}")
+            on_val = f", validation accuracy {100 * history.accuracy[-1]:.2f} %"
+            info(f"{name}: loss {history.loss[-1]:.4f}{'' if math.isnan(history.accuracy[-1]) else on_val}")
             if watch:
                 history.watched.append(watch(model))
             measured(label, epoch + 1, **history.latest())

@@ -6,10 +6,10 @@ import html
 import json
 import re
 import shutil
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
-import torch
 import yaml
 
 from deeppatch.artifacts import tensors_from_bytes, tensors_to_bytes
