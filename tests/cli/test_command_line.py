@@ -24,7 +24,7 @@ DEFAULTS = {
     "fs_method": "perfloss", "crt_method": "patch", "crt_type": "replace", "crt_epoch": 20, "susp_ratio": None,
     "susp_side": "front", "seed": 2021, "val_share": None, "limit": None,
     "image_size": None, "resize": "crop", "weights": None, "ranking": None,
-    "patch": None, "finetuned": None, "amp": False,
+    "patch": None, "finetuned": None, "amp": False, "sink": None,
 }  # fmt: skip
 OWN_DEFAULTS = {
     "eval": {"train": False, "recipe": "default", "bias": None, "mean": None, "std": None, "state": "pretrained"},
