@@ -248,6 +248,7 @@ def _relearn(options: Any) -> str:
 
 _CORRECTION = ("crt_method", "crt_type", "fs_method", "susp_ratio", "susp_side")
 _CHOICE = ("method", "budget", "features", "encoder", "encoder_epochs", "views")
+_SEARCH = ("budget", "search_images", "sensitivity_images", "sensitive")
 _MACHINE = ("batch_size", "amp")
 IDENTITIES: dict[str, Identity] = {
     "pretrain": Identity(
@@ -276,17 +277,7 @@ IDENTITIES: dict[str, Identity] = {
     "modularize": Identity(
         _modularize,
         ("method", "no_head", "preset"),
-        (
-            "budget",
-            "search_images",
-            "sensitivity_images",
-            "sensitive",
-            "alpha",
-            "max_drop",
-            "lr",
-            "patience",
-            *_MACHINE,
-        ),
+        (*_SEARCH, "alpha", "max_drop", "lr", "patience", *_MACHINE),
     ),
     "compose": Identity(
         _compose, ("method", "no_head", "preset", "fit", "weak", "target", "join"), ("weak_epoch", *_MACHINE)
