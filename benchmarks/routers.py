@@ -200,10 +200,13 @@ def benefit_auroc(name: str, degraded: dict[str, Cell]) -> float:
     for cell in degraded.values():
         if name not in cell.scores:
             return float("nan")
-        apart_ = cell.correct(ORIGINAL) != cell.correct(PATCHED)
-        scores.append(np.concatenate(cell.scores[name])[apart_])
-        patched.append(cell.correct(PATCHED)[apart_])
-    return float(roc_auc_score(np.concatenate(patched), np.concatenate(scores)))
+        unlike = cell.correct(ORIGINAL) != cell.correct(PATCHED)
+        scores.append(np.concatenate(cell.scores[name])[unlike])
+        patched.append(cell.correct(PATCHED)[unlike])
+    truth = np.concatenate(patched)
+    if len(np.unique(truth)) < 2:
+        return float("nan")
+    return float(roc_auc_score(truth, np.concatenate(scores)))
 
 
 def bound_of(switch: Switch | None) -> dict[str, float]:
