@@ -36,6 +36,10 @@ OWN_DEFAULTS = {
         "conditions": "level",
         "block": 1,
         "max_clean_drop": None,
+        **{"popsize": 10, "robust_threshold": 1e-3, "crossover_prob": 0.4},
+        **{"rdlm": 20, "rdlm_images": 10_000, "rdlm_epoch": 40, "fix_steps": 100, "eta": 0.001, "strategy": 2},
+        **{"select": "best", "select_images": None, "select_only": False, "select_half": False},
+        **{"augmix_weight": 12.0, "augmix_blur": False},
     },
     "switch": {
         "router": "probe",
