@@ -8,6 +8,7 @@ import shutil
 import pytest
 import torch
 
+from deeppatch.data.names import slug
 from deeppatch.patching.router import Router
 
 PATCH = "correct-patch-replace-perfloss/patch.safetensors"
@@ -112,6 +113,11 @@ def test_further_networks_are_chosen_from(shared):
     assert said.startswith("--experts: the router probe decides between two networks")
 
 
+def switches(bench, folder):
+    """The folders that evaluate has left for an image folder."""
+    return [path.parent for path in bench.output.glob(f"{slug(f'folder:{folder}')}/resnet8/switch-*/run.json")]
+
+
 @pytest.mark.parametrize("spelled", ["--router", "--router_file"])
 def test_a_folder_with_test_images_only_needs_patch_and_router(chain, shared, tmp_path, spelled):
     field = tmp_path / "field"
@@ -121,7 +127,7 @@ def test_a_folder_with_test_images_only_needs_patch_and_router(chain, shared, tm
     said = shared.ran(f"switch --patch {patch} {spelled} {router} -d folder:{field}").out
     assert f"data: 16 test images of 3 classes in {field}; the router is used as it is" in said
     assert "inherited" in said
-    (folder,) = [path.parent for path in shared.output.glob("folder-field-*/resnet8/switch-*/run.json")]
+    (folder,) = switches(shared, field)
     metrics = json.loads((folder / "metrics.json").read_text())
     assert (metrics["test_images"], metrics["router"]) == (16, "probe")
     assert metrics["calibration"] == {"router_file": str(router)}
@@ -129,7 +135,7 @@ def test_a_folder_with_test_images_only_needs_patch_and_router(chain, shared, tm
     both = tmp_path / "both" / "test"
     shutil.copytree(shared.data / "test", both)
     shared.ran(f"switch --patch {patch} {spelled} {router} -d folder:{both.parent}")
-    (folder,) = [path.parent for path in shared.output.glob("folder-both-*/resnet8/switch-*/run.json")]
+    (folder,) = switches(shared, both.parent)
     now = json.loads((folder / "metrics.json").read_text())
     was = chain.json(f"{PROBE}/metrics.json")
     assert now["accuracy_percent"]["switched"] == pytest.approx(was["accuracy_percent"]["switched"])

@@ -111,9 +111,9 @@ def mixed_rows(image: np.ndarray, degraded: np.ndarray, seed: int) -> np.ndarray
     (2,)
     """
     draw = runtime.numpy_generator(seed, "mixed calibration")
+    order = np.argsort(image, kind="stable")
     rows = []
-    for number in np.unique(image):
-        of_image = np.flatnonzero(image == number)
+    for of_image in np.split(order, np.flatnonzero(np.diff(image[order])) + 1):
         wanted = of_image[degraded[of_image] == (draw.random() < 0.5)]
         rows.append(draw.choice(wanted if len(wanted) else of_image))
     return np.array(rows)
