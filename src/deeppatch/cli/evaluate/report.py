@@ -11,11 +11,12 @@ from deeppatch import metrics
 from deeppatch.cli.context import Context
 from deeppatch.cli.degradation_report import write_degradations
 from deeppatch.data.corruptions import GaussianBlur
-from deeppatch.patching.comparison import PRETRAINED, Comparison
+from deeppatch.patching.comparison import PRETRAINED, SWITCHED, Comparison
 from deeppatch.patching.seen import Seen
 from deeppatch.patching.switch import Switch
 from deeppatch.progress import info
 from deeppatch.report import degradations, plots, scores
+from deeppatch.report.verdict import verdict
 
 MEAN = "blurred"
 
@@ -121,9 +122,16 @@ def write_report(context: Context, results: Results) -> None:
     print(scores.format_changes(changed) if by_type is None else _changes_by_type(comparison, unseen))
     print(f"\nrouter: {switched.router.kind}, one decision a {options.switch}")
     print(scores.format_table(router_table) if by_type is None else _routing_by_type(comparison, unseen))
-    for line in _remarks(context, results):
+    for line in [judged(context, comparison), *_remarks(context, results)]:
         print(f"\n{line}")
     info(f"accuracy in percent on {images} test images; written to {stage.folder}")
+
+
+def judged(context: Context, comparison: Comparison) -> str:
+    """Return the verdict on the switched model, which warns where the repair loses."""
+    gained = comparison.differences(MEAN)[f"{SWITCHED} against {PRETRAINED}"]
+    on = MEAN if isinstance(context.corruption, GaussianBlur) else "degraded"
+    return str(verdict(SWITCHED, gained["clean"], gained[MEAN], on=on, base=PRETRAINED))
 
 
 def _calibration(context: Context, results: Results) -> dict[str, Any]:
