@@ -249,6 +249,9 @@ def _relearn(options: Any) -> str:
 _CORRECTION = ("crt_method", "crt_type", "fs_method", "susp_ratio", "susp_side")
 _CHOICE = ("method", "budget", "features", "encoder", "encoder_epochs", "views")
 _SEARCH = ("budget", "search_images", "sensitivity_images", "sensitive")
+_BESIDE_THE_TABLE = (
+    "adapt", "stream", "per_corruption", "single", "adapt_batch", "attack", "attack_images", "latency",
+)  # fmt: skip
 _MACHINE = ("batch_size", "amp")
 IDENTITIES: dict[str, Identity] = {
     "pretrain": Identity(
@@ -286,7 +289,7 @@ IDENTITIES: dict[str, Identity] = {
     "compare": Identity(
         lambda options: "compare",
         (),
-        ("files", "networks", "require", "gate", "confident", "attack", "adapt", "stream", *_MACHINE),
+        ("files", "networks", "require", "gate", "confident", *_BESIDE_THE_TABLE, *_MACHINE),
     ),
     "relearn": Identity(_relearn, (*_CHOICE, "use", "compare"), ("labels", "epochs", "lr", "steps", "ramp", *_MACHINE)),
 }
