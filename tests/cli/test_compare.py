@@ -382,7 +382,7 @@ def test_adaptation_and_latency_are_measured_where_they_are_asked_for(few, monke
     asked = (
         "compare --adapt bn-1 bn-prior --stream mixed single --per_corruption 12 --single 2 --adapt_batch 6 --latency"
     )
-    said = few.ran(asked)
+    said = few.ran(asked).out
     (folder,) = few.root.glob("compare-*")
     adapted = pd.read_csv(folder / "adaptation.csv")
     names = ["pretrained", "finetuned", "patched always on", "switched"]
@@ -395,9 +395,9 @@ def test_adaptation_and_latency_are_measured_where_they_are_asked_for(few, monke
     mixed = adapted[adapted["stream"] == "mixed"].set_index("row")
     assert mixed["neighbours"].to_dict() == {**dict.fromkeys(names, False), "bn-1": True, "bn-prior": True}
     assert len(pd.read_csv(folder / "adaptation_by_level.csv")) == 2 * 6 * 6
-    assert "bn-prior: a prior count of " in said.err
-    assert "the stream mixed" in said.out
-    assert "latency: milliseconds an image" in said.out
+    assert "bn-prior: a prior count of " in said
+    assert "the stream mixed" in said
+    assert "latency: milliseconds an image" in said
     timed = pd.read_csv(folder / "latency.csv")
     assert timed.groupby("network", sort=False)["batch"].count().to_dict() == dict.fromkeys(names, 2)
     assert (timed["milliseconds"] > 0).all()
@@ -409,8 +409,8 @@ def test_adaptation_and_latency_are_measured_where_they_are_asked_for(few, monke
 
 
 def test_what_cannot_be_measured_is_told_before_anything_is(compared, few, forward_passes):
-    assert "--stream ordered: 5 images of" in few.failed("compare --adapt tent --per_corruption 5").err
-    assert "--attack: choose the network to attack with --gate: " in compared[0].failed("compare --attack").err
+    assert "--stream ordered: 5 images of" in few.refused("compare --adapt tent --per_corruption 5")
+    assert "--attack: choose the network to attack with --gate: " in compared[0].refused("compare --attack")
     assert forward_passes == []
 
 

@@ -101,10 +101,9 @@ def summary(found: StreamResults) -> pd.DataFrame:
     bounds = [
         intervals.get((row, name), (np.nan, np.nan)) for row, name in zip(table["row"], table["stream"], strict=True)
     ]
-    place = table.columns.get_loc("accuracy") + 1
-    table.insert(place, "low", [low for low, _high in bounds])
-    table.insert(place + 1, "high", [high for _low, high in bounds])
-    return table.assign(reference=found.reference)
+    table = table.assign(low=[low for low, _high in bounds], high=[high for _low, high in bounds])
+    first = ["row", "stream", "n", "accuracy", "low", "high"]
+    return table[[*first, *(name for name in table.columns if name not in first)]].assign(reference=found.reference)
 
 
 def accuracy_intervals(found: StreamResults) -> dict[tuple[str, str], tuple[float, float]]:

@@ -147,7 +147,8 @@ def run(options: Options) -> None:
     context.begin()
     ledger = measured(context, model, members)
     networks = {ledger.base: model, **{name: member.network for name, member in members.items()}}
-    further.write_tables(context, networks, ledger.base, target, inputs.calibration_images(context, members))
+    calibrated = inputs.calibration_images(context, members)
+    ledger = further.write_tables(context, ledger, networks, target, calibrated)
     report.write_report(context, ledger, target)
 
 

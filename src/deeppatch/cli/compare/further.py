@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from deeppatch.cli.context import Context
+    from deeppatch.ledger.ledger import Ledger
 
 OF_ATTACK, OF_ADAPTATION = ("attack_images",), ("stream", "per_corruption", "single", "adapt_batch")
 GATE = "gate"  # --attack without a value
@@ -86,22 +87,21 @@ def check(context: Context, names: list[str], target: str | None) -> None:
 
 
 def write_tables(
-    context: Context, networks: Mapping[str, nn.Module], base: str, target: str | None, left_out: np.ndarray
-) -> None:
-    """Measure what is asked for, write its tables, and print them.
+    context: Context, ledger: Ledger, networks: Mapping[str, nn.Module], target: str | None, left_out: np.ndarray
+) -> Ledger:
+    """Measure what is asked for, write its tables, and print them; return the ledger, with latencies among its facts.
 
     Args:
         context: The run.
-        networks: All networks by name.
-        base: The name of the base among them.
+        ledger: The ledger of all networks.
+        networks: These networks by name.
         target: The network that requirements are about, if there is one.
         left_out: The numbers of test images that routers were calibrated on.
     """
     from deeppatch.cli.compare import adapting, attacking, timing
 
     if context.options.attack:
-        attacking.write_attacks(context, networks, base, target, left_out)
+        attacking.write_attacks(context, networks, ledger.base, target, left_out)
     if context.options.adapt:
-        adapting.write_adaptation(context, networks, base, target, left_out)
-    if context.options.latency:
-        timing.write_latency(context, networks)
+        adapting.write_adaptation(context, networks, ledger.base, target, left_out)
+    return timing.write_latency(context, ledger, networks) if context.options.latency else ledger

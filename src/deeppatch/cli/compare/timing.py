@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pandas as pd
 from torch import Tensor, nn
@@ -11,6 +12,8 @@ from deeppatch.cli.context import Context
 from deeppatch.data import views
 from deeppatch.distributed import ranks
 from deeppatch.ledger.latency import LARGE_BATCH, latencies
+from deeppatch.ledger.ledger import Ledger
+from deeppatch.ledger.records import LATENCY
 from deeppatch.report import scores
 
 MEANING = (
@@ -19,10 +22,12 @@ MEANING = (
 )
 
 
-def write_latency(context: Context, networks: Mapping[str, nn.Module]) -> None:
+def write_latency(context: Context, ledger: Ledger, networks: Mapping[str, nn.Module]) -> Ledger:
     """Measure each network with single images and with a batch, write latency.csv and print it.
 
-    The figures stand in no other file, so that equal runs leave an equal ledger.
+    Returns:
+        The ledger with the milliseconds of a single image as the fact `latency_ms` of each network. Neither ledger.csv
+        nor ledger.json has them, so that equal runs leave equal files.
     """
     options = context.options
 
@@ -35,6 +40,11 @@ def write_latency(context: Context, networks: Mapping[str, nn.Module]) -> None:
     wide = table.assign(batch=batches).pivot_table("milliseconds", "network", "batch", sort=False)
     print(scores.format_table(wide.reset_index()))
     print(f"\nlatency: {MEANING.format(**table.iloc[0])}\n")
+    alone = table[table["batch"] == 1].set_index("network")["milliseconds"]
+    rows = {
+        name: replace(row, facts={**row.facts, LATENCY: float(alone[name])}) for name, row in ledger.networks.items()
+    }
+    return replace(ledger, networks=rows)
 
 
 def first_images(context: Context) -> Tensor:
