@@ -368,6 +368,7 @@ def test_all_contradictions_are_told_at_once(empty):
     [
         ("eval --state corrected --train", "leave out --train, --recipe, --bias, --mean and --std"),
         ("eval --std 1 0 1 --mean 0 0 0", "--std: give numbers above 0"),
+        ("eval --mean 124 116 104 --std 58 57 57", "--mean: pixels reach from 0 to 1; divide mean and std of pixels"),
         ("switch -c finetune", "-c finetune cannot be switched: use -c patch"),
         ("switch --max-clean-drop 101", "--max_clean_drop 101.0: give points from 0 to 100"),
         ("correct --susp_ratio 0.01", "--susp_ratio 0.01 chooses no filter in any layer; give a larger share"),
