@@ -111,7 +111,7 @@ def runs(options: argparse.Namespace) -> Path:
 
 def write(options: argparse.Namespace, name: str) -> None:
     """Write what compare found on `blur` or on the `grid`: a row for each network."""
-    folder = only(options, "compare-all*" if name == "grid" else "compare")
+    folder = only(options, "compare-all*" if name == "grid" else "compare-??????")
     ledger = json.loads((folder / "ledger.json").read_text(encoding="utf-8"))
     record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     tidy = pd.read_csv(folder / "ledger.csv")
