@@ -46,7 +46,7 @@ UNTRAINED: dict[str, list[str]] = {
     "bank": ["-c", "bank"],
 }
 VIEWS = ("clean", "blurred", "noise", "blur", "weather", "digital", "all", "mixed")
-ROUTERS = ("probe",)
+ROUTERS = ("probe", "benefit-both", "average")
 
 
 def main() -> None:
@@ -66,7 +66,7 @@ def main() -> None:
     at_once(options, [("correct", [*shared, *given]) for given in untrained.values()])
     patch = ["--patch", str(only(options, "correct-patch-replace-taylor-??????") / "patch.safetensors")]
     routed = [["-f", "taylor", *PATCH, *patch, *finetuned, "--router", router] for router in ROUTERS]
-    routed += [["-c", "finetune", *finetuned, "--router", router] for router in ("probe", "benefit-both")]
+    routed += [["-c", "finetune", *finetuned, "--router", router] for router in ("probe",)]
     at_once(options, [("evaluate", [*shared, *given]) for given in routed])
     for name, degradations in (("blur", []), ("grid", ["-n", "all", "--limit", str(options.limit)])):
         stage("compare", [*shared, *degradations])

@@ -24,7 +24,7 @@ DEFAULTS = {
     "fs_method": "perfloss", "crt_method": "patch", "crt_type": "replace", "crt_epoch": 20, "susp_ratio": None,
     "susp_side": "front", "seed": 2021, "val_share": None, "limit": None,
     "image_size": None, "resize": "crop", "weights": None, "ranking": None,
-    "patch": None, "finetuned": None, "amp": False,
+    "patch": None, "finetuned": None, "amp": False, "sink": None,
 }  # fmt: skip
 OWN_DEFAULTS = {
     "eval": {"train": False, "recipe": "default", "bias": None, "mean": None, "std": None, "state": "pretrained"},
@@ -36,6 +36,10 @@ OWN_DEFAULTS = {
         "conditions": "level",
         "block": 1,
         "max_clean_drop": None,
+        **{"popsize": 10, "robust_threshold": 1e-3, "crossover_prob": 0.4},
+        **{"rdlm": 20, "rdlm_images": 10_000, "rdlm_epoch": 40, "fix_steps": 100, "eta": 0.001, "strategy": 2},
+        **{"select": "best", "select_images": None, "select_only": False, "select_half": False},
+        **{"augmix_weight": 12.0, "augmix_blur": False},
     },
     "switch": {
         "router": "probe",

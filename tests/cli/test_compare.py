@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 import shutil
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+import yaml
 
+from deeppatch.adapt import cells
 from deeppatch.artifacts import tensors_from_bytes, tensors_to_bytes
 from deeppatch.attack import Schedule
 from deeppatch.ledger import attacking, measuring
 from deeppatch.ledger.ledger import Ledger
 from deeppatch.metrics import DRAWS
+from deeppatch.report import sinks
 
 NETWORKS = {
     "pretrained", "finetuned", "patched always on (patch-crtunit-featswap-ratio0.5-rear)",
@@ -90,7 +96,7 @@ def test_all_networks_of_all_stages_are_found_and_agree_with_evaluate(compared):
 
 def test_what_is_left_and_what_is_said(compared):
     bench, said = compared
-    assert bench.files("compare") == {"ledger.csv", "ledger.json", "run.json"}
+    assert bench.files("compare") == {"ledger.csv", "ledger.json", "report.html", "model-card.md", "run.json"}
     assert "against pretrained, with 95 % intervals over images" in said
     assert "finetuned" in said
     assert "blurred: the mean over the levels of the published blur (gaussion)" in said
@@ -112,6 +118,33 @@ def test_what_is_left_and_what_is_said(compared):
     assert left["networks"]["pretrained"]["bytes"] == 0
     assert "date" not in left["about"]
     assert set(left["definitions"]) >= {"accuracy", "change", "blurred"}
+
+
+def test_the_page_shows_images_that_were_degraded_again_and_is_the_verdict_that_is_printed(compared):
+    bench, said = compared
+    page = bench.at("compare/report.html").read_text()
+    assert 0 < page.count('src="data:image/png;base64,') <= 20
+    (verdict,) = re.findall(r'<section class="verdict.*?<p>(.*?)</p>', page, re.DOTALL)
+    assert f"\n{html.unescape(verdict)}\n" in said
+    for name in NETWORKS:
+        assert f"<h3>{name}</h3>" in page.partition("How it was made")[2]
+    head = yaml.safe_load(bench.at("compare/model-card.md").read_text().split("---\n")[1])
+    assert verdict.startswith(head["model_name"])
+
+
+def test_a_sink_gets_the_means(few, monkeypatch):
+    logged = {}
+    sink = SimpleNamespace(
+        log_scalar=lambda name, value, step: logged.update({name: value}), close=lambda: None,
+        log_file=lambda path: logged.update({path.name: path}),
+    )  # fmt: skip
+    monkeypatch.setattr(sinks, "open_sink", lambda *_arguments: sink)
+    few.ran("compare --sink mlflow")
+    table = ledger_of(few)
+    assert logged["compare/finetuned accuracy blurred"] == pytest.approx(
+        accuracy(table, "finetuned", "blurred"), abs=1e-3
+    )
+    assert {"report.html", "model-card.md", "ledger.csv"} <= logged.keys()
 
 
 def test_a_second_run_measures_nothing_and_leaves_the_same_bytes(few, forward_passes):
@@ -307,8 +340,8 @@ def test_results_of_relearn_are_found_and_judged(empty):
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("compare --stream mixed", "--stream says on which streams to adapt; give methods with --adapt"),
-        ("compare --attack 0", "--attack 0: give at least 1 image"),
+        ("compare --stream mixed --single 3", "--stream, --single: nothing reads this without --adapt"),
+        ("compare --attack --attack_images 0", "--attack_images 0: give at least 1 image"),
         ("compare --gate switched", "--gate belongs to requirements; give some with --require"),
         ("compare --require clean", "--require 'clean' is no requirement: write NAME>=NUMBER or NAME<=NUMBER"),
         ("compare --require fog>=1", "--require fog>=+1: fog is not measured"),
@@ -331,22 +364,56 @@ def test_without_any_network_the_command_that_makes_one_is_named(pretrained):
     assert "-c finetune" in said
 
 
-def test_attacks_and_adaptation_are_measured_where_they_are_asked_for(few, monkeypatch):
+def test_attacks_are_measured_where_they_are_asked_for(few, monkeypatch):
     monkeypatch.setattr(attacking.attack_networks, "__kwdefaults__", {
         **attacking.attack_networks.__kwdefaults__, "schedules": (Schedule(2, 0.5),)})  # fmt: skip
-    said = few.ran("compare --attack 6 --adapt bn-1 --stream mixed").out
+    said = few.ran("compare --attack --attack_images 6").out
     (folder,) = few.root.glob("compare-*")
     attacks = pd.read_csv(folder / "attack.csv")
-    names = {"pretrained", "finetuned", "patched always on", "switched"}
-    assert set(attacks["network"]) == names
+    assert attacks["network"].tolist() == ["pretrained", "switched"] * 2
     assert set(attacks["images"]) == {6}
     assert (attacks["robust_accuracy"] <= attacks["accuracy"]).all()
-    adapted = pd.read_csv(folder / "adaptation.csv")
-    assert set(adapted["method"]) == {*names, "bn-1"}
-    assert set(adapted["stream"]) == {"mixed"}
-    assert not adapted.set_index("method").loc["switched", "neighbours"]
-    assert adapted.set_index("method").loc["bn-1", "neighbours"]
     assert "robust accuracy: " in said
+    few.ran("compare --attack all --attack_images 6")
+    (every,) = set(few.root.glob("compare-*")) - {folder}
+    attacks = pd.read_csv(every / "attack.csv")
+    assert set(attacks["network"]) == {"pretrained", "finetuned", "patched always on", "switched"}
+
+
+def test_adaptation_and_latency_are_measured_where_they_are_asked_for(few, monkeypatch):
+    asked = (
+        "compare --adapt bn-1 bn-prior --stream mixed single --per_corruption 12 --single 2 --adapt_batch 6 --latency"
+    )
+    said = few.ran(asked).out
+    (folder,) = few.root.glob("compare-*")
+    adapted = pd.read_csv(folder / "adaptation.csv")
+    names = ["pretrained", "finetuned", "patched always on", "switched"]
+    assert set(adapted["row"]) == {*names, "bn-1", "bn-prior"}
+    assert adapted.groupby("stream")["n"].unique().to_dict() == {"mixed": [72], "single": [12]}
+    assert set(adapted["reference"]) == {"switched"}
+    assert adapted[adapted["row"] == "switched"]["difference"].isna().all()
+    assert (adapted["low"] <= adapted["accuracy"]).all()
+    assert (adapted["accuracy"] <= adapted["high"]).all()
+    mixed = adapted[adapted["stream"] == "mixed"].set_index("row")
+    assert mixed["neighbours"].to_dict() == {**dict.fromkeys(names, False), "bn-1": True, "bn-prior": True}
+    assert len(pd.read_csv(folder / "adaptation_by_level.csv")) == 2 * 6 * 6
+    assert "bn-prior: a prior count of " in said
+    assert "the stream mixed" in said
+    assert "latency: milliseconds an image" in said
+    timed = pd.read_csv(folder / "latency.csv")
+    assert timed.groupby("network", sort=False)["batch"].count().to_dict() == dict.fromkeys(names, 2)
+    assert (timed["milliseconds"] > 0).all()
+    before = few.hashes(folder.name)
+    monkeypatch.setattr(cells, "run_streams", None)  # which would fail
+    few.ran(asked)
+    after = few.hashes(folder.name)
+    assert {name for name in before if before[name] != after[name]} <= {"latency.csv", "run.json"}
+
+
+def test_what_cannot_be_measured_is_told_before_anything_is(compared, few, forward_passes):
+    assert "--stream ordered: 5 images of" in few.refused("compare --adapt tent --per_corruption 5")
+    assert "--attack: choose the network to attack with --gate: " in compared[0].refused("compare --attack")
+    assert forward_passes == []
 
 
 # --- the gate
@@ -370,7 +437,11 @@ def test_a_gate_ends_with_status_1_and_a_line_for_each_broken_requirement(few, l
         f"broken: {network}: {each}" for each in broken
     ]
     (folder,) = few.root.glob("compare-*")
-    assert json.loads((folder / "run.json").read_text())["outputs"].keys() == {"ledger.csv", "ledger.json", "gate.md"}
+    outputs = json.loads((folder / "run.json").read_text())["outputs"]
+    assert outputs.keys() == {"ledger.csv", "ledger.json", "report.html", "model-card.md", "gate.md"}
+    page = (folder / "report.html").read_text()
+    assert page.count('<b class="loss">BROKEN</b>') == len(broken)
+    assert f"# {network}\n" in (folder / "model-card.md").read_text()
     summary = (folder / "gate.md").read_text()
     title = f"{len(broken)} of {line.count('--require')} requirements broken" if broken else "All requirements met"
     assert summary.startswith(f"## {title}: {network} against pretrained\n")

@@ -42,12 +42,14 @@ COMPANY = {
     ("modularize", "preset"): "--method ga", ("modularize", "patience"): "--method ga",
     **{(stage, "hold_out"): "-n noise" for stage in ("pretrain", "assess", "correct", "evaluate", "export", "compare")},
     **{(stage, "severity"): "-n fog" for stage in ("pretrain", "assess", "correct", "evaluate", "export", "compare")},
-    ("compare", "stream"): "--adapt tent", ("compare", "gate"): "--require clean>=0",
+    **{("compare", name): "--adapt tent" for name in ("stream", "per_corruption", "single", "adapt_batch")},
+    ("compare", "attack_images"): "--attack all", ("compare", "gate"): "--require clean>=0",
     ("compare", "confident"): "--require clean>=0",
     ("correct", "statistics"): "-c interpolate", ("correct", "conditions"): "-c bank",
     ("correct", "filter_seed"): "-f random", ("correct", "block"): "-c surgical",
     ("correct", "max_clean_drop"): "-c bank",
     ("evaluate", "experts"): "--router benefit",
+    **{("correct", option): f"-c {peer}" for peer, options in naming.PEER_OPTIONS.items() for option in options},
     ("annotate", "features"): "--bias B --method hybrid", ("relearn", "labels"): "-d folder:photos",
 }  # fmt: skip
 NO_OTHER_CHOICE = "another"
@@ -88,6 +90,7 @@ def changed(action: argparse.Action, file: str) -> str:
         "val_share": "0.3", "susp_ratio": "0.4", "mean": "0.1 0.1 0.1", "std": "2 2 2", "momentum": "0.5",
         "weak": "rescnn_weak", "noise_type": "fog", "require": "clean>=0", "hold_out": "shot_noise",
         "calibrate_on": "test:5", "alarm": "0.1",
+        "robust_threshold": "0.1", "crossover_prob": "0.1", "eta": "0.1",
     }  # fmt: skip
     return f"{flag} {special.get(action.dest, '3')}"
 
@@ -126,7 +129,7 @@ def test_an_option_changes_the_identity_or_cannot_change_the_result(stage, actio
 
 
 def test_the_short_list_of_what_changes_nothing():
-    assert naming.INCIDENTAL == ("device", "gpu", "mem", "data_dir", "output_dir", "resume")
+    assert naming.INCIDENTAL == ("device", "gpu", "mem", "data_dir", "output_dir", "resume", "sink")
 
 
 @pytest.mark.parametrize(
