@@ -258,7 +258,9 @@ def test_test_images_that_a_router_was_calibrated_on_are_in_no_row(few, forward_
 
 
 def test_routers_calibrated_on_test_images_and_between_several_networks(few):
-    few.ran("switch -c finetune --router benefit-both --calibrate_on test:9")
+    said = few.ran("switch -c finetune --router benefit-both --calibrate_on test:9").out
+    assert any(line.startswith("[info] switched ") and " pretrained on blurred images and " in line
+               for line in said.splitlines()), "evaluate gives a verdict, too"  # fmt: skip
     (first,) = few.root.glob("switch-finetune-benefit-both-*")
     patch = few.at("correct-patch-replace-perfloss/patch.safetensors")
     few.ran(f"switch -c finetune --router benefit-both --experts {patch}")

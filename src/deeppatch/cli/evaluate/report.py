@@ -122,8 +122,9 @@ def write_report(context: Context, results: Results) -> None:
     print(scores.format_changes(changed) if by_type is None else _changes_by_type(comparison, unseen))
     print(f"\nrouter: {switched.router.kind}, one decision a {options.switch}")
     print(scores.format_table(router_table) if by_type is None else _routing_by_type(comparison, unseen))
-    for line in [judged(context, comparison), *_remarks(context, results)]:
+    for line in _remarks(context, results):
         print(f"\n{line}")
+    info(judged(context, comparison))
     info(f"accuracy in percent on {images} test images; written to {stage.folder}")
 
 
