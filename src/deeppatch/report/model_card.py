@@ -112,7 +112,7 @@ def _table(content: Table) -> list[str]:
 
 def _block(values: Mapping[str, Any]) -> Sequence[str]:
     """Return facts as a block of code, behind a fence that none of them can end."""
-    lines = [f"{name}: {' '.join(value.split()) if isinstance(value, str) else json.dumps(value, default=str)}"
+    lines = [f"{name}: {' '.join(value.split()) if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)}"
              for name, value in values.items() if value is not None and name != "notes"]  # fmt: skip
     longest = max((len(run) for line in lines for run in re.findall("`+", line)), default=0)
     fence = "`" * max(3, longest + 1)

@@ -165,7 +165,10 @@ def figures(
 def facts(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return facts as pairs of text: nested values as JSON, and nothing of those that are missing."""
     return [
-        (str(name).replace("_", " "), value if isinstance(value, str) else json.dumps(value, default=str))
+        (
+            str(name).replace("_", " "),
+            value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False),
+        )
         for name, value in values.items()
         if value is not None and name != "notes"
     ]
