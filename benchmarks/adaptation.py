@@ -2,7 +2,7 @@
 
 python benchmarks/adaptation.py --weights FILE [-m resnet32a] [-d cifar10] [-n all] [--severity 5]
     [--methods NAME ...] [--streams NAME ...] [--clean] [--networks NAME=FILE ...] [--switched PATCH ROUTER]
-    [--per_corruption 200] [--single 20] [-b 200] [--seeds 2021] [--reference source] [--device cpu|cuda]
+    [--per_corruption 1000] [--single 20] [-b 200] [--seeds 2021] [--reference source] [--device cpu|cuda]
 
 Every method adapts the base to the stream, and all rows read the same images in the same order. Fixed networks stand
 beside them: fine-tuned ones, with weights that correct left, and with --switched the base with its patch, always on
@@ -129,7 +129,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--networks", nargs="+", type=named_file, default=[], metavar="NAME=FILE")
     found.add_argument("--switched", nargs=2, type=Path, metavar=("PATCH", "ROUTER"))
     found.add_argument("--reference", default="source", metavar="NAME", help="row to compare with (default: source)")
-    found.add_argument("--per_corruption", type=int, default=200, metavar="N", help="images of each (default: 200)")
+    found.add_argument("--per_corruption", type=int, default=1000, metavar="N", help="images of each (default: 1000)")
     found.add_argument("--single", type=int, default=20, metavar="N", help="in the stream single (default: 20)")
     found.add_argument("-b", "--batch_size", type=int, default=200, metavar="N")
     found.add_argument("--seeds", type=int, nargs="+", default=[machine.SEED], metavar="N")

@@ -24,6 +24,9 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 import deeppatch as dp
 from deeppatch import runtime
+from deeppatch.adapt.cotta import CottaSettings
+from deeppatch.adapt.measure import run_streams
+from deeppatch.adapt.names import STREAMS
 from deeppatch.artifacts import tensors_from_bytes
 from deeppatch.localization.ranking import Ranking
 from deeppatch.modular.gradient_search import GradientSearch
@@ -212,6 +215,14 @@ def label(model: nn.Module, data: dp.Data, method: str) -> Any:
     return {name: value.detach().cpu() for name, value in learned.state_dict().items()}
 
 
+def adapted(model: nn.Module, data: dp.Data) -> pd.DataFrame:
+    settings = {"cotta": CottaSettings(views=1, confidence=1.1)}
+    options: dict[str, Any] = {"per_corruption": 20, "single": 3, "batch_size": 10, "settings": settings}
+    streams = [name for name in STREAMS if name != "ordered"]
+    found = run_streams(model, data, "gaussian-blur", streams=streams, levels=[0, 2], **options)
+    return found.by_stream()
+
+
 CALLS: dict[str, Callable[[nn.Module, dp.Data], Any]] = {
     "evaluate": lambda model, data: dp.evaluate(model, data, salt),
     **{
@@ -223,6 +234,7 @@ CALLS: dict[str, Callable[[nn.Module, dp.Data], Any]] = {
     "save, load": saved,
     "ratio": ratio,
     "finetune": lambda model, data: dp.finetune(model, data, "gaussian-blur", epochs=1).state_dict(),
+    "adaptation": adapted,
     "statistics": lambda model, data: norms(model, data, salt, epochs=0).state_dict(),
     "one block": lambda model, data: surgical(model, data, "gaussian-blur", epochs=1).state_dict(),
     "interpolate": between,

@@ -83,10 +83,11 @@ def test_a_view_without_changes_is_the_image(digits):
     torch.testing.assert_close(turned, digits.flip(-1), rtol=0, atol=1e-5)
 
 
-def test_a_shift_is_a_share_of_the_padded_image_and_repeats_the_border():
+@pytest.mark.parametrize("padding", ["replicate", "reflect"])
+def test_a_shift_is_a_share_of_the_padded_image_and_continues_the_border(padding):
     picture = torch.rand(1, 3, 8, 8, generator=generator())
-    moved = Augmentation(shift=(1 / 8, -1 / 16))(picture, generator())  # 2 to the right and 1 up
-    expected = torch.nn.functional.pad(picture, (2, 0, 0, 1), mode="replicate")[..., 1:, :8]
+    moved = Augmentation(shift=(1 / 8, -1 / 16), padding=padding)(picture, generator())  # 2 to the right and 1 up
+    expected = torch.nn.functional.pad(picture, (2, 0, 0, 1), mode=padding)[..., 1:, :8]
     torch.testing.assert_close(moved, expected, rtol=0, atol=1e-5)
 
 

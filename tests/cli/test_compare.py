@@ -15,9 +15,10 @@ import torch
 import yaml
 
 from deeppatch.artifacts import tensors_from_bytes, tensors_to_bytes
+from deeppatch.attack import Schedule
 from deeppatch.cli.compare import inputs, sources
 from deeppatch.data.images import Images
-from deeppatch.ledger import measuring
+from deeppatch.ledger import attacking, measuring
 from deeppatch.ledger.ledger import Ledger
 from deeppatch.metrics import DRAWS
 from deeppatch.report import sinks
@@ -326,6 +327,8 @@ def test_results_of_relearn_are_found_and_judged(empty):
 @pytest.mark.parametrize(
     ("line", "said"),
     [
+        ("compare --stream mixed", "--stream says on which streams to adapt; give methods with --adapt"),
+        ("compare --attack 0", "--attack 0: give at least 1 image"),
         ("compare --gate switched", "--gate belongs to requirements; give some with --require"),
         ("compare --require clean", "--require 'clean' is no requirement: write NAME>=NUMBER or NAME<=NUMBER"),
         ("compare --require fog>=1", "--require fog>=+1: fog is not measured"),
@@ -346,6 +349,24 @@ def test_without_any_network_the_command_that_makes_one_is_named(pretrained):
     said = pretrained.refused("compare")
     assert said.startswith(f"nothing to compare under {pretrained.root}; make a network with: python src/correct.py ")
     assert "-c finetune" in said
+
+
+def test_attacks_and_adaptation_are_measured_where_they_are_asked_for(few, monkeypatch):
+    monkeypatch.setattr(attacking.attack_networks, "__kwdefaults__", {
+        **attacking.attack_networks.__kwdefaults__, "schedules": (Schedule(2, 0.5),)})  # fmt: skip
+    said = few.ran("compare --attack 6 --adapt bn-1 --stream mixed").out
+    (folder,) = few.root.glob("compare-*")
+    attacks = pd.read_csv(folder / "attack.csv")
+    names = {"pretrained", "finetuned", "patched always on", "switched"}
+    assert set(attacks["network"]) == names
+    assert set(attacks["images"]) == {6}
+    assert (attacks["robust_accuracy"] <= attacks["accuracy"]).all()
+    adapted = pd.read_csv(folder / "adaptation.csv")
+    assert set(adapted["method"]) == {*names, "bn-1"}
+    assert set(adapted["stream"]) == {"mixed"}
+    assert not adapted.set_index("method").loc["switched", "neighbours"]
+    assert adapted.set_index("method").loc["bn-1", "neighbours"]
+    assert "robust accuracy: " in said
 
 
 # --- the gate

@@ -146,12 +146,17 @@ def test_the_point_between_is_on_the_curve_and_r_finds_it_finished(corrected):
     assert corrected.hashes("correct-interpolate") == before
 
 
-def test_statistics_without_training_are_a_network_too(corrected, tmp_path):
-    bench = corrected.copy(tmp_path / "output", "pretrain")
-    bench.ran("correct -c norms --epochs 0")
-    assert bench.files("correct-norms") == {"run.json", "weights.safetensors", "metrics.json"}
-    assert bench.json("correct-norms/metrics.json")["passes"] == {"train": 0, "forward": 24}
-    bench.ran("eval --state corrected -c norms")
+def test_statistics_without_training_are_a_network_too_and_have_their_name(corrected):
+    refused = corrected.refused("eval --state corrected -c norms --crt_epoch 0")
+    assert refused.endswith(f"-c norms --crt_epoch 0 --output_dir {corrected.output}")
+    corrected.ran("correct -c norms --epochs 0")
+    assert corrected.files("correct-norms-statistics") == {"run.json", "weights.safetensors", "metrics.json"}
+    assert corrected.json("correct-norms-statistics/metrics.json")["passes"] == {"train": 0, "forward": 24}
+    corrected.ran("eval --state corrected -c norms --crt_epoch 0")
+    corrected.ran("eval --state corrected -c norms")
+    measured = [corrected.json(f"{name}/metrics.json") for name in ("eval-norms", "eval-norms-statistics")]
+    assert [each["weights"] for each in measured] == ["corrected: norms", "corrected: norms-statistics"]
+    assert measured[0]["accuracy_percent"] != measured[1]["accuracy_percent"]
 
 
 def test_a_ranking_at_random_is_not_assessed(corrected):
@@ -172,6 +177,7 @@ def test_a_ranking_at_random_is_not_assessed(corrected):
         ("-c finetune --passes 3", "passes: give at least the 12 images of a batch"),
         ("-c finetune --epochs 0", "--crt_epoch 0: give a number above 0"),
         ("-c interpolate --max-clean-drop 200", "--max_clean_drop 200.0: give points from 0 to 100"),
+        ("-c norms --passes 24 --epochs 0", "--passes 24 and --epochs 0 exclude each other"),
         ("-c nroms", "invalid choice: nroms (did you mean norms?)"),
     ],
 )

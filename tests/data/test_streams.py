@@ -110,7 +110,7 @@ def test_equal_shares_correlate_less():
 
 def test_mistakes_are_one_line(hundred):
     with pytest.raises(UserError, match="choose from reset, continual, mixed, ordered, single"):
-        stream("orderd", hundred, BLUR)
+        stream("sorted", hundred, BLUR)
     with pytest.raises(UserError, match=r"level 4: this degradation has levels 0 \(clean\) to 3"):
         stream("reset", hundred, BLUR, levels=[4])
     few = hundred.take(torch.arange(39))

@@ -57,7 +57,8 @@ def artifact_id(stage: str, options: Any, consumed: Mapping[str, str]) -> str:
     `consumed` has the digest of everything that the stage reads and that is not of a default run, by its role.
     """
     different: dict[str, object] = {f"consumed {role}": digest for role, digest in consumed.items()}
-    for name in hashed(stage, options):
+    said = {"crt_epoch"} if estimates_only(options) else set()  # by the readable name
+    for name in [name for name in hashed(stage, options) if name not in said]:
         if (value := getattr(options, name, None)) != options.defaults.get(name):
             different[name] = _content(value)
     if not different:
@@ -139,8 +140,15 @@ def _content(value: object) -> object:
     return value
 
 
+def estimates_only(options: Any) -> bool:
+    """Tell whether normalisations get new statistics, and nothing is trained."""
+    return getattr(options, "crt_method", None) == "norms" and getattr(options, "crt_epoch", None) == 0
+
+
 def correction(options: Any) -> str:
     """Return the part of a name that tells one correction from another."""
+    if estimates_only(options):
+        return "norms-statistics"
     if options.crt_method != "patch":
         return str(options.crt_method)
     name = f"patch-{options.crt_type}-{options.fs_method}"
@@ -271,7 +279,9 @@ IDENTITIES: dict[str, Identity] = {
     ),
     "annotate": Identity(_annotate, _CHOICE, _MACHINE),
     "compare": Identity(
-        lambda options: "compare", (), ("files", "networks", "require", "gate", "confident", *_MACHINE)
+        lambda options: "compare",
+        (),
+        ("files", "networks", "require", "gate", "confident", "attack", "adapt", "stream", *_MACHINE),
     ),
     "relearn": Identity(_relearn, (*_CHOICE, "use", "compare"), ("labels", "epochs", "lr", "steps", "ramp", *_MACHINE)),
 }

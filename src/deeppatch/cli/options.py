@@ -108,6 +108,7 @@ def command_for(stage: str, options: argparse.Namespace | StageOptions, **change
         parts += ["-f", values["fs_method"]]
     if stage in ("correct", "evaluate"):
         parts += ["-c", values["crt_method"]]
+        parts += ["--crt_epoch", "0"] if values["crt_method"] == "norms" and values.get("crt_epoch") == 0 else []
         if values["crt_method"] == "patch":
             parts += ["--crt_type", values["crt_type"]]
             parts += ["--susp_ratio", str(values["susp_ratio"])] if values["susp_ratio"] is not None else []

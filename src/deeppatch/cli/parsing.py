@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import deeppatch
 from deeppatch.cli.arguments import add_shared
+from deeppatch.cli.naming import estimates_only
 from deeppatch.cli.options import StageOptions, call
 from deeppatch.data import corruption_names, names
 from deeppatch.errors import Contradictions, UserError, closest
@@ -135,7 +136,7 @@ def check(options: StageOptions, own: Callable[[Any], list[str]] | None = None) 
     `own` returns the problems with the stage's own options.
     """
     numbers = {name: getattr(options, name, 1) for name in ("batch_size", "max_epoch", "crt_epoch", "lr")}
-    if getattr(options, "crt_method", "") == "norms" and numbers["crt_epoch"] == 0:
+    if estimates_only(options):
         del numbers["crt_epoch"]  # their statistics are estimated again, and nothing is trained
     problems = [f"--{k} {v}: give a number above 0" for k, v in numbers.items() if not 0 < v < math.inf]
     problems += _problems_of_data(options)

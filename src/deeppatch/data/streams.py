@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -119,13 +118,10 @@ def _mixed(kept: Tensor, labels: Tensor, levels: tuple[int, ...], seed: int) -> 
     yield kept.repeat(len(levels))[order], torch.tensor(levels).repeat_interleave(len(kept))[order]
 
 
-def _ordered(
-    kept: Tensor, labels: Tensor, levels: tuple[int, ...], seed: int, concentration: float = CONCENTRATION
-) -> Iterator[Part]:
+def _ordered(kept: Tensor, labels: Tensor, levels: tuple[int, ...], seed: int) -> Iterator[Part]:
     for level in levels:
         draw = runtime.numpy_generator(seed, "stream", "ordered", level)
-        chunks = ordered_chunks(labels.numpy(), draw, concentration=concentration)
-        order = torch.from_numpy(np.concatenate(chunks))
+        order = torch.from_numpy(np.concatenate(ordered_chunks(labels.numpy(), draw)))
         yield kept[order], torch.full_like(kept, level)
 
 
@@ -133,7 +129,7 @@ STREAMS: dict[str, Callable[[Tensor, Tensor, tuple[int, ...], int], Iterator[Par
     "reset": _by_level,
     "continual": _by_level,
     "mixed": _mixed,
-    "ordered": partial(_ordered, concentration=CONCENTRATION),
+    "ordered": _ordered,
     "single": _by_level,
 }
 

@@ -38,8 +38,9 @@ class Outcomes:
     def take(self, rows: np.ndarray) -> Outcomes:
         """Return the outcomes of some rows, by index or bool (N,)."""
         routed = None if self.routed is None else self.routed[rows]
-        taken = (each[rows] for each in (self.prediction, self.confidence, self.log_likelihood, self.brier))
-        return Outcomes(*taken, routed)
+        return Outcomes(
+            self.prediction[rows], self.confidence[rows], self.log_likelihood[rows], self.brier[rows], routed
+        )
 
 
 @dataclass(frozen=True)

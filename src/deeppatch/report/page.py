@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -99,8 +97,8 @@ def page(
         "repaired": figures(ledger, chosen, pictures, repaired=True, seed=seed),
         "broken": figures(ledger, chosen, pictures, repaired=False, seed=seed),
         "costs": page_tables.costs(ledger),
-        "about": facts(ledger.about),
-        "made": {name: facts({"digest": row.digest, **row.facts}) for name, row in ledger.networks.items()},
+        "about": page_tables.facts(ledger.about),
+        "made": {name: page_tables.facts({"digest": row.digest, **row.facts}) for name, row in ledger.networks.items()},
         "limits": limits(ledger, chosen, chosen_here=target is None if chosen_here is None else chosen_here),
     }
     return environment().get_template("report.html").render(**content)
@@ -160,18 +158,6 @@ def figures(
         pixels = pictures[name][rows] if isinstance(pictures, Mapping) else pictures(name, rows)
         sources |= {(name, row): url for row, url in zip(rows, as_data_urls(pixels), strict=True)}
     return [Figure(sources[each.view, each.row], each) for each in found]
-
-
-def facts(values: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return facts as pairs of text: nested values as JSON, and nothing of those that are missing."""
-    return [
-        (
-            str(name).replace("_", " "),
-            value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False),
-        )
-        for name, value in values.items()
-        if value is not None and name != "notes"
-    ]
 
 
 def environment() -> Environment:

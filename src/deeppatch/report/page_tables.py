@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -149,6 +151,18 @@ def costs(ledger: Ledger) -> Table:
         ("parameters in memory", "A network that routes holds the original network, too."),
     ]
     return Table(columns, rows, notes)
+
+
+def facts(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return facts as pairs of text: nested values as JSON, and nothing of those that are missing."""
+    return [
+        (
+            str(name).replace("_", " "),
+            value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False),
+        )
+        for name, value in values.items()
+        if value is not None and name != "notes"
+    ]
 
 
 def size(count: int) -> str:

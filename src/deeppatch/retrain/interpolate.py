@@ -140,8 +140,8 @@ def interpolate(
             checkpoint.save({"points": [asdict(point) for point in points]})
     on_val = [point for point in points if point.part == "val"]
     chosen = choose(on_val, max_clean_drop, base_is_first=statistics != "again")
-    if chosen is None:
-        info("interpolate: no point is within the bound, so that the base stays as it is")
+    what = "the base as it is, because no point is within the bound" if chosen is None else f"{chosen.share:.2f}"
+    info(f"interpolate: chosen {what}; {len(shares)} points were tried on the same {len(data.val)} val images")
     images = len(views.levels_view(data.val, degrade, list(range(1 + len(degrade))), batch_size).index)
     return noted(
         copy.deepcopy(model).eval() if chosen is None else network_at(chosen.share),

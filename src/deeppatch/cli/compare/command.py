@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deeppatch.adapt.names import METHODS, STREAMS
 from deeppatch.cli.annotate.command import add_bias
 from deeppatch.cli.arguments import add_degradations
 from deeppatch.cli.declared import Folder
@@ -36,7 +37,12 @@ ARTIFACTS = (
             "model-card.md": "the same for a model card, with a YAML head",
             "ledger.json": "the networks with accuracies under the keys of RobustBench, definitions, and what was read",
         },
-        {"gate.md": "with `--require`: which requirements are met, as Markdown for a pull request"},
+        {
+            "gate.md": "with `--require`: which requirements are met, as Markdown for a pull request",
+            "attack.csv": "with `--attack`: robust accuracy and attack success rates of all networks",
+            "adaptation.csv": "with `--adapt`: methods of test-time adaptation and all networks on streams",
+            "adaptation_by_level.csv": "with `--adapt`: the same by level of the degradations",
+        },
     ),
 )
 
@@ -55,6 +61,9 @@ class Options(StageOptions):
     require: list[str] = field(default_factory=list)
     gate: str | None = None
     confident: bool = False
+    attack: int | None = None
+    adapt: list[str] = field(default_factory=list)
+    stream: list[str] = field(default_factory=list)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,6 +80,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: all that the stages left for this model and data set)",
     )
     group.add_argument("--networks", type=Path, nargs="+", default=[], metavar="PATH", help="further ones")
+    further = parser.add_argument_group("beside the table")
+    further.add_argument(
+        "--attack", type=int, metavar="N", help="attack all networks with PGD on N clean test images (default: none)"
+    )
+    further.add_argument(
+        "--adapt",
+        nargs="+",
+        choices=METHODS,
+        default=[],
+        metavar="NAME",
+        help=f"measure methods of test-time adaptation beside all networks, on streams: {', '.join(METHODS)}",
+    )
+    further.add_argument(
+        "--stream",
+        nargs="+",
+        choices=STREAMS,
+        default=[],
+        metavar="NAME",
+        help=f"the streams of --adapt: {', '.join(STREAMS)} (default: all)",
+    )
     gate = parser.add_argument_group("gate")
     gate.add_argument(
         "--require",
@@ -108,6 +137,10 @@ def problems(options: Options) -> list[str]:
         requirements.check_names(parsed, known, own=bool(specification.own))
     except UserError as error:
         messages.append(f"--require {error}")
+    if options.attack is not None and options.attack < 1:
+        messages.append(f"--attack {options.attack}: give at least 1 image")
+    if options.stream and not options.adapt:
+        messages.append("--stream says on which streams to adapt; give methods with --adapt")
     if not options.require:
         given = [f"--{name}" for name in ("gate", "confident") if getattr(options, name)]
         messages += [f"{name} belongs to requirements; give some with --require" for name in given]
@@ -116,7 +149,7 @@ def problems(options: Options) -> list[str]:
 
 def run(options: Options) -> None:
     """Measure the networks, write and print the ledger, and check the requirements."""
-    from deeppatch.cli.compare import inputs, report
+    from deeppatch.cli.compare import further, inputs, report
     from deeppatch.cli.context import open_stage
     from deeppatch.cli.predecessors import base_model
 
@@ -127,6 +160,11 @@ def run(options: Options) -> None:
     target = inputs.target(context, list(members))
     context.begin()
     ledger = measured(context, model, members)
+    networks = {ledger.base: model, **{name: member.network for name, member in members.items()}}
+    if options.attack is not None:
+        further.write_attacks(context, networks, ledger.base)
+    if options.adapt:
+        further.write_adaptation(context, networks, ledger.base)
     report.write_report(context, ledger, target)
 
 

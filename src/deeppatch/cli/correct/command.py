@@ -29,7 +29,7 @@ ARTIFACTS = (
         TRAINED,
     ),
     Folder(
-        "correct-norms",
+        "correct-norms[-statistics]",
         "the network with normalisation layers that were trained, or whose statistics are new, with `-c norms`",
         {name: about for name, about in TRAINED.items() if name != "history.csv"},
         {"history.csv": f"{TRAINED['history.csv']}, but with `--epochs 0`"},
@@ -131,6 +131,10 @@ def problems(options: Options) -> list[str]:
     ]
     if options.passes is not None and options.passes < 1:
         messages.append(f"--passes {options.passes}: give at least the number of images in a batch")
+    if options.passes is not None and options.crt_epoch == 0:
+        messages.append(
+            f"--passes {options.passes} and --epochs 0 exclude each other: train, or estimate statistics only"
+        )
     if options.filter_seed is not None and options.fs_method != "random" and options.susp_side != "random":
         messages.append("--filter_seed draws nothing here: add -f random or --susp_side random")
     if options.block < 1:
