@@ -49,6 +49,7 @@ def page(
     pictures: Pictures | Mapping[str, Tensor | np.ndarray] | None = None,
     seed: int = 2021,
     chosen_here: bool | None = None,
+    further: Mapping[str, tuple[str, pd.DataFrame]] | None = None,
 ) -> str:
     """Return a ledger as one HTML page with all that belongs to it inside, for people who have no Python.
 
@@ -66,6 +67,7 @@ def page(
         seed: The seed by which the images to show are drawn.
         chosen_here: Whether the target was chosen by this very ledger, which limits mention (default: where none is
             given).
+        further: Further tables by their heading, each with a sentence on it; their first column names the rows.
 
     Raises:
         UserError: When there is no network beside the base, or none is called `target`.
@@ -96,6 +98,9 @@ def page(
         "routing": routing_shares(ledger),
         "repaired": figures(ledger, chosen, pictures, repaired=True, seed=seed),
         "broken": figures(ledger, chosen, pictures, repaired=False, seed=seed),
+        "further": [
+            (heading, sentence, page_tables.of_frame(frame)) for heading, (sentence, frame) in (further or {}).items()
+        ],
         "costs": page_tables.costs(ledger),
         "about": page_tables.facts(ledger.about),
         "made": {name: page_tables.facts({"digest": row.digest, **row.facts}) for name, row in ledger.networks.items()},
