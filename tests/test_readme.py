@@ -277,10 +277,10 @@ def test_the_package_declares_what_it_installs():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert PROJECT["scripts"] == {"deeppatch": "deeppatch.cli.main:console"}
     assert {"export", "completion"} <= PROJECT["optional-dependencies"].keys()
-    assert project["tool"]["setuptools"]["package-data"] == {"deeppatch": ["py.typed"]}
+    assert project["tool"]["setuptools"]["package-data"] == {"deeppatch": ["py.typed", "report/templates/*"]}
     required = {re.split(r"[<>=]", name)[0] for name in PROJECT["dependencies"]}
     extras = {name.split("[")[0] for extra in PROJECT["optional-dependencies"].values() for name in extra}
     assert required <= PIPFILE["packages"].keys()
-    absent = {"datasets"}  # the tests of hf:PATH stand in for it
+    absent = {"datasets", "tensorboard", "mlflow"}  # the tests of hf:PATH and --sink stand in for them
     assert extras - absent <= PIPFILE["packages"].keys() | PIPFILE["dev-packages"].keys()
     assert not extras & required

@@ -15,6 +15,7 @@ from typing import TypeVar
 Item = TypeVar("Item")
 SECONDS_BETWEEN_LINES = 15.0
 LOGGER = logging.getLogger("deeppatch")
+MEASURED = logging.getLogger("deeppatch.measured")
 
 
 class ConsoleHandler(logging.Handler):
@@ -36,6 +37,14 @@ class ConsoleHandler(logging.Handler):
 def info(message: str) -> None:
     """Log one message at level INFO."""
     LOGGER.info(message)
+
+
+def measured(series: str, step: int, **values: float) -> None:
+    """Report values at one step of a series to the handlers of the logger `deeppatch.measured`, which is silent.
+
+    Records have an attribute `measured`: (series, step, values). `report.sinks.logging_to` reads it.
+    """
+    MEASURED.debug("%s, step %d: %s", series, step, values, extra={"measured": (series, step, values)})
 
 
 def _console_handler() -> ConsoleHandler | None:

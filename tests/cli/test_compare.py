@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 import shutil
-from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
 import pytest
-import torch
+import yaml
 
 from deeppatch.adapt import cells
 from deeppatch.artifacts import tensors_from_bytes, tensors_to_bytes
 from deeppatch.attack import Schedule
-from deeppatch.cli.compare import inputs, sources
-from deeppatch.data.images import Images
 from deeppatch.ledger import attacking, measuring
 from deeppatch.ledger.ledger import Ledger
 from deeppatch.metrics import DRAWS
+from deeppatch.report import sinks
 
 NETWORKS = {
     "pretrained", "finetuned", "patched always on (patch-crtunit-featswap-ratio0.5-rear)",
@@ -96,7 +96,7 @@ def test_all_networks_of_all_stages_are_found_and_agree_with_evaluate(compared):
 
 def test_what_is_left_and_what_is_said(compared):
     bench, said = compared
-    assert bench.files("compare") == {"ledger.csv", "ledger.json", "run.json"}
+    assert bench.files("compare") == {"ledger.csv", "ledger.json", "report.html", "model-card.md", "run.json"}
     assert "against pretrained, with 95 % intervals over images" in said
     assert "finetuned" in said
     assert "blurred: the mean over the levels of the published blur (gaussion)" in said
@@ -118,6 +118,33 @@ def test_what_is_left_and_what_is_said(compared):
     assert left["networks"]["pretrained"]["bytes"] == 0
     assert "date" not in left["about"]
     assert set(left["definitions"]) >= {"accuracy", "change", "blurred"}
+
+
+def test_the_page_shows_images_that_were_degraded_again_and_is_the_verdict_that_is_printed(compared):
+    bench, said = compared
+    page = bench.at("compare/report.html").read_text()
+    assert 0 < page.count('src="data:image/png;base64,') <= 20
+    (verdict,) = re.findall(r'<section class="verdict.*?<p>(.*?)</p>', page, re.DOTALL)
+    assert f"\n{html.unescape(verdict)}\n" in said
+    for name in NETWORKS:
+        assert f"<h3>{name}</h3>" in page.partition("How it was made")[2]
+    head = yaml.safe_load(bench.at("compare/model-card.md").read_text().split("---\n")[1])
+    assert verdict.startswith(head["model_name"])
+
+
+def test_a_sink_gets_the_means(few, monkeypatch):
+    logged = {}
+    sink = SimpleNamespace(
+        log_scalar=lambda name, value, step: logged.update({name: value}), close=lambda: None,
+        log_file=lambda path: logged.update({path.name: path}),
+    )  # fmt: skip
+    monkeypatch.setattr(sinks, "open_sink", lambda *_arguments: sink)
+    few.ran("compare --sink mlflow")
+    table = ledger_of(few)
+    assert logged["compare/finetuned accuracy blurred"] == pytest.approx(
+        accuracy(table, "finetuned", "blurred"), abs=1e-3
+    )
+    assert {"report.html", "model-card.md", "ledger.csv"} <= logged.keys()
 
 
 def test_a_second_run_measures_nothing_and_leaves_the_same_bytes(few, forward_passes):
@@ -230,15 +257,29 @@ def test_test_images_that_a_router_was_calibrated_on_are_in_no_row(few, forward_
     assert "calibrated on 9 test images, of another subset than --limit's" in said
 
 
-def test_the_images_are_those_that_evaluate_draws():
-    seen = pytest.importorskip("deeppatch.patching.seen")
-    images = Images(torch.zeros(50, 3, 2, 2), torch.arange(50))
-    drawn, _others = seen.apart(images, 20, 7)
-    settings = {"calibrate_on": "test:20", "seed": 7}
-    source = sources.Source(Path("router.safetensors"), {"settings": settings}, Path("output"))
-    member = SimpleNamespace(source=source)
-    context = SimpleNamespace(data=SimpleNamespace(test=images))
-    assert sorted(inputs.calibration_images(context, {"switched": member})) == sorted(drawn.labels.tolist())
+def test_routers_calibrated_on_test_images_and_between_several_networks(few):
+    few.ran("switch -c finetune --router benefit-both --calibrate_on test:9")
+    (first,) = few.root.glob("switch-finetune-benefit-both-*")
+    patch = few.at("correct-patch-replace-perfloss/patch.safetensors")
+    few.ran(f"switch -c finetune --router benefit-both --experts {patch}")
+    (second,) = (path for path in few.root.glob("switch-finetune-benefit-both-*") if path != first)
+    said = few.ran("compare").out
+    assert "left out of every row: 9 test images" in said
+    assert "left out: " not in said
+    names = {f"switched finetune ({path.name.removeprefix('switch-')})" for path in (first, second)}
+    table = ledger_of(few)
+    assert names < set(table.network)
+    known = json.loads((first / "metrics.json").read_text())["accuracy_percent"]["switched"]
+    (name,) = (name for name in names if first.name.removeprefix("switch-") in name)
+    for view in ("clean", "blurred"):  # of the same 15 images
+        assert accuracy(table, name, view) == pytest.approx(known[view], abs=1e-3)
+    before = set(few.root.glob("compare-*"))
+    assert "left out of every row" not in few.ran(f"compare {second}").out
+    (folder,) = set(few.root.glob("compare-*")) - before
+    rows = pd.read_csv(folder / "ledger.csv")
+    known = json.loads((second / "metrics.json").read_text())["accuracy_percent"]["switched"]
+    for view in ("clean", "blurred", "mixed"):
+        assert accuracy(rows, "switched finetune", view) == pytest.approx(known[view], abs=1e-3)
 
 
 @pytest.mark.parametrize("method", ["norms --crt_epoch 1", "bank", "interpolate", "surgical --crt_epoch 1"])
@@ -394,7 +435,11 @@ def test_a_gate_ends_with_status_1_and_a_line_for_each_broken_requirement(few, l
         f"broken: {network}: {each}" for each in broken
     ]
     (folder,) = few.root.glob("compare-*")
-    assert json.loads((folder / "run.json").read_text())["outputs"].keys() == {"ledger.csv", "ledger.json", "gate.md"}
+    outputs = json.loads((folder / "run.json").read_text())["outputs"]
+    assert outputs.keys() == {"ledger.csv", "ledger.json", "report.html", "model-card.md", "gate.md"}
+    page = (folder / "report.html").read_text()
+    assert page.count('<b class="loss">BROKEN</b>') == len(broken)
+    assert f"# {network}\n" in (folder / "model-card.md").read_text()
     summary = (folder / "gate.md").read_text()
     title = f"{len(broken)} of {line.count('--require')} requirements broken" if broken else "All requirements met"
     assert summary.startswith(f"## {title}: {network} against pretrained\n")

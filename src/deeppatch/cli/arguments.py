@@ -11,6 +11,7 @@ from deeppatch.data import corruption_names, names
 from deeppatch.errors import UserError
 from deeppatch.localization.names import RANKINGS, SIDES
 from deeppatch.patching.names import UNITS
+from deeppatch.report.names import SINKS
 from deeppatch.retrain.names import METHODS
 from deeppatch.zoo.names import ARCHITECTURE_NAMES, FORMS, check_model
 
@@ -127,6 +128,12 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
         "--resume",
         action="store_true",
         help="continue an interrupted run; the result is that of an uninterrupted one",
+    )
+    machine.add_argument(
+        "--sink",
+        choices=list(SINKS),
+        help="where loss and accuracy of every epoch go as well, and tables and pages at the end; needs "
+        "deeppatch[sinks] (default: nowhere)",
     )
 
 

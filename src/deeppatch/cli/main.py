@@ -98,6 +98,7 @@ def run(script: str, arguments: Sequence[str], prefix: str) -> None:
     from deeppatch.cli import parsing
     from deeppatch.cli.locating import locate_all
     from deeppatch.cli.naming import IDENTITIES
+    from deeppatch.cli.sinks import logged
     from deeppatch.data import corruption_names
     from deeppatch.distributed import launch
 
@@ -112,9 +113,12 @@ def run(script: str, arguments: Sequence[str], prefix: str) -> None:
             from deeppatch.cli.degradation import content_digest
 
             options = replace(options, degradation=content_digest(options))
-        if module.STAGE in IDENTITIES:
-            locate_all("eval" if getattr(options, "state", "") == "corrected" else module.STAGE, options)
-        with released_at_end():
+        if hasattr(module, "completed"):
+            options = module.completed(options)
+        stage = "eval" if getattr(options, "state", "") == "corrected" else module.STAGE
+        if stage in IDENTITIES:
+            locate_all(stage, options)
+        with released_at_end(), logged(stage, options):
             module.run(options)
 
 

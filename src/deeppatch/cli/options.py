@@ -63,6 +63,7 @@ class StageOptions:
     amp: bool = False
     seed: int = DEFAULT_SEED
     resume: bool = False
+    sink: str | None = None
     prefix: str = "python src/{script}.py"
     command: str = ""
     defaults: Mapping[str, object] = field(default_factory=dict)

@@ -47,12 +47,11 @@ def _figure(tile: Tile) -> str:
     name = escape(tile.name)
     small = ' class="small"' if max(tile.image.size) < THUMBNAIL else ""
     return (
-        f'<figure><img{small} src="{_embedded(tile.image)}" alt="{name}">'
-        f"<figcaption>{name}{notes}</figcaption></figure>"
+        f'<figure><img{small} src="{embedded(tile.image)}" alt="{name}"><figcaption>{name}{notes}</figcaption></figure>'
     )
 
 
-def _embedded(image: Image.Image) -> str:
+def embedded(image: Image.Image) -> str:
     """Return an image as a data URL: small ones unchanged as PNG, larger ones as a JPEG thumbnail."""
     small = max(image.size) < THUMBNAIL
     shrunk = image.copy()

@@ -17,7 +17,7 @@ from deeppatch.errors import UserError
 from deeppatch.ledger import requirements
 
 if TYPE_CHECKING:
-    from deeppatch.cli.compare.inputs import Member
+    from deeppatch.cli.compare.loading import Member
     from deeppatch.cli.context import Context
     from deeppatch.ledger.ledger import Ledger
     from deeppatch.zoo.classifier import Classifier
@@ -33,6 +33,8 @@ ARTIFACTS = (
         "all networks on the same images; what each answered lies in `cells/`, so that a second run is fast",
         {
             "ledger.csv": "a row for each network, view, severity and measure: estimate, 95 % interval, and images",
+            "report.html": "a page to hand over, with everything inside: verdict, tables, charts, images, cost, limits",
+            "model-card.md": "the same for a model card, with a YAML head",
             "ledger.json": "the networks with accuracies under the keys of RobustBench, definitions, and what was read",
         },
         {

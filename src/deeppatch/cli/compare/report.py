@@ -8,17 +8,17 @@ from typing import Any
 import pandas as pd
 
 from deeppatch import metrics
+from deeppatch.cli.compare.handover import hand_over
 from deeppatch.cli.context import Context
 from deeppatch.errors import RequirementsBroken
 from deeppatch.ledger import pools, requirements, summary
 from deeppatch.ledger.ledger import Ledger
 from deeppatch.ledger.records import CLEAN, MIXED
 from deeppatch.ledger.streams import GAUSSION
-from deeppatch.metrics import Interval
 from deeppatch.progress import info
 from deeppatch.report import ledger_json, scores
 from deeppatch.report.gate import gate_summary
-from deeppatch.report.verdict import Verdict, verdict
+from deeppatch.report.judging import judge_network, judged_network
 
 ON_CLEAN = ("worst_class", "ece", "ece_mass", "nll", "brier")
 ON_ALL = ("mean_corruption_error", "mce", "relative_mce")
@@ -26,7 +26,7 @@ HEADLINES = (CLEAN, pools.BLURRED, pools.ALL, pools.DEGRADED, pools.HELD_OUT, MI
 
 
 def write_report(context: Context, ledger: Ledger, target: str | None) -> None:
-    """Write ledger.csv, ledger.json, gate.md and the record; print tables, definitions, verdict and requirements.
+    """Write ledger.csv, ledger.json, gate.md, the page and the record; print tables, verdict and requirements.
 
     Raises:
         RequirementsBroken: When the network `target` does not meet a requirement; everything is written before.
@@ -36,9 +36,8 @@ def write_report(context: Context, ledger: Ledger, target: str | None) -> None:
     table = summary.table(tidy)
     stage.write_table("ledger.csv", tidy)
     stage.write_json("ledger.json", ledger_json.contents(ledger, tidy))
-    # the place for what is handed over: report.html, the model card, and sinks
     judgements = []
-    judged = target or best(tidy[tidy.network.isin(list(ledger.networks))])
+    judged = judged_network(ledger, tidy, target)
     said = judge_network(tidy, judged, ledger.base)
     if options.require and target is not None:
         required = [requirements.requirement(text) for text in options.require]
@@ -49,6 +48,7 @@ def write_report(context: Context, ledger: Ledger, target: str | None) -> None:
             confident=options.confident,
         )  # fmt: skip
         stage.write("gate.md", content.encode())
+    hand_over(context, ledger, tidy, (judged, said), judgements=judgements, chosen_here=target is None)
     stage.finish()
 
     print(scores.format_table(table.reset_index()))
@@ -64,23 +64,6 @@ def write_report(context: Context, ledger: Ledger, target: str | None) -> None:
         info(f"{'met' if each.met else 'BROKEN'}: {each}")
     if broken := [str(each) for each in judgements if not each.met]:
         raise RequirementsBroken(f"{target}: {line}" for line in broken)
-
-
-def best(tidy: pd.DataFrame) -> str:
-    """Return the network that gains most over the base on degraded images, or on clean ones."""
-    gained = tidy[(tidy.measure == "change") & (tidy.severity == 0)]
-    view = pools.DEGRADED if pools.DEGRADED in set(gained["view"]) else CLEAN
-    own = gained[gained["view"] == view]
-    return str(own.sort_values("estimate", kind="stable")["network"].iloc[-1])
-
-
-def judge_network(tidy: pd.DataFrame, network: str, base: str) -> Verdict:
-    """Return the verdict on a network: on blurred images where the published blur is the only degradation."""
-    own = tidy[(tidy.network == network) & (tidy.measure == "change") & (tidy.severity == 0)]
-    gained = {str(row["view"]): Interval(row["estimate"], row["low"], row["high"]) for row in own.to_dict("records")}
-    of_blur, degraded = gained.get(pools.BLURRED), gained.get(pools.DEGRADED)
-    on = pools.BLURRED if of_blur == degraded else pools.DEGRADED
-    return verdict(network, gained[CLEAN], degraded, on=on, base=base)
 
 
 def headlines(tidy: pd.DataFrame) -> list[tuple[str, str, str]]:

@@ -1,0 +1,5 @@
+"""Names that the command line offers; importing them costs nothing."""
+
+from __future__ import annotations
+
+SINKS = ("mlflow", "tensorboard")
