@@ -407,7 +407,8 @@ def test_adaptation_and_latency_are_measured_where_they_are_asked_for(few, monke
     monkeypatch.setattr(cells, "run_streams", None)  # which would fail
     few.ran(asked)
     after = few.hashes(folder.name)
-    assert {name for name in before if before[name] != after[name]} <= {"latency.csv", "run.json"}
+    assert {name for name in before if before[name] != after[name]} <= {"latency.csv", "report.html", "model-card.md"}
+    assert "latency_ms" not in few.at(f"{folder.name}/ledger.json").read_text()
 
 
 def test_what_cannot_be_measured_is_told_before_anything_is(compared, few, forward_passes):

@@ -16,6 +16,23 @@ from deeppatch.ledger.attacking import attack_networks, routed_paths
 QUICK = (Schedule(3, 0.5),)
 
 
+class Banked(nn.Module):
+    """Shifts dark images, as a bank of statistics does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.scale = nn.Linear(12, 3), torch.zeros(2, 1)
+
+    def selector(self, pixels):
+        return (pixels.mean((1, 2, 3)) < 0.5).long()
+
+    def answer(self, pixels, conditions):
+        return self.layer(pixels.flatten(1)) + conditions[:, None] * torch.tensor([0, 1, -1])
+
+    def forward(self, pixels):
+        return self.answer(pixels, self.selector(pixels))
+
+
 class Routed(nn.Module):
     """Sends dark images to another network, as a switched model does."""
 
@@ -42,13 +59,21 @@ def some() -> Images:
     return Images(torch.randint(0, 256, (24, 3, 2, 2), dtype=torch.uint8), torch.arange(24) % 3)
 
 
-def test_the_paths_of_a_routed_network(some):
-    network, pixels = Routed(), some.pixels / 255
+@pytest.mark.parametrize("kind", [Routed, Banked])
+def test_the_paths_of_a_routed_network(kind, some):
+    network, pixels = kind(), some.pixels / 255
     paths, decide = routed_paths(network)
     assert list(paths) == ["0", "1", "whole"]
-    chosen = torch.stack([path(pixels) for path in paths.values()])[decide(pixels), torch.arange(24)]
+    answers = torch.stack([path(pixels) for path in paths.values()])
+    assert not torch.equal(answers[0], answers[1])
+    chosen = answers[decide(pixels), torch.arange(24)]
     assert torch.equal(chosen, network(pixels))
-    assert routed_paths(network.original) == (None, None)
+    assert torch.equal(chosen, answers[2])
+    assert 0 < int(decide(pixels).sum()) < 24
+
+
+def test_other_networks_have_no_paths():
+    assert routed_paths(nn.Flatten()) == (None, None)
 
 
 def test_a_row_is_what_the_attack_finds(some):

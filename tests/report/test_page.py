@@ -6,6 +6,7 @@ import re
 from html.parser import HTMLParser
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from deeppatch.data.corruption_names import BENCHMARK
@@ -135,6 +136,15 @@ def test_the_heat_map_has_each_difference(blur_and_grid, tidy):
             assert cell.text == page_tables.signed(after - before, 1)
             assert cell.sign == ("gain" if after > before else "loss" if after < before else "")
             assert cell.strength == pytest.approx(min(1, abs(after - before) / page_tables.STRONGEST), abs=1e-3)
+
+
+def test_further_tables(blur_and_grid, tidy):
+    frame = pd.DataFrame({"method": ["tent", "<i>bn</i>"], "accuracy": [61.234, np.nan], "past": [True, False]})
+    text = page(blur_and_grid, tidy, further={"Adaptation": ("On streams.", frame)})
+    section = text.partition("<h2>Adaptation</h2>")[2].partition("</section>")[0]
+    assert Parsed(section).texts == [
+        "On streams.", "method", "accuracy", "past", "tent", "61.23", "yes", "<i>bn</i>", "-", "no",
+    ]  # fmt: skip
 
 
 def test_what_was_not_measured_is_not_there(hostile, pixels):

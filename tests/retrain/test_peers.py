@@ -171,6 +171,7 @@ def test_a_budget_of_passes_is_kept(model, data, blur, name):
         (partial(gini, select_images=0), "select_images=0: give a number above 0"),
         (partial(gini, select_only=True, select_half=True), "choose one"),
         (partial(augmix, augmix_weight=-1.0), "augmix_weight=-1.0: give 0 or more"),
+        (partial(augmix, passes=59), "passes=59: give at least 60, for a batch of images with two mixtures each"),
         (partial(augmix, epochs=0), "epochs=0: give a number above 0"),
     ],
 )

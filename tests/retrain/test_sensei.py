@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from deeppatch.data.corruptions import Spatial
 from deeppatch.data.corruptions.spatial import BOUNDS, transformed
 from deeppatch.data.views import Shuffled
-from deeppatch.retrain.population import MUTATIONS, UNITS, Population, parameters
+from deeppatch.retrain.population import MUTATIONS, UNITS, Evolution, Population, parameters
 from deeppatch.retrain.sensei import Searched, WorstLevel, losses_of, sensei
 
 STEPS = list(MUTATIONS.values())
@@ -92,8 +92,8 @@ def of_size(size=10, *, losses=None, threshold=1e-3, crossover=0.4, severities=(
     def even(pixels, labels):
         return pixels.mean((1, 2, 3))
 
-    cpu = torch.device("cpu")
-    return Population(images, Spatial(severities), losses or even, size, threshold, crossover, 5, cpu)
+    evolution = Evolution(size, threshold, crossover, seed=5)
+    return Population(images, Spatial(severities), losses or even, evolution, torch.device("cpu"))
 
 
 def run(population, batch, epoch):

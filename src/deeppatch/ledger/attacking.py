@@ -7,6 +7,7 @@ from dataclasses import astuple
 from typing import Any
 
 import pandas as pd
+import torch
 from torch import Tensor, nn
 
 from deeppatch import metrics, runtime
@@ -103,20 +104,30 @@ def routed_paths(network: nn.Module) -> tuple[dict[str, Logits] | None, Callable
     """Return the paths of a routed network, from pixels to logits, and its decision between them; None for others.
 
     The last of them is the network itself, whose decision may change on the way; an average of paths is neither path.
+    A bank of statistics is such a network, too: its `selector` says the condition of each image.
     """
-    route, answer = (getattr(network, name, None) for name in ("route", "answer"))
+    route, answer, selector = (getattr(network, name, None) for name in ("route", "answer", "selector"))
+    if callable(answer) and callable(selector):
+        conditions = range(len(network.scale))  # type: ignore[arg-type]
+        paths = {str(each): _with_condition(answer, each) for each in conditions}
+        return {**paths, "whole": network}, selector
     look = getattr(network, "look", getattr(network, "run_stem", None))
     ends = getattr(network, "networks", None) or [getattr(network, name, None) for name in ("original", "patched")]
     if not callable(route) or not callable(look) or not all(map(callable, ends)):
         return None, None
-    paths: dict[str, Logits] = {
-        str(number): lambda pixels, end=end: end(*look(pixels)[0])  # type: ignore[misc]
-        for number, end in enumerate(ends)
-    }
+    paths = {str(number): _through(look, end) for number, end in enumerate(ends)}
     paths["whole"] = network
     if callable(answer):
         return paths, lambda pixels: answer(pixels).expert
     return paths, lambda pixels: route(pixels)[-1].long()
+
+
+def _through(look: Callable[[Tensor], Any], end: Callable[..., Tensor]) -> Logits:
+    return lambda pixels: end(*look(pixels)[0])
+
+
+def _with_condition(answer: Callable[[Tensor, Tensor], Tensor], condition: int) -> Logits:
+    return lambda pixels: answer(pixels, torch.full((len(pixels),), condition, device=pixels.device))
 
 
 def _row(name: str, own: Robustness, base: Robustness | None) -> dict[str, Any]:

@@ -130,7 +130,10 @@ def _chart(
 ) -> Chart:
     """Return a chart of the mean over types at the severities that all of them have; one type has its interval."""
     curves = {}
+    wanted = [(CLEAN, 0), *((kind, severity) for kind, found in kinds.items() for severity in found)]
     for network in networks:
+        if not all((network, *each) in estimates for each in wanted):
+            continue
         at = [[estimates[network, kind, severity] for kind in kinds] for severity in next(iter(kinds.values()))]
         means = [rows[0] if len(rows) == 1 else (sum(row[0] for row in rows) / len(rows), math.nan, math.nan)
                  for rows in at]  # fmt: skip

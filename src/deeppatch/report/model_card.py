@@ -16,7 +16,7 @@ from deeppatch.ledger.ledger import Ledger
 from deeppatch.ledger.records import CLEAN, MIXED
 from deeppatch.report import page_tables
 from deeppatch.report.limits import limits
-from deeppatch.report.page_tables import Table
+from deeppatch.report.page_tables import Table, facts
 from deeppatch.report.verdict import Verdict
 
 MEASURED = (CLEAN, pools.BLURRED, pools.ALL, pools.DEGRADED, pools.HELD_OUT, MIXED)  # in the head
@@ -112,8 +112,7 @@ def _table(content: Table) -> list[str]:
 
 def _block(values: Mapping[str, Any]) -> Sequence[str]:
     """Return facts as a block of code, behind a fence that none of them can end."""
-    lines = [f"{name}: {' '.join(value.split()) if isinstance(value, str) else json.dumps(value, default=str)}"
-             for name, value in values.items() if value is not None and name != "notes"]  # fmt: skip
+    lines = [f"{name}: {' '.join(value.split())}" for name, value in facts(values)]
     longest = max((len(run) for line in lines for run in re.findall("`+", line)), default=0)
     fence = "`" * max(3, longest + 1)
     return [f"{fence}text", *lines, fence]

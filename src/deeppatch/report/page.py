@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -51,6 +49,7 @@ def page(
     pictures: Pictures | Mapping[str, Tensor | np.ndarray] | None = None,
     seed: int = 2021,
     chosen_here: bool | None = None,
+    further: Mapping[str, tuple[str, pd.DataFrame]] | None = None,
 ) -> str:
     """Return a ledger as one HTML page with all that belongs to it inside, for people who have no Python.
 
@@ -68,6 +67,7 @@ def page(
         seed: The seed by which the images to show are drawn.
         chosen_here: Whether the target was chosen by this very ledger, which limits mention (default: where none is
             given).
+        further: Further tables by their heading, each with a sentence on it; their first column names the rows.
 
     Raises:
         UserError: When there is no network beside the base, or none is called `target`.
@@ -98,9 +98,12 @@ def page(
         "routing": routing_shares(ledger),
         "repaired": figures(ledger, chosen, pictures, repaired=True, seed=seed),
         "broken": figures(ledger, chosen, pictures, repaired=False, seed=seed),
+        "further": [
+            (heading, sentence, page_tables.of_frame(frame)) for heading, (sentence, frame) in (further or {}).items()
+        ],
         "costs": page_tables.costs(ledger),
-        "about": facts(ledger.about),
-        "made": {name: facts({"digest": row.digest, **row.facts}) for name, row in ledger.networks.items()},
+        "about": page_tables.facts(ledger.about),
+        "made": {name: page_tables.facts({"digest": row.digest, **row.facts}) for name, row in ledger.networks.items()},
         "limits": limits(ledger, chosen, chosen_here=target is None if chosen_here is None else chosen_here),
     }
     return environment().get_template("report.html").render(**content)
@@ -160,15 +163,6 @@ def figures(
         pixels = pictures[name][rows] if isinstance(pictures, Mapping) else pictures(name, rows)
         sources |= {(name, row): url for row, url in zip(rows, as_data_urls(pixels), strict=True)}
     return [Figure(sources[each.view, each.row], each) for each in found]
-
-
-def facts(values: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return facts as pairs of text: nested values as JSON, and nothing of those that are missing."""
-    return [
-        (str(name).replace("_", " "), value if isinstance(value, str) else json.dumps(value, default=str))
-        for name, value in values.items()
-        if value is not None and name != "notes"
-    ]
 
 
 def environment() -> Environment:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -149,6 +151,37 @@ def costs(ledger: Ledger) -> Table:
         ("parameters in memory", "A network that routes holds the original network, too."),
     ]
     return Table(columns, rows, notes)
+
+
+def of_frame(frame: pd.DataFrame) -> Table:
+    """Return any table, whose first column names the rows, with two decimals.
+
+    >>> of_frame(pd.DataFrame({"method": ["tent"], "resets": [3], "clean": [float("nan")]})).rows
+    [('tent', [Cell(text='3', change='', interval='', sign=''), Cell(text='-', change='', interval='', sign='')])]
+    """
+    first, *others = (str(column) for column in frame.columns)
+
+    def cell(value: object) -> Cell:
+        if isinstance(value, bool):
+            return Cell("yes" if value else "no")
+        if isinstance(value, float):
+            return Cell("-" if math.isnan(value) else f"{value:.2f}")
+        return Cell(str(value))
+
+    rows = [(str(row[first]), [cell(row[name]) for name in others]) for row in frame.to_dict("records")]
+    return Table([first, *others], rows)
+
+
+def facts(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return facts as pairs of text: nested values as JSON, and nothing of those that are missing."""
+    return [
+        (
+            str(name).replace("_", " "),
+            value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False),
+        )
+        for name, value in values.items()
+        if value is not None and name != "notes"
+    ]
 
 
 def size(count: int) -> str:

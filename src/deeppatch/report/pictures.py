@@ -59,7 +59,9 @@ def examples(ledger: Ledger, network: str, *, repaired: bool, count: int = 10, s
     >>> [(each.true, each.before, each.after) for each in examples(ledger, "new", repaired=True)]
     [('owl', 'cat', 'owl')]
     """
-    single = [view.name for view in ledger.views if view.kind != MIXED and (network, view.name) in ledger.outcomes]
+    both = (ledger.base, network)
+    single = [view.name for view in ledger.views
+              if view.kind != MIXED and all((name, view.name) in ledger.outcomes for name in both)]  # fmt: skip
     degraded = [name for name in single if name != CLEAN]
     order = np.random.default_rng([seed, int(repaired)])
     if repaired or not degraded:

@@ -100,6 +100,9 @@ def augmix(
         cropped = augment and data.crop
         return Shuffled(data.train, batch_size, seed, epoch, augment=cropped, mirror=data.mirror)
 
+    smallest = copies * min(batch_size, len(data.train))
+    if passes is not None and passes < smallest:
+        raise UserError(f"passes={passes}: give at least {smallest}, for a batch of images with two mixtures each")
     in_images = None if passes is None else passes // copies
     plain = within_budget(whole, epochs=epochs, passes=in_images, batch_size=batch_size)
     batches: Sequence[Epoch] = plain

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,6 +23,23 @@ LARGEST = 100
 TRIES = 10
 
 
+@dataclass(frozen=True)
+class Evolution:
+    """How settings evolve.
+
+    Args:
+        size: The number of candidates of an image, P.
+        threshold: The loss below which an image is robust: it is not evaluated in the next epoch.
+        crossover: The probability that children are crossed over, and not mutated.
+        seed: The seed of all random choices.
+    """
+
+    size: int
+    threshold: float
+    crossover: float
+    seed: int
+
+
 class Population:
     """The worst settings of each image, which are the parents of its next candidates.
 
@@ -29,10 +47,7 @@ class Population:
         images: The number of images, N.
         corruption: The transformation; settings are within the bounds of its highest severity.
         losses: Returns the loss of each image by the network as it is.
-        size: The number of candidates of an image, P.
-        threshold: The loss below which an image is robust: it is not evaluated in the next epoch.
-        crossover: The probability that children are crossed over, and not mutated.
-        seed: The seed of all random choices.
+        evolution: The settings of the search.
         device: Where the images are.
     """
 
@@ -41,14 +56,11 @@ class Population:
         images: int,
         corruption: Spatial,
         losses: Callable[[Tensor, Tensor], Tensor],
-        size: int,
-        threshold: float,
-        crossover: float,
-        seed: int,
+        evolution: Evolution,
         device: torch.device,
     ) -> None:
-        self.losses, self.size, self.threshold, self.crossover, self.seed = losses, size, threshold, crossover, seed
-        self.kept = max(1, int(KEPT * size + 1e-9))
+        self.losses, self.evolution, self.size = losses, evolution, evolution.size
+        self.kept = max(1, int(KEPT * self.size + 1e-9))
         share = max(corruption.severities) / RINGS
         bounds = [int(share * BOUNDS[name] / unit + 1e-9) for name, unit in UNITS.items()]
         self.bounds = torch.tensor(bounds, device=device)
@@ -72,10 +84,10 @@ class Population:
 
         `index` are the places of the images in the population, and `levels` are not read.
         """
-        generator = runtime.generator(self.seed, "population", epoch, start)
+        generator = runtime.generator(self.evolution.seed, "population", epoch, start)
         first = epoch == 0
         known = self.first(len(index), generator) if first else self.settings[index].long()
-        children = self.children(known, self.worst[index] < self.threshold, generator)
+        children = self.children(known, self.worst[index] < self.evolution.threshold, generator)
         searched = ~self.robust[index]
         self.robust[index] = False  # looked at again in the next epoch
         if searched.any():
@@ -90,7 +102,7 @@ class Population:
         chosen = order[:, : self.kept].unsqueeze(2).expand(-1, -1, GENES)
         self.settings[index] = candidates.gather(1, chosen).to(torch.int8)
         self.worst[index] = losses[:, 0]
-        self.robust[index] = losses[:, 0] < self.threshold
+        self.robust[index] = losses[:, 0] < self.evolution.threshold
 
     def first(self, count: int, generator: torch.Generator) -> Tensor:
         """Return first settings, int64 (count, P, 7): the identity, and others that are uniform within the bounds."""
@@ -104,7 +116,7 @@ class Population:
         All of a batch are mutated, or all are crossed over with the setting that differs most; those that are known
         are mutated again, up to ten times. `doubled` says whose mutations are twice as large, bool (N,).
         """
-        mutate = torch.rand((), generator=generator).item() >= self.crossover or known.shape[1] == 1
+        mutate = torch.rand((), generator=generator).item() >= self.evolution.crossover or known.shape[1] == 1
         found = self.mutated(known[:, 0], doubled, generator) if mutate else self.crossed(known, generator)
         for _ in range(TRIES):
             twice = _is_known(found, known)

@@ -21,7 +21,7 @@ from deeppatch.data.views import Batch, Shuffled, degraded
 from deeppatch.errors import UserError, check_positive
 from deeppatch.graph.hooks import eval_mode
 from deeppatch.retrain.finetune import noted
-from deeppatch.retrain.population import LARGEST, Population
+from deeppatch.retrain.population import LARGEST, Evolution, Population
 from deeppatch.retrain.whole import Training, prepared, train_whole
 from deeppatch.training import SGDSettings
 
@@ -113,9 +113,8 @@ def sensei(
         return losses_of(tuned, pixels, labels, amp=amp)
 
     if isinstance(degrade, Spatial):
-        population = Population(
-            len(data.train), degrade, losses, popsize, robust_threshold, crossover_prob, seed, data.train.labels.device
-        )
+        evolution = Evolution(popsize, robust_threshold, crossover_prob, seed)
+        population = Population(len(data.train), degrade, losses, evolution, data.train.labels.device)
         trained = train_whole(
             *common, searched(population), training, label="sensei", carried=population,
             spent=lambda: Passes(forward=population.evaluated),

@@ -18,6 +18,22 @@ from deeppatch.report.page import CARD, PAGE, page
 from deeppatch.report.pictures import pictures_of
 from deeppatch.report.verdict import Verdict
 
+# further tables that the stage may have written, with their heading and a sentence
+FURTHER = {
+    "adaptation.csv": (
+        "Adapting at test time instead",
+        "Methods that adapt to the images as they come, and the networks above, on the same streams; accuracies in "
+        "percent. The difference is to the base, in points, with the ends of its 95 % interval. `clean` is the "
+        "accuracy on clean images afterwards; `forward` and `train` are passes of one image for each answer; "
+        "`neighbours` and `past` say whether an answer depends on other images of its batch, and on earlier ones.",
+    ),
+    "attack.csv": (
+        "Attacks",
+        "PGD on clean test images, within an L-infinity ball of radius epsilon: robust accuracy and attack success "
+        "rates.",
+    ),
+}
+
 
 def hand_over(
     context: Context,
@@ -50,6 +66,8 @@ def hand_over(
     html = page(
         ledger, tidy, target=said[0], judgements=judgements, pictures=pictures, seed=options.seed,
         chosen_here=chosen_here,
+        further={FURTHER[name][0]: (FURTHER[name][1], pd.read_csv(stage.unfinished / name))
+                 for name in FURTHER if name in stage.outputs},
     )  # fmt: skip
     stage.write(PAGE, html.encode())
     stage.write(CARD, model_card(ledger, tidy, *said, chosen_here=chosen_here).encode())
