@@ -22,6 +22,7 @@ Numbers = Mapping[tuple[str, str, int, str], Estimate]  # by network, view, seve
 MINUS = "\N{MINUS SIGN}"
 HEADLINES = (CLEAN, pools.BLURRED, pools.ALL, pools.DEGRADED, pools.HELD_OUT, MIXED)
 IN_FIRST_TABLE = ("accuracy", "change", "repair", "break")
+MOST_COLUMNS = 8  # beside the names; wider tables are set in parts, one below the other
 STRONGEST = 15.0  # points at which a cell of the heat map has its full colour
 
 
@@ -47,6 +48,19 @@ class Table:
     columns: Sequence[str]
     rows: Sequence[tuple[str, Sequence[Cell]]]
     notes: Sequence[tuple[str, str]] = ()
+
+    @property
+    def parts(self) -> list[Table]:
+        """The table in parts of equal width, each with MOST_COLUMNS columns at most, and with its notes."""
+        width = len(self.columns) - 1
+        step = math.ceil(width / math.ceil(width / MOST_COLUMNS)) if width else 1
+        found = []
+        for first in range(0, width, step):
+            titles = list(self.columns[1:][first : first + step])
+            rows = [(name, list(cells[first : first + step])) for name, cells in self.rows]
+            notes = [note for note in self.notes if note[0] in titles]
+            found.append(Table([self.columns[0], *titles], rows, notes))
+        return found
 
 
 @dataclass(frozen=True)

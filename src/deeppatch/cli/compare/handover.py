@@ -66,8 +66,8 @@ def hand_over(
     html = page(
         ledger, tidy, target=said[0], judgements=judgements, pictures=pictures, seed=options.seed,
         chosen_here=chosen_here,
-        further={FURTHER[name][0]: (FURTHER[name][1], pd.read_csv(stage.unfinished / name))
-                 for name in FURTHER if name in stage.outputs},
+        further={heading: (sentence, _read(context, name))
+                 for name, (heading, sentence) in FURTHER.items() if name in stage.outputs},
     )  # fmt: skip
     stage.write(PAGE, html.encode())
     stage.write(CARD, model_card(ledger, tidy, *said, chosen_here=chosen_here).encode())
@@ -75,3 +75,11 @@ def hand_over(
     values = {f"{row['network']} {row['measure']} {row['view']}": float(row["estimate"])
               for row in means.to_dict("records")}  # fmt: skip
     measured("compare", 0, **values)
+
+
+def _read(context: Context, name: str) -> pd.DataFrame:
+    """Return a table that this run has written; methods on streams become one column, which names the rows."""
+    frame = pd.read_csv(context.stage.unfinished / name)
+    if {"method", "stream"} <= set(frame.columns):
+        frame["method"] = frame["method"] + ", " + frame.pop("stream")
+    return frame
