@@ -243,8 +243,8 @@ def test_files_for_python_users(blur_and_grid, tmp_path):
 
 
 def test_a_network_that_is_not_there(blur_and_grid, tidy):
-    with pytest.raises(UserError, match="target='swiched': there are the networks finetuned, vote, switched"):
-        page(blur_and_grid, tidy, target="swiched")
+    with pytest.raises(UserError, match="target='nobody': there are the networks finetuned, vote, switched"):
+        page(blur_and_grid, tidy, target="nobody")
 
 
 def test_limits_say_what_was_not_shown(blur_and_grid, hostile):
