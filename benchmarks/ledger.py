@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -46,7 +47,7 @@ UNTRAINED: dict[str, list[str]] = {
     "bank": ["-c", "bank"],
 }
 VIEWS = ("clean", "blurred", "noise", "blur", "weather", "digital", "all", "mixed")
-ROUTERS = ("probe",)
+ROUTERS = ("probe", "benefit-both", "average")
 
 
 def main() -> None:
@@ -60,17 +61,19 @@ def main() -> None:
     stage("assess", [*shared, "-f", "taylor"])
     budget = ["--passes", str(options.passes)]
     chosen = {name: given for name, given in TRAINED.items() if name.split(" ")[0].strip(",") not in options.without}
-    at_once(options, [("correct", [*shared, *given, *budget]) for given in chosen.values()])
+    failed = at_once(options, [("correct", [*shared, *given, *budget]) for given in chosen.values()])
     finetuned = ["--finetuned", str(only(options, "correct-finetune*") / "weights.safetensors")]
     untrained = {**UNTRAINED, "interpolate": ["-c", "interpolate", *finetuned]}
-    at_once(options, [("correct", [*shared, *given]) for given in untrained.values()])
+    failed += at_once(options, [("correct", [*shared, *given]) for given in untrained.values()])
     patch = ["--patch", str(only(options, "correct-patch-replace-taylor-??????") / "patch.safetensors")]
     routed = [["-f", "taylor", *PATCH, *patch, *finetuned, "--router", router] for router in ROUTERS]
-    routed += [["-c", "finetune", *finetuned, "--router", router] for router in ("probe", "benefit-both")]
-    at_once(options, [("evaluate", [*shared, *given]) for given in routed])
+    routed += [["-c", "finetune", *finetuned, "--router", router] for router in ("probe",)]
+    failed += at_once(options, [("evaluate", [*shared, *given]) for given in routed])
     for name, degradations in (("blur", []), ("grid", ["-n", "all", "--limit", str(options.limit)])):
         stage("compare", [*shared, *degradations])
         write(options, name)
+    if failed:
+        raise SystemExit("left out, because they failed: " + "; ".join(failed))
 
 
 def stage(name: str, arguments: list[str]) -> None:
@@ -79,10 +82,18 @@ def stage(name: str, arguments: list[str]) -> None:
     subprocess.run([sys.executable, str(script), *arguments], check=True)  # noqa: S603
 
 
-def at_once(options: argparse.Namespace, stages: list[tuple[str, list[str]]]) -> None:
-    """Run stages side by side."""
+def at_once(options: argparse.Namespace, stages: list[tuple[str, list[str]]]) -> list[str]:
+    """Run stages side by side, and return the commands of those that failed."""
+
+    def attempted(given: tuple[str, list[str]]) -> str | None:
+        try:
+            stage(*given)
+        except subprocess.CalledProcessError:
+            return shlex.join([given[0], *given[1]])
+        return None
+
     with ThreadPoolExecutor(options.jobs) as pool:
-        list(pool.map(lambda each: stage(*each), stages))
+        return [command for command in pool.map(attempted, stages) if command]
 
 
 def only(options: argparse.Namespace, pattern: str) -> Path:
@@ -100,7 +111,7 @@ def runs(options: argparse.Namespace) -> Path:
 
 def write(options: argparse.Namespace, name: str) -> None:
     """Write what compare found on `blur` or on the `grid`: a row for each network."""
-    folder = only(options, "compare-all*" if name == "grid" else "compare")
+    folder = only(options, "compare-all*" if name == "grid" else "compare-??????")
     ledger = json.loads((folder / "ledger.json").read_text(encoding="utf-8"))
     record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     tidy = pd.read_csv(folder / "ledger.csv")

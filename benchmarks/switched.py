@@ -29,6 +29,7 @@ from deeppatch.artifacts import state_digest
 from deeppatch.graph.folding import folded
 from deeppatch.graph.hooks import convolutions
 from deeppatch.patching.attachment import attach
+from deeppatch.patching.names import READ_ANSWERS
 from deeppatch.patching.patch_file import Patch, extract
 from deeppatch.patching.router import FEATURES, Router
 from deeppatch.patching.switched import SwitchedModel
@@ -90,7 +91,7 @@ def parser() -> argparse.ArgumentParser:
     found = machine.parser(__doc__ or "")
     found.add_argument("-m", "--model", choices=sorted(ARCHITECTURES), default="resnet32a")
     found.add_argument("--ratio", type=float, default=0.25, metavar="R", help="share of filters (default: 0.25)")
-    found.add_argument("--router", choices=sorted(FEATURES), default="probe")
+    found.add_argument("--router", choices=sorted({*FEATURES} - {*READ_ANSWERS}), default="probe")
     found.add_argument("-b", "--batch_size", type=int, default=256, metavar="N")
     found.add_argument("--size", type=int, default=32, metavar="N", help="height and width (default: 32)")
     found.add_argument("--rounds", type=int, default=40, metavar="N", help="turns of each (default: 40)")

@@ -108,6 +108,24 @@ def test_corruptions_times_every_type_and_their_sum(tmp_path):
     assert facts["images"] == "8 random pictures of 32 pixels, 2 of them one by one"
 
 
+def test_routers_are_measured_beside_what_bounds_them(tmp_path):
+    model = Classifier(ARCHITECTURES["resnet8"](10), [0.5] * 3, [0.25] * 3)
+    save_file(model.state_dict(), tmp_path / "weights.safetensors")
+    command = f"benchmarks/routers.py -m resnet8 -d digits --weights {tmp_path}/weights.safetensors --device cpu"
+    command += " --train_images 60 --epochs 1 --ranking random --families gaussian_blur --calibration 60 --images 40"
+    command += " --severity 3 --routers probe benefit-both average --max_clean_drop 50 100"
+    table = timed(command, tmp_path / "table.csv").set_index("router")
+    both = table.loc[["original", "patched always on"]]
+    assert len(table) == 5 + 3 * 2
+    assert table["mean"]["better network of each cell"] >= both["mean"].max()
+    assert table["mean"]["better network of each image"] >= table["mean"].max()
+    for name, same in (("probe, 100", "patched always on"), ("average, 100", "mean of probabilities")):
+        assert table["mean"][name] == pytest.approx(table["mean"][same]), "everything switches"
+    assert (table.clean_lost <= table.clean_lost_bound).all()
+    assert table.clean_lost["original"] == 0
+    assert table.benefit_auroc.isna().sum() >= 5
+
+
 @pytest.fixture
 def repair(monkeypatch):
     """Return the script that repairs a published network over several seeds."""

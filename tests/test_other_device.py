@@ -30,9 +30,14 @@ from deeppatch.adapt.names import STREAMS
 from deeppatch.artifacts import tensors_from_bytes
 from deeppatch.localization.ranking import Ranking
 from deeppatch.modular.gradient_search import GradientSearch
+from deeppatch.retrain.apricot import apricot
+from deeppatch.retrain.augmix import augmix
 from deeppatch.retrain.bank_fitting import fit_bank
+from deeppatch.retrain.gini import gini
 from deeppatch.retrain.interpolate import interpolate
 from deeppatch.retrain.norms import norms
+from deeppatch.retrain.robot import robot
+from deeppatch.retrain.sensei import sensei
 from deeppatch.retrain.surgical import surgical
 
 METHODS = ["perfloss", "featswap", "taylor", "activation"]
@@ -237,6 +242,17 @@ CALLS: dict[str, Callable[[nn.Module, dp.Data], Any]] = {
     "adaptation": adapted,
     "statistics": lambda model, data: norms(model, data, salt, epochs=0).state_dict(),
     "one block": lambda model, data: surgical(model, data, "gaussian-blur", epochs=1).state_dict(),
+    "worst level": lambda model, data: sensei(model, data, salt, epochs=1).state_dict(),
+    "some levels": lambda model, data: sensei(model, data, "gaussian-blur", popsize=3, epochs=1).state_dict(),
+    "worst transformation": lambda model, data: sensei(model, data, "spatial", popsize=4, epochs=2).state_dict(),
+    "reduced models": lambda model, data: apricot(
+        model, data, salt, rdlm=2, rdlm_epoch=1, fix_steps=2, eta=0.5, unconditional=True, epochs=1
+    ).state_dict(),
+    "first-order loss": lambda model, data: robot(
+        model, data, salt, select="multisection", select_images=6, epochs=1
+    ).state_dict(),
+    "impurity": lambda model, data: gini(model, data, salt, select_images=6, select_half=True, epochs=1).state_dict(),
+    "mixtures": lambda model, data: augmix(model, data, "gaussian-blur", epochs=1).state_dict(),
     "interpolate": between,
     "bank": banked,
     "influence": lambda model, data: dp.influence(model, data, k=3).indices(),
@@ -298,7 +314,10 @@ def test_the_simulated_device_refuses_what_cuda_refuses(monkeypatch):
 
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-TRAINS = ("patch, router, switch", "save, load", "ratio", "finetune", "modules", "label at random", "label by hybrid")
+TRAINS = (
+    "patch, router, switch", "save, load", "ratio", "finetune", "modules", "label at random", "label by hybrid",
+    "worst level", "some levels", "worst transformation", "reduced models", "first-order loss", "impurity", "mixtures",
+)  # fmt: skip
 
 
 def dim(pixels: Tensor, generator: torch.Generator) -> Tensor:

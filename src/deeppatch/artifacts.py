@@ -7,8 +7,9 @@ import io
 import json
 import pickle
 import struct
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import safetensors
 import torch
@@ -65,13 +66,20 @@ class Checkpoint:
     def __init__(self, path: Path, settings: dict[str, Any], resume: bool, *, writes: bool = True) -> None:
         self.path = path
         self.settings = json.dumps(settings, sort_keys=True)
-        self.writes = writes
+        self.resume, self.writes = resume, writes
         if not resume:
             self.remove()
 
     def with_settings(self, **settings: Any) -> Checkpoint:
         """Return the same checkpoint with further settings that must not change."""
-        return Checkpoint(self.path, {**json.loads(self.settings), **settings}, resume=True, writes=self.writes)
+        same = Checkpoint(self.path, {**json.loads(self.settings), **settings}, resume=True, writes=self.writes)
+        same.resume = self.resume
+        return same
+
+    def beside(self, name: str) -> Checkpoint:
+        """Return the checkpoint of another part of the same run, with the same settings, in a file beside this one."""
+        path = self.path.with_name(f"{self.path.stem}-{name}{self.path.suffix}")
+        return Checkpoint(path, json.loads(self.settings), self.resume, writes=self.writes)
 
     def save(self, state: dict[str, Any]) -> None:
         """Replace the checkpoint."""
@@ -103,3 +111,25 @@ class Checkpoint:
         """Delete the checkpoint."""
         if self.writes:
             self.path.unlink(missing_ok=True)
+
+
+class Stateful(Protocol):
+    """What a training carries from epoch to epoch beside the model, as optimizers and schedules are."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state, in a form that `torch.load(weights_only=True)` can load."""
+
+    def load_state_dict(self, state: dict[str, Any], /) -> object:
+        """Take the state that `state_dict` returned; its tensors are on the CPU."""
+
+
+def states_of(parts: Mapping[str, Stateful]) -> dict[str, Any]:
+    """Return the states of parts of a training, without functions, which schedules have and checkpoints do not."""
+    states = {name: part.state_dict().items() for name, part in parts.items()}
+    return {name: {key: value for key, value in state if not callable(value)} for name, state in states.items()}
+
+
+def load_states(parts: Mapping[str, Stateful], states: Mapping[str, Any]) -> None:
+    """Let each part take its state, what `states_of` returned."""
+    for name, part in parts.items():
+        part.load_state_dict(states[name])

@@ -107,6 +107,12 @@ def check_classifier(model: nn.Module, example: Tensor, classes: int = 1) -> Non
         raise UserError("the model returns logits that are not finite; check its weights")
 
 
+def check_corruption(corruption: Corruption, example: Tensor) -> None:
+    """Degrade pixels (N, 3, H, W) in [0, 1] at every level, so that what cannot be done is told before a training."""
+    for level in range(1, len(corruption) + 1):
+        corruption(example, level)
+
+
 def oracle_router(original: CorrectPredictions, patched: CorrectPredictions, stream: views.View) -> CorrectPredictions:
     """Return the correct predictions with a perfect router, which is an upper limit for every router.
 

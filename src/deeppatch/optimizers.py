@@ -18,12 +18,13 @@ def sgd(
     weight_decay: float,
     steps: int,
     milestones: Sequence[int] | None = None,
+    nesterov: bool = False,
 ) -> tuple[SGD, LRScheduler]:
     """Return SGD and a cosine schedule that anneals the learning rate to zero over `steps` batches.
 
     With `milestones` the rate is divided by ten after each of these numbers of batches instead.
     """
-    optimizer = SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay)
+    optimizer = SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov)
     if milestones is not None:
         return optimizer, MultiStepLR(optimizer, list(milestones))
     return optimizer, CosineAnnealingLR(optimizer, T_max=max(1, steps))

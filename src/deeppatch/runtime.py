@@ -124,9 +124,9 @@ def has_bfloat16(device: torch.device) -> bool:
     return platform.machine() not in ("x86_64", "AMD64") or any(query() for query in queries if query)
 
 
-def median_seconds(call: Callable[[], object], device: torch.device, *, repeats: int = 200) -> float:
-    """Return the median time of a call in seconds, device work included, after ten calls to warm up."""
-    return statistics.median([seconds(call, device) for _ in range(10 + repeats)][10:])
+def median_seconds(call: Callable[[], object], device: torch.device, *, repeats: int = 200, warm_up: int = 10) -> float:
+    """Return the median time of a call in seconds, device work included, after some calls to warm up."""
+    return statistics.median([seconds(call, device) for _ in range(warm_up + repeats)][warm_up:])
 
 
 def seconds(call: Callable[[], object], device: torch.device) -> float:

@@ -17,6 +17,7 @@ from deeppatch.localization.ranking import Ranking
 from deeppatch.modular.modules import Modules
 from deeppatch.patching.patch_file import Patch
 from deeppatch.patching.router import Router
+from deeppatch.patching.switch import Switch
 from deeppatch.patching.switched import SwitchedModel
 from deeppatch.retrain.bank import Bank
 from deeppatch.storage import read_given, write_bytes
@@ -111,6 +112,8 @@ def _content(value: object) -> bytes:
         patch, meta = tensors_from_bytes(value.patch.to_bytes(), Path("the patch"))
         router = {f"{ROUTER}{name}": tensor for name, tensor in value.router.state_dict().items()}
         return tensors_to_bytes({**patch, **router}, {**meta, "router": value.router.kind, "vote": value.vote})
+    if isinstance(value, Switch):
+        raise UserError("a model that switches between whole networks has no file; save its networks and its router")
     if isinstance(value, nn.Module):
         classes = getattr(value, "classes", None)
         return tensors_to_bytes(value.state_dict(), {"classes": list(classes)} if classes else {})

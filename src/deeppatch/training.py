@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import LRScheduler
 
 from deeppatch import runtime
-from deeppatch.artifacts import Checkpoint
+from deeppatch.artifacts import Checkpoint, Stateful, load_states, states_of
 from deeppatch.data import views
 from deeppatch.data.corruptions import Corruption
 from deeppatch.data.epochs import clean_epochs as clean_epochs
@@ -98,11 +98,12 @@ def mean_loss(model: nn.Module, batches: Stream, loss: Loss = cross_entropy, *, 
 
 @dataclass(frozen=True)
 class SGDSettings:
-    """The initial learning rate, momentum and L2 penalty of SGD with a cosine schedule."""
+    """The initial learning rate, momentum (plain or Nesterov's) and L2 penalty of SGD with a cosine schedule."""
 
     lr: float = 0.01
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    nesterov: bool = False
 
     def optimizer(
         self, parameters: Iterable[nn.Parameter], epochs: Sequence[Stream]
@@ -194,6 +195,7 @@ def fit(
     watch: Callable[[nn.Module], Any] | None = None,
     choose: Callable[[History], int] = lambda history: history.best,
     after_epoch: Callable[[nn.Module, History], object] | None = None,
+    carried: Stateful | None = None,
     amp: bool = False,
     label: str = "training",
 ) -> History:
@@ -205,7 +207,7 @@ def fit(
     Args:
         epochs: A stream of batches for each epoch. Streams of epochs that an interrupted run has finished are not read,
             so one that selects its data by the model must do so when it is read, independently of earlier epochs.
-        validate: Returns the validation accuracy in [0, 1] after each epoch.
+        validate: Returns the validation accuracy in [0, 1] after each epoch; nan where there is none.
         loss: Returns the loss of a model on a batch.
         schedule: The schedule of the optimizer's learning rate, which steps after each batch.
         checkpoint: Where the state after each epoch is saved, and resumed from.
@@ -213,16 +215,18 @@ def fit(
         watch: Returns further values after each epoch, as JSON values; they become `History.watched`.
         choose: Returns the best epoch so far (default: the earliest one of highest validation accuracy).
         after_epoch: Is called with model and history after each epoch, before the checkpoint is saved.
+        carried: What else the checkpoint saves and restores: what a stream of batches keeps of earlier epochs.
     """
     history = History()
     best_state: dict[str, Tensor] = copy.deepcopy(model.state_dict())
     saved = ranks.broadcast_from_rank0(checkpoint.load) if checkpoint else None
+    others: dict[str, Stateful] = {"optimizer": optimizer, "schedule": schedule}
+    others |= {"carried": carried} if carried else {}
     if saved:
         history = History(**saved["history"])
         model.load_state_dict(saved["model"])
         best_state = {key: value.to(best_state[key].device) for key, value in saved["best"].items()}
-        optimizer.load_state_dict(saved["optimizer"])
-        schedule.load_state_dict(saved["schedule"])
+        load_states(others, saved)
         info(f"{label}: resumed after epoch {len(history.loss)}")
     with torch.enable_grad(), replicated(model) as replica:
         for epoch, batches in enumerate(epochs):
@@ -241,7 +245,8 @@ def fit(
                     f"{name}: the loss is not finite; check the weights, or start anew with a lower learning rate"
                 )
             history.accuracy.append(validate(model))
-            info(f"{name}: loss {history.loss[-1]:.4f}, validation accuracy {100 * history.accuracy[-1]:.2f} %")
+            on_val = f", validation accuracy {100 * history.accuracy[-1]:.2f} %"
+            info(f"{name}: loss {history.loss[-1]:.4f}{'' if math.isnan(history.accuracy[-1]) else on_val}")
             if watch:
                 history.watched.append(watch(model))
             measured(label, epoch + 1, **history.latest())
@@ -255,8 +260,7 @@ def fit(
                         "history": asdict(history),
                         "model": model.state_dict(),
                         "best": best_state,
-                        "optimizer": optimizer.state_dict(),
-                        "schedule": {k: v for k, v in schedule.state_dict().items() if not callable(v)},
+                        **states_of(others),
                         "random": runtime.random_states(),
                     }
                 )

@@ -24,7 +24,7 @@ DEFAULTS = {
     "fs_method": "perfloss", "crt_method": "patch", "crt_type": "replace", "crt_epoch": 20, "susp_ratio": None,
     "susp_side": "front", "seed": 2021, "val_share": None, "limit": None,
     "image_size": None, "resize": "crop", "weights": None, "ranking": None,
-    "patch": None, "finetuned": None, "amp": False,
+    "patch": None, "finetuned": None, "amp": False, "sink": None,
 }  # fmt: skip
 OWN_DEFAULTS = {
     "eval": {"train": False, "recipe": "default", "bias": None, "mean": None, "std": None, "state": "pretrained"},
@@ -36,8 +36,21 @@ OWN_DEFAULTS = {
         "conditions": "level",
         "block": 1,
         "max_clean_drop": None,
+        **{"popsize": 10, "robust_threshold": 1e-3, "crossover_prob": 0.4},
+        **{"rdlm": 20, "rdlm_images": 10_000, "rdlm_epoch": 40, "fix_steps": 100, "eta": 0.001, "strategy": 2},
+        **{"select": "best", "select_images": None, "select_only": False, "select_half": False},
+        **{"augmix_weight": 12.0, "augmix_blur": False},
     },
-    "switch": {"router": "probe", "switch": "sample", "max_clean_drop": 0.1},
+    "switch": {
+        "router": "probe",
+        "router_file": None,
+        "switch": "sample",
+        "max_clean_drop": 0.1,
+        "max_flips": None,
+        "calibrate_on": "val",
+        "alarm": None,
+        "experts": None,
+    },
     "export": {"router": "probe", "switched": None},
 }
 SHORT = {
@@ -198,7 +211,9 @@ def test_help_ends_well_and_shows_groups_defaults_units_and_an_example(launch, s
 
 def test_the_units_of_evaluate_s_own_options_are_told(launch):
     text = " ".join(launch("switch", ["--help"]).out.split())
-    assert "bound on the loss of clean accuracy, in points, shown on val with 95 % confidence (default: 0.1)" in text
+    assert (
+        "bound on the loss of clean accuracy, in points, shown on the calibration images with 95 % confidence; " in text
+    )
 
 
 @pytest.mark.parametrize(

@@ -6,18 +6,15 @@ import html
 import json
 import re
 import shutil
-from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
 import pytest
-import torch
 import yaml
 
+from deeppatch.adapt import cells
 from deeppatch.artifacts import tensors_from_bytes, tensors_to_bytes
 from deeppatch.attack import Schedule
-from deeppatch.cli.compare import inputs, sources
-from deeppatch.data.images import Images
 from deeppatch.ledger import attacking, measuring
 from deeppatch.ledger.ledger import Ledger
 from deeppatch.metrics import DRAWS
@@ -260,15 +257,31 @@ def test_test_images_that_a_router_was_calibrated_on_are_in_no_row(few, forward_
     assert "calibrated on 9 test images, of another subset than --limit's" in said
 
 
-def test_the_images_are_those_that_evaluate_draws():
-    seen = pytest.importorskip("deeppatch.patching.seen")
-    images = Images(torch.zeros(50, 3, 2, 2), torch.arange(50))
-    drawn, _others = seen.apart(images, 20, 7)
-    settings = {"calibrate_on": "test:20", "seed": 7}
-    source = sources.Source(Path("router.safetensors"), {"settings": settings}, Path("output"))
-    member = SimpleNamespace(source=source)
-    context = SimpleNamespace(data=SimpleNamespace(test=images))
-    assert sorted(inputs.calibration_images(context, {"switched": member})) == sorted(drawn.labels.tolist())
+def test_routers_calibrated_on_test_images_and_between_several_networks(few):
+    said = few.ran("switch -c finetune --router benefit-both --calibrate_on test:9").out
+    assert any(line.startswith("[info] switched ") and " pretrained on blurred images and " in line
+               for line in said.splitlines()), "evaluate gives a verdict, too"  # fmt: skip
+    (first,) = few.root.glob("switch-finetune-benefit-both-*")
+    patch = few.at("correct-patch-replace-perfloss/patch.safetensors")
+    few.ran(f"switch -c finetune --router benefit-both --experts {patch}")
+    (second,) = (path for path in few.root.glob("switch-finetune-benefit-both-*") if path != first)
+    said = few.ran("compare").out
+    assert "left out of every row: 9 test images" in said
+    assert "left out: " not in said
+    names = {f"switched finetune ({path.name.removeprefix('switch-')})" for path in (first, second)}
+    table = ledger_of(few)
+    assert names < set(table.network)
+    known = json.loads((first / "metrics.json").read_text())["accuracy_percent"]["switched"]
+    (name,) = (name for name in names if first.name.removeprefix("switch-") in name)
+    for view in ("clean", "blurred"):  # of the same 15 images
+        assert accuracy(table, name, view) == pytest.approx(known[view], abs=1e-3)
+    before = set(few.root.glob("compare-*"))
+    assert "left out of every row" not in few.ran(f"compare {second}").out
+    (folder,) = set(few.root.glob("compare-*")) - before
+    rows = pd.read_csv(folder / "ledger.csv")
+    known = json.loads((second / "metrics.json").read_text())["accuracy_percent"]["switched"]
+    for view in ("clean", "blurred", "mixed"):
+        assert accuracy(rows, "switched finetune", view) == pytest.approx(known[view], abs=1e-3)
 
 
 @pytest.mark.parametrize("method", ["norms --crt_epoch 1", "bank", "interpolate", "surgical --crt_epoch 1"])
@@ -327,8 +340,8 @@ def test_results_of_relearn_are_found_and_judged(empty):
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("compare --stream mixed", "--stream says on which streams to adapt; give methods with --adapt"),
-        ("compare --attack 0", "--attack 0: give at least 1 image"),
+        ("compare --stream mixed --single 3", "--stream, --single: nothing reads this without --adapt"),
+        ("compare --attack --attack_images 0", "--attack_images 0: give at least 1 image"),
         ("compare --gate switched", "--gate belongs to requirements; give some with --require"),
         ("compare --require clean", "--require 'clean' is no requirement: write NAME>=NUMBER or NAME<=NUMBER"),
         ("compare --require fog>=1", "--require fog>=+1: fog is not measured"),
@@ -351,22 +364,57 @@ def test_without_any_network_the_command_that_makes_one_is_named(pretrained):
     assert "-c finetune" in said
 
 
-def test_attacks_and_adaptation_are_measured_where_they_are_asked_for(few, monkeypatch):
+def test_attacks_are_measured_where_they_are_asked_for(few, monkeypatch):
     monkeypatch.setattr(attacking.attack_networks, "__kwdefaults__", {
         **attacking.attack_networks.__kwdefaults__, "schedules": (Schedule(2, 0.5),)})  # fmt: skip
-    said = few.ran("compare --attack 6 --adapt bn-1 --stream mixed").out
+    said = few.ran("compare --attack --attack_images 6").out
     (folder,) = few.root.glob("compare-*")
     attacks = pd.read_csv(folder / "attack.csv")
-    names = {"pretrained", "finetuned", "patched always on", "switched"}
-    assert set(attacks["network"]) == names
+    assert attacks["network"].tolist() == ["pretrained", "switched"] * 2
     assert set(attacks["images"]) == {6}
     assert (attacks["robust_accuracy"] <= attacks["accuracy"]).all()
-    adapted = pd.read_csv(folder / "adaptation.csv")
-    assert set(adapted["method"]) == {*names, "bn-1"}
-    assert set(adapted["stream"]) == {"mixed"}
-    assert not adapted.set_index("method").loc["switched", "neighbours"]
-    assert adapted.set_index("method").loc["bn-1", "neighbours"]
     assert "robust accuracy: " in said
+    few.ran("compare --attack all --attack_images 6")
+    (every,) = set(few.root.glob("compare-*")) - {folder}
+    attacks = pd.read_csv(every / "attack.csv")
+    assert set(attacks["network"]) == {"pretrained", "finetuned", "patched always on", "switched"}
+
+
+def test_adaptation_and_latency_are_measured_where_they_are_asked_for(few, monkeypatch):
+    asked = (
+        "compare --adapt bn-1 bn-prior --stream mixed single --per_corruption 12 --single 2 --adapt_batch 6 --latency"
+    )
+    said = few.ran(asked).out
+    (folder,) = few.root.glob("compare-*")
+    adapted = pd.read_csv(folder / "adaptation.csv")
+    names = ["pretrained", "finetuned", "patched always on", "switched"]
+    assert set(adapted["row"]) == {*names, "bn-1", "bn-prior"}
+    assert adapted.groupby("stream")["n"].unique().to_dict() == {"mixed": [72], "single": [12]}
+    assert set(adapted["reference"]) == {"switched"}
+    assert adapted[adapted["row"] == "switched"]["difference"].isna().all()
+    assert (adapted["low"] <= adapted["accuracy"]).all()
+    assert (adapted["accuracy"] <= adapted["high"]).all()
+    mixed = adapted[adapted["stream"] == "mixed"].set_index("row")
+    assert mixed["neighbours"].to_dict() == {**dict.fromkeys(names, False), "bn-1": True, "bn-prior": True}
+    assert len(pd.read_csv(folder / "adaptation_by_level.csv")) == 2 * 6 * 6
+    assert "bn-prior: a prior count of " in said
+    assert "the stream mixed" in said
+    assert "latency: milliseconds an image" in said
+    timed = pd.read_csv(folder / "latency.csv")
+    assert timed.groupby("network", sort=False)["batch"].count().to_dict() == dict.fromkeys(names, 2)
+    assert (timed["milliseconds"] > 0).all()
+    before = few.hashes(folder.name)
+    monkeypatch.setattr(cells, "run_streams", None)  # which would fail
+    few.ran(asked)
+    after = few.hashes(folder.name)
+    assert {name for name in before if before[name] != after[name]} <= {"latency.csv", "report.html", "model-card.md"}
+    assert "latency_ms" not in few.at(f"{folder.name}/ledger.json").read_text()
+
+
+def test_what_cannot_be_measured_is_told_before_anything_is(compared, few, forward_passes):
+    assert "--stream ordered: 5 images of" in few.refused("compare --adapt tent --per_corruption 5")
+    assert "--attack: choose the network to attack with --gate: " in compared[0].refused("compare --attack")
+    assert forward_passes == []
 
 
 # --- the gate

@@ -169,7 +169,7 @@ def test_a_ranking_at_random_is_not_assessed(corrected):
         ("--statistics again", "--statistics can only be used with -c interpolate, not with patch"),
         (
             "-c bank --passes 9",
-            "--passes can only be used with -c patch and finetune and norms and surgical, not with bank",
+            "--passes can only be used with -c patch and finetune and norms and surgical and",
         ),
         ("--filter_seed 3", "--filter_seed draws nothing here: add -f random or --susp_side random"),
         ("-c surgical --block 0", "--block 0: give a number from 1 on"),

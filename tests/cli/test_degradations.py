@@ -75,6 +75,8 @@ def test_a_function_of_one_s_own_goes_through_all_stages(pretrained, here):
         ("nowhere:rain", "nowhere cannot be imported from"),
         ("weather_here:torch", "is module; name a function of (pixels, generator)"),
         ("weather_here:moods", "weather_here:moods gives other results each time: draw random numbers from the"),
+        ("weather_here:clear", "the corruption clear fails on pixels (6, 3, 32, 32) and a torch.Generator: TypeError"),
+        ("weather_here:leave", "the corruption leave fails on pixels (6, 3, 32, 32) and a torch.Generator: SystemExit"),
         ("folder:nowhere", "nowhere: no such folder; --noise_type folder:PATH names one of degraded images"),
         ("released:.", "has no file such as gaussian_noise.npy; unpack CIFAR-10-C or CIFAR-100-C there"),
     ],
@@ -82,6 +84,8 @@ def test_a_function_of_one_s_own_goes_through_all_stages(pretrained, here):
 def test_mistakes_are_one_line(pretrained, here, name, said):
     with (here / "weather_here.py").open("a") as file:
         file.write("\ndef moods(pixels, generator):\n    return pixels * torch.rand(1)\n")
+        file.write("\ndef clear(pixels):\n    return pixels\n")
+        file.write("\ndef leave(pixels, generator):\n    raise SystemExit\n")
     sys.modules.pop("weather_here", None)
     assert said in pretrained.refused(f"eval -n {name}")
 
@@ -125,6 +129,33 @@ def test_an_image_that_is_replaced_makes_another_run(pretrained, here):
     shutil.copy(folder / "test/class0/000.jpg", folder / "test/class0/001.jpg")
     pretrained.ran(f"eval -e 1 --degraded {folder}")
     assert len(list(pretrained.root.glob("pretrain-folder-wet-*"))) == 2
+
+
+def test_an_image_that_moves_to_another_class_makes_another_run(pretrained, here):
+    folder = degraded_copy(pretrained.data, here / "wet", rename=True)
+    for file in (folder / "train/class1").iterdir():
+        file.rename(file.with_name(f"z{file.name}"))
+    pretrained.ran(f"eval -e 1 --degraded {folder}")
+    first = min((folder / "train/class1").iterdir())
+    first.rename(folder / "train/class0" / first.name)  # the same images in the same order
+    pretrained.ran(f"eval -e 1 --degraded {folder}")
+    assert len(list(pretrained.root.glob("pretrain-folder-wet-*"))) == 2
+
+
+def test_folders_of_degraded_images_may_be_links(pretrained, here):
+    folder = degraded_copy(pretrained.data, here / "wet")
+    (here / "linked").mkdir()
+    for part in ("train", "test"):
+        (here / "linked" / part).symlink_to(folder / part)
+    assert "each paired with" in pretrained.ran(f"eval -e 1 --degraded {here / 'linked'}").out
+
+
+def test_what_cannot_be_degraded_is_told_before_the_training(pretrained, here):
+    folder = degraded_copy(pretrained.data, here / "wet")
+    before = sorted(pretrained.root.rglob("*"))
+    said = pretrained.refused(f"eval --train -e 1 -n folder:{folder},folder:{folder}/../wet")
+    assert "two levels are called wet" in said
+    assert sorted(pretrained.root.rglob("*")) == before
 
 
 def test_other_classes_are_refused(pretrained, here):
@@ -184,7 +215,7 @@ def test_held_out_types_are_measured_apart_and_seen_by_nothing_else(pretrained, 
     table = pd.read_csv(found / "corruptions.csv")
     assert set(table.corruption[table.held_out]) == {"contrast", "gaussian_noise", "fog"}
     assert set(table.corruption[~table.held_out]) == {"clean", "brightness"}
-    weights = next(pretrained.root.glob("pretrain-*/weights.safetensors"))
+    weights = next(pretrained.root.glob("pretrain-*-without-*/weights.safetensors"))
     base = f"--base {weights}"
     alone = "-n brightness --severity 1,5"
     pretrained.ran(f"select {alone} {base}")

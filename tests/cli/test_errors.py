@@ -368,7 +368,9 @@ def test_all_contradictions_are_told_at_once(empty):
     [
         ("eval --state corrected --train", "leave out --train, --recipe, --bias, --mean and --std"),
         ("eval --std 1 0 1 --mean 0 0 0", "--std: give numbers above 0"),
-        ("switch -c finetune", "-c finetune cannot be switched: use -c patch"),
+        ("switch --calibrate_on tset:5", "--calibrate_on tset:5: give val, test:N or folder:PATH"),
+        ("switch --router flip", "invalid choice: flip (did you mean flips?)"),
+        ("eval --mean 124 116 104 --std 58 57 57", "--mean: pixels reach from 0 to 1; divide mean and std of pixels"),
         ("switch --max-clean-drop 101", "--max_clean_drop 101.0: give points from 0 to 100"),
         ("correct --susp_ratio 0.01", "--susp_ratio 0.01 chooses no filter in any layer; give a larger share"),
         ("eval --limit 2", "2 of 24 images cannot hold every class; use more images or a larger limit"),

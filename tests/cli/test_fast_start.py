@@ -18,8 +18,8 @@ from deeppatch.cli.options import SCRIPTS
 from deeppatch.data import corruption_names, sources
 from deeppatch.data import names as data_names
 from deeppatch.data.corruptions import kinds
+from deeppatch.patching import fitting, units
 from deeppatch.patching import names as patching_names
-from deeppatch.patching import router, units
 from deeppatch.zoo import names as zoo_names
 from deeppatch.zoo.architectures import ARCHITECTURES
 
@@ -106,7 +106,7 @@ def test_names_are_those_of_the_registries():
     assert sources.MIXES.keys() == data_names.MIXES.keys()
     assert tuple(kinds.KINDS) == corruption_names.COMMON
     assert tuple(units.UNITS) == patching_names.UNITS
-    assert tuple(router.ROUTERS) == patching_names.ROUTERS
+    assert tuple(fitting.ROUTERS) == patching_names.ROUTERS
 
 
 @pytest.mark.parametrize("mix", data_names.MIXES)

@@ -30,7 +30,7 @@ IDLE = {
     "compare": set(),
 }
 # what later stages are told of earlier ones counts by its content, in the runs themselves
-CONSUMED = {"weights", "ranking", "patch", "finetuned", "modules", "selection", "switched"}
+CONSUMED = {"weights", "ranking", "patch", "finetuned", "modules", "selection", "switched", "router_file"}
 BOOKKEEPING = {"help", "version", "state", "print_completion"}
 # further words that an option needs beside it
 COMPANY = {
@@ -42,16 +42,19 @@ COMPANY = {
     ("modularize", "preset"): "--method ga", ("modularize", "patience"): "--method ga",
     **{(stage, "hold_out"): "-n noise" for stage in ("pretrain", "assess", "correct", "evaluate", "export", "compare")},
     **{(stage, "severity"): "-n fog" for stage in ("pretrain", "assess", "correct", "evaluate", "export", "compare")},
-    ("compare", "stream"): "--adapt tent", ("compare", "gate"): "--require clean>=0",
+    **{("compare", name): "--adapt tent" for name in ("stream", "per_corruption", "single", "adapt_batch")},
+    ("compare", "attack_images"): "--attack all", ("compare", "gate"): "--require clean>=0",
     ("compare", "confident"): "--require clean>=0",
     ("correct", "statistics"): "-c interpolate", ("correct", "conditions"): "-c bank",
     ("correct", "filter_seed"): "-f random", ("correct", "block"): "-c surgical",
     ("correct", "max_clean_drop"): "-c bank",
+    ("evaluate", "experts"): "--router benefit",
+    **{("correct", option): f"-c {peer}" for peer, options in naming.PEER_OPTIONS.items() for option in options},
     ("annotate", "features"): "--bias B --method hybrid", ("relearn", "labels"): "-d folder:photos",
 }  # fmt: skip
 NO_OTHER_CHOICE = "another"
 # options that the common command line has, and that a stage refuses off their default
-REFUSED = {("evaluate", "crt_method"), ("export", "crt_method"), ("export", "amp")}
+REFUSED = {("export", "crt_method"), ("export", "amp")}
 USUAL = {"decompose": "validate", "annotate": "--bias B", "relearn": "--bias B"}
 
 
@@ -86,6 +89,8 @@ def changed(action: argparse.Action, file: str) -> str:
         "dataset": "cifar10", "target": "3", "join": "outlier", "budget": "7", "sensitive": "0.1 0.4", "race": "0.2",
         "val_share": "0.3", "susp_ratio": "0.4", "mean": "0.1 0.1 0.1", "std": "2 2 2", "momentum": "0.5",
         "weak": "rescnn_weak", "noise_type": "fog", "require": "clean>=0", "hold_out": "shot_noise",
+        "calibrate_on": "test:5", "alarm": "0.1",
+        "robust_threshold": "0.1", "crossover_prob": "0.1", "eta": "0.1",
     }  # fmt: skip
     return f"{flag} {special.get(action.dest, '3')}"
 

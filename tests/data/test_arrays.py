@@ -91,6 +91,15 @@ def test_labels_may_be_names(path):
     assert "labels name no class of a, b: z" in problem(f"npz:{path}")
 
 
+def test_the_training_images_say_which_classes_there_are(path):
+    images, names = some(40, 8, 8), np.array(["a", "b", "c", "d"])[LABELS]
+    parts = {"train_images": images, "train_labels": names, "test_images": images[:2]}
+    np.savez(path, **parts, test_labels=names[:2])
+    assert sources.load(f"npz:{path}", Path("data"), 2021).classes == ("a", "b", "c", "d")
+    np.savez(path, **parts, test_labels=LABELS[:2])
+    assert "labels name no class of a, b, c, d: 0, 1" in problem(f"npz:{path}")
+
+
 REFUSED = {
     "other names": ({"x": some(4, 8, 8)}, "holds x; give arrays images"),
     "fewer labels": ({"images": some(4, 8, 8), "labels": LABELS[:3]}, "4 images have 3 labels"),
@@ -100,6 +109,13 @@ REFUSED = {
     "normalised": ({"images": some(40, 8, 8) / 50 - 1, "labels": LABELS}, "not 0 to 1"),
     "one class": ({"images": some(4, 8, 8), "labels": LABELS[:4] * 0}, "has images of a single class"),
     "a class of one": ({"images": some(9, 8, 8), "labels": np.array([0] * 8 + [1])}, "class 1 has 1 of 9 images"),
+    "huge labels": ({"images": some(40, 8, 8), "labels": LABELS + 2**40}, "labels reach to 1099511627779"),
+    "16 bits": ({"images": some(40, 8, 8).astype(np.uint16) * 257, "labels": LABELS}, "whole numbers must be 0 to 255"),
+    "not UTF-8": ({"images": some(40, 8, 8), "labels": np.array([b"a", b"\xff"])[LABELS % 2]}, "are not UTF-8"),
+    "one name twice": (
+        {"images": some(40, 8, 8), "labels": LABELS, "classes": np.array(["a", "b", "a", "d"])},
+        "classes names a more than once",
+    ),
     "no images": ({"images": some(0, 8, 8), "labels": LABELS[:0]}, "holds no images"),
 }
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from deeppatch.hybrid.uncertainty import index_within_group, largest, least_pure, near_boundaries
+from deeppatch.hybrid.uncertainty import index_within_group, largest, near_boundaries
 
 
 def predictions(count: int, classes: int, seed: int = 0) -> Tensor:
@@ -43,14 +43,6 @@ def test_mcp_serves_every_pair_of_classes_before_any_twice():
         "the nearest to a boundary, where not all can be served"
     )
     assert near_boundaries(probabilities, 4).tolist() == [0, 5, 6, 1], "of equals, the first"
-
-
-def test_gini_takes_the_least_pure_first():
-    probabilities = torch.tensor([[1.0, 0, 0], [0.4, 0.3, 0.3], [0.5, 0.5, 0], [0.4, 0.3, 0.3]])
-    assert least_pure(probabilities, 3).tolist() == [1, 3, 2]
-    probabilities = predictions(50, 10)
-    impurity = [1 - sum(p * p for p in row) for row in probabilities.tolist()]
-    assert least_pure(probabilities, 7).tolist() == sorted(range(50), key=lambda place: -impurity[place])[:7]
 
 
 def test_largest_come_first_and_ties_in_order():

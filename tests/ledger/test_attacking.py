@@ -7,11 +7,30 @@ import torch
 from torch import nn
 
 from deeppatch.attack import Schedule, attack, attack_success
+from deeppatch.cache import ContentCache
 from deeppatch.data import views
 from deeppatch.data.images import Images
+from deeppatch.ledger import attacking
 from deeppatch.ledger.attacking import attack_networks, routed_paths
 
 QUICK = (Schedule(3, 0.5),)
+
+
+class Banked(nn.Module):
+    """Shifts dark images, as a bank of statistics does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.scale = nn.Linear(12, 3), torch.zeros(2, 1)
+
+    def selector(self, pixels):
+        return (pixels.mean((1, 2, 3)) < 0.5).long()
+
+    def answer(self, pixels, conditions):
+        return self.layer(pixels.flatten(1)) + conditions[:, None] * torch.tensor([0, 1, -1])
+
+    def forward(self, pixels):
+        return self.answer(pixels, self.selector(pixels))
 
 
 class Routed(nn.Module):
@@ -40,13 +59,21 @@ def some() -> Images:
     return Images(torch.randint(0, 256, (24, 3, 2, 2), dtype=torch.uint8), torch.arange(24) % 3)
 
 
-def test_the_paths_of_a_routed_network(some):
-    network, pixels = Routed(), some.pixels / 255
+@pytest.mark.parametrize("kind", [Routed, Banked])
+def test_the_paths_of_a_routed_network(kind, some):
+    network, pixels = kind(), some.pixels / 255
     paths, decide = routed_paths(network)
-    assert len(paths) == 2
-    chosen = torch.stack([path(pixels) for path in paths.values()])[decide(pixels), torch.arange(24)]
+    assert list(paths) == ["0", "1", "whole"]
+    answers = torch.stack([path(pixels) for path in paths.values()])
+    assert not torch.equal(answers[0], answers[1])
+    chosen = answers[decide(pixels), torch.arange(24)]
     assert torch.equal(chosen, network(pixels))
-    assert routed_paths(network.original) == (None, None)
+    assert torch.equal(chosen, answers[2])
+    assert 0 < int(decide(pixels).sum()) < 24
+
+
+def test_other_networks_have_no_paths():
+    assert routed_paths(nn.Flatten()) == (None, None)
 
 
 def test_a_row_is_what_the_attack_finds(some):
@@ -68,4 +95,24 @@ def test_a_row_is_what_the_attack_finds(some):
         assert row.low <= row.robust_accuracy <= row.high
         assert (row.attack_success_of_base, row.attack_success) == pytest.approx(success.percent)
         assert row.both_right == success.images > 0
+        assert (row.broken_of_base, row.broken) == (success.before, success.after)
+        assert (row.right, row.robust) == (int(new.correct.sum()), int(new.robust.sum()))
     assert table.robust_accuracy.iloc[3] <= table.robust_accuracy.iloc[1], "a larger ball"
+
+
+def test_a_second_call_attacks_what_is_new(some, tmp_path, monkeypatch):
+    one, other = (nn.Sequential(nn.Flatten(), nn.Linear(12, 3)) for _ in range(2))
+    options = {"base": "one", "epsilons": (0.05,), "schedules": QUICK, "cells": ContentCache(tmp_path)}
+    first = attack_networks({"one": one}, some, **options)
+    seen = []
+
+    def counted(network, *given, **more):
+        seen.append(network)
+        return attack(network, *given, **more)
+
+    monkeypatch.setattr(attacking, "attack", counted)
+    both = attack_networks({"one": one, "other": other}, some, **options)
+    assert seen == [other]
+    assert both[:1].equals(first)
+    attack_networks({"one": one}, some, **{**options, "seed": 1})
+    assert seen == [other, one]

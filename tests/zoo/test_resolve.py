@@ -22,6 +22,8 @@ from deeppatch.zoo.names import ARCHITECTURE_NAMES, LIBRARIES, model_slug
 from deeppatch.zoo.resolve import resolve
 
 SOURCE = """
+import sys
+
 import torch
 from torch import nn
 
@@ -40,6 +42,21 @@ def broken(classes):
 def text(classes):
     return "network"
 
+def leaving(classes):
+    sys.exit(0)
+
+def wrapped(classes):
+    import deeppatch
+    return deeppatch.Classifier(Small(classes))
+
+def frozen(classes):
+    return Small(classes).requires_grad_(False)
+
+def half_frozen(classes):
+    network = Small(classes)
+    network.fc.weight.requires_grad_(False)
+    return network
+
 number = 3
 """
 
@@ -55,6 +72,7 @@ def own(tmp_path, monkeypatch):
     (tmp_path / "mine" / "nets.py").write_text(SOURCE)
     (tmp_path / "mine" / "needy.py").write_text("import a_module_that_is_not_here\n")
     (tmp_path / "mine" / "wrong.py").write_text("def f(:\n")
+    (tmp_path / "mine" / "script.py").write_text("raise SystemExit(0)\n")
     monkeypatch.chdir(tmp_path)
     yield "mine.nets"
     for name in [name for name in sys.modules if name.split(".")[0] == "mine"]:
@@ -127,11 +145,34 @@ def test_what_there_is_not_is_told_in_one_line(own, name, reason):
     assert "\n" not in str(failure.value)
 
 
-@pytest.mark.parametrize(("function", "reason"), [("broken", "RuntimeError: no luck"), ("text", "returned str")])
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        ("broken", "RuntimeError: no luck"),
+        ("text", "returned str"),
+        ("leaving", "SystemExit: 0"),
+        ("wrapped", "returned a deeppatch.Classifier, which would normalise a second time"),
+    ],
+)
 def test_a_function_that_fails_or_returns_something_else_is_told(own, function, reason):
     with pytest.raises(UserError, match=reason) as failure:
         resolve(f"{own}:{function}").build(3)
     assert "\n" not in str(failure.value)
+
+
+def test_a_module_that_ends_the_process_where_it_is_imported_is_told(own):
+    with pytest.raises(UserError, match="importing mine.script fails: SystemExit: 0"):
+        resolve("mine.script:Small")
+
+
+def test_a_network_that_was_frozen_to_be_used_can_be_trained(own):
+    assert all(each.requires_grad for each in resolve(f"{own}:frozen").build(3).parameters())
+    assert [each.requires_grad for each in resolve(f"{own}:half_frozen").build(3).fc.parameters()] == [False, True]
+
+
+def test_a_size_that_patches_do_not_divide_is_told():
+    with pytest.raises(UserError, match=r"vit_b_16 cannot be built for images of 50 pixels \(--image_size\): Assert"):
+        resolve("torchvision:vit_b_16", 50).build(3)
 
 
 def test_without_timm_the_extra_is_named(monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from deeppatch.cli.sizing import sizing_of
 from deeppatch.data import corruption_names, digest, names, sources
 from deeppatch.data.corruptions import create, identity
 from deeppatch.data.corruptions.named import IDENTIFYING_IMAGES
+from deeppatch.data.folders import files_under
 from deeppatch.data.images import Images
 from deeppatch.data.splits import hold_out
 from deeppatch.errors import DataProblem, UserError
@@ -50,8 +52,9 @@ def _fixed_images(options: Any) -> Images:
 
 def _of_files(name: str, options: Any) -> str:
     folder = Path(name.partition(":")[2]).expanduser()
-    paths = [str(path) for path in sorted(folder.rglob("*")) if path.is_file()]
+    paths = sorted((path for path in files_under(folder) if Path(path).is_file()), key=Path)
     if not paths:
         raise DataProblem(f"{folder} holds no files; give a folder of degraded images")
     cache = Path(options.output_dir, names.slug(options.dataset), "contents")
-    return digest.contents_digest(paths, cache)
+    places = "\n".join(os.path.relpath(path, folder) for path in paths)  # the folders in them are the classes
+    return sha256(f"{digest.contents_digest(paths, cache)}\n{places}".encode("utf-8", "surrogateescape"))

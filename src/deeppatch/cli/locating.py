@@ -6,7 +6,7 @@ import contextlib
 import glob
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -46,6 +46,7 @@ FINETUNED = Role("correct", "weights.safetensors", "finetuned", {"crt_method": "
 # what corrections leave that is no whole network
 CORRECTED = {"patch": "patch.safetensors", "bank": "bank.safetensors"}
 ROUTER = Role("evaluate", "router.safetensors", "switched", {"switch": "sample"})
+GIVEN_ROUTER = Role("evaluate", "router.safetensors", "router_file")
 MODULES = Role("modularize", "modules.safetensors", "modules")
 SELECTION = Role("annotate", "selection.safetensors", "selection")
 
@@ -92,6 +93,13 @@ def _of_influence(options: Any) -> dict[str, Role]:
     return {f"indices of k={k}": Role("influence", "indices.json", "", {"k": k, "augment": False}) for k in ks}
 
 
+def _of_evaluate(options: Any) -> dict[str, Role]:
+    """Read the correction that -c names, beside a patch a fine-tuned network, and a router where one is given."""
+    tuned = replace(FINETUNED, changes={"crt_method": options.crt_method})
+    found = {"patch": PATCH, "finetuned": FINETUNED} if options.crt_method == "patch" else {"finetuned": tuned}
+    return {"base": BASE, **found, **({"router": GIVEN_ROUTER} if options.router_file else {})}
+
+
 # stages that are not here read base weights only
 READS: dict[str, Callable[[Any], dict[str, Role]]] = {
     "pretrain": lambda _options: {},
@@ -102,7 +110,7 @@ READS: dict[str, Callable[[Any], dict[str, Role]]] = {
         "base": BASE, **({"ranking": RANKING} if options.fs_method == "ratioestim" and options.ranking else {})
     },
     "correct": _of_correct,
-    "evaluate": lambda _options: {"base": BASE, "patch": PATCH, "finetuned": FINETUNED},
+    "evaluate": _of_evaluate,
     "export": lambda _options: {"base": BASE, "patch": PATCH, "router": ROUTER},
     "decompose": lambda options: {"base": BASE, **_of_influence(options)},
     "compose": lambda _options: {"base": BASE, "modules": MODULES},
@@ -126,7 +134,9 @@ def locate_all(stage: str, options: Any) -> dict[str, Found]:
         except MissingArtifact:
             if stage == "compare" and (same := _same_base(options)):
                 found[name] = same
-            elif not (stage == "evaluate" and name == "finetuned" and not getattr(options, "finetuned", None)):
+                continue
+            optional = stage == "evaluate" and name == "finetuned" and options.crt_method == "patch"
+            if not optional or getattr(options, "finetuned", None):
                 raise
     return found
 

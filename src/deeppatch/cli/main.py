@@ -113,6 +113,8 @@ def run(script: str, arguments: Sequence[str], prefix: str) -> None:
             from deeppatch.cli.degradation import content_digest
 
             options = replace(options, degradation=content_digest(options))
+        if hasattr(module, "completed"):
+            options = module.completed(options)
         stage = "eval" if getattr(options, "state", "") == "corrected" else module.STAGE
         if stage in IDENTITIES:
             locate_all(stage, options)

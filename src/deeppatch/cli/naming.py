@@ -18,6 +18,7 @@ from deeppatch.cli.options import ANNOTATE, DEFAULT_K, DEFAULT_KS, DEFAULT_RATIO
 from deeppatch.data import corruption_names
 from deeppatch.data.names import slug
 from deeppatch.modular.weak_networks import published_weak_network
+from deeppatch.retrain.names import PEERS
 from deeppatch.storage import RECORD, read_given, sha256
 from deeppatch.zoo.names import model_slug
 
@@ -29,16 +30,25 @@ IN_SUFFIX = (
 INCIDENTAL = ("device", "gpu", "mem", "data_dir", "output_dir", "resume", "sink")
 # what says which artifact is meant, and bookkeeping
 NO_SETTINGS = (
-    "model", "dataset", "weights", "ranking", "patch", "finetuned", "switched", "modules", "selection", "state",
-    "prefix", "command", "defaults", "version", "help",
+    "model", "dataset", "weights", "ranking", "patch", "finetuned", "switched", "router_file", "modules", "selection",
+    "state", "prefix", "command", "defaults", "version", "help",
 )  # fmt: skip
 # how a correction is trained
 TRAINING = ("lr", "momentum", "weight_decay", "crt_epoch")
+# the options of methods of other papers, which are also arguments of their functions
+PEER_OPTIONS = {
+    "sensei": ("popsize", "robust_threshold", "crossover_prob"),
+    "apricot": ("rdlm", "rdlm_images", "rdlm_epoch", "fix_steps", "eta", "strategy"),
+    "robot": ("select", "select_images", "select_only", "select_half"),
+    "gini": ("select_images", "select_only", "select_half"),
+    "augmix": ("augmix_weight", "augmix_blur"),
+}
 # options of correct that only some corrections read, and by which
-TRAINED_CORRECTIONS = ("patch", "finetune", "norms", "surgical")
+TRAINED_CORRECTIONS = ("patch", "finetune", "norms", "surgical", *PEERS)
 OF_CORRECTION: dict[str, tuple[str, ...]] = {
     "passes": TRAINED_CORRECTIONS, "filter_seed": ("patch",), "statistics": ("interpolate",),
     "conditions": ("bank",), "block": ("surgical",), "max_clean_drop": ("interpolate", "bank"),
+    **{each: tuple(p for p in PEERS if each in PEER_OPTIONS[p]) for own in PEER_OPTIONS.values() for each in own},
 }  # fmt: skip
 
 
@@ -238,6 +248,10 @@ def _relearn(options: Any) -> str:
 
 _CORRECTION = ("crt_method", "crt_type", "fs_method", "susp_ratio", "susp_side")
 _CHOICE = ("method", "budget", "features", "encoder", "encoder_epochs", "views")
+_SEARCH = ("budget", "search_images", "sensitivity_images", "sensitive")
+_BESIDE_THE_TABLE = (
+    "adapt", "stream", "per_corruption", "single", "adapt_batch", "attack", "attack_images", "latency",
+)  # fmt: skip
 _MACHINE = ("batch_size", "amp")
 IDENTITIES: dict[str, Identity] = {
     "pretrain": Identity(
@@ -251,7 +265,11 @@ IDENTITIES: dict[str, Identity] = {
     "correct": Identity(
         lambda options: f"correct-{correction(options)}", _CORRECTION, (*TRAINING, *OF_CORRECTION, *_MACHINE)
     ),
-    "evaluate": Identity(_evaluate, (*_CORRECTION, "router", "switch"), ("max_clean_drop", *_MACHINE)),
+    "evaluate": Identity(
+        _evaluate,
+        (*_CORRECTION, "router", "switch"),
+        ("max_clean_drop", "max_flips", "calibrate_on", "alarm", "experts", *_MACHINE),
+    ),
     "export": Identity(
         lambda options: f"export-{correction(options)}-{options.router}", (*_CORRECTION, "router"), ("batch_size",)
     ),
@@ -262,17 +280,7 @@ IDENTITIES: dict[str, Identity] = {
     "modularize": Identity(
         _modularize,
         ("method", "no_head", "preset"),
-        (
-            "budget",
-            "search_images",
-            "sensitivity_images",
-            "sensitive",
-            "alpha",
-            "max_drop",
-            "lr",
-            "patience",
-            *_MACHINE,
-        ),
+        (*_SEARCH, "alpha", "max_drop", "lr", "patience", *_MACHINE),
     ),
     "compose": Identity(
         _compose, ("method", "no_head", "preset", "fit", "weak", "target", "join"), ("weak_epoch", *_MACHINE)
@@ -281,7 +289,7 @@ IDENTITIES: dict[str, Identity] = {
     "compare": Identity(
         lambda options: "compare",
         (),
-        ("files", "networks", "require", "gate", "confident", "attack", "adapt", "stream", *_MACHINE),
+        ("files", "networks", "require", "gate", "confident", *_BESIDE_THE_TABLE, *_MACHINE),
     ),
     "relearn": Identity(_relearn, (*_CHOICE, "use", "compare"), ("labels", "epochs", "lr", "steps", "ramp", *_MACHINE)),
 }

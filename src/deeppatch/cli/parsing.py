@@ -54,7 +54,8 @@ def parse(module: ModuleType, arguments: Sequence[str], prefix: str) -> Any:
 
     A command module has STAGE, DESCRIPTION, EXAMPLE, `Options`, `add_arguments(parser)`, `run(options)`, and where it
     needs them `problems(options)`, which returns contradictions, and `preset(options)`, which returns the defaults
-    that an option sets in place of the usual ones. REPAIR = False omits the options that only DeepPatch's stages
+    that an option sets in place of the usual ones. `completed(options)` returns the options with what files say that
+    they name. REPAIR = False omits the options that only DeepPatch's stages
     share.
     """
     parser = parser_of(module, prefix)
@@ -118,7 +119,8 @@ def check_files(options: StageOptions) -> None:
         kind, _, path = name.partition(":")
         if not corruption_names.is_function(name) and not Path(path).expanduser().is_dir():
             raise UserError(f"{path}: no such folder; --noise_type {kind}:PATH names one of degraded images")
-    names.check_path(options.dataset)
+    if not getattr(options, "router_file", None):  # else the images are only tested, and need no training part
+        names.check_path(options.dataset)
 
 
 def normalise(arguments: Sequence[str]) -> list[str]:

@@ -101,12 +101,23 @@ def _numbered(
 ) -> tuple[list[np.ndarray[Any, Any]], list[str] | None]:
     """Return labels as numbers (N,), and the names of the classes if there are any."""
     labels = [part.reshape(len(part)) if part.ndim == 2 and part.shape[1] == 1 else part for part in parts]
-    names = None if classes is None else [str(each) for each in classes.reshape(-1).tolist()]
+    names = None if classes is None else [_text(each) for each in classes.reshape(-1).tolist()]
+    if names and (twice := sorted({each for each in names if names.count(each) > 1})):
+        raise DataProblem(f"classes names {', '.join(twice)} more than once; give every class a name of its own")
     if any(part.dtype.kind in "US" for part in labels):
-        texts = [[each.decode() if isinstance(each, bytes) else str(each) for each in part.tolist()] for part in labels]
-        names = names or ordered(list({each for part in texts for each in part}))
+        texts = [[_text(each) for each in part.tolist()] for part in labels]
+        names = names or ordered(list(set(texts[0])))  # of the training images
         if unknown := sorted({each for part in texts for each in part} - set(names)):
             raise DataProblem(f"labels name no class of {', '.join(names)}: {', '.join(unknown)}")
         index = {each: number for number, each in enumerate(names)}
         labels = [np.array([index[each] for each in part]) for part in texts]
     return labels, names
+
+
+def _text(label: object) -> str:
+    if not isinstance(label, bytes):
+        return str(label)
+    try:
+        return label.decode()
+    except UnicodeDecodeError as error:
+        raise DataProblem(f"names of classes are not UTF-8: {label!r}; give them as text") from error

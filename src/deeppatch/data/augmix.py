@@ -45,19 +45,30 @@ def draw_chains(count: int, generator: torch.Generator) -> Chains:
     return Chains(operations.masked_fill(ended, -1), levels, signs, shares)
 
 
-def views(pixels: Tensor, count: int, generator: torch.Generator) -> Tensor:
+def views(pixels: Tensor, count: int, generator: torch.Generator, *, width: int = 1) -> Tensor:
     """Return uint8 pixels (N, 3, H, W) with `count` views of each, float32 (N, count + 1, 3, H, W) in [0, 1].
 
-    The image itself is view 0. The generator is on the CPU; up to rounding the result does not depend on the device.
+    The image itself is view 0. A view mixes it with a mean of `width` chains, whose weights are drawn uniformly from
+    the simplex (Dirichlet(1, ..., 1)). The generator is on the CPU; up to rounding the result does not depend on the
+    device.
     """
-    chains = draw_chains(len(pixels) * count, generator)
-    copies = pixels.unsqueeze(1).expand(-1, count, -1, -1, -1)
+    chains = draw_chains(len(pixels) * count * width, generator)
+    copies = pixels.unsqueeze(1).expand(-1, count * width, -1, -1, -1)
     augmented = apply_chains(copies.reshape(-1, *pixels.shape[1:]), chains).view(copies.shape)
-    shares = chains.shares.to(pixels.device, non_blocking=True).view(len(pixels), count, 1, 1, 1)
+    shares = chains.shares.view(-1, width)[:, 0].to(pixels.device, non_blocking=True).view(len(pixels), count, 1, 1, 1)
+    if width > 1:
+        augmented = _mean_of_chains(augmented.view(len(pixels), count, width, *pixels.shape[1:]), generator)
     result = torch.empty(len(pixels), count + 1, *pixels.shape[1:], device=pixels.device)
     clean = torch.div(pixels, 255, out=result[:, 0])
     torch.lerp(clean.unsqueeze(1), augmented.float().div_(255), shares, out=result[:, 1:])
     return result
+
+
+def _mean_of_chains(augmented: Tensor, generator: torch.Generator) -> Tensor:
+    """Return the means (N, K, 3, H, W) of chains' results (N, K, W, 3, H, W) with weights drawn from the simplex."""
+    exponential = -torch.rand(augmented.shape[:3], generator=generator, dtype=torch.float64).neg().log1p()
+    weights = (exponential / exponential.sum(2, keepdim=True)).float().to(augmented.device, non_blocking=True)
+    return (augmented * weights.view(*weights.shape, 1, 1, 1)).sum(2)
 
 
 def apply_chains(pixels: Tensor, chains: Chains) -> Tensor:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Protocol
 
 from deeppatch.data import views
 from deeppatch.data.corruptions import Corruption
@@ -31,11 +32,29 @@ class Passes:
         return Passes(self.train + other.train, self.forward + other.forward)
 
 
+class Epoch(Protocol):
+    """An epoch of batches."""
+
+    @property
+    def sizes(self) -> list[int]:
+        """The number of images in each whole batch."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[views.Batch]: ...
+
+
+class ShardedEpoch(Epoch, Protocol):
+    """An epoch of which each rank can read its own shard of each batch."""
+
+    def shard(self, index: int, count: int) -> ShardedEpoch:
+        """Return the same batches of shard `index` (from 0) of `count` shards of each."""
+
+
 @dataclass(frozen=True)
 class FirstBatches:
     """The first `count` batches of an epoch."""
 
-    epoch: views.Shuffled
+    epoch: ShardedEpoch
     count: int
 
     def __len__(self) -> int:
@@ -52,9 +71,6 @@ class FirstBatches:
     def shard(self, index: int, count: int) -> FirstBatches:
         """Return the same batches of shard `index` (from 0) of `count` shards of each."""
         return FirstBatches(self.epoch.shard(index, count), self.count)
-
-
-Epoch = views.Shuffled | FirstBatches
 
 
 def clean_epochs(
@@ -78,22 +94,38 @@ def degraded_epochs(
     passes: int | None = None,
     batch_size: int = 256,
     seed: int = 2021,
-) -> list[Epoch]:
+) -> list[ShardedEpoch]:
     """Return `epochs` shuffled passes, in which each image is clean with probability 1/2, else at a random level.
 
     With `passes` there are as many whole batches as that number of images allows, in as many epochs as that takes, and
     `epochs` is not read.
     """
+    return within_budget(
+        lambda epoch: views.Shuffled(images, batch_size, seed, epoch, corruption=corruption),
+        epochs=epochs,
+        passes=passes,
+        batch_size=batch_size,
+    )
+
+
+def within_budget(
+    whole: Callable[[int], ShardedEpoch], *, epochs: int, passes: int | None, batch_size: int
+) -> list[ShardedEpoch]:
+    """Return `epochs` epochs, each what `whole` returns for its number.
+
+    With `passes` they have as many whole batches as that number of images allows, and `epochs` is not read.
+    """
     if passes is None:
-        return [views.Shuffled(images, batch_size, seed, epoch, corruption=corruption) for epoch in range(epochs)]
-    found: list[Epoch] = []
+        return [whole(epoch) for epoch in range(epochs)]
+    found: list[ShardedEpoch] = []
     while passes > 0:
-        whole = views.Shuffled(images, batch_size, seed, len(found), corruption=corruption)
-        count = passes // batch_size if passes < len(images) else len(whole)
-        found += [whole] if count == len(whole) else [FirstBatches(whole, count)] if count else []
-        passes -= len(images)
+        epoch = whole(len(found))
+        images = sum(epoch.sizes)
+        count = passes // batch_size if passes < images else len(epoch)
+        found += [epoch] if count == len(epoch) else [FirstBatches(epoch, count)] if count else []
+        passes -= images
     if not found:
-        raise UserError(f"passes: give at least the {min(batch_size, len(images))} images of a batch")
+        raise UserError(f"passes: give at least the {min(batch_size, sum(whole(0).sizes))} images of a batch")
     return found
 
 

@@ -97,7 +97,7 @@ def ordered(names: list[str]) -> list[str]:
 def list_files(folder: Path, passed_over: Counter[str]) -> list[str]:
     """Return the image files under a folder, in no particular order; `passed_over` counts others by ending."""
     wanted, found = endings(), []
-    for path in _files(folder):
+    for path in files_under(folder):
         ending = Path(path).suffix.lower()
         if ending in wanted:
             found.append(path)
@@ -114,7 +114,7 @@ def tell_passed_over(folder: Path, passed_over: Counter[str]) -> None:
         info(f"{folder}: {passed_over.total()} files that Pillow does not read as images are passed over: {kinds}")
 
 
-def _files(folder: Path) -> Iterator[str]:
+def files_under(folder: Path) -> Iterator[str]:
     """Yield the files under a folder, also through links, but not those that lead back up or twice, nor hidden ones."""
     seen = _identities(folder)
     waiting = [folder]

@@ -17,6 +17,7 @@ from deeppatch.data.images import Images, to_float
 from deeppatch.errors import DataProblem
 
 # a pair of pixels (N, 3, H, W) and labels (N,); a data set of pairs (image, label); or a loader of batches of pairs
+MOST_CLASSES = 100_000  # as many as labels may number where the classes are not named
 DataInput = Images | tuple[Any, Any] | Dataset[Any] | DataLoader[Any]
 
 
@@ -79,6 +80,8 @@ def class_names(
         classes = next((list(names) for names in own if names), None)
     highest = max(int(part.labels.max()) for part in parts)
     if classes is None:
+        if highest >= MOST_CLASSES:
+            raise DataProblem(f"labels reach to {highest}; they start at 0, one number for each class")
         classes = highest + 1
     names = list(map(str, range(classes))) if isinstance(classes, int) else list(map(str, classes))
     lowest = min(int(part.labels.min()) for part in parts)
@@ -144,6 +147,8 @@ def _pixels(values: Any, name: str) -> Tensor:
         return pixels
     if pixels.dtype == torch.bool:
         return pixels.float()
+    if pixels.dtype in (torch.uint16, torch.uint32, torch.uint64):  # for which torch finds no smallest number
+        pixels = pixels.long()
     lowest, highest = pixels.min().item(), pixels.max().item()
     if not pixels.is_floating_point():
         if lowest < 0 or highest > 255:

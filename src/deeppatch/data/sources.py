@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import urllib.error
 from collections.abc import Callable
@@ -66,7 +67,7 @@ def load(name: str, data_dir: Path, seed: int, sizing: Sizing = NO_SIZING) -> So
 
 
 def image_names(name: str, data_dir: Path) -> tuple[list[str], list[str]] | None:
-    """Return the names CLASS/IMAGE of the training and of the test images, in order; None where images have none."""
+    """Return the names CLASS/**/IMAGE of the training and of the test images, in order; None where they have none."""
     folder, parts = Path(name.removeprefix("folder:")), ("train", "test")
     if name == "imagenet":
         folder, parts = data_dir / "imagenet" / "ILSVRC", ("train", "val")
@@ -75,8 +76,9 @@ def image_names(name: str, data_dir: Path) -> tuple[list[str], list[str]] | None
         folder = data_dir / name
         if archive is None or (data_dir / archive).exists() or not folder.is_dir():
             return None
-    listed = [list_classes(folder / part).paths for part in parts]
-    train, test = (["/".join(Path(file).parts[-2:]) for file in paths] for paths in listed)
+    train, test = (
+        [os.path.relpath(file, folder / part) for file in list_classes(folder / part).paths] for part in parts
+    )
     return train, test
 
 

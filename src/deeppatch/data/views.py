@@ -228,7 +228,7 @@ class Shuffled:
 
     def __iter__(self) -> Iterator[Batch]:
         # moved to the device once, because a copy for each batch would wait for the previous step
-        order, levels, crops = (drawn.to(self.images.labels.device) for drawn in self._draw())
+        order, levels, crops = (drawn.to(self.images.labels.device) for drawn in self.draw())
         start = 0
         for size in self.sizes:
             read, kept = read_and_kept(size, self.part, self.corruption)
@@ -247,7 +247,7 @@ class Shuffled:
         """Return the epoch of shard `index` (from 0) of `count` shards of each batch."""
         return replace(self, part=(index, count))
 
-    def _draw(self) -> tuple[Tensor, Tensor, Tensor]:
+    def draw(self) -> tuple[Tensor, Tensor, Tensor]:
         """Draw the whole epoch: order (n,), levels (n,) and crops (3, n)."""
         generator = runtime.generator(self.seed, "epoch", self.epoch)
         order = torch.randperm(len(self.images), generator=generator)

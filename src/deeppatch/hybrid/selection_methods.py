@@ -14,6 +14,7 @@ from deeppatch.hybrid import clusters, diversity, uncertainty
 from deeppatch.hybrid.consistency import Consistency, consistency, threshold
 from deeppatch.hybrid.oracle import Oracle
 from deeppatch.hybrid.selection import Selection, semi_supervised, supervised
+from deeppatch.metrics.purity import least_pure
 from deeppatch.runtime import generator
 
 # the number of images of a cluster that get the label of its centre when features are the model's own: the model fails
@@ -121,7 +122,7 @@ def mcp(inputs: SelectionInputs, oracle: Oracle, budget: int) -> Choice:
 
 def gini(inputs: SelectionInputs, oracle: Oracle, budget: int) -> Choice:
     """Buy the images with the least pure predictions (DeepGini)."""
-    indices = uncertainty.least_pure(inputs.embeddings.probabilities, budget)
+    indices = least_pure(inputs.embeddings.probabilities, budget)
     return _supervised(inputs, oracle, indices, "of no clear class")
 
 

@@ -1,4 +1,4 @@
-"""Choose images by the uncertainty of their predictions: near class boundaries, or with the least purity."""
+"""Choose images by the uncertainty of their predictions: near class boundaries, or by a score."""
 
 from __future__ import annotations
 
@@ -34,14 +34,6 @@ def index_within_group(groups: Tensor) -> Tensor:
     _, counts = groups.unique_consecutive(return_counts=True)
     starts = counts.cumsum(0) - counts
     return torch.arange(len(groups), device=groups.device) - starts.repeat_interleave(counts)
-
-
-def least_pure(probabilities: Tensor, budget: int) -> Tensor:
-    """Return the indices (B,) of the images with the smallest sums of squared probabilities (N, C), in ascending order.
-
-    DeepGini: Feng et al., ISSTA 2020.
-    """
-    return probabilities.square().sum(1).argsort(stable=True)[:budget]
 
 
 def largest(scores: Tensor, budget: int) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 CLEAN, MIXED = "clean", "mixed"
+LATENCY = "latency_ms"  # a fact of a network that differs between runs
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ def ledger_streams(
         for level, (name, kind, severity) in enumerate(kinds_and_severities(names), start=1):
             assert degrade is not None
             batches = views.levels_view(images, degrade, [level], batch_size)
-            facts = {"images": known, "level": name, "degraded": _content(batches, degrade, level)}
+            facts = {"images": known, "level": name, "degraded": level_content(batches, degrade, level)}
             view = _view(batches, name, kind, severity, facts, held_out=apart)
             if (own := own_images(degrade, level, images)) is not None:  # other images than those of test
                 numbers = np.arange(first, first + len(own))
@@ -111,7 +111,7 @@ def _view(
     return LedgerView(name, kind, severity, group_of(kind), held_out, labels, image, content_key(facts))
 
 
-def _content(batches: views.View, corruption: Corruption, level: int) -> str:
+def level_content(batches: views.View, corruption: Corruption, level: int) -> str:
     """Return a digest of degraded pixels, rounded to 8 bits: all that come from files, else the first of them.
 
     What is computed depends on code and constants, which the first images show.

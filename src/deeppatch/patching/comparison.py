@@ -1,10 +1,12 @@
-"""Compare a model with its patch: always applied, switched by a router, and switched by a perfect router."""
+"""Compare a model with its corrections: always applied, switched by a router, and switched by a perfect router."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from deeppatch import metrics
@@ -13,9 +15,11 @@ from deeppatch.data.dataset import Data
 from deeppatch.evaluation import CorrectPredictions, correct_predictions, oracle_router
 from deeppatch.graph.hooks import eval_mode
 from deeppatch.metrics import Interval
+from deeppatch.patching.alarms import alarm_metrics
+from deeppatch.patching.calibration import Experts, classifiers
 from deeppatch.patching.patch_file import Patch
 from deeppatch.patching.routing import Routing, route_by_level
-from deeppatch.patching.switched import SwitchedModel
+from deeppatch.patching.switch import Switch
 from deeppatch.zoo.classifier import device_of
 
 PRETRAINED = "pretrained"
@@ -32,13 +36,17 @@ class Comparison:
     Args:
         level_names: The names of the levels of the corruption, without clean.
         correct: The correct predictions by name of the network: `pretrained`, `finetuned` if there is one,
-            `patched always on`, `switched`, and `oracle router`, which is an upper limit for every router.
+            `patched always on` (or the names of the networks, where others than a single patch are switched),
+            `switched`, and `oracle router`: the original network for clean images, and for degraded ones the other
+            that is best at this level.
         routing: The scores and decisions of the switched model's router.
+        experts: The names of the networks between which is switched, the original one first.
     """
 
     level_names: tuple[str, ...]
     correct: dict[str, CorrectPredictions]
     routing: Routing
+    experts: tuple[str, ...] = ("original", "patched")
 
     @property
     def images(self) -> int:
@@ -85,11 +93,28 @@ class Comparison:
         """Return the measures of the router's decisions; see `metrics.router_metrics`."""
         return metrics.router_metrics(self.routing.scores, self.routing.switched, self.level_names, mean)
 
+    def alarm_metrics(self, mean: str = "mean") -> dict[str, Any]:
+        """Return the measures of the alarms for samples that resemble nothing; see `alarms.alarm_metrics`."""
+        assert self.routing.alarm is not None
+        return alarm_metrics(self.routing.alarm, self.level_names, mean)
+
+    def answered_percent(self) -> dict[str, dict[str, float]]:
+        """Return the share of samples that each network answered on each view, in percent, by name of the network."""
+        assert self.routing.expert is not None
+        views_of_table = metrics.view_names(self.level_names)
+        return {
+            name: {
+                view: 100 * (row == number).double().mean().item()
+                for view, row in zip(views_of_table, self.routing.expert, strict=True)
+            }
+            for number, name in enumerate(self.experts)
+        }
+
 
 def compare_networks(
     model: nn.Module,
-    patch: Patch,
-    switched: SwitchedModel,
+    patch: Experts,
+    switched: Switch,
     data: Data,
     corruption: Any,
     *,
@@ -102,7 +127,7 @@ def compare_networks(
 
     Args:
         model: The classifier that the patch was trained on; it is not changed.
-        patch: The patch that `train_patch` returned.
+        patch: The patch that `train_patch` returned, or what else `fit_switch` was given.
         switched: The switched model that `fit_switch` returned for both, on the same device.
         data: The data; the part `test` is measured, and two images of `val` are run through the network once.
         corruption: What `deeppatch.corruption` takes or returns.
@@ -134,7 +159,9 @@ def compare_networks(
     degrade = corruptions.corruption(corruption, seed=seed)
     device = device_of(model)
     test = data.test.to(device)
-    networks = {PRETRAINED: model, FINETUNED: finetuned, ALWAYS: patch.apply(model, data.example.to(device))}
+    others = classifiers(model, patch, data.example.to(device))
+    others = {ALWAYS: others["patched"]} if isinstance(patch, Patch) else others
+    networks = {PRETRAINED: model, FINETUNED: finetuned, **others}
     correct = {
         name: correct_predictions(network, test, degrade, batch_size=batch_size, amp=amp, seed=seed, label=name)
         for name, network in networks.items()
@@ -143,5 +170,19 @@ def compare_networks(
     with eval_mode(switched):
         correct[SWITCHED], routing = route_by_level(switched, test, degrade, batch_size=batch_size, amp=amp, seed=seed)
     stream = views.mixed_stream(test, degrade, batch_size, seed)
-    correct[ORACLE] = oracle_router(correct[PRETRAINED], correct[ALWAYS], stream)
-    return Comparison(tuple(degrade.level_names), correct, routing)
+    best = best_by_level([correct[name] for name in others], stream)
+    correct[ORACLE] = oracle_router(correct[PRETRAINED], best, stream)
+    return Comparison(tuple(degrade.level_names), correct, routing, switched.names)
+
+
+def best_by_level(networks: Sequence[CorrectPredictions], stream: views.View) -> CorrectPredictions:
+    """Return the correct predictions of that network which has most of them, at each level; ties go to the first.
+
+    `stream` is the mixed stream of the networks.
+    """
+    tables = list(zip(*(network.by_level for network in networks), strict=True))
+    best = [max(range(len(rows)), key=lambda number: int(rows[number].sum())) for rows in tables]
+    by_level = metrics.rows_of([rows[number] for rows, number in zip(tables, best, strict=True)])
+    chosen = torch.tensor(best, device=stream.levels.device)[stream.levels]
+    in_stream = torch.stack([network.in_stream for network in networks])
+    return CorrectPredictions(by_level, in_stream.gather(0, chosen.unsqueeze(0))[0])

@@ -65,8 +65,11 @@ def export(model: nn.Module, patch: Patch, switched: SwitchedModel, example: Ten
     switched.pt2 combines all three in one graph, which computes nothing twice.
 
     Raises:
-        UserError: When the network cannot be traced, or the exporter refuses it.
+        UserError: When the network cannot be traced, the router reads the answers of both networks, or the exporter
+            refuses them.
     """
+    if switched.needed_router().reads_answers:
+        raise UserError("a router that reads the answers of both networks is not exported; choose probe or benefit")
     try:
         folding.folded(model)
     except Untraceable as error:

@@ -2,5 +2,11 @@
 
 # kinds of units that replace a convolution
 UNITS = ("replace", "crtunit")
-# how a switched model decides between original and patched network
-ROUTERS = ("probe", "flips")
+# a router whose answer is the mean of two networks' probabilities
+AVERAGE = "average"
+# how a switched model decides between the original network and the others
+ROUTERS = ("probe", "flips", "benefit", "benefit-both", AVERAGE)
+# of these, those that read the answers of all networks, so that every network runs for every sample
+READ_ANSWERS = ("benefit-both", AVERAGE)
+# what stands for a name where a router's file is given
+GIVEN = "file"

@@ -1,26 +1,19 @@
-"""Decide for each sample whether it is degraded, from the original and the replaced feature maps of one layer."""
+"""Decide for each sample which network answers it, from what the first maps, or the answers of all networks, show."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GroupKFold, cross_val_predict
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from deeppatch.artifacts import tensors_from_bytes, tensors_to_bytes
-from deeppatch.errors import DataProblem, StaleArtifact, WrongWeights
-from deeppatch.metrics import upper_bound
-
-FOLDS = 5
+from deeppatch.errors import StaleArtifact
+from deeppatch.patching.density import Density
+from deeppatch.patching.names import READ_ANSWERS
 
 
 @dataclass(frozen=True)
@@ -67,26 +60,119 @@ def _standard_deviation(values: Tensor, axes: tuple[int, ...]) -> Tensor:
     return torch.linalg.vector_norm(centred, 2, axes) / max(1, count - 1) ** 0.5
 
 
-FEATURES: dict[str, Callable[[Maps], Tensor]] = {"probe": pooled_statistics, "flips": flip_fraction}
+@dataclass(frozen=True)
+class Answers:
+    """What a network makes of samples: logits (N, classes), and what its last linear layer reads, (N, D)."""
+
+    logits: Tensor
+    features: Tensor
+
+
+def answer_statistics(original: Answers, other: Answers) -> Tensor:
+    """Return statistics of the answers of two networks, float64 (N, 13 + D + D').
+
+    With p the softmax of each, y its class: log p of y and of the other network's class, the entropy, the difference
+    between the two largest logits, and the logarithm of the sum of exponentials of the logits; whether both classes
+    are the same, and the two Kullback-Leibler divergences. Then what the last linear layers read.
+    """
+    one, two = (answers.logits.double() for answers in (original, other))
+    log_one, log_two = one.log_softmax(1), two.log_softmax(1)
+    p_one, p_two = log_one.exp(), log_two.exp()
+    class_one, class_two = one.argmax(1, keepdim=True), two.argmax(1, keepdim=True)
+    columns = [log.gather(1, chosen) for chosen in (class_one, class_two) for log in (log_one, log_two)]
+    columns += [-(p * log).sum(1, keepdim=True) for p, log in ((p_one, log_one), (p_two, log_two))]
+    columns += [logits.topk(min(2, logits.shape[1])).values.diff().sum(1, keepdim=True) for logits in (one, two)]
+    columns += [logits.logsumexp(1, keepdim=True) for logits in (one, two)]
+    columns += [(class_one == class_two).double(), (p_one * (log_one - log_two)).sum(1, keepdim=True)]
+    columns += [(p_two * (log_two - log_one)).sum(1, keepdim=True)]
+    return torch.cat([*columns, original.features.double(), other.features.double()], 1)
+
+
+FEATURES: dict[str, Callable[[Maps], Tensor]] = {
+    "probe": pooled_statistics, "flips": flip_fraction,
+    "benefit": pooled_statistics, "benefit-both": pooled_statistics, "average": pooled_statistics,
+}  # fmt: skip
+
+
+def features_of(kind: str, maps: Maps, answers: Sequence[Answers] = ()) -> Tensor:
+    """Return the features (N, F), float64, by which a router of a kind compares a network with the original one.
+
+    `answers` are those of the original network and of the other one, for the kinds that read them.
+    """
+    features = FEATURES[kind](maps).double()
+    return torch.cat([features, answer_statistics(*answers)], 1) if kind in READ_ANSWERS else features
 
 
 class Router(nn.Module):
-    """A linear score of a sample's features; samples with scores above `threshold` use the patched network."""
+    """A linear score of a sample's features for each network beside the original one.
+
+    Samples whose highest score is above `threshold` are answered by the network that has it, the others by the original
+    one. With `density`, samples that resemble nothing in the calibration are answered by the original one, too.
+
+    Args:
+        kind: A key of FEATURES.
+        weight: The weights of the features (F,); for several networks one after the other.
+        bias: The bias, or that of each network (E,).
+        threshold: The threshold.
+        sizes: The number of features of each network (E,), where there are several.
+        density: What the calibration images looked like, if samples unlike them are to be told.
+    """
 
     weight: Tensor
     bias: Tensor
     threshold: Tensor
+    sizes: Tensor | None
 
-    def __init__(self, kind: str, weight: Tensor, bias: float, threshold: float) -> None:
+    def __init__(
+        self,
+        kind: str,
+        weight: Tensor,
+        bias: float | Tensor,
+        threshold: float,
+        *,
+        sizes: Tensor | None = None,
+        density: Density | None = None,
+    ) -> None:
         super().__init__()
         self.kind = kind
         self.register_buffer("weight", weight.double())
-        self.register_buffer("bias", torch.tensor(bias, dtype=torch.float64))
+        self.register_buffer("bias", torch.as_tensor(bias, dtype=torch.float64).clone())
         self.register_buffer("threshold", torch.tensor(threshold, dtype=torch.float64))
+        self.register_buffer("sizes", sizes)
+        self.density = density
 
-    def forward(self, maps: Maps) -> Tensor:
-        """Return the scores (N,), float64: higher means more probably degraded."""
-        return FEATURES[self.kind](maps).double() @ self.weight + self.bias
+    @property
+    def reads_answers(self) -> bool:
+        """Whether all networks must have answered a sample before it is routed."""
+        return self.kind in READ_ANSWERS
+
+    @property
+    def networks(self) -> int:
+        """The number of networks beside the original one."""
+        return 1 if self.sizes is None else len(self.sizes)
+
+    def forward(self, maps: Maps, answers: Sequence[Answers] = ()) -> Tensor:
+        """Return the scores (N,), float64, of the only other network: higher means that it is the better one."""
+        return features_of(self.kind, maps, answers).double() @ self.weight + self.bias
+
+    def features_of(self, maps: Sequence[Maps], answers: Sequence[Answers] = ()) -> list[Tensor]:
+        """Return the features (N, F) of each other network, from its maps and the answers of all networks."""
+        pairs = [(answers[0], other) for other in answers[1:]] if answers else [()] * len(maps)
+        return [features_of(self.kind, each, pair) for each, pair in zip(maps, pairs, strict=True)]
+
+    def all_scores(self, features: Sequence[Tensor]) -> Tensor:
+        """Return the scores (N, E) of each other network, from its features (N, F)."""
+        if self.sizes is None:
+            return (features[0] @ self.weight + self.bias).unsqueeze(1)
+        weights = self.weight.split(self.sizes.tolist())
+        return torch.stack([each @ weight for each, weight in zip(features, weights, strict=True)], 1) + self.bias
+
+    def alarms(self, features: Sequence[Tensor]) -> Tensor:
+        """Return which samples (N,) resemble nothing in the calibration; none where that was not asked."""
+        if self.density is None:
+            return torch.zeros(len(features[0]), dtype=torch.bool, device=features[0].device)
+        found: Tensor = self.density(torch.cat(list(features), 1)) > self.density.threshold
+        return found
 
     def to_bytes(self) -> bytes:
         """Serialise as safetensors."""
@@ -96,101 +182,14 @@ class Router(nn.Module):
     def from_bytes(content: bytes, origin: Path) -> Router:
         """Return the router that `to_bytes` has serialised; StaleArtifact when the file is damaged or not a router."""
         state, meta = tensors_from_bytes(content, origin)
-        if meta.get("router") not in FEATURES or state.keys() != {"weight", "bias", "threshold"}:
+        own = {key: value for key, value in state.items() if not key.startswith(DENSITY)}
+        told = {key.removeprefix(DENSITY): value for key, value in state.items() if key.startswith(DENSITY)}
+        if meta.get("router") not in FEATURES or own.keys() - {"sizes"} != {"weight", "bias", "threshold"}:
             raise StaleArtifact(f"{origin} is not a router; give a router.safetensors that evaluate left")
-        return Router(meta["router"], state["weight"], state["bias"].item(), state["threshold"].item())
+        density = Density.of(told, origin) if told else None
+        return Router(
+            meta["router"], own["weight"], own["bias"], own["threshold"].item(), sizes=own.get("sizes"), density=density
+        )
 
 
-@dataclass(frozen=True)
-class CalibrationData:
-    """The data that a router is fitted to: one row for each validation image, clean and at each level.
-
-    Args:
-        features: The features (rows, features).
-        image: The index of the image (rows,).
-        degraded: Whether the image is degraded (rows,).
-        lost: For each clean row, in order: whether the original network is correct and the patched one wrong.
-    """
-
-    features: np.ndarray
-    image: np.ndarray
-    degraded: np.ndarray
-    lost: np.ndarray
-
-
-def fit_flips(data: CalibrationData, max_clean_drop: float) -> tuple[Router, dict[str, Any]]:
-    """Fit the published router, whose boundary is midway between the mean d of clean and of degraded val images.
-
-    The sign of the weight says on which side of the boundary the mean of degraded images is (Wei et al., TOSEM 2023).
-    """
-    d = data.features[:, 0]
-    clean, degraded = d[~data.degraded].mean(), d[data.degraded].mean()
-    sign = 1.0 if degraded >= clean else -1.0
-    boundary = (clean + degraded) / 2
-    facts = {"mean_d_clean": clean, "mean_d_degraded": degraded, "boundary": boundary, "degraded_side": int(sign)}
-    return Router("flips", torch.tensor([sign]), 0.0, sign * boundary), facts
-
-
-def fit_probe(data: CalibrationData, max_clean_drop: float) -> tuple[Router, dict[str, Any]]:
-    """Fit a logistic regression of clean against degraded, with a threshold that bounds the loss of clean accuracy.
-
-    The threshold is chosen on out-of-fold scores (all versions of an image are in the same fold), so that it is not
-    biased by the fit. `max_clean_drop` is a share in [0, 1] of the clean images.
-    """
-    images = len(np.unique(data.image))
-    if images < 2:
-        raise DataProblem("val holds a single image, too few for calibration; use more images or a larger limit")
-    if not np.isfinite(data.features).all():
-        raise WrongWeights("the network's first maps hold values that are not finite; check the weights")
-    model = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=2000))
-    folds = GroupKFold(min(FOLDS, images))
-    held_out = cross_val_predict(
-        model, data.features, data.degraded, groups=data.image, cv=folds, method="decision_function"
-    )
-    threshold, losses, bound = loosest_threshold(held_out[~data.degraded], data.lost, max_clean_drop)
-    model.fit(data.features, data.degraded)
-    scaler, regression = model[0], model[1]
-    weight = regression.coef_[0] / scaler.scale_
-    bias = float(regression.intercept_[0] - weight @ scaler.mean_)
-    facts = {
-        "threshold": threshold,
-        "clean_images": len(data.lost),
-        "clean_losses": losses,
-        "clean_drop_bound": bound,
-        "max_clean_drop": max_clean_drop,
-        "bound_attained": bound <= max_clean_drop,
-        "smallest_bound": upper_bound(0, len(data.lost)),
-    }
-    return Router("probe", torch.from_numpy(weight), bias, threshold), facts
-
-
-ROUTERS: dict[str, Callable[[CalibrationData, float], tuple[Router, dict[str, Any]]]] = {
-    "probe": fit_probe,
-    "flips": fit_flips,
-}
-
-
-def loosest_threshold(scores: np.ndarray, lost: np.ndarray, max_drop: float) -> tuple[float, int, float]:
-    """Return the lowest threshold whose bound on the loss of clean accuracy is at most `max_drop`.
-
-    Lowering the threshold can only add losses, so thresholds are tested from the strictest on, until the first that
-    exceeds the bound. When there are too few images to show `max_drop` even without a loss, the lowest threshold
-    without a loss is used. Gains on clean images are not counted, and a sample that looks more clean than degraded
-    (score below 0) never switches.
-
-    Args:
-        scores: The router's scores of clean images, (N,).
-        lost: Which of these images only the original network classifies correctly, bool (N,).
-        max_drop: The largest share of lost images, in [0, 1].
-
-    Returns:
-        The threshold, the number of lost images, and the upper bound on their share.
-    """
-    allowed = 0
-    while allowed < len(scores) and upper_bound(allowed + 1, len(scores)) <= max_drop:
-        allowed += 1
-    losing = np.sort(scores[lost])[::-1]
-    losses = min(allowed, len(losing))
-    threshold = max(0.0, float(losing[losses])) if losses < len(losing) else 0.0
-    losses = int((losing > threshold).sum())
-    return threshold, losses, upper_bound(losses, len(scores))
+DENSITY = "density."  # in front of its tensors in a router's file

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from deeppatch.errors import UserError
 from deeppatch.graph import folding
 from deeppatch.graph.affine import Affine
 from deeppatch.patching.attachment import Attachment
 from deeppatch.patching.branches import branches
 from deeppatch.patching.patch_file import Patch, apply
 from deeppatch.patching.router import Maps, Router
+from deeppatch.patching.switch import Switch
 from deeppatch.patching.units import CorrectedConv2d
 from deeppatch.runtime import to_channels_last
 from deeppatch.zoo.classifier import Classifier, network_of
@@ -52,17 +51,17 @@ class RouterStem(nn.Module):
         return Maps(pixels, self.original_norm(maps), self.patched_norm(maps + self.correction(maps)))
 
 
-class SwitchedModel(nn.Module):
+class SwitchedModel(Switch):
     """A classifier with its patch and a router, for inference; the logits of a sample do not depend on its batch.
 
     Both networks are folded, and cut before the first patched layer: the layers before it run once for all samples,
     those after it in the network that each sample is routed to. Networks that cannot be traced, or not be cut there,
     are kept whole instead, and the layers before it run twice (see `branches`). With `vote`, as published, a whole
-    batch is routed by majority. `calibration` has the results of `fit_switch` on val.
+    batch is routed by majority. `calibration` has the results of `fit_switch`.
     """
 
     def __init__(self, model: nn.Module, patch: Patch, example: Tensor, router: Router | None = None) -> None:
-        super().__init__()
+        super().__init__(("original", "patched"), router)
         self.normalize = copy.deepcopy(model.normalize) if isinstance(model, Classifier) else nn.Identity()
         patched = copy.deepcopy(model)
         attachment = apply(patched, patch, example)
@@ -70,10 +69,7 @@ class SwitchedModel(nn.Module):
         self.stem = RouterStem(attachment)
         original, changed = (copy.deepcopy(network_of(classifier)).eval() for classifier in (model, patched))
         self.before, self.original, self.patched = branches(original, changed, name, self.normalize(example))
-        self.router = router
         self.patch = patch
-        self.vote = False
-        self.calibration: dict[str, Any] = {}
         self.requires_grad_(False).eval()
         to_channels_last(self)
 
@@ -85,44 +81,30 @@ class SwitchedModel(nn.Module):
         crossing = list(self.before(self.normalize(pixels)))
         return crossing, self.stem(pixels, crossing[0])
 
+    def look(self, pixels: Tensor) -> tuple[list[Tensor], tuple[Maps, ...]]:
+        """Return what both networks continue from, and the maps that the router reads."""
+        crossing, maps = self.run_stem(pixels)
+        return crossing, (maps,)
+
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        """What the original and the patched network compute behind the common start."""
+        return self.original, self.patched
+
     def decide(self, maps: Maps) -> tuple[Tensor, Tensor]:
         """Return the scores (N,) and which samples (N,) use the patched network."""
-        if self.router is None:
-            raise UserError("the switched model has no router yet; fit one on val first")
-        scores = self.router(maps)
-        switched = scores > self.router.threshold
+        router = self.needed_router()
+        scores = router(maps)
+        switched = scores > router.threshold
+        if router.density is not None:
+            switched = switched & ~router.alarms(router.features_of((maps,)))
         if self.vote:
             switched = (switched.float().mean() > 0.5).expand_as(switched)
         return scores, switched
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Map pixels (N, 3, H, W) in [0, 1] to logits (N, classes)."""
-        return self.route(pixels)[0]
-
-    def route(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return logits (N, classes), router scores (N,) and which samples used the patched network (N,)."""
-        if not len(pixels):
-            raise UserError("an empty batch has no logits")
-        crossing, maps = self.run_stem(pixels)
-        scores, switched = self.decide(maps)
-        count = int(switched.sum())
-        if count in (0, len(pixels)):  # no need to gather and scatter samples
-            return (self.patched if count else self.original)(*crossing), scores, switched
-        return self.run_branches(switched, crossing), scores, switched
-
     def run_branches(self, switched: Tensor, crossing: list[Tensor]) -> Tensor:
         """Run the rest of the original or patched network as `switched` (N,) says, and return logits (N, classes)."""
-        indices = [(switched == patched).nonzero().squeeze(1) for patched in (False, True)]
-        paths = zip((self.original, self.patched), indices, strict=True)
-        logits = torch.cat([network(*(_rows(value, index) for value in crossing)) for network, index in paths])
-        return torch.empty_like(logits).index_copy_(0, torch.cat(indices), logits)
-
-
-def _rows(values: Tensor, index: Tensor) -> Tensor:
-    """Select samples; of maps in channels-last layout in memory order, so that whole samples are copied."""
-    if values.ndim != 4 or values.is_contiguous():
-        return values.index_select(0, index)
-    return values.permute(0, 2, 3, 1).index_select(0, index).permute(0, 3, 1, 2)
+        return self.run_chosen(switched.long(), crossing)
 
 
 def _with_filters(conv: nn.Conv2d, rows: Tensor, bias: Tensor) -> nn.Conv2d:

@@ -11,7 +11,7 @@ from deeppatch import metrics
 from deeppatch.data.corruption_names import COMMON
 from deeppatch.ledger import pools
 from deeppatch.ledger.ledger import Ledger
-from deeppatch.ledger.records import CLEAN
+from deeppatch.ledger.records import CLEAN, LATENCY
 
 
 def contents(ledger: Ledger, tidy: pd.DataFrame) -> dict[str, Any]:
@@ -20,7 +20,8 @@ def contents(ledger: Ledger, tidy: pd.DataFrame) -> dict[str, Any]:
     Of each network: `clean_acc` and `corruptions_acc` as shares in [0, 1] as in RobustBench, the latter the mean over
     all measured severities of the common corruptions; `corruptions_mce`, the mean over their types of the error summed
     over severities relative to that of the base, in percent (100 for the base); `corruptions`, the accuracy by type and
-    severity; what it stores and what its training took. The date is left out, so that equal runs leave equal files.
+    severity; what it stores and what its training took. Date and latencies are left out, so that equal runs leave
+    equal files.
     """
     accuracies = tidy[tidy.measure == "accuracy"]
     return {
@@ -54,7 +55,8 @@ def _network(ledger: Ledger, accuracies: pd.DataFrame, name: str) -> dict[str, A
         "corruptions_mce": None if math.isnan(relative.mean) else relative.mean,
         "corruptions": own,
         "method": row.method, "seed": row.seed, "digest": row.digest, "parameters": row.parameters,
-        "bytes": row.bytes, "passes": row.passes, "facts": dict(row.facts),
+        "bytes": row.bytes, "passes": row.passes,
+        "facts": {name: value for name, value in row.facts.items() if name != LATENCY},
     }  # fmt: skip
 
 

@@ -9,13 +9,22 @@ from typing import Any
 import torch
 from torch import nn
 
-from deeppatch.artifacts import Checkpoint
+from deeppatch.artifacts import Checkpoint, Stateful
 from deeppatch.data import corruptions, views
 from deeppatch.data.dataset import Data
 from deeppatch.data.epochs import count_passes, degraded_epochs
 from deeppatch.errors import UserError, check_positive
 from deeppatch.evaluation import check_classifier
-from deeppatch.training import History, SGDSettings, Stream, accuracy_over_levels, cross_entropy, fit, seeded
+from deeppatch.training import (
+    History,
+    Loss,
+    SGDSettings,
+    Stream,
+    accuracy_over_levels,
+    cross_entropy,
+    fit,
+    seeded,
+)
 from deeppatch.zoo.classifier import device_of
 
 
@@ -147,25 +156,35 @@ def changed_bytes(model: nn.Module, corrected: nn.Module) -> int:
 
 
 def fit_all(
+    model: nn.Module, epochs: Sequence[Stream], validate: Callable[[nn.Module], float], **options: Any
+) -> tuple[nn.Module, History]:
+    """Return a copy of a model, trained by `fit_in_place`, which takes the `options`, and the history."""
+    tuned = copy.deepcopy(model)
+    return tuned, fit_in_place(tuned, epochs, validate, **options)
+
+
+def fit_in_place(
     model: nn.Module,
     epochs: Sequence[Stream],
     validate: Callable[[nn.Module], float],
     *,
     settings: SGDSettings | None = None,
+    loss: Loss = cross_entropy,
     amp: bool = False,
     checkpoint: Checkpoint | None = None,
     names: Collection[str] | None = None,
     frozen: Collection[str] = (),
+    carried: Stateful | None = None,
     label: str = "finetune",
-) -> tuple[nn.Module, History]:
-    """Return a copy of a model, its parameters trained with cross entropy, in the state of its best epoch.
+) -> History:
+    """Train the parameters of a model, with cross entropy where no loss is given, and leave it in its best epoch.
 
     `validate` returns the accuracy in [0, 1] by which the epoch is chosen. With `names` only these parameters are
-    trained; the modules called in `frozen` are in eval mode throughout, so that their statistics stay.
+    trained; the modules called in `frozen` are in eval mode throughout, so that their statistics stay. `carried` is
+    that of `fit`.
     """
-    tuned = copy.deepcopy(model)
     trained = []
-    for name, parameter in tuned.named_parameters():
+    for name, parameter in model.named_parameters():
         parameter.requires_grad_(names is None or name in names)
         trained += [parameter] if parameter.requires_grad else []
     if not trained:
@@ -177,16 +196,16 @@ def fit_all(
         for name in frozen:
             network.get_submodule(name).training = False
 
-    history = fit(
-        tuned,
+    return fit(
+        model,
         epochs,
         validate,
-        loss=cross_entropy,
+        loss=loss,
         optimizer=optimizer,
         schedule=schedule,
         checkpoint=checkpoint,
         enter_training=enter_training,
+        carried=carried,
         amp=amp,
         label=label,
     )
-    return tuned, history

@@ -14,6 +14,7 @@ from torch import nn
 
 from deeppatch.errors import UserError, closest
 from deeppatch.zoo.architectures import ARCHITECTURES, IMAGE_SIZES
+from deeppatch.zoo.classifier import Classifier
 from deeppatch.zoo.entries import CLASSES, ENTRIES, Entry, Triple
 from deeppatch.zoo.names import check_model
 
@@ -75,7 +76,7 @@ def _of_torchvision(name: str, image_size: int | None) -> Architecture:
         options = {"image_size": image_size}
 
     def build(classes: int) -> nn.Module:
-        return torchvision.models.get_model(name, weights=None, num_classes=classes, **options)
+        return _built(name, torchvision.models.get_model, weights=None, num_classes=classes, **options)
 
     weights: Any = next(iter(torchvision.models.get_model_weights(name)), None)
     if weights is None:
@@ -109,9 +110,19 @@ def _of_timm(name: str, image_size: int | None) -> Architecture:
         published = {IMAGENET: entry}
 
     def build(classes: int) -> nn.Module:
-        return timm.create_model(name, pretrained=False, num_classes=classes, **options)
+        return _built(name, timm.create_model, pretrained=False, num_classes=classes, **options)
 
     return Architecture(f"timm:{name}", build, image_size or (size[-1] if size else None), statistics, published)
+
+
+def _built(name: str, make: Callable[..., nn.Module], **options: Any) -> nn.Module:
+    """Return the network that a library makes; UserError where it refuses, as a size that patches do not divide."""
+    try:
+        return make(name, **options)
+    except (AssertionError, ValueError, TypeError, RuntimeError) as error:
+        size = options.get("image_size") or options.get("img_size")
+        what = f"for images of {size} pixels (--image_size)" if size else f"for {options['num_classes']} classes"
+        raise UserError(f"{name} cannot be built {what}: {_text(error)}") from error
 
 
 def _own(name: str) -> Architecture:
@@ -130,12 +141,19 @@ def _own(name: str) -> Architecture:
     def build(classes: int) -> nn.Module:
         try:
             network = function(classes)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise UserError(
                 f"{name}: calling it with {classes}, the number of classes, fails: {_text(error)}"
             ) from error
         if not isinstance(network, nn.Module):
             raise UserError(f"{name} returned {type(network).__name__} for {classes} classes; return an nn.Module")
+        if isinstance(network, Classifier):
+            raise UserError(
+                f"{name} returned a deeppatch.Classifier, which would normalise a second time; return the network in "
+                "it, and give --mean and --std to pretrain"
+            )
+        if not any(each.requires_grad for each in network.parameters()):
+            network.requires_grad_(True)  # frozen to be used; what is trained is for each stage to say
         return network
 
     return Architecture(name, build, None, None, {})
@@ -153,11 +171,11 @@ def _imported(name: str, module: str) -> Any:
         if f"{module}.".startswith(f"{missing}."):
             raise UserError(f"{name}: there is no module {missing} in {here} or installed; check the name") from None
         raise UserError(f"{name}: {module} imports {missing}, which is not installed") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"{name}: importing {module} fails: {_text(error)}") from error
 
 
-def _text(error: Exception) -> str:
+def _text(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 

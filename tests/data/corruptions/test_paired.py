@@ -5,9 +5,16 @@ import pytest
 import torch
 from PIL import Image
 
-from deeppatch.data import views
-from deeppatch.data.corruptions import paired_folder, released, released_files
-from deeppatch.data.images import Images
+from deeppatch.data import sources, views
+from deeppatch.data.corruptions import (
+    CleanImages,
+    PairedCorruption,
+    own_folder,
+    paired_folder,
+    released,
+    released_files,
+)
+from deeppatch.data.images import Images, to_float
 from deeppatch.errors import DataProblem, UserError
 
 COUNT = 12
@@ -82,6 +89,46 @@ def test_one_s_own_images_are_paired_by_name(tmp_path, clean):
         paired_folder(tmp_path / "rain", clean, [*names, "a/99.png"])
     with pytest.raises(DataProblem, match="is missing"):
         paired_folder(tmp_path / "hail", clean, names)
+
+
+def write_grey(file, value):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8), (value,) * 3).save(file)
+
+
+def test_images_of_one_name_are_told_apart_by_folder_and_ending(tmp_path, clean):
+    names = ["a/day1/0.png", "a/day2/0.png", "b/0.png", "b/0.bmp", "c/1.png"]
+    clean = clean.take(torch.arange(len(names)))
+    for value, name in enumerate(names):
+        write_grey(tmp_path / "rain" / name, 10 * value)
+    (tmp_path / "rain/c/1.png").rename(tmp_path / "rain/c/1.bmp")
+    degraded = paired_folder(tmp_path / "rain", clean, names)(clean.pixels / 255, 1) * 255
+    assert degraded[:, 0, 0, 0].round().tolist() == [0, 10, 20, 30, 40]
+    (tmp_path / "rain/b/0.bmp").rename(tmp_path / "rain/b/0.tif")
+    with pytest.raises(DataProblem, match="1 of 5 images have no degraded version of their name, such as b/0.bmp"):
+        paired_folder(tmp_path / "rain", clean, names)
+
+
+@pytest.mark.parametrize("doubt", [False, True])
+def test_an_image_folder_is_paired_only_where_no_name_leaves_a_doubt(tmp_path, doubt):
+    for number, part in enumerate(("train", "test")):
+        for label in ("a", "b"):
+            for index, name in enumerate(("day1/0.png", "day2/0.png", "1.png", "1.bmp")):
+                value = 100 * number + 10 * index + (label == "b")
+                write_grey(tmp_path / "dry" / part / label / name, value)
+                write_grey(tmp_path / "wet" / part / label / name, value + 100)
+    if doubt:
+        (tmp_path / "wet/test/a/1.bmp").rename(tmp_path / "wet/test/a/1.tif")
+    source = sources.load(f"folder:{tmp_path / 'dry'}", tmp_path, 1)
+    parts = {"train": source.train, "val": source.train, "test": source.test}
+    names = sources.image_names(f"folder:{tmp_path / 'dry'}", tmp_path)
+    clean = CleanImages(parts, source.classes, (source.train, source.test), names, val_share=0.25)
+    found = own_folder(tmp_path / "wet", clean)
+    assert isinstance(found, PairedCorruption) != doubt
+    if not doubt:
+        for images in (source.train, source.test):
+            pixels = to_float(images.pixels)
+            assert torch.equal((found(pixels, 1) * 255).round(), images.pixels + 100.0)
 
 
 def test_images_of_imagenet_c_are_read_as_they_are(tmp_path):

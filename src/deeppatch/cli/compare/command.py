@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deeppatch.adapt.names import METHODS, STREAMS
 from deeppatch.cli.annotate.command import add_bias
 from deeppatch.cli.arguments import add_degradations
+from deeppatch.cli.compare import further
 from deeppatch.cli.declared import Folder
 from deeppatch.cli.options import StageOptions
 from deeppatch.data import corruption_names
@@ -17,7 +17,7 @@ from deeppatch.errors import UserError
 from deeppatch.ledger import requirements
 
 if TYPE_CHECKING:
-    from deeppatch.cli.compare.inputs import Member
+    from deeppatch.cli.compare.loading import Member
     from deeppatch.cli.context import Context
     from deeppatch.ledger.ledger import Ledger
     from deeppatch.zoo.classifier import Classifier
@@ -39,9 +39,10 @@ ARTIFACTS = (
         },
         {
             "gate.md": "with `--require`: which requirements are met, as Markdown for a pull request",
-            "attack.csv": "with `--attack`: robust accuracy and attack success rates of all networks",
+            "attack.csv": "with `--attack`: robust accuracy and attack success rates, with counts",
             "adaptation.csv": "with `--adapt`: methods of test-time adaptation and all networks on streams",
-            "adaptation_by_level.csv": "with `--adapt`: the same by level of the degradations",
+            "adaptation_by_level.csv": "with `--adapt`: accuracies by level of the degradations",
+            "latency.csv": "with `--latency`: milliseconds an image, alone and in a batch, on this device",
         },
     ),
 )
@@ -61,9 +62,14 @@ class Options(StageOptions):
     require: list[str] = field(default_factory=list)
     gate: str | None = None
     confident: bool = False
-    attack: int | None = None
     adapt: list[str] = field(default_factory=list)
     stream: list[str] = field(default_factory=list)
+    per_corruption: int = 200
+    single: int = 20
+    adapt_batch: int = 200
+    attack: str | None = None
+    attack_images: int = 500
+    latency: bool = False
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,26 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: all that the stages left for this model and data set)",
     )
     group.add_argument("--networks", type=Path, nargs="+", default=[], metavar="PATH", help="further ones")
-    further = parser.add_argument_group("beside the table")
-    further.add_argument(
-        "--attack", type=int, metavar="N", help="attack all networks with PGD on N clean test images (default: none)"
-    )
-    further.add_argument(
-        "--adapt",
-        nargs="+",
-        choices=METHODS,
-        default=[],
-        metavar="NAME",
-        help=f"measure methods of test-time adaptation beside all networks, on streams: {', '.join(METHODS)}",
-    )
-    further.add_argument(
-        "--stream",
-        nargs="+",
-        choices=STREAMS,
-        default=[],
-        metavar="NAME",
-        help=f"the streams of --adapt: {', '.join(STREAMS)} (default: all)",
-    )
+    further.add_arguments(parser)
     gate = parser.add_argument_group("gate")
     gate.add_argument(
         "--require",
@@ -137,19 +124,17 @@ def problems(options: Options) -> list[str]:
         requirements.check_names(parsed, known, own=bool(specification.own))
     except UserError as error:
         messages.append(f"--require {error}")
-    if options.attack is not None and options.attack < 1:
-        messages.append(f"--attack {options.attack}: give at least 1 image")
-    if options.stream and not options.adapt:
-        messages.append("--stream says on which streams to adapt; give methods with --adapt")
+    messages += further.problems(options)
     if not options.require:
-        given = [f"--{name}" for name in ("gate", "confident") if getattr(options, name)]
+        idle = ("confident",) if options.attack or options.adapt else ("gate", "confident")
+        given = [f"--{name}" for name in idle if getattr(options, name)]
         messages += [f"{name} belongs to requirements; give some with --require" for name in given]
     return messages
 
 
 def run(options: Options) -> None:
     """Measure the networks, write and print the ledger, and check the requirements."""
-    from deeppatch.cli.compare import further, inputs, report
+    from deeppatch.cli.compare import inputs, report
     from deeppatch.cli.context import open_stage
     from deeppatch.cli.predecessors import base_model
 
@@ -158,13 +143,12 @@ def run(options: Options) -> None:
     members = inputs.members(context, model)
     inputs.check_requirements(context)
     target = inputs.target(context, list(members))
+    further.check(context, list(members), target)
     context.begin()
     ledger = measured(context, model, members)
     networks = {ledger.base: model, **{name: member.network for name, member in members.items()}}
-    if options.attack is not None:
-        further.write_attacks(context, networks, ledger.base)
-    if options.adapt:
-        further.write_adaptation(context, networks, ledger.base)
+    calibrated = inputs.calibration_images(context, members)
+    ledger = further.write_tables(context, ledger, networks, target, calibrated)
     report.write_report(context, ledger, target)
 
 

@@ -1,49 +1,107 @@
-"""What compare measures beside the ledger where it is asked: attacks, and adaptation at test time on streams."""
+"""What compare measures beside the ledger where it is asked: attacks, adaptation at test time, and latency."""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from deeppatch.adapt.names import METHODS, STREAMS
 
-from deeppatch import metrics
-from deeppatch.adapt.measure import run_streams
-from deeppatch.adapt.names import STREAMS
-from deeppatch.cli.context import Context
-from deeppatch.data.streams import choose_images
-from deeppatch.ledger.attacking import attack_networks
-from deeppatch.report import scores
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import nn
 
-LARGEST_BATCH = 200  # of streams, as published
+    from deeppatch.cli.context import Context
+    from deeppatch.ledger.ledger import Ledger
 
-
-def write_attacks(context: Context, networks: Mapping[str, nn.Module], base: str) -> None:
-    """Attack all networks on some clean test images, write attack.csv and print it."""
-    options, test = context.options, context.data.test
-    chosen = test.take(choose_images(test, options.attack, options.seed).to(test.labels.device))
-    table = attack_networks(networks, chosen, base=base, batch_size=options.batch_size, seed=options.seed)
-    context.stage.write_table("attack.csv", table)
-    print(f"PGD on {len(chosen)} clean test images, within an L-infinity ball of radius epsilon\n")
-    print(scores.format_table(table))
-    print("\n" + "\n".join(metrics.explained(["robust_accuracy", "attack_success"])) + "\n")
+OF_ATTACK, OF_ADAPTATION = ("attack_images",), ("stream", "per_corruption", "single", "adapt_batch")
+GATE = "gate"  # --attack without a value
 
 
-def write_adaptation(context: Context, networks: Mapping[str, nn.Module], base: str) -> None:
-    """Measure methods of test-time adaptation and all networks on streams, write two tables and print one."""
-    options = context.options
-    found = run_streams(
-        networks[base],
-        context.data,
-        context.corruption,
-        methods=options.adapt,
-        streams=options.stream or STREAMS,
-        networks=networks,
-        reference=base,
-        batch_size=min(options.batch_size, LARGEST_BATCH),
-        seed=options.seed,
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of these measurements."""
+    group = parser.add_argument_group("beside the table")
+    group.add_argument(
+        "--adapt",
+        nargs="+",
+        choices=METHODS,
+        default=[],
+        metavar="NAME",
+        help="measure methods of test-time adaptation beside all networks, on streams of degraded images: "
+        f"{', '.join(METHODS)}",
     )
-    table = found.by_stream()
-    context.stage.write_table("adaptation.csv", table)
-    context.stage.write_table("adaptation_by_level.csv", found.by_type())
-    print("streams of degraded images; the difference is to the base, with its 95 % interval over images\n")
-    print(scores.format_table(table) + "\n")
+    group.add_argument(
+        "--stream",
+        nargs="+",
+        choices=STREAMS,
+        default=[],
+        metavar="NAME",
+        help=f"the streams of --adapt: {', '.join(STREAMS)} (default: all)",
+    )
+    group.add_argument(
+        "--per_corruption", type=int, default=200, metavar="N", help="images at each level of a stream (default: 200)"
+    )
+    group.add_argument(
+        "--single", type=int, default=20, metavar="N", help="images at each level of the stream single (default: 20)"
+    )
+    group.add_argument(
+        "--adapt_batch", type=int, default=200, metavar="N", help="images in a batch of a stream (default: 200)"
+    )
+    group.add_argument(
+        "--attack",
+        nargs="?",
+        choices=(GATE, "all"),
+        const=GATE,
+        help="attack the base and the network of --gate with PGD, or all networks with --attack all (default: none)",
+    )
+    group.add_argument(
+        "--attack_images", type=int, default=500, metavar="N", help="clean test images to attack (default: 500)"
+    )
+    group.add_argument(
+        "--latency", action="store_true", help="measure how long each network takes for an image on this device"
+    )
+
+
+def problems(options: Any) -> list[str]:
+    """Return the problems with these options."""
+    messages = []
+    for owner, names in (("attack", OF_ATTACK), ("adapt", OF_ADAPTATION)):
+        given = [f"--{name}" for name in names if getattr(options, name) != options.defaults.get(name)]
+        if given and not getattr(options, owner):
+            messages.append(f"{', '.join(given)}: nothing reads this without --{owner}; add --{owner}, or leave it out")
+    for name in (*OF_ATTACK, *OF_ADAPTATION[1:]):
+        if getattr(options, name) < 1:
+            messages.append(f"--{name} {getattr(options, name)}: give at least 1 image")
+    return messages
+
+
+def check(context: Context, names: list[str], target: str | None) -> None:
+    """Raise UserError where a measurement that is asked for cannot be made, before anything is measured."""
+    from deeppatch.cli.compare import adapting, attacking
+
+    if context.options.attack:
+        attacking.attacked(context.options.attack, names, target)
+    if context.options.adapt:
+        adapting.check(context)
+
+
+def write_tables(
+    context: Context, ledger: Ledger, networks: Mapping[str, nn.Module], target: str | None, left_out: np.ndarray
+) -> Ledger:
+    """Measure what is asked for, write its tables, and print them; return the ledger, with latencies among its facts.
+
+    Args:
+        context: The run.
+        ledger: The ledger of all networks.
+        networks: These networks by name.
+        target: The network that requirements are about, if there is one.
+        left_out: The numbers of test images that routers were calibrated on.
+    """
+    from deeppatch.cli.compare import adapting, attacking, timing
+
+    if context.options.attack:
+        attacking.write_attacks(context, networks, ledger.base, target, left_out)
+    if context.options.adapt:
+        adapting.write_adaptation(context, networks, ledger.base, target, left_out)
+    return timing.write_latency(context, ledger, networks) if context.options.latency else ledger

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
+from typing import Any
 
+from deeppatch.cli.correct.peers import EPOCHS, FOLDERS, PeerOptions, add_peer_arguments, peer_problems
 from deeppatch.cli.declared import Folder
 from deeppatch.cli.naming import OF_CORRECTION, given_options
-from deeppatch.cli.options import RepairOptions
 from deeppatch.retrain.names import CONDITIONS, STATISTICS
 
 STAGE = "correct"
 DESCRIPTION = (
     "Correct: train a patch for the most suspicious filters on degraded images, fine-tune everything, or take one "
-    "of the baselines that cost less."
+    "of the baselines that cost less or of the methods of other papers."
 )
 EXAMPLE = "-m resnet32 -d cifar10 -f perfloss -c patch --crt_type replace"
 RANKS = True
@@ -61,11 +62,12 @@ ARTIFACTS = (
             "metrics.json": "the patched filters, numbers of images and epochs, the best epoch, its accuracy on val",
         },
     ),
+    *FOLDERS,
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(RepairOptions):
+class Options(PeerOptions):
     """The options of correct beside those that DeepPatch's stages share: what some corrections have of their own."""
 
     passes: int | None = None
@@ -120,6 +122,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="interpolate and bank: bound on the loss of clean accuracy, in points, shown on val with 95 %% confidence "
         "(default: 1 for interpolate, 0.1 for bank)",
     )
+    add_peer_arguments(parser)
+
+
+def preset(given: Any) -> dict[str, object]:
+    """Return the defaults that -c sets in place of the usual ones."""
+    return {"crt_epoch": EPOCHS[given.crt_method]} if given.crt_method in EPOCHS else {}
 
 
 def problems(options: Options) -> list[str]:
@@ -141,7 +149,7 @@ def problems(options: Options) -> list[str]:
         messages.append(f"--block {options.block}: give a number from 1 on; blocks are counted from the input")
     if options.max_clean_drop is not None and not 0 <= options.max_clean_drop <= 100:
         messages.append(f"--max_clean_drop {options.max_clean_drop}: give points from 0 to 100")
-    return messages
+    return messages + peer_problems(options)
 
 
 def run(options: Options) -> None:

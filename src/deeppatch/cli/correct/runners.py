@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -12,14 +13,20 @@ from deeppatch.artifacts import state_digest, tensors_to_bytes
 from deeppatch.cli.context import Context
 from deeppatch.cli.correct.inputs import chosen_filters
 from deeppatch.cli.correct.report import Correction
+from deeppatch.cli.naming import PEER_OPTIONS
 from deeppatch.cli.predecessors import load_finetuned
 from deeppatch.data import views
 from deeppatch.data.epochs import count_passes, degraded_epochs
 from deeppatch.patching.training import train_patch
+from deeppatch.retrain.apricot import apricot
+from deeppatch.retrain.augmix import augmix
 from deeppatch.retrain.bank_fitting import fit_bank
 from deeppatch.retrain.finetune import finetune
+from deeppatch.retrain.gini import gini
 from deeppatch.retrain.interpolate import interpolate
 from deeppatch.retrain.norms import norms
+from deeppatch.retrain.robot import robot
+from deeppatch.retrain.sensei import sensei
 from deeppatch.retrain.surgical import surgical
 from deeppatch.training import History
 from deeppatch.zoo.classifier import Classifier
@@ -65,6 +72,12 @@ def run_whole(train: Callable[..., nn.Module], context: Context, model: Classifi
     checkpoint = context.checkpoint(base=base)
     found = train(model, context.data, context.corruption, checkpoint=checkpoint, **_training(context), **own)
     return _network(context, found, base)
+
+
+def run_peer(name: str, context: Context, model: Classifier) -> Correction | None:
+    """Train a network by a method of another paper, with the options that are its own."""
+    own = {option: getattr(context.options, option) for option in PEER_OPTIONS[name]}
+    return run_whole(PEERS[name], context, model, **own)
 
 
 def run_interpolate(context: Context, model: Classifier) -> Correction | None:
@@ -136,6 +149,9 @@ def _machine(context: Context) -> dict[str, Any]:
     return {name: getattr(context.options, name) for name in ("batch_size", "amp", "seed")}
 
 
+PEERS: dict[str, Callable[..., nn.Module]] = {
+    "sensei": sensei, "apricot": apricot, "robot": robot, "gini": gini, "augmix": augmix,
+}  # fmt: skip
 RUNNERS: dict[str, Runner] = {
     "patch": run_patch,
     "finetune": lambda context, model: run_whole(finetune, context, model),
@@ -143,4 +159,5 @@ RUNNERS: dict[str, Runner] = {
     "norms": lambda context, model: run_whole(norms, context, model),
     "bank": run_bank,
     "surgical": lambda context, model: run_whole(surgical, context, model, block=context.options.block),
+    **{name: partial(run_peer, name) for name in PEERS},
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pandas as pd
@@ -11,34 +11,71 @@ from deeppatch import metrics
 from deeppatch.cli.context import Context
 from deeppatch.cli.degradation_report import write_degradations
 from deeppatch.data.corruptions import GaussianBlur
-from deeppatch.patching.comparison import PRETRAINED, Comparison
-from deeppatch.patching.switched import SwitchedModel
+from deeppatch.patching.comparison import PRETRAINED, SWITCHED, Comparison
+from deeppatch.patching.seen import Seen
+from deeppatch.patching.switch import Switch
 from deeppatch.progress import info
 from deeppatch.report import degradations, plots, scores
+from deeppatch.report.verdict import verdict
 
 MEAN = "blurred"
 
 
-def show_calibration(facts: dict[str, Any]) -> None:
-    """Log the bound on the loss of clean accuracy."""
-    if "clean_drop_bound" not in facts:
-        return
-    bound, wanted = 100 * facts["clean_drop_bound"], 100 * facts["max_clean_drop"]
-    seen = f"{facts['clean_losses']} of {facts['clean_images']} clean val images lost"
-    info(f"router: {seen}; clean drop at most {bound:.2f} points (95 %), wanted {wanted:g}")
-    if not facts["bound_attained"]:
-        least = 100 * facts["smallest_bound"]
-        info(f"router: with so few images the bound is at least {least:.2f} points, so no loss on val was allowed")
+@dataclass(frozen=True)
+class Results:
+    """What evaluate reports.
 
-
-def write_report(
-    context: Context, comparison: Comparison, switched: SwitchedModel, unseen: Comparison | None = None
-) -> None:
-    """Write the router, metrics.json, metrics.csv, router.csv, accuracy.png and the record; print the tables.
-
-    `unseen` is the comparison on held-out degradations, which are reported apart.
+    Args:
+        comparison: All networks on test.
+        unseen: The same on held-out degradations, which are reported apart.
+        switched: The switched model.
+        seen: Whether the network has seen the calibration images; None where that was not asked.
     """
+
+    comparison: Comparison
+    unseen: Comparison | None
+    switched: Switch
+    seen: Seen | None = None
+
+
+def show_calibration(facts: dict[str, Any], images: str = "val", seen: Seen | None = None) -> None:
+    """Log the bounds that the calibration images show, or that they show none because the network has seen them."""
+    if "clean_drop_bound" in facts:
+        bound, wanted = 100 * facts["clean_drop_bound"], 100 * facts["max_clean_drop"]
+        lost = f"{facts['clean_losses']} of {facts['clean_images']} clean {images} images lost"
+        info(f"router: {lost}; clean drop at most {bound:.2f} points (95 %), wanted {wanted:g}")
+        if not facts["bound_attained"]:
+            least = 100 * facts["smallest_bound"]
+            info(
+                f"router: with so few images the bound is at least {least:.2f} points, so no loss on {images} was "
+                "allowed"
+            )
+    if "flips_bound" in facts:
+        bound, wanted = 100 * facts["flips_bound"], 100 * facts["max_flips"]
+        broken = f"{facts['flips']} of {facts['mixed_images']} images of a mixed stream newly wrong"
+        info(f"router: {broken}; at most {bound:.2f} % (95 %), wanted {wanted:g}")
+    if seen is not None and seen.seen:
+        info(f"router: {told(seen, images)}")
+
+
+def told(seen: Seen, images: str) -> str:
+    """Say that the network has seen the images that a bound was shown on, and what to do."""
+    accuracy, other = 100 * seen.accuracy, 100 * seen.unseen_accuracy
+    sure = f"mean confidence {100 * seen.confidence:.2f} %"
+    if seen.unseen_confidence is not None:
+        sure += f" against {100 * seen.unseen_confidence:.2f} %"
+    return (
+        f"the network has seen the {images} images, or they are easier than others: accuracy {accuracy:.2f} % there, "
+        f"{other:.2f} % on test, {sure}. So the bound does not hold; calibrate on other images, as with "
+        "--calibrate_on test:1000"
+    )
+
+
+def write_report(context: Context, results: Results) -> None:
+    """Write the router, metrics.json, metrics.csv, router.csv, accuracy.png and the record; print the tables."""
+    comparison, unseen, switched = results.comparison, results.unseen, results.switched
     options, stage = context.options, context.stage
+    assert switched.router is not None
     accuracy, changed = comparison.accuracies(MEAN), comparison.changes(MEAN)
     routing_metrics, images = comparison.router_metrics(MEAN), comparison.images
     stage.write_json(
@@ -49,7 +86,7 @@ def write_report(
             "test_images": images,
             "limit": options.limit,
             "switch": options.switch,
-            "router": options.router,
+            "router": switched.router.kind,
             "accuracy_percent": accuracy,
             "change_against_pretrained_percent": changed,
             "difference_points": {
@@ -57,8 +94,9 @@ def write_report(
                 for pair, views in comparison.differences(MEAN).items()
             },
             "routing": routing_metrics,
-            "calibration": switched.calibration,
-            **_held_out(unseen),
+            "calibration": _calibration(context, results),
+            **_routes(comparison, switched),
+            **_held_out(unseen, switched),
         },
     )
 
@@ -76,19 +114,74 @@ def write_report(
     curves = {name: [row[view] for view in views] for name, row in accuracy.items()}
     title = f"{options.model} on {context.source.name}, {images} test images"
     stage.write("accuracy.png", _plot(context, curves, title))
-    assert switched.router is not None
     stage.write("router.safetensors", switched.router.to_bytes())
     stage.finish()
 
     print(scores.format_table(table) if by_type is None else by_type)
     print("\nrepaired (+, wrong to correct) and broken (-, correct to wrong) against pretrained, percent of all images")
     print(scores.format_changes(changed) if by_type is None else _changes_by_type(comparison, unseen))
-    print(f"\nrouter: {options.router}, one decision a {options.switch}")
+    print(f"\nrouter: {switched.router.kind}, one decision a {options.switch}")
     print(scores.format_table(router_table) if by_type is None else _routing_by_type(comparison, unseen))
+    for line in _remarks(context, results):
+        print(f"\n{line}")
+    info(judged(context, comparison))
     info(f"accuracy in percent on {images} test images; written to {stage.folder}")
 
 
-def _held_out(unseen: Comparison | None) -> dict[str, Any]:
+def judged(context: Context, comparison: Comparison) -> str:
+    """Return the verdict on the switched model, which warns where the repair loses."""
+    gained = comparison.differences(MEAN)[f"{SWITCHED} against {PRETRAINED}"]
+    on = MEAN if isinstance(context.corruption, GaussianBlur) else "degraded"
+    return str(verdict(SWITCHED, gained["clean"], gained[MEAN], on=on, base=PRETRAINED))
+
+
+def _calibration(context: Context, results: Results) -> dict[str, Any]:
+    """Return what metrics.json says of the calibration."""
+    if context.options.router_file is not None:
+        return {"router_file": str(context.found["router"].path)}
+    seen = results.seen
+    facts = {**results.switched.calibration, "calibrated_on": context.options.calibrate_on}
+    if seen is None:
+        return facts
+    remark = {"remark": told(seen, context.options.calibrate_on)} if seen.seen else {}
+    return {**facts, "images_seen": seen.facts(), **remark}
+
+
+def _routes(comparison: Comparison, switched: Switch) -> dict[str, Any]:
+    """Return what metrics.json says of several networks, and of samples that resemble nothing seen."""
+    several = {"answered_percent": comparison.answered_percent()} if len(comparison.experts) > 2 else {}
+    told_apart = switched.router is not None and switched.router.density is not None
+    return several | ({"alarms_percent": comparison.alarm_metrics(MEAN)} if told_apart else {})
+
+
+def _remarks(context: Context, results: Results) -> list[str]:
+    """Return what stands below the tables: alarms, and that a bound does not hold."""
+    lines = []
+    router = results.switched.router
+    if router is not None and router.density is not None:
+        for name, each in (("", results.comparison), (" that were held out", results.unseen)):
+            found = each.alarm_metrics(MEAN) if each else None
+            if found is None:
+                continue
+            shares = "; ".join(
+                f"where {share} are degraded: precision {_number(found['precision'][share])}, recall {recall:.2f}"
+                for share, recall in found["recall"].items()
+            )
+            rates = ", ".join(f"{view} {rate:.2f}" for view, rate in found["alarm_rate"].items())
+            lines.append(
+                f"samples unlike anything seen, in percent, for degradations{name} (the original network answers "
+                f"them): {rates}; {shares}"
+            )
+    if results.seen is not None and results.seen.seen:
+        lines.append(told(results.seen, context.options.calibrate_on))
+    return lines
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _held_out(unseen: Comparison | None, switched: Switch) -> dict[str, Any]:
     """Return what metrics.json says of held-out degradations; nothing where there are none."""
     if unseen is None:
         return {}
@@ -100,6 +193,7 @@ def _held_out(unseen: Comparison | None) -> dict[str, Any]:
             pair: {view: asdict(each) for view, each in views.items()} for pair, views in unseen.differences().items()
         },
         "routing": unseen.router_metrics(),
+        **_routes(unseen, switched),
     }
     return {"held_out": found}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from deeppatch.cli.declared import Folder
 from deeppatch.cli.options import RepairOptions
-from deeppatch.patching.names import ROUTERS
+from deeppatch.patching.names import READ_ANSWERS, ROUTERS
 
 STAGE = "export"
 DESCRIPTION = "Export: the original and the patched network and the router, to run without this package."
@@ -41,9 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("export")
     group.add_argument(
         "--router",
-        choices=sorted(ROUTERS),
+        choices=sorted(set(ROUTERS) - set(READ_ANSWERS)),
         default="probe",
-        help="the router of evaluate that decides for each sample (default: probe)",
+        help="the router of evaluate that decides for each sample; those that read the answers of both networks are "
+        "not exported (default: probe)",
     )
     group.add_argument(
         "--switched", type=Path, metavar="FILE", help="a router.safetensors to use instead of the one from evaluate"

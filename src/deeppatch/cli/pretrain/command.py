@@ -109,6 +109,8 @@ def problems(options: Options) -> list[str]:
         messages.append("--mean and --std go together: give both")
     if not all(map(math.isfinite, options.mean or [])):
         messages.append("--mean: give finite numbers")
+    elif any(value > 10 for value in options.mean or []):
+        messages.append("--mean: pixels reach from 0 to 1; divide mean and std of pixels up to 255 by 255")
     if not all(0 < value < math.inf for value in options.std or []):
         messages.append("--std: give numbers above 0")
     if options.state == "corrected" and (options.train or options.mean or options.bias):
@@ -141,7 +143,8 @@ def run_pretrained(options: Options, context: Context) -> None:
     from deeppatch.cli.annotate.inputs import write_partition
     from deeppatch.cli.pretrain.inputs import classifier, read_weights
     from deeppatch.cli.pretrain.report import report, write_training, write_weights
-    from deeppatch.evaluation import check_classifier
+    from deeppatch.data.views import to_float
+    from deeppatch.evaluation import check_classifier, check_corruption
     from deeppatch.pretraining.classifier import train_classifier
     from deeppatch.pretraining.halfway import Halfway
 
@@ -150,6 +153,8 @@ def run_pretrained(options: Options, context: Context) -> None:
         return
     model = classifier(context, weights)
     check_classifier(model, context.example, len(context.source.classes))
+    for each in filter(None, (context.corruption, context.held_out)):
+        check_corruption(each, to_float(context.splits.test.pixels[:2]))
     halfway = Halfway(context.stage.unfinished / "epochs", options.max_epoch)
     if weights is None:
         recipe = replace(

@@ -61,7 +61,16 @@ class CallableCorruption:
     def _degrade(self, pixels: Tensor, level: int, batch: int) -> Tensor:
         name, degrade = list(self.callables.items())[level - 1]
         own = runtime.generator(self.seed, "corrupt", name, batch, device=pixels.device)
-        return check_result(degrade(pixels.clone(), own), pixels, name)
+        try:
+            degraded = degrade(pixels.clone(), own)
+        except torch.OutOfMemoryError:
+            raise
+        except (Exception, SystemExit) as error:  # whatever the callable raises
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            raise UserError(
+                f"the corruption {name} fails on pixels {tuple(pixels.shape)} and a torch.Generator: {reason}"
+            ) from error
+        return check_result(degraded, pixels, name)
 
 
 def check_result(result: object, given: Tensor, name: str) -> Tensor:
@@ -95,7 +104,7 @@ def imported(path: str) -> object:
         sys.path.append(here)
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # whatever the module itself raises
+    except (Exception, SystemExit) as error:  # whatever the module itself raises
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{path}: {module_name} cannot be imported from {here}: {reason}") from error
     finally:

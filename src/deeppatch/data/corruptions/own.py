@@ -11,7 +11,7 @@ from torch import Tensor
 
 from deeppatch.data.corruption_names import RESERVED
 from deeppatch.data.corruptions.draws import keys
-from deeppatch.data.corruptions.paired import PairedCorruption, Table, stem_of
+from deeppatch.data.corruptions.paired import PairedCorruption, Table, by_name
 from deeppatch.data.files import Files, StoredPixels
 from deeppatch.data.folders import list_classes
 from deeppatch.data.images import Images
@@ -32,7 +32,7 @@ class CleanImages:
         parts: Train, val and test, by name.
         classes: The names of the classes, in the order of the labels.
         official: The training part and the test part before val was held out, where names are known.
-        names: The name of each image of these two, CLASS/IMAGE.
+        names: The name of each image of these two, CLASS/**/IMAGE.
         seed: The seed of the val images that are held out of degraded training images.
         val_share: The share of these (default: as for clean images).
         limit: The most images of a part that are read.
@@ -128,8 +128,8 @@ def own_folder(path: Path, clean: CleanImages) -> PairedCorruption | UnpairedCor
     counts = " and ".join(f"{len(each)} {part}" for part, each in listed.items())
     pairs = None
     if clean.official is not None and clean.names is not None:
-        pairs = [_matching(listed[part], names) for part, names in zip(("train", "test"), clean.names, strict=True)
-                 if part in listed]  # fmt: skip
+        pairs = [_matching(folders[part], listed[part], names)
+                 for part, names in zip(("train", "test"), clean.names, strict=True) if part in listed]  # fmt: skip
     if pairs is not None and all(pair is not None for pair in pairs):
         info(f"degraded: {path}, {counts} images, each paired with the clean image of its name")
         return _paired(name, pairs, clean, test_only=not both)  # type: ignore[arg-type]
@@ -158,11 +158,13 @@ def _listed(folder: Path, classes: Sequence[str]) -> list[tuple[str, int]]:
     return list(zip(listing.paths, named, strict=True))
 
 
-def _matching(samples: Sequence[tuple[str, int]], names: Sequence[str]) -> list[tuple[str, int]] | None:
+def _matching(folder: Path, samples: Sequence[tuple[str, int]], names: Sequence[str]) -> list[tuple[str, int]] | None:
     """Return the degraded image of each name, or None where one has none or some are of no clean image."""
-    found = {stem_of("/".join(Path(file).parts[-2:])): (file, label) for file, label in samples}
-    wanted = [stem_of(name) for name in names]
-    return [found[stem] for stem in wanted] if set(wanted) == found.keys() else None
+    labels = dict(samples)
+    found = by_name(folder, list(labels), names)
+    if len(found) < len(names) or set(found.values()) != labels.keys():
+        return None
+    return [(found[name], labels[found[name]]) for name in names]
 
 
 def _paired(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -103,23 +104,22 @@ def paired_folder(path: Path, clean: Images, names: Sequence[str]) -> PairedCorr
     Args:
         path: The folder of degraded images, with one folder for each class.
         clean: The clean images.
-        names: The name of each clean image, CLASS/IMAGE. The ending may differ: cat/1.png is paired with cat/1.jpg.
+        names: The name of each clean image, CLASS/IMAGE. The ending may differ where that leaves no doubt: cat/1.png
+            is paired with cat/1.jpg, but not beside another cat/1.
 
     Raises:
         DataProblem: When a clean image has no degraded one of its name, or there is none at all.
     """
     if not path.is_dir():
         raise DataProblem(f"{path} is missing; degraded images are laid out as {path}/CLASS/IMAGE")
-    found: dict[str, Path] = {}
-    for file in sorted(map(Path, list_files(path, Counter()))):
-        found.setdefault(stem_of("/".join(file.parts[-2:])), file)
-    missing = [name for name in names if stem_of(name) not in found]
+    found = by_name(path, list_files(path, Counter()), names)
+    missing = [name for name in names if name not in found]
     if missing:
         raise DataProblem(
             f"{path}: {len(missing)} of {len(names)} images have no degraded version of their name, such as "
             f"{missing[0]}; give every image of the data set one, in the folder of its class"
         )
-    files = Files([str(found[stem_of(name)]) for name in names], like(clean.pixels))
+    files = Files([found[name] for name in names], like(clean.pixels))
     return PairedCorruption(clean, {f"{path.resolve().name}": lambda index: files[index]})
 
 
@@ -200,6 +200,18 @@ def _array(file: Path, shape: tuple[int, ...]) -> np.ndarray:
     return found
 
 
-def stem_of(name: str) -> str:
-    """Return the name of a file without its ending."""
+def by_name(folder: Path, files: Sequence[str], names: Sequence[str]) -> dict[str, str]:
+    """Return the degraded file of each clean image that has one, by the name of the clean image.
+
+    Names are paths from `folder` on. A file of the whole name comes first; one with another ending is taken where
+    neither the clean nor the degraded images have two of that name.
+    """
+    whole = {os.path.relpath(file, folder): file for file in files}
+    clean, degraded = (Counter(map(_stem, each)) for each in (names, whole))
+    single = {_stem(name): file for name, file in whole.items() if degraded[_stem(name)] == 1}
+    found = {name: whole.get(name) or (single.get(_stem(name)) if clean[_stem(name)] == 1 else None) for name in names}
+    return {name: file for name, file in found.items() if file is not None}
+
+
+def _stem(name: str) -> str:
     return name.rpartition(".")[0] or name
