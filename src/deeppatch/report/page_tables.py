@@ -14,7 +14,7 @@ from deeppatch import metrics
 from deeppatch.data.corruption_names import COMMON, GROUPS
 from deeppatch.ledger import pools, summary
 from deeppatch.ledger.ledger import Ledger
-from deeppatch.ledger.records import CLEAN, MIXED
+from deeppatch.ledger.records import CLEAN, LATENCY, MIXED
 
 Estimate = tuple[float, float, float]  # an estimate and the ends of its interval
 Numbers = Mapping[tuple[str, str, int, str], Estimate]  # by network, view, severity and measure
@@ -149,7 +149,7 @@ def heat_map(ledger: Ledger, numbers: Numbers, network: str) -> HeatMap | None:
 
 def costs(ledger: Ledger) -> Table:
     """Return what each network costs: parameters, bytes beside the base, training passes, and latency where known."""
-    timed = any("latency_ms" in row.facts for row in ledger.networks.values())
+    timed = any(LATENCY in row.facts for row in ledger.networks.values())
     several = any(row.seed is not None for row in ledger.networks.values())
     columns = ["network", "method", *["seed"] * several, "parameters in memory", "stored beside the base",
                "training passes", *["milliseconds per image"] * timed]  # fmt: skip
@@ -158,7 +158,7 @@ def costs(ledger: Ledger) -> Table:
         cells = [row.method or "-", *["-" if row.seed is None else str(row.seed)] * several, f"{row.parameters:,}"]
         cells.append("-" if name == ledger.base else size(row.bytes))
         cells.append("-" if row.passes is None else f"{row.passes:,.0f}")
-        cells += [f"{row.facts['latency_ms']:.2f}" if "latency_ms" in row.facts else "-"] * timed
+        cells += [f"{row.facts[LATENCY]:.2f}" if LATENCY in row.facts else "-"] * timed
         rows.append((name, [Cell(text) for text in cells]))
     notes = [
         ("training passes", "Forward and backward passes of one image."),
