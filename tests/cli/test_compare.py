@@ -374,6 +374,8 @@ def test_attacks_are_measured_where_they_are_asked_for(few, monkeypatch):
     assert set(attacks["images"]) == {6}
     assert (attacks["robust_accuracy"] <= attacks["accuracy"]).all()
     assert "robust accuracy: " in said
+    page = (folder / "report.html").read_text()
+    assert f"<td>{attacks['robust_accuracy'].iloc[0]:.2f}</td>" in page.partition("<h2>Attacks</h2>")[2]
     few.ran("compare --attack all --attack_images 6")
     (every,) = set(few.root.glob("compare-*")) - {folder}
     attacks = pd.read_csv(every / "attack.csv")
@@ -400,6 +402,12 @@ def test_adaptation_and_latency_are_measured_where_they_are_asked_for(few, monke
     assert "bn-prior: a prior count of " in said
     assert "the stream mixed" in said
     assert "latency: milliseconds an image" in said
+    page = (folder / "report.html").read_text()
+    section = page.partition("<h2>Adapting at test time instead: the stream mixed</h2>")[2].partition("</section>")[0]
+    row = mixed.loc["bn-1"]
+    assert f"<td>{row['accuracy']:.2f} ({row['low']:.2f} to {row['high']:.2f})</td>" in section
+    assert "gained over switched" in section
+    assert "milliseconds per image" in page
     timed = pd.read_csv(folder / "latency.csv")
     assert timed.groupby("network", sort=False)["batch"].count().to_dict() == dict.fromkeys(names, 2)
     assert (timed["milliseconds"] > 0).all()

@@ -138,6 +138,20 @@ def test_the_heat_map_has_each_difference(blur_and_grid, tidy):
             assert cell.strength == pytest.approx(min(1, abs(after - before) / page_tables.STRONGEST), abs=1e-3)
 
 
+@pytest.mark.parametrize(("width", "want"), [(1, [1]), (8, [8]), (9, [5, 4]), (17, [6, 6, 5])])
+def test_wide_tables_are_set_in_parts(width, want):
+    names = [f"column {number}" for number in range(width)]
+    cells = [page_tables.Cell(name) for name in names]
+    whole = page_tables.Table(["network", *names], [("old", cells), ("new", cells)], [(name, name) for name in names])
+    assert [len(part.columns) - 1 for part in whole.parts] == want
+    for part in whole.parts:
+        assert part.columns[0] == "network"
+        for row, (name, found) in zip(("old", "new"), part.rows, strict=True):
+            assert (row, part.columns[1:]) == (name, [cell.text for cell in found])
+        assert [title for title, _text in part.notes] == part.columns[1:]
+    assert sum((part.columns[1:] for part in whole.parts), []) == names
+
+
 def test_further_tables(blur_and_grid, tidy):
     frame = pd.DataFrame({"method": ["tent", "<i>bn</i>"], "accuracy": [61.234, np.nan], "past": [True, False]})
     text = page(blur_and_grid, tidy, further={"Adaptation": ("On streams.", frame)})
@@ -229,8 +243,8 @@ def test_files_for_python_users(blur_and_grid, tmp_path):
 
 
 def test_a_network_that_is_not_there(blur_and_grid, tidy):
-    with pytest.raises(UserError, match="target='swiched': there are the networks finetuned, vote, switched"):
-        page(blur_and_grid, tidy, target="swiched")
+    with pytest.raises(UserError, match="target='nobody': there are the networks finetuned, vote, switched"):
+        page(blur_and_grid, tidy, target="nobody")
 
 
 def test_limits_say_what_was_not_shown(blur_and_grid, hostile):

@@ -64,8 +64,9 @@ def opened(folder: Path, pages: dict[str, tuple[int, str]], *, dark: bool) -> tu
     (folder / "harness.html").write_text(HARNESS.replace("PAGES", written))
     done = subprocess.run(
         [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars",
-         "--disable-background-networking", f"--user-data-dir={folder / 'profile'}", "--enable-logging=stderr",
-         "--virtual-time-budget=4000", f"--blink-settings=preferredColorScheme={0 if dark else 1}", "--dump-dom",
+         "--disable-background-networking", "--disable-dev-shm-usage", f"--user-data-dir={folder / 'profile'}",
+         "--enable-logging=stderr", "--virtual-time-budget=4000",
+         f"--blink-settings=preferredColorScheme={0 if dark else 1}", "--dump-dom",
          (folder / "harness.html").as_uri()],
         capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip

@@ -137,6 +137,25 @@ def test_a_sink_is_closed_whatever_happens():
     assert sink.closed == 1
 
 
+def test_a_sink_that_fails_ends_no_training(capsys):
+    class OutOfReach(Kept):
+        def log_scalar(self, name, value, step):
+            super().log_scalar(name, value, step)
+            if step == 2:
+                raise OSError("no route\nto host")
+
+    sink = OutOfReach()
+    with progress.console_output(), logging_to(sink) as guarded:
+        history = train().history
+        guarded.log_file(Path("history.csv"))
+    assert len(history.loss) == 3
+    assert [step for _name, _value, step in sink.scalars] == [1, 1, 2]
+    assert (sink.files, sink.closed) == ([], 1)
+    said = capsys.readouterr().out
+    assert said.count("WARNING") == 1
+    assert "WARNING: OutOfReach failed (no route to host); nothing further is logged to it" in said
+
+
 def test_values_that_are_no_numbers_are_left_out():
     sink = Kept()
     with logging_to(sink):

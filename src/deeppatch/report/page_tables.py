@@ -14,7 +14,7 @@ from deeppatch import metrics
 from deeppatch.data.corruption_names import COMMON, GROUPS
 from deeppatch.ledger import pools, summary
 from deeppatch.ledger.ledger import Ledger
-from deeppatch.ledger.records import CLEAN, MIXED
+from deeppatch.ledger.records import CLEAN, LATENCY, MIXED
 
 Estimate = tuple[float, float, float]  # an estimate and the ends of its interval
 Numbers = Mapping[tuple[str, str, int, str], Estimate]  # by network, view, severity and measure
@@ -22,6 +22,7 @@ Numbers = Mapping[tuple[str, str, int, str], Estimate]  # by network, view, seve
 MINUS = "\N{MINUS SIGN}"
 HEADLINES = (CLEAN, pools.BLURRED, pools.ALL, pools.DEGRADED, pools.HELD_OUT, MIXED)
 IN_FIRST_TABLE = ("accuracy", "change", "repair", "break")
+MOST_COLUMNS = 8  # beside the names; wider tables are set in parts, one below the other
 STRONGEST = 15.0  # points at which a cell of the heat map has its full colour
 
 
@@ -47,6 +48,19 @@ class Table:
     columns: Sequence[str]
     rows: Sequence[tuple[str, Sequence[Cell]]]
     notes: Sequence[tuple[str, str]] = ()
+
+    @property
+    def parts(self) -> list[Table]:
+        """The table in parts of equal width, each with MOST_COLUMNS columns at most, and with its notes."""
+        width = len(self.columns) - 1
+        step = math.ceil(width / math.ceil(width / MOST_COLUMNS)) if width else 1
+        found = []
+        for first in range(0, width, step):
+            titles = list(self.columns[1:][first : first + step])
+            rows = [(name, list(cells[first : first + step])) for name, cells in self.rows]
+            notes = [note for note in self.notes if note[0] in titles]
+            found.append(Table([self.columns[0], *titles], rows, notes))
+        return found
 
 
 @dataclass(frozen=True)
@@ -135,7 +149,7 @@ def heat_map(ledger: Ledger, numbers: Numbers, network: str) -> HeatMap | None:
 
 def costs(ledger: Ledger) -> Table:
     """Return what each network costs: parameters, bytes beside the base, training passes, and latency where known."""
-    timed = any("latency_ms" in row.facts for row in ledger.networks.values())
+    timed = any(LATENCY in row.facts for row in ledger.networks.values())
     several = any(row.seed is not None for row in ledger.networks.values())
     columns = ["network", "method", *["seed"] * several, "parameters in memory", "stored beside the base",
                "training passes", *["milliseconds per image"] * timed]  # fmt: skip
@@ -144,7 +158,7 @@ def costs(ledger: Ledger) -> Table:
         cells = [row.method or "-", *["-" if row.seed is None else str(row.seed)] * several, f"{row.parameters:,}"]
         cells.append("-" if name == ledger.base else size(row.bytes))
         cells.append("-" if row.passes is None else f"{row.passes:,.0f}")
-        cells += [f"{row.facts['latency_ms']:.2f}" if "latency_ms" in row.facts else "-"] * timed
+        cells += [f"{row.facts[LATENCY]:.2f}" if LATENCY in row.facts else "-"] * timed
         rows.append((name, [Cell(text) for text in cells]))
     notes = [
         ("training passes", "Forward and backward passes of one image."),

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 from deeppatch.errors import UserError, closest
-from deeppatch.progress import MEASURED
+from deeppatch.progress import MEASURED, info
 from deeppatch.report.names import SINKS
 
 AS_TEXT = {".csv", ".json", ".md"}
@@ -104,6 +104,9 @@ def open_sink(name: str, folder: Path, experiment: str) -> Sink:
 def logging_to(sink: Sink) -> Iterator[Sink]:
     """Send what is measured within the block to a sink, and close it: loss and accuracy of every epoch of a training.
 
+    A sink that fails, because its server is out of reach, ends no training: a message says so, and nothing further is
+    sent to it.
+
     >>> class Printed:
     ...     def log_scalar(self, name, value, step): print(name, value, step)
     ...     def log_file(self, path): print(path)
@@ -114,17 +117,50 @@ def logging_to(sink: Sink) -> Iterator[Sink]:
     patch/loss 0.25 1
     closed
     """
-    handler, level, propagate = _Handler(sink), MEASURED.level, MEASURED.propagate
+    guarded = _Guarded(sink)
+    handler, level, propagate = _Handler(guarded), MEASURED.level, MEASURED.propagate
     MEASURED.addHandler(handler)
     MEASURED.setLevel(logging.DEBUG)
     MEASURED.propagate = False  # values are not messages
     try:
-        yield sink
+        yield guarded
     finally:
         MEASURED.removeHandler(handler)
         MEASURED.setLevel(level)
         MEASURED.propagate = propagate
-        sink.close()
+        guarded.close()
+
+
+class _Guarded:
+    """A sink that drops everything after the first failure of another one, which it reports."""
+
+    def __init__(self, sink: Sink) -> None:
+        self.sink = sink
+        self.failed = False
+
+    def log_scalar(self, name: str, value: float, step: int) -> None:
+        """Pass a value on."""
+        self._try(lambda: self.sink.log_scalar(name, value, step))
+
+    def log_file(self, path: Path) -> None:
+        """Pass a file on."""
+        self._try(lambda: self.sink.log_file(path))
+
+    def close(self) -> None:
+        """Close the sink, also after a failure."""
+        self._try(self.sink.close, always=True)
+
+    def _try(self, act: Callable[[], object], *, always: bool = False) -> None:
+        if self.failed and not always:
+            return
+        try:
+            act()
+        except Exception as error:
+            if self.failed:
+                return
+            self.failed = True
+            kind = type(self.sink).__name__
+            info(f"WARNING: {kind} failed ({' '.join(str(error).split())}); nothing further is logged to it")
 
 
 class _Handler(logging.Handler):

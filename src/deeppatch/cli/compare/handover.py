@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,21 +19,16 @@ from deeppatch.report.page import CARD, PAGE, page
 from deeppatch.report.pictures import pictures_of
 from deeppatch.report.verdict import Verdict
 
-# further tables that the stage may have written, with their heading and a sentence
-FURTHER = {
-    "adaptation.csv": (
-        "Adapting at test time instead",
-        "Methods that adapt to the images as they come, and the networks above, on the same streams; accuracies in "
-        "percent. The difference is to the base, in points, with the ends of its 95 % interval. `clean` is the "
-        "accuracy on clean images afterwards; `forward` and `train` are passes of one image for each answer; "
-        "`neighbours` and `past` say whether an answer depends on other images of its batch, and on earlier ones.",
-    ),
-    "attack.csv": (
-        "Attacks",
-        "PGD on clean test images, within an L-infinity ball of radius epsilon: robust accuracy and attack success "
-        "rates.",
-    ),
-}
+ADAPTATION, ATTACK = "adaptation.csv", "attack.csv"
+OF_STREAM = (
+    "All rows answer the same degraded images in the same order; accuracy in percent of these answers, and the points "
+    "gained over {reference}, with 95 % intervals. Passes are those of one image for each answer, without and with a "
+    "backward pass."
+)
+OF_ATTACKS = (
+    "PGD on clean test images, within L-infinity balls of radius epsilon (a change of each pixel in [0, 1]); a routed "
+    "network is attacked along each of its paths and as a whole."
+)
 
 
 def hand_over(
@@ -66,8 +62,7 @@ def hand_over(
     html = page(
         ledger, tidy, target=said[0], judgements=judgements, pictures=pictures, seed=options.seed,
         chosen_here=chosen_here,
-        further={FURTHER[name][0]: (FURTHER[name][1], pd.read_csv(stage.unfinished / name))
-                 for name in FURTHER if name in stage.outputs},
+        further=_further(context),
     )  # fmt: skip
     stage.write(PAGE, html.encode())
     stage.write(CARD, model_card(ledger, tidy, *said, chosen_here=chosen_here).encode())
@@ -75,3 +70,40 @@ def hand_over(
     values = {f"{row['network']} {row['measure']} {row['view']}": float(row["estimate"])
               for row in means.to_dict("records")}  # fmt: skip
     measured("compare", 0, **values)
+
+
+def _further(context: Context) -> dict[str, tuple[str, pd.DataFrame]]:
+    """Return the tables on adaptation and attacks that this run has written, by heading, each with a sentence."""
+    found = {}
+    if ADAPTATION in context.stage.outputs:
+        table = pd.read_csv(context.stage.unfinished / ADAPTATION)
+        for name, own in table.groupby("stream", sort=False):
+            reference = str(own["reference"].iloc[0])
+            shown = of_stream(own, reference)
+            found[f"Adapting at test time instead: the stream {name}"] = (OF_STREAM.format(reference=reference), shown)
+    if ATTACK in context.stage.outputs:
+        table = pd.read_csv(context.stage.unfinished / ATTACK)
+        found["Attacks"] = (OF_ATTACKS, table.assign(epsilon=table["epsilon"].map("{:.4f}".format)))
+    return found
+
+
+def of_stream(own: pd.DataFrame, reference: str) -> pd.DataFrame:
+    """Return the rows of adaptation.csv for one stream, each estimate with its interval as text."""
+
+    def text(estimate: float, low: float, high: float) -> str:
+        return "-" if math.isnan(estimate) else f"{estimate:.2f} ({low:.2f} to {high:.2f})"
+
+    gained = ["difference", "difference_low", "difference_high"]
+    return pd.DataFrame(
+        {
+            "network or method": own["row"],
+            "accuracy": [text(*row) for row in own[["accuracy", "low", "high"]].to_numpy(float)],
+            f"gained over {reference}": [text(*row) for row in own[gained].to_numpy(float)],
+            "on clean images afterwards": own["clean"],
+            "forward passes": own["forward"],
+            "training passes": own["train"],
+            "resets": ["-" if math.isnan(each) else f"{each:.0f}" for each in own["resets"].astype(float)],
+            "depends on its batch": own["neighbours"],
+            "depends on earlier batches": own["past"],
+        }
+    )
