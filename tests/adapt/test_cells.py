@@ -110,3 +110,20 @@ def test_the_prior_count_is_chosen_once(shared_model, data, tmp_path, monkeypatc
     assert found.count == choose_prior_count(shared_model, data.val, BLUR, **options)
     monkeypatch.setattr(cells, "choose_prior_count", None)  # which would fail
     assert cells.cached_prior_count(shared_model, data.val, BLUR, kept, **options) == found
+
+
+def test_ranks_share_the_streams(shared_model, data, tmp_path, measured, monkeypatch):
+    options = {**FEW, "methods": ["bn-1"], "streams": ["reset", "mixed", "single"]}
+    whole = run_streams(shared_model, data, BLUR, **options)
+    monkeypatch.setattr(cells.ranks, "all_gather", lambda own: [own, whole.answers])
+    monkeypatch.setattr(cells.runtime, "ranks", lambda: 2)
+    monkeypatch.setattr(cells.ranks, "broadcast_from_rank0", lambda call: call())
+    shares = []
+    for rank in (0, 1):
+        monkeypatch.setattr(cells.runtime, "rank", lambda rank=rank: rank)
+        assert same(
+            cells.cached_streams(shared_model, data, BLUR, ContentCache(tmp_path / str(rank)), **options), whole
+        )
+        shares.append([name for _row, name in measured])
+        measured.clear()
+    assert shares == [["reset", "single"], ["mixed"]]
