@@ -9,7 +9,9 @@ from torch import nn
 
 from deeppatch.adapt import cells
 from deeppatch.adapt.batch_statistics import choose_prior_count
+from deeppatch.adapt.cotta import CottaSettings
 from deeppatch.adapt.measure import run_streams
+from deeppatch.adapt.names import METHODS
 from deeppatch.adapt.tent import TentSettings
 from deeppatch.cache import ContentCache
 from deeppatch.data.corruptions import GaussianBlur
@@ -54,7 +56,8 @@ def same(one, other) -> bool:
 def test_answers_are_those_of_one_run_and_are_measured_once(shared_model, data, tmp_path, measured):
     kept = ContentCache(tmp_path)
     networks = {"fixed": nn.Sequential(nn.Flatten(), nn.Linear(192, 4))}
-    options = {**FEW, "methods": ["tent", "roid", "eata"], "streams": ["mixed", "single"], "networks": networks}
+    options = {**FEW, "methods": METHODS, "streams": ["mixed", "single"], "networks": networks,
+               "settings": {"cotta": CottaSettings(views=2)}}  # fmt: skip
     whole = run_streams(shared_model, data, BLUR, **options)
     for _again in range(2):
         found = cells.cached_streams(shared_model, data, BLUR, kept, **options)
