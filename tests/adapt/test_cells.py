@@ -9,7 +9,9 @@ from torch import nn
 
 from deeppatch.adapt import cells
 from deeppatch.adapt.batch_statistics import choose_prior_count
+from deeppatch.adapt.cotta import CottaSettings
 from deeppatch.adapt.measure import run_streams
+from deeppatch.adapt.names import METHODS
 from deeppatch.adapt.tent import TentSettings
 from deeppatch.cache import ContentCache
 from deeppatch.data.corruptions import GaussianBlur
@@ -54,7 +56,8 @@ def same(one, other) -> bool:
 def test_answers_are_those_of_one_run_and_are_measured_once(shared_model, data, tmp_path, measured):
     kept = ContentCache(tmp_path)
     networks = {"fixed": nn.Sequential(nn.Flatten(), nn.Linear(192, 4))}
-    options = {**FEW, "methods": ["tent", "roid", "eata"], "streams": ["mixed", "single"], "networks": networks}
+    options = {**FEW, "methods": METHODS, "streams": ["mixed", "single"], "networks": networks,
+               "settings": {"cotta": CottaSettings(views=2)}}  # fmt: skip
     whole = run_streams(shared_model, data, BLUR, **options)
     for _again in range(2):
         found = cells.cached_streams(shared_model, data, BLUR, kept, **options)
@@ -110,3 +113,20 @@ def test_the_prior_count_is_chosen_once(shared_model, data, tmp_path, monkeypatc
     assert found.count == choose_prior_count(shared_model, data.val, BLUR, **options)
     monkeypatch.setattr(cells, "choose_prior_count", None)  # which would fail
     assert cells.cached_prior_count(shared_model, data.val, BLUR, kept, **options) == found
+
+
+def test_ranks_share_the_streams(shared_model, data, tmp_path, measured, monkeypatch):
+    options = {**FEW, "methods": ["bn-1"], "streams": ["reset", "mixed", "single"]}
+    whole = run_streams(shared_model, data, BLUR, **options)
+    monkeypatch.setattr(cells.ranks, "all_gather", lambda own: [own, whole.answers])
+    monkeypatch.setattr(cells.runtime, "ranks", lambda: 2)
+    monkeypatch.setattr(cells.ranks, "broadcast_from_rank0", lambda call: call())
+    shares = []
+    for rank in (0, 1):
+        monkeypatch.setattr(cells.runtime, "rank", lambda rank=rank: rank)
+        assert same(
+            cells.cached_streams(shared_model, data, BLUR, ContentCache(tmp_path / str(rank)), **options), whole
+        )
+        shares.append([name for _row, name in measured])
+        measured.clear()
+    assert shares == [["reset", "single"], ["mixed"]]

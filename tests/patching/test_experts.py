@@ -14,6 +14,7 @@ from deeppatch.data.dataset import Data
 from deeppatch.data.images import to_float
 from deeppatch.errors import UserError
 from deeppatch.evaluation import correct_predictions
+from deeppatch.ledger.attacking import routed_paths
 from deeppatch.patching.attachment import attach
 from deeppatch.patching.calibration import fit_switch
 from deeppatch.patching.comparison import compare_networks
@@ -217,3 +218,21 @@ def test_bounds_on_newly_wrong_images_and_mistakes(model, experts, data):
     switched.router = fit_switch(model, experts, data, LEVELS, router="benefit").router
     with pytest.raises(UserError, match="the router chooses from 4 networks, not from 2"):
         switched(data.example)
+
+
+@pytest.mark.parametrize("kind", ["benefit", "average"])
+def test_an_attack_finds_the_paths_and_the_decision(kind, model, experts, data):
+    switched = fit_switch(model, experts, data, LEVELS, router=kind, max_clean_drop=100)
+    pixels = torch.cat([data.test.pixels[:20], 0.5 + 0 * data.test.pixels[:20]])
+    paths, decide = routed_paths(switched)
+    assert list(paths) == ["0", "1", "2", "3", "whole"]
+    with torch.no_grad():
+        found = switched.answer(pixels)
+        assert torch.equal(decide(pixels), found.expert)
+        networks = [model, *(whole(model, each, data) for each in experts.values())]
+        for path, network in zip(paths.values(), networks, strict=False):
+            assert torch.allclose(path(pixels), network(pixels), atol=1e-5)
+    pixels.requires_grad_()
+    for path in paths.values():
+        (gradient,) = torch.autograd.grad(path(pixels).sum(), pixels)
+        assert gradient.abs().sum() > 0

@@ -15,6 +15,7 @@ from deeppatch.data import views
 from deeppatch.data.corruptions import corruption
 from deeppatch.errors import StaleArtifact, UserError
 from deeppatch.graph.statistics import reestimate
+from deeppatch.ledger.attacking import routed_paths
 from deeppatch.retrain.bank import Bank, tables
 from deeppatch.retrain.bank_fitting import fit_bank
 from deeppatch.retrain.norms import BATCH, statistics_view
@@ -128,3 +129,17 @@ def test_what_cannot_be_done_is_refused(tiny, data, blur):
     network = nn.Sequential(nn.Conv2d(3, 5, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     with pytest.raises(UserError, match="no batch normalisation"):
         fit_bank(network, data, blur)
+
+
+def test_an_attack_finds_the_conditions_and_the_selector(tiny, bank, pixels):
+    banked = bank.apply(tiny)
+    paths, decide = routed_paths(banked)
+    assert list(paths) == [*map(str, range(len(bank.conditions))), "whole"]
+    conditions = torch.arange(60) % len(bank.conditions)
+    with torch.no_grad():
+        assert torch.equal(decide(pixels), banked.selector(pixels))
+        alone = torch.stack([path(pixels) for path in paths.values()])[conditions, torch.arange(60)]
+        assert torch.allclose(alone, banked.answer(pixels, conditions), atol=1e-6)
+    pixels.requires_grad_()
+    (gradient,) = torch.autograd.grad(paths["1"](pixels).sum(), pixels)
+    assert gradient.abs().sum() > 0

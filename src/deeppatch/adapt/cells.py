@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -147,8 +148,8 @@ def _row_facts(
     base = network_digest(model)
     for name in methods:
         method = METHODS[name]
-        chosen = settings.get(name, method.settings())
-        found[name] = {"network": base, "method": name, "settings": asdict(chosen), "code": _code(method.build)}
+        chosen = json.loads(json.dumps(asdict(settings.get(name, method.settings()))))  # without tuples, as it is kept
+        found[name] = {"network": base, "method": name, "settings": chosen, "code": _code(method.build)}
         if method.reads_source:
             found[name]["source"] = _digest(data.train)
     return found

@@ -33,14 +33,14 @@ MEANING = (
 )
 
 
-def check(context: Context) -> None:
+def check(context: Context, left_out: np.ndarray) -> None:
     """Raise UserError where the streams cannot be made of these images and degradations."""
     options = context.options
     if not is_paired(context.corruption):
         raise UserError(
             "--adapt: degraded images that are no versions of the test images have no streams; leave it out"
         )
-    test = context.data.test
+    test = without(context.data.test, left_out)
     images = test.take(choose_images(test, options.per_corruption, options.seed).to(test.labels.device))
     for name in options.stream or STREAMS:
         try:
@@ -74,7 +74,9 @@ def write_adaptation(
     by_level = found.by_type().rename(columns={"method": "row", "type": "level"}).assign(reference=reference)
     context.stage.write_table("adaptation_by_level.csv", by_level)
     for name, own in table.groupby("stream", sort=False):
-        print(f"the stream {name}\n{scores.format_table(own.drop(columns=['stream', 'reference']))}\n")
+        told_above = ["stream", "reference", *["note"] * (not own["note"].any())]
+        shown = own.drop(columns=told_above).assign(resets=own["resets"].astype(str).replace("<NA>", "-"))
+        print(f"the stream {name}\n{scores.format_table(shown)}\n")
     print(
         MEANING.format(
             images=len(found.image), single=len(found.single_image), levels=len(found.levels), reference=reference
@@ -103,6 +105,7 @@ def summary(found: StreamResults) -> pd.DataFrame:
     ]
     table = table.assign(low=[low for low, _high in bounds], high=[high for _low, high in bounds])
     first = ["row", "stream", "n", "accuracy", "low", "high"]
+    table["resets"] = table["resets"].astype("Int64")
     return table[[*first, *(name for name in table.columns if name not in first)]].assign(reference=found.reference)
 
 

@@ -143,11 +143,11 @@ def run(options: Options) -> None:
     members = inputs.members(context, model)
     inputs.check_requirements(context)
     target = inputs.target(context, list(members))
-    further.check(context, list(members), target)
+    calibrated = inputs.calibration_images(context, members)
+    further.check(context, list(members), target, calibrated)
     context.begin()
     ledger = measured(context, model, members)
     networks = {ledger.base: model, **{name: member.network for name, member in members.items()}}
-    calibrated = inputs.calibration_images(context, members)
     ledger = further.write_tables(context, ledger, networks, target, calibrated)
     report.write_report(context, ledger, target)
 

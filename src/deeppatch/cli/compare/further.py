@@ -76,14 +76,21 @@ def problems(options: Any) -> list[str]:
     return messages
 
 
-def check(context: Context, names: list[str], target: str | None) -> None:
-    """Raise UserError where a measurement that is asked for cannot be made, before anything is measured."""
+def check(context: Context, names: list[str], target: str | None, left_out: np.ndarray) -> None:
+    """Raise UserError where a measurement that is asked for cannot be made, before anything is measured.
+
+    Args:
+        context: The run.
+        names: The names of the networks beside the base.
+        target: The network that requirements are about, if there is one.
+        left_out: The numbers of test images that routers were calibrated on.
+    """
     from deeppatch.cli.compare import adapting, attacking
 
     if context.options.attack:
         attacking.attacked(context.options.attack, names, target)
     if context.options.adapt:
-        adapting.check(context)
+        adapting.check(context, left_out)
 
 
 def write_tables(
