@@ -60,20 +60,26 @@ def main() -> None:
     shared += ["--base", str(only(options, "pretrain*") / "weights.safetensors")]
     stage("assess", [*shared, "-f", "taylor"])
     budget = ["--passes", str(options.passes)]
-    chosen = {name: given for name, given in TRAINED.items() if name.split(" ")[0].strip(",") not in options.without}
-    failed = at_once(options, [("correct", [*shared, *given, *budget]) for given in chosen.values()])
+    failed = at_once(options, [("correct", [*shared, *given, *budget]) for given in wanted(options, TRAINED)])
     finetuned = ["--finetuned", str(only(options, "correct-finetune*") / "weights.safetensors")]
     untrained = {**UNTRAINED, "interpolate": ["-c", "interpolate", *finetuned]}
-    failed += at_once(options, [("correct", [*shared, *given]) for given in untrained.values()])
+    failed += at_once(options, [("correct", [*shared, *given]) for given in wanted(options, untrained)])
     patch = ["--patch", str(only(options, "correct-patch-replace-taylor-??????") / "patch.safetensors")]
     routed = [["-f", "taylor", *PATCH, *patch, *finetuned, "--router", router] for router in ROUTERS]
     routed += [["-c", "finetune", *finetuned, "--router", router] for router in ("probe",)]
-    failed += at_once(options, [("evaluate", [*shared, *given]) for given in routed])
-    for name, degradations in (("blur", []), ("grid", ["-n", "all", "--limit", str(options.limit)])):
-        stage("compare", [*shared, *degradations])
+    few = ["--limit", str(options.limit)]
+    measured = few if "blur" not in options.tables else []
+    failed += at_once(options, [("evaluate", [*shared, *given, *measured]) for given in routed])
+    for name in options.tables:
+        stage("compare", [*shared, *(["-n", "all", *few] if name == "grid" else [])])
         write(options, name)
     if failed:
         raise SystemExit("left out, because they failed: " + "; ".join(failed))
+
+
+def wanted(options: argparse.Namespace, corrections: dict[str, list[str]]) -> list[list[str]]:
+    """Return the arguments of the corrections that --without does not name, as a whole or by their first words."""
+    return [given for name, given in corrections.items() if not name.startswith(tuple(options.without))]
 
 
 def stage(name: str, arguments: list[str]) -> None:
@@ -143,7 +149,14 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("-d", "--dataset", default="cifar10", metavar="NAME")
     found.add_argument("--passes", type=int, default=30000, metavar="N", help="of training, for each (default: 30000)")
     found.add_argument("--limit", type=int, default=2000, metavar="N", help="test images of the grid (default: 2000)")
-    found.add_argument("--without", nargs="*", default=[], metavar="NAME", help="corrections that are left out")
+    found.add_argument("--tables", nargs="+", choices=["blur", "grid"], default=["blur", "grid"], metavar="NAME")
+    found.add_argument(
+        "--without",
+        nargs="*",
+        default=[],
+        metavar="NAME",
+        help="corrections that are left out, by the beginning of a name",
+    )
     found.add_argument("--jobs", type=int, default=1, metavar="N", help="processes side by side (default: 1)")
     found.add_argument("--data_dir", type=Path, default=Path("data"), metavar="FOLDER")
     found.add_argument("--output_dir", type=Path, default=Path("output"), metavar="FOLDER")
