@@ -39,7 +39,7 @@ OWN_DEFAULTS = {
         **{"popsize": 10, "robust_threshold": 1e-3, "crossover_prob": 0.4},
         **{"rdlm": 20, "rdlm_images": 10_000, "rdlm_epoch": 40, "fix_steps": 100, "eta": 0.001, "strategy": 2},
         **{"select": "best", "select_images": None, "select_only": False, "select_half": False},
-        **{"augmix_weight": 12.0, "augmix_blur": False},
+        **{"augmix_weight": 12.0, "augmix_blur": False, "unlabelled": None},
     },
     "switch": {
         "router": "probe",

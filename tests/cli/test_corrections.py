@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from PIL import Image
 
 from deeppatch.artifacts import state_digest, tensors_from_bytes
 from deeppatch.cli.correct.runners import RUNNERS
@@ -12,7 +16,7 @@ from deeppatch.cli.locating import CORRECTED
 from deeppatch.cli.naming import OF_CORRECTION, TRAINED_CORRECTIONS
 from deeppatch.localization.ranking import random_ranking
 from deeppatch.patching.patch_file import Patch
-from deeppatch.retrain.names import METHODS
+from deeppatch.retrain.names import METHODS, STATISTICS_OF_PATCH
 
 # 24 images of train and 6 of val, clean and at six levels
 VAL = 6 * 7
@@ -45,7 +49,7 @@ def base_of(bench):
 
 
 def test_names_are_those_of_the_registry():
-    assert tuple(RUNNERS) == ("patch", *METHODS)
+    assert set(RUNNERS) == {"patch", STATISTICS_OF_PATCH, *METHODS}
     assert {*TRAINED_CORRECTIONS, *CORRECTED, *(each for found in OF_CORRECTION.values() for each in found)} <= {
         *RUNNERS
     }
@@ -194,3 +198,44 @@ def test_interpolation_without_a_fine_tuned_network_says_how_to_make_one(pretrai
 
 def test_a_rate_changes_nothing_where_nothing_is_trained(corrected):
     assert "--lr 0.5 changes nothing in correct" in corrected.ran("correct -c bank --lr 0.5").out
+
+
+@pytest.fixture
+def field(tmp_path):
+    """A folder of 24 dark images without labels."""
+    folder = tmp_path / "field"
+    folder.mkdir()
+    draw = np.random.default_rng(1)
+    for number in range(24):
+        Image.fromarray(draw.integers(0, 60, (32, 32, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+    return folder
+
+
+def test_statistics_of_unlabelled_images_make_another_patch(corrected, field):
+    given = corrected.at("correct-patch-replace-random/patch.safetensors")
+    corrected.ran(f"correct -c statistics --patch {given} --unlabelled {field}")
+    (folder,) = corrected.at("").glob("correct-statistics*")
+    before, after = (Patch.from_bytes(p.read_bytes(), p) for p in (given, folder / "patch.safetensors"))
+    assert before.channels == after.channels
+    changed = {name for name, each in after.tensors.items() if not torch.equal(each, before.tensors[name])}
+    assert changed
+    assert all("running" in name or "num_batches" in name for name in changed)
+    found = json.loads((folder / "metrics.json").read_text())
+    assert (found["images"], found["passes"]) == (24, {"train": 0, "forward": 24})
+    dark = Image.fromarray(np.zeros((32, 32, 3), dtype=np.uint8))
+    assert "finished already" in corrected.ran(f"correct -c statistics --patch {given} --unlabelled {field} -r").out
+    dark.save(field / "0.png")
+    assert "finished already" not in corrected.ran(f"correct -c statistics --patch {given} --unlabelled {field} -r").out
+    corrected.ran(f"switch -f random --patch {folder / 'patch.safetensors'}")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("correct -c statistics", "-c statistics needs images: give a folder of them with --unlabelled"),
+        ("correct -c norms --unlabelled .", "--unlabelled can only be used with -c statistics, not with norms"),
+        ("switch -c statistics", "-c statistics leaves a patch like any other: use -c patch --patch FILE"),
+    ],
+)
+def test_statistics_that_cannot_be_are_refused(corrected, line, said):
+    assert said in corrected.refused(line)

@@ -47,7 +47,7 @@ COMPANY = {
     ("compare", "confident"): "--require clean>=0",
     ("correct", "statistics"): "-c interpolate", ("correct", "conditions"): "-c bank",
     ("correct", "filter_seed"): "-f random", ("correct", "block"): "-c surgical",
-    ("correct", "max_clean_drop"): "-c bank",
+    ("correct", "max_clean_drop"): "-c bank", ("correct", "unlabelled"): "-c statistics --unlabelled .",
     ("evaluate", "experts"): "--router benefit",
     **{("correct", option): f"-c {peer}" for peer, options in naming.PEER_OPTIONS.items() for option in options},
     ("annotate", "features"): "--bias B --method hybrid", ("relearn", "labels"): "-d folder:photos",

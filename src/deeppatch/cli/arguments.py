@@ -12,7 +12,7 @@ from deeppatch.errors import UserError
 from deeppatch.localization.names import RANKINGS, SIDES
 from deeppatch.patching.names import UNITS
 from deeppatch.report.names import SINKS
-from deeppatch.retrain.names import METHODS
+from deeppatch.retrain.names import METHODS, STATISTICS_OF_PATCH
 from deeppatch.zoo.names import ARCHITECTURE_NAMES, FORMS, check_model
 
 
@@ -210,7 +210,7 @@ def _add_repair(parser: argparse.ArgumentParser) -> None:
     stages.add_argument(
         "-c",
         "--crt_method",
-        choices=["patch", *METHODS],
+        choices=["patch", *METHODS, STATISTICS_OF_PATCH],
         default="patch",
         help="how the network is corrected: by a patch, or as a whole (default: patch)",
     )

@@ -15,6 +15,7 @@ from deeppatch.cli.naming import IDENTITIES, artifact_id, model_folder, readable
 from deeppatch.cli.options import DEFAULT_K, DEFAULT_KS, OPTION_NAMES, command_for
 from deeppatch.data import corruption_names
 from deeppatch.errors import MissingArtifact, UserError
+from deeppatch.retrain.names import STATISTICS_OF_PATCH
 from deeppatch.storage import RECORD, read_given, read_record, sha256
 
 MOST_LISTED = 4
@@ -75,10 +76,11 @@ def corrected(options: Any) -> Role:
 
 
 def _of_correct(options: Any) -> dict[str, Role]:
-    """Read a ranking for a patch of some filters, and the fine-tuned network to interpolate."""
+    """Read a ranking for a patch of some filters, the fine-tuned network to interpolate, or the patch to change."""
     if options.crt_method == "patch" and ranks_filters(options):
         return {"base": BASE, "ranking": RANKING}
-    return {"base": BASE, **({"finetuned": FINETUNED} if options.crt_method == "interpolate" else {})}
+    further = {"interpolate": {"finetuned": FINETUNED}, STATISTICS_OF_PATCH: {"patch": PATCH}}
+    return {"base": BASE, **further.get(options.crt_method, {})}
 
 
 def ranks_filters(options: Any) -> bool:

@@ -18,7 +18,7 @@ from deeppatch.cli.options import ANNOTATE, DEFAULT_K, DEFAULT_KS, DEFAULT_RATIO
 from deeppatch.data import corruption_names
 from deeppatch.data.names import slug
 from deeppatch.modular.weak_networks import published_weak_network
-from deeppatch.retrain.names import PEERS
+from deeppatch.retrain.names import PEERS, STATISTICS_OF_PATCH
 from deeppatch.storage import RECORD, read_given, sha256
 from deeppatch.zoo.names import model_slug
 
@@ -48,6 +48,7 @@ TRAINED_CORRECTIONS = ("patch", "finetune", "norms", "surgical", *PEERS)
 OF_CORRECTION: dict[str, tuple[str, ...]] = {
     "passes": TRAINED_CORRECTIONS, "filter_seed": ("patch",), "statistics": ("interpolate",),
     "conditions": ("bank",), "block": ("surgical",), "max_clean_drop": ("interpolate", "bank"),
+    "unlabelled": (STATISTICS_OF_PATCH,),
     **{each: tuple(p for p in PEERS if each in PEER_OPTIONS[p]) for own in PEER_OPTIONS.values() for each in own},
 }  # fmt: skip
 

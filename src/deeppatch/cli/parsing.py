@@ -16,6 +16,7 @@ from deeppatch.cli.naming import estimates_only
 from deeppatch.cli.options import StageOptions, call
 from deeppatch.data import corruption_names, names
 from deeppatch.errors import Contradictions, UserError, closest
+from deeppatch.retrain.names import STATISTICS_OF_PATCH
 
 MAX_IMAGE_SIZE = 4096  # pixels
 # the option of each stage that trains for which --epochs is another name
@@ -152,6 +153,8 @@ def check(options: StageOptions, own: Callable[[Any], list[str]] | None = None) 
         problems.append(f"--seed {options.seed}: give a whole number from 0 to 2147483647")
     if options.device == "cpu" and options.gpu != 0:
         problems.append(f"--gpu {options.gpu} can only be used with --device cuda")
+    if getattr(options, "crt_method", None) == STATISTICS_OF_PATCH and not hasattr(options, "unlabelled"):
+        problems.append(f"-c {STATISTICS_OF_PATCH} leaves a patch like any other: use -c patch --patch FILE")
     problems += _problems_of_degradations(options)
     problems += own(options) if own else []
     if problems:

@@ -20,7 +20,7 @@ def read_unlabelled(folder: Path, scaling: Scaling) -> tuple[list[str], Tensor]:
     """
     if not folder.is_dir():
         raise DataProblem(
-            f"{folder} is missing; put the images to choose from there, or give --bias to simulate on a labelled set"
+            f"{folder} is no folder; give one of images without labels, or let annotate simulate one with --bias"
         )
     passed_over: Counter[str] = Counter()
     files = sorted(map(Path, list_files(folder, passed_over)))

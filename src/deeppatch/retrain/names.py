@@ -4,6 +4,8 @@
 PEERS = ("sensei", "apricot", "robot", "gini", "augmix")
 # the values of the option -c beside patch: each leaves a network, or what makes one of the base
 METHODS = ("finetune", "interpolate", "norms", "bank", "surgical", *PEERS)
+# the value of -c that changes a patch that is there: its statistics
+STATISTICS_OF_PATCH = "statistics"
 # how `interpolate` gets the running statistics of a network between two
 STATISTICS = ("linear", "again", "keep")
 # what a row of `bank` is for: a level of the degradation, or all levels of a type

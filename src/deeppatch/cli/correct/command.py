@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from deeppatch.cli.correct.peers import EPOCHS, FOLDERS, PeerOptions, add_peer_arguments, peer_problems
 from deeppatch.cli.declared import Folder
 from deeppatch.cli.naming import OF_CORRECTION, given_options
-from deeppatch.retrain.names import CONDITIONS, STATISTICS
+from deeppatch.retrain.names import CONDITIONS, STATISTICS, STATISTICS_OF_PATCH
 
 STAGE = "correct"
 DESCRIPTION = (
@@ -62,6 +63,14 @@ ARTIFACTS = (
             "metrics.json": "the patched filters, numbers of images and epochs, the best epoch, its accuracy on val",
         },
     ),
+    Folder(
+        "correct-statistics",
+        "a patch whose normalisation statistics are those of unlabelled images, with `-c statistics`",
+        {
+            "patch.safetensors": "the patch: the filters of the one that it was made of, and new statistics",
+            "metrics.json": "the patched filters, the number of the images, passes, and stored bytes",
+        },
+    ),
     *FOLDERS,
 )
 
@@ -76,6 +85,7 @@ class Options(PeerOptions):
     conditions: str = "level"
     block: int = 1
     max_clean_drop: float | None = None
+    unlabelled: Path | None = None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -122,6 +132,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="interpolate and bank: bound on the loss of clean accuracy, in points, shown on val with 95 %% confidence "
         "(default: 1 for interpolate, 0.1 for bank)",
     )
+    group.add_argument(
+        "--unlabelled",
+        type=Path,
+        metavar="DIR",
+        help="statistics: a folder of images without labels, such as the field's, whose statistics a patch shall have",
+    )
     add_peer_arguments(parser)
 
 
@@ -149,6 +165,8 @@ def problems(options: Options) -> list[str]:
         messages.append(f"--block {options.block}: give a number from 1 on; blocks are counted from the input")
     if options.max_clean_drop is not None and not 0 <= options.max_clean_drop <= 100:
         messages.append(f"--max_clean_drop {options.max_clean_drop}: give points from 0 to 100")
+    if options.crt_method == STATISTICS_OF_PATCH and options.unlabelled is None:
+        messages.append(f"-c {STATISTICS_OF_PATCH} needs images: give a folder of them with --unlabelled")
     return messages + peer_problems(options)
 
 

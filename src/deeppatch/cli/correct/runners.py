@@ -13,6 +13,7 @@ from deeppatch.artifacts import state_digest, tensors_to_bytes
 from deeppatch.cli.context import Context
 from deeppatch.cli.correct.inputs import chosen_filters
 from deeppatch.cli.correct.report import Correction
+from deeppatch.cli.correct.statistics import run_statistics
 from deeppatch.cli.naming import PEER_OPTIONS
 from deeppatch.cli.predecessors import load_finetuned
 from deeppatch.data import views
@@ -158,6 +159,7 @@ RUNNERS: dict[str, Runner] = {
     "interpolate": run_interpolate,
     "norms": lambda context, model: run_whole(norms, context, model),
     "bank": run_bank,
+    "statistics": run_statistics,
     "surgical": lambda context, model: run_whole(surgical, context, model, block=context.options.block),
     **{name: partial(run_peer, name) for name in PEERS},
 }
