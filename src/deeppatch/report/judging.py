@@ -7,7 +7,7 @@ import pandas as pd
 from deeppatch.errors import UserError
 from deeppatch.ledger import pools
 from deeppatch.ledger.ledger import Ledger
-from deeppatch.ledger.records import CLEAN
+from deeppatch.ledger.records import CLEAN, MIXED
 from deeppatch.metrics import Interval
 from deeppatch.report.verdict import Verdict, verdict
 
@@ -27,9 +27,12 @@ def judged_network(ledger: Ledger, tidy: pd.DataFrame, target: str | None) -> st
 
 
 def best(tidy: pd.DataFrame) -> str:
-    """Return the network that gains most over the base on degraded images, or on clean ones."""
+    """Return the network that gains most over the base on the mixed stream, so that a loss on clean images counts.
+
+    Without such a stream degraded images decide, or clean ones.
+    """
     gained = tidy[(tidy.measure == "change") & (tidy.severity == 0)]
-    view = pools.DEGRADED if pools.DEGRADED in set(gained["view"]) else CLEAN
+    view = next(view for view in (MIXED, pools.DEGRADED, CLEAN) if view in set(gained["view"]))
     own = gained[gained["view"] == view]
     return str(own.sort_values("estimate", kind="stable")["network"].iloc[-1])
 
