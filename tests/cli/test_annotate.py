@@ -278,7 +278,7 @@ def test_a_model_of_another_cut_is_refused_for_it_may_have_seen_the_pool(waves_b
 def test_a_folder_without_a_pool_or_with_a_broken_image_is_one_line(new_bench, tmp_path, waves):
     bench = new_bench(waves(tmp_path / "waves"), tmp_path / "output")
     bench.ran("eval -e 1")
-    assert f"{bench.data / 'pool'} is missing; put the images to choose from there" in bench.refused("annotate")
+    assert f"{bench.data / 'pool'} is no folder; give one of images without labels" in bench.refused("annotate")
     (bench.data / "pool").mkdir()
     assert "holds no image" in bench.refused("annotate")
     (bench.data / "pool" / "a.png").write_bytes(b"no image")

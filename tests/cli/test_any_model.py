@@ -286,13 +286,15 @@ LIBRARIES = {
 def test_networks_of_libraries_run_through_the_stages(own, network, refusal):
     if network.startswith("timm"):
         pytest.importorskip("timm")
-    own.ran(network, *PATCHED, "select -f activation", "correct -c finetune --crt_epoch 1", "influence -k 2",
-            "decompose validate -k 2", "decompose finetune -k 2 -e 1")  # fmt: skip
-    assert own.runs(network.replace(":", "-")).at("switch-patch-replace-taylor-probe/metrics.json").is_file()
+    stages = [*PATCHED, "select -f activation", "correct -c finetune --crt_epoch 1", "influence -k 2",
+              "decompose validate -k 2", "decompose finetune -k 2 -e 1"]  # fmt: skip
+    size = "--image_size 64"
+    own.ran(network, *(f"{stage} {size}" for stage in stages))
+    assert list(own.runs(network.replace(":", "-")).at("").glob("switch-patch-replace-taylor-probe*/metrics.json"))
     if refusal:
-        assert refusal in own.refused(network, "modularize --budget 1")
+        assert refusal in own.refused(network, f"modularize --budget 1 {size}")
     else:
-        own.ran(network, "modularize --budget 1 --sensitivity_images 4")
+        own.ran(network, f"modularize --budget 1 --sensitivity_images 4 {size}")
 
 
 @pytest.mark.slow
