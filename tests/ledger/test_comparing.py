@@ -17,11 +17,12 @@ from deeppatch.data import views
 from deeppatch.data.corruptions import GaussianBlur, UnpairedCorruption
 from deeppatch.data.images import Images
 from deeppatch.errors import UserError
-from deeppatch.ledger import measuring
+from deeppatch.ledger import measuring, requirements
 from deeppatch.ledger.comparing import compare
 from deeppatch.ledger.identity import network_digest
 from deeppatch.ledger.records import Outcomes
 from deeppatch.ledger.streams import kinds_and_severities, ledger_streams
+from deeppatch.report.page_tables import costs
 
 NAMES = "fog,gaussian_noise,gaussion"
 
@@ -284,7 +285,7 @@ def test_a_network_that_reads_its_neighbours_has_nothing_on_the_mixed_stream(tes
 def test_clean_images_only(test_images):
     ledger = compare({"first": Counted(1), "second": Counted(2)}, test_images, batch_size=8)
     assert list(ledger.table().columns) == ["clean", "repaired", "newly wrong"]
-    assert ledger.numbers("second").keys() == {("clean", 0), ("flips", 0), ("bytes", 0)}
+    assert ledger.numbers("second").keys() == {("clean", 0), ("flips", 0)}
 
 
 def test_modes_of_the_networks_are_left_as_they_were(test_images):
@@ -305,6 +306,31 @@ def test_modes_of_the_networks_are_left_as_they_were(test_images):
 def test_mistakes(test_images, networks, more, said):
     with pytest.raises(UserError, match=said):
         compare(networks, test_images, GaussianBlur(), **more)
+
+
+def test_held_out_levels_need_names_of_their_own(test_images):
+    def darker(pixels, _generator):
+        return pixels / 2
+
+    seen, held_out = (dp.corruption({"rain": each}) for each in (lambda pixels, _generator: pixels, darker))
+    with pytest.raises(UserError, match="rain: held out and not; give each degradation once"):
+        compare({"old": Counted(0)}, test_images, seen, held_out=held_out)
+    with pytest.raises(UserError, match="fog-1"):
+        compare({"old": Counted(0)}, test_images, "fog,snow", held_out="fog")
+
+
+def test_no_images(test_images):
+    with pytest.raises(UserError, match="no test images"):
+        compare({"old": Counted(0)}, test_images.take(torch.arange(0)))
+
+
+def test_what_a_network_stores_is_not_known_here(test_images):
+    ledger = compare({"old": Counted(0), "new": Counted(1)}, test_images)
+    assert ledger.networks["old"].bytes == 0
+    assert ledger.networks["new"].bytes is None
+    with pytest.raises(UserError, match="bytes was not measured of this network"):
+        requirements.judge([requirements.requirement("bytes<=1")], ledger.numbers("new"))
+    assert [str(cells[2]) for _name, cells in costs(ledger).rows] == ["-", "-"]
 
 
 def test_probabilities_of_extreme_logits_are_finite():

@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 
 from deeppatch import metrics
+from deeppatch.cli.compare.report import definitions
 from deeppatch.data.corruption_names import BENCHMARK
 from deeppatch.ledger import summary
 from deeppatch.ledger.ledger import Ledger
 from deeppatch.ledger.pools import pools
 from deeppatch.ledger.records import LedgerView, Network, Outcomes
 from deeppatch.ledger.streams import group_of
+from deeppatch.report import ledger_json
+from deeppatch.report.page_tables import further_measures, numbers_of
 
 IMAGES, CLASSES = 40, 3
 LEVELS = [("gaussion", 1), ("gaussion", 2), *((kind, severity) for kind in BENCHMARK for severity in (1, 5))]
@@ -107,6 +110,28 @@ def test_corruption_errors_are_relative_to_the_base(ledger, tidy):
     assert row.estimate == pytest.approx(np.mean(ratios), abs=1e-3)
     assert row.low < row.estimate < row.high
     assert math.isfinite(value(tidy, "new", "all", "relative_mce").estimate)
+
+
+def test_types_without_errors_of_the_base_are_left_out_of_mce_and_named(ledger):
+    outcomes = dict(ledger.outcomes)
+    for each in ledger.views:
+        if each.kind == "fog":
+            outcomes["old", each.name] = replace(outcomes["old", each.name], prediction=each.labels)
+    changed = replace(ledger, outcomes=outcomes)
+    tidy = changed.frame(draws=50)
+    ratios = [value(tidy, "new", kind, "corruption_error").estimate for kind in BENCHMARK if kind != "fog"]
+    assert value(tidy, "new", "all", "mce").estimate == pytest.approx(np.mean(ratios), abs=1e-3)
+    left = ledger_json.contents(changed, tidy)
+    assert left["networks"]["new"]["corruptions_mce"] == pytest.approx(np.mean(ratios), abs=1e-3)
+    assert left["left_out"]["mce"] == ("fog",)
+    clean = summary.accuracies(tidy, "old")["clean"]
+    assert left["left_out"]["relative_mce"] == tuple(
+        kind for kind in BENCHMARK if value(tidy, "old", kind, "accuracy").estimate >= clean - 1e-9
+    )
+    assert "left out of mCE here: fog" in definitions(tidy, "old")
+    notes = dict(further_measures(changed, numbers_of(tidy)).notes)
+    assert notes["mCE (base old)"].endswith("Left out here: fog.")
+    assert not summary.left_out({name: 50.0 for name in (*BENCHMARK, "clean")}), "mCE is of all 15 types only"
 
 
 def test_calibration_and_classes_of_clean_images(ledger, tidy):

@@ -58,7 +58,8 @@ def compare(
         answer for an image depends on other images of a batch have nothing on the mixed stream.
 
     Raises:
-        UserError: When there are no networks, none is called `base`, or one is not a classifier of these images.
+        UserError: When there are no networks or images, none is called `base`, one is not a classifier of these images,
+            or a degradation is held out and not.
 
     >>> import torch
     >>> first, second = (nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 4)) for _ in range(2))
@@ -72,6 +73,8 @@ def compare(
     if reference not in networks:
         raise UserError(f"base={base!r}: there are the networks {', '.join(networks) or '(none)'}")
     test = data.test if isinstance(data, Data) else data
+    if not len(test):
+        raise UserError("there are no test images to compare networks on")
     classes = data.classes if isinstance(data, Data) else tuple(map(str, range(int(test.labels.max()) + 1)))
     for name, network in networks.items():
         try:
@@ -85,7 +88,10 @@ def compare(
     cache = ContentCache(Path(cells)) if isinstance(cells, (str, Path)) else cells
     outcomes = measure(networks, streams, digests, cache=cache, amp=amp)
     rows = {
-        name: Network(name, digests[name], parameters=sum(each.numel() for each in network.parameters()))
+        name: Network(
+            name, digests[name], parameters=sum(each.numel() for each in network.parameters()),
+            bytes=0 if name == reference else None,
+        )
         for name, network in networks.items()
-    }
+    }  # fmt: skip
     return Ledger(reference, rows, tuple(stream.view for stream in streams), outcomes, classes)

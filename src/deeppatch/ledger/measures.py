@@ -80,7 +80,8 @@ def _changes(answered: Answered, correct: np.ndarray, before: np.ndarray, *, bri
 def of_mean(samples: PairedSamples, network: str, pool: Pool) -> Measured:
     """Yield the measures of a mean over views with intervals of the paired bootstrap over images.
 
-    Each view counts the same. mCE is over the types of the pool, and the relative one where all 15 are there.
+    Each view counts the same. mCE is over the types of the pool, but for those on which the base makes no errors, and
+    the relative one where all 15 are there.
     """
     accuracy = samples.interval("accuracy", network, pool.views)
     yield "accuracy", accuracy
@@ -94,7 +95,8 @@ def of_mean(samples: PairedSamples, network: str, pool: Pool) -> Measured:
     metrics.check_identity(before, after, found["repair_rate"].estimate, found["break"].estimate, 1e-3)
     yield from found.items()
     ratios = [samples.samples("corruption_error", network, views) for views in pool.kinds.values()]
-    yield ("mce" if len(ratios) > 1 else "corruption_error"), interval_of(np.mean(ratios, axis=0))
+    defined = [each for each in ratios if not np.isnan(each[0])]
+    yield ("mce" if len(ratios) > 1 else "corruption_error"), interval_of(np.mean(defined or ratios, axis=0))
     if pool.name == ALL and CLEAN in samples.views:
         yield "relative_mce", _only(_relative_mce(samples, network, pool))
 

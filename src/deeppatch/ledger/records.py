@@ -88,7 +88,7 @@ class Network:
         method: What made it, such as `patch` or `finetune`; runs of one method that differ by seed share it.
         seed: The seed of the run that made it, where it is known.
         parameters: The number of parameters in memory.
-        bytes: The size of what is stored beside the base network, in bytes; 0 for the base.
+        bytes: The size of what is stored beside the base network, in bytes, where it is known; 0 for the base.
         passes: The forward and backward passes of one image that training took, where they are known.
         facts: Further facts as JSON values, such as the command and the digests of files.
     """
@@ -98,6 +98,6 @@ class Network:
     method: str = ""
     seed: int | None = None
     parameters: int = 0
-    bytes: int = 0
+    bytes: int | None = None
     passes: float | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)

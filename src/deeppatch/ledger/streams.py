@@ -16,6 +16,7 @@ from deeppatch.data.corruption_names import GROUPS
 from deeppatch.data.corruptions import Corruption, Several, depends_on_batch, looks_up, own_images
 from deeppatch.data.corruptions.named import IDENTIFYING_IMAGES
 from deeppatch.data.images import Images
+from deeppatch.errors import UserError
 from deeppatch.ledger.records import CLEAN, MIXED, LedgerView
 from deeppatch.storage import sha256
 
@@ -51,13 +52,20 @@ def ledger_streams(
         batch_size: The number of images in a batch.
         seed: The seed of the mixed stream.
         images_digest: A digest of pixels and labels (default: it is computed).
+
+    Raises:
+        UserError: When a held-out level has the name of another one.
     """
     known = images_digest or digest.describe({"test": images}, ())["parts"]["test"]["digest"]
     clean = views.clean(images, batch_size)
     found = [Stream(_view(clean, CLEAN, CLEAN, 0, {"images": known}), clean)]
+    seen: set[str] = set()
     first = len(images)
     for apart, degrade in ((False, corruption), (True, held_out)):
         names = () if degrade is None else degrade.level_names
+        if twice := sorted(seen & set(names)):
+            raise UserError(f"{', '.join(twice[:4])}: held out and not; give each degradation once, or another name")
+        seen |= set(names)
         for level, (name, kind, severity) in enumerate(kinds_and_severities(names), start=1):
             assert degrade is not None
             batches = views.levels_view(images, degrade, [level], batch_size)

@@ -10,12 +10,13 @@ import numpy as np
 import pandas as pd
 
 from deeppatch import metrics
-from deeppatch.data.corruption_names import GROUPS
+from deeppatch.data.corruption_names import BENCHMARK, GROUPS
 from deeppatch.ledger import measures
 from deeppatch.ledger.measures import Answered
 from deeppatch.ledger.pools import ALL, BLURRED, DEGRADED, HELD_OUT, Pool, pools
 from deeppatch.ledger.records import CLEAN, MIXED, LedgerView, Outcomes
 from deeppatch.metrics import Interval, PairedSamples
+from deeppatch.metrics.corruption_errors import ROUNDING
 
 COLUMNS = ("network", "view", "severity", "measure", "estimate", "low", "high", "n")
 TITLES = {"repair": "repaired", "break": "newly wrong"}  # of columns of the table that are measures
@@ -101,11 +102,11 @@ def changes_view(tidy: pd.DataFrame) -> str:
     return MIXED if MIXED in set(tidy["view"]) else CLEAN
 
 
-def numbers(tidy: pd.DataFrame, network: str, size: int) -> dict[tuple[str, int], tuple[float, float, float]]:
+def numbers(tidy: pd.DataFrame, network: str, size: int | None) -> dict[tuple[str, int], tuple[float, float, float]]:
     """Return what requirements on a network are compared with: estimate and interval by name and severity.
 
     That is the accuracy gained over the base, in points; `flips`, the newly wrong images of the mixed stream (of clean
-    images where there is no other), in percent; and `bytes`, which is `size`.
+    images where there is no other), in percent; and `bytes`, which is `size`, where that is known.
     """
     own = tidy[tidy.network == network]
     stream = changes_view(tidy)
@@ -116,7 +117,31 @@ def numbers(tidy: pd.DataFrame, network: str, size: int) -> dict[tuple[str, int]
             found[str(row["view"]), int(row["severity"])] = values
         elif row["measure"] == "break" and row["view"] == stream:
             found["flips", 0] = values
-    return {**found, ("bytes", 0): (float(size),) * 3}
+    return found if size is None else {**found, ("bytes", 0): (float(size),) * 3}
+
+
+def accuracies(tidy: pd.DataFrame, network: str) -> dict[str, float]:
+    """Return a network's accuracies in percent by view: clean, means and types."""
+    own = tidy[(tidy.network == network) & (tidy.severity == 0) & (tidy.measure == "accuracy")]
+    return dict(zip(map(str, own["view"]), map(float, own["estimate"]), strict=True))
+
+
+def left_out(accuracy: Mapping[str, float]) -> dict[str, tuple[str, ...]]:
+    """Return the types that mCE and relative mCE over the 15 types leave out, by measure, where there are some.
+
+    Relative to a base that makes no errors on a type, or no more than on clean images, errors have no number.
+
+    Args:
+        accuracy: The accuracies of the base, in percent, by view: clean, means, and types.
+
+    >>> left_out({**dict.fromkeys(BENCHMARK, 50.0), "all": 50.0, "clean": 90.0, "fog": 100.0, "snow": 90.0})
+    {'mce': ('fog',), 'relative_mce': ('snow', 'fog')}
+    """
+    types = [kind for kind in BENCHMARK if kind in accuracy and ALL in accuracy]
+    best = {"mce": 100.0, "relative_mce": accuracy.get(CLEAN, 100.0)}
+    found = {measure: tuple(kind for kind in types if bound - accuracy[kind] <= ROUNDING)
+             for measure, bound in best.items()}  # fmt: skip
+    return {measure: kinds for measure, kinds in found.items() if kinds}
 
 
 def _measured(

@@ -110,7 +110,7 @@ DEFINITIONS = {
     "mce": Definition(
         "mCE",
         "Mean over corruption types of the errors summed over severities as a percentage of the base's: 100 "
-        "is the base.",
+        "is the base; types on which the base makes no errors are left out and named.",
         "%", False,
     ),
     "relative_mce": Definition(

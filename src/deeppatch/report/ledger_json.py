@@ -9,7 +9,7 @@ import pandas as pd
 
 from deeppatch import metrics
 from deeppatch.data.corruption_names import COMMON
-from deeppatch.ledger import pools
+from deeppatch.ledger import pools, summary
 from deeppatch.ledger.ledger import Ledger
 from deeppatch.ledger.records import CLEAN, LATENCY
 
@@ -20,8 +20,8 @@ def contents(ledger: Ledger, tidy: pd.DataFrame) -> dict[str, Any]:
     Of each network: `clean_acc` and `corruptions_acc` as shares in [0, 1] as in RobustBench, the latter the mean over
     all measured severities of the common corruptions; `corruptions_mce`, the mean over their types of the error summed
     over severities relative to that of the base, in percent (100 for the base); `corruptions`, the accuracy by type and
-    severity; what it stores and what its training took. Date and latencies are left out, so that equal runs leave
-    equal files.
+    severity; what it stores and what its training took. `left_out` names the types on which mCE has no number. Date
+    and latencies are left out, so that equal runs leave equal files.
     """
     accuracies = tidy[tidy.measure == "accuracy"]
     return {
@@ -36,6 +36,7 @@ def contents(ledger: Ledger, tidy: pd.DataFrame) -> dict[str, Any]:
         "definitions": {
             **{name: metrics.definition(name).sentence for name in dict.fromkeys(tidy["measure"])}, **pools.MEANS
         },
+        "left_out": summary.left_out(summary.accuracies(tidy, ledger.base)),
         "networks": {name: _network(ledger, accuracies, name) for name in ledger.networks},
     }  # fmt: skip
 

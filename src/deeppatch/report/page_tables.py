@@ -127,7 +127,11 @@ def further_measures(ledger: Ledger, numbers: Numbers) -> Table:
             for network in networks]  # fmt: skip
     titles = [metrics.definition(measure).title for measure, _view in columns]
     titles = [f"{title} (base {ledger.base})" if "mCE" in title else title for title in titles]
-    notes = [(title, _sentence(*column)) for title, column in zip(titles, columns, strict=True)]
+    accuracy = {view: value[0] for (network, view, severity, measure), value in numbers.items()
+                if (network, severity, measure) == (ledger.base, 0, "accuracy")}  # fmt: skip
+    apart = {measure: f" Left out here: {', '.join(kinds)}." for measure, kinds in summary.left_out(accuracy).items()}
+    notes = [(title, _sentence(*column) + apart.get(column[0], ""))
+             for title, column in zip(titles, columns, strict=True)]  # fmt: skip
     return Table(["network", *titles], rows, notes)
 
 
@@ -156,7 +160,7 @@ def costs(ledger: Ledger) -> Table:
     rows = []
     for name, row in ledger.networks.items():
         cells = [row.method or "-", *["-" if row.seed is None else str(row.seed)] * several, f"{row.parameters:,}"]
-        cells.append("-" if name == ledger.base else size(row.bytes))
+        cells.append("-" if name == ledger.base or row.bytes is None else size(row.bytes))
         cells.append("-" if row.passes is None else f"{row.passes:,.0f}")
         cells += [f"{row.facts[LATENCY]:.2f}" if LATENCY in row.facts else "-"] * timed
         rows.append((name, [Cell(text) for text in cells]))

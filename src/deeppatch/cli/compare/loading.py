@@ -29,6 +29,7 @@ from deeppatch.zoo import weights
 from deeppatch.zoo.classifier import Classifier
 
 FINETUNED, ALWAYS, SWITCHED, DECOMPOSED = "finetuned", "patched always on", "switched", "decomposed"
+STATISTICS = "norms, nothing trained"
 
 
 @dataclass(frozen=True)
@@ -185,6 +186,8 @@ def _whole_name(source: Source) -> str:
         return f"relearned ({settings.get('method')})"
     if record.get("stage") == "decompose":
         return DECOMPOSED
+    if settings.get("crt_method") == "norms" and settings.get("crt_epoch") == 0:
+        return STATISTICS
     method = settings.get("crt_method") or (source.path.stem if record else source.path.parent.name)
     return FINETUNED if method == "finetune" else str(method)
 

@@ -56,7 +56,7 @@ def write_report(context: Context, ledger: Ledger, target: str | None) -> None:
     print(changes(tidy, ledger.base).to_string(index=False))
     print("\nfurther measures")
     print(scores.format_table(further(tidy, ledger.base)))
-    print("\n" + "\n".join(definitions(tidy)))
+    print("\n" + "\n".join(definitions(tidy, ledger.base)))
     print(f"\n{said}")
     images = len(ledger.view(CLEAN))
     info(f"{len(ledger.networks)} networks, {len(ledger.views)} views of {images} test images; in {stage.folder}")
@@ -104,12 +104,20 @@ def further(tidy: pd.DataFrame, base: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def definitions(tidy: pd.DataFrame) -> list[str]:
-    """Return what the columns of the printed tables mean, a line for each."""
+def definitions(tidy: pd.DataFrame, base: str) -> list[str]:
+    """Return what the columns of the printed tables mean, a line for each, and which types mCE leaves out."""
     shown = {*summary.columns_of(list(tidy["view"])), *(name for name, _measure, _view in headlines(tidy))}
     lines = [f"{name}: {text}" for name, text in pools.MEANS.items() if name in shown]
     measured = set(tidy["measure"])
-    lines += metrics.explained(["accuracy", "change", *(name for name in (*ON_CLEAN, *ON_ALL) if name in measured)])
+    lines += metrics.explained(["accuracy", "change"])
+    lines += [
+        f"{metrics.definition(name).title}: of {view}; {metrics.explained([name])[0].partition(': ')[2]}"
+        for names, view in ((ON_CLEAN, CLEAN), (ON_ALL, pools.ALL))
+        for name in names
+        if name in measured
+    ]
+    lines += [f"left out of {metrics.definition(measure).title} here: {', '.join(kinds)}"
+              for measure, kinds in summary.left_out(summary.accuracies(tidy, base)).items()]  # fmt: skip
     return lines + [
         f"{title}: of {summary.changes_view(tidy)}; {line.partition(': ')[2]}"
         for title, line in zip(summary.TITLES.values(), metrics.explained(summary.TITLES), strict=True)
