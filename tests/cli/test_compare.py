@@ -6,6 +6,7 @@ import html
 import json
 import re
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
@@ -15,6 +16,7 @@ import yaml
 from deeppatch.adapt import cells
 from deeppatch.artifacts import tensors_from_bytes, tensors_to_bytes
 from deeppatch.attack import Schedule
+from deeppatch.cli.compare import loading
 from deeppatch.ledger import attacking, measuring
 from deeppatch.ledger.ledger import Ledger
 from deeppatch.metrics import DRAWS
@@ -465,3 +467,16 @@ def test_a_mistake_in_a_requirement_is_status_2_also_where_the_gate_is_open(few)
 def test_which_of_several_networks_a_requirement_is_about_must_be_said(bench):
     said = bench.refused("compare --require clean>=0")
     assert said.startswith("--require: choose the network that must meet it with --gate: finetuned, patched always on")
+
+
+@pytest.mark.parametrize(
+    ("recorded", "given", "same"),
+    [
+        ("cifar10/m/correct-x/f", "output/cifar10/m/correct-x/f", True),
+        ("/b/cifar10/m/correct-x/f", "/b/cifar10/m/correct-x/f", True),
+        ("/b/cifar10/m/correct-x/f", "/a/cifar10/m/correct-x/f", False),
+        ("cifar10/m/correct-x/f", "output/digits/m/correct-x/f", False),
+    ],
+)
+def test_an_expert_is_found_again_by_its_whole_path(recorded, given, same):
+    assert loading._names_the_same(Path(recorded), Path(given)) is same

@@ -76,7 +76,9 @@ class Judgement:
         sign = "" if self.requirement.name in ("flips", "bytes") else "+"
         if self.requirement.name == "bytes":
             return f"{self.requirement}: {self.estimate:.0f}"
-        return f"{self.requirement}: {self.estimate:{sign}.2f}{unit} ({self.low:{sign}.2f} to {self.high:{sign}.2f})"
+        interval = f"{self.low:{sign}.2f} to {self.high:{sign}.2f}"
+        counted = "" if self.compared == self.estimate else f", of which {self.compared:{sign}.2f} counts"
+        return f"{self.requirement}: {self.estimate:{sign}.2f}{unit} ({interval}{counted})"
 
 
 def requirement(text: str) -> Requirement:

@@ -124,7 +124,7 @@ def _switched(context: Context, model: Classifier, source: Source, router: Route
     if method != "patch" or settings.get("experts"):
         corrected = {"patched" if method == "patch" else method: first}
         for number, given in enumerate(map(Path, settings.get("experts") or [])):
-            places = [name for name in inputs if Path(name).parts[-2:] == given.parts[-2:]]
+            places = [name for name in inputs if _names_the_same(Path(name), given)]
             path = source.output / places[0] if places else given
             digest = inputs.get(places[0]) if places else None
             corrected[f"{number}: {given.parent.name}"] = _correction(
@@ -134,6 +134,12 @@ def _switched(context: Context, model: Classifier, source: Source, router: Route
     switched.router = router.to(context.device)
     switched.vote = settings.get("switch") == "batch"
     return switched
+
+
+def _names_the_same(recorded: Path, given: Path) -> bool:
+    """Tell whether two paths agree in all parts that both have, from the end: one may be relative to another folder."""
+    pairs = zip(reversed(recorded.parts), reversed(given.parts), strict=False)
+    return all(one == another for one, another in pairs)
 
 
 def _correction(
