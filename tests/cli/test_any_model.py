@@ -298,8 +298,7 @@ def test_networks_of_libraries_run_through_the_stages(own, network, refusal):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["replace", "crtunit"])
-@pytest.mark.parametrize("network", ["separable", "transformer"])
+@pytest.mark.parametrize(("network", "kind"), [("separable", "replace"), ("transformer", "crtunit")])
 def test_networks_of_one_s_own_are_exported(own, network, kind):
     """Pooling to one pixel after a correction unit once asked for the layout of an unknown number of samples."""
     pytest.importorskip("onnxruntime")

@@ -30,6 +30,8 @@ from deeppatch.stage import Stage
 from deeppatch.zoo.architectures import ARCHITECTURES
 from deeppatch.zoo.classifier import Classifier
 
+pytestmark = pytest.mark.slow  # stages from end to end, each some seconds
+
 LIMIT = 100
 FIXED = f"-m simcnn_svhn_weak -d digits_5 --limit {LIMIT} --device cpu"
 FILES = {"run.json", "table.csv", "metrics.json", "ranges.json", "corrected.png"}

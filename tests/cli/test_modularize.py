@@ -21,6 +21,8 @@ from deeppatch.modular.genetic import PopulationSearch
 from deeppatch.modular.modules import Modules
 from deeppatch.training import fit, predict
 
+pytestmark = pytest.mark.slow  # stages from end to end, each some seconds
+
 FIXED = "-m rescnn_svhn_weak -d digits_5 --limit 150 --device cpu"
 GRAD = "modularize --budget 8 --sensitivity_images 30"
 GA = "modularize --method ga --budget 2 --sensitivity_images 30 --search_images 40"

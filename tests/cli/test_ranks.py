@@ -93,7 +93,7 @@ def test_a_killed_rank_ends_the_run_and_it_goes_on_to_what_one_process_trains(pr
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("line", ["-f featswap", "-f perfloss --race 0.2"])
+@pytest.mark.parametrize("line", ["-f perfloss --race 0.2"])
 def test_two_ranks_rank_as_one_process(pretrained, chain, tmp_path, line):
     launcher = torchrun(pretrained, f"select {line}")
     out, err = launcher.communicate(timeout=300)

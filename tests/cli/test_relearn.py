@@ -24,6 +24,8 @@ from deeppatch.hybrid.selection_methods import METHODS
 from deeppatch.zoo.architectures import ARCHITECTURES
 from deeppatch.zoo.classifier import Classifier
 
+pytestmark = pytest.mark.slow  # stages from end to end, each some seconds
+
 LEFT = {"run.json", "weights.safetensors", "history.csv", "metrics.json", "row.csv", "classes.csv"}
 SHARED = "--bias B --budget 6 --views 2"
 TRAINING = "-e 2 --lr 0.01 --steps 2"

@@ -14,6 +14,8 @@ from deeppatch.localization import ratio_estimation, scoring_run
 from deeppatch.patching import training as patch_training
 from deeppatch.stage import Stage
 
+pytestmark = pytest.mark.slow  # stages from end to end, each some seconds
+
 # what each stage needs; those that the chain of all tests does not run have a command of their own
 NEEDED = {
     "pretrain": ["none"],

@@ -23,7 +23,8 @@ from deeppatch.zoo.architectures import ARCHITECTURES
 
 # but for width, dropout or depth these are simcnn_x0_25, rescnn_x0_25 and resnet32a
 SAME = {
-    "simcnn", "simcnn_poorfit", "simcnn_x0_125", "rescnn", "rescnn_poorfit", "resnet44a", "resnet56a", "resnet110a",
+    "simcnn", "simcnn_poorfit", "simcnn_x0_125", "rescnn", "rescnn_poorfit", "resnet20", "resnet32", "resnet32a",
+    "resnet44a", "resnet56a", "resnet110a",
 }  # fmt: skip
 SMALL = sorted(ARCHITECTURES.keys() - {"resnet50"} - SAME)
 # one network of each family; the others repeat their operations

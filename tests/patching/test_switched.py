@@ -110,9 +110,10 @@ def check_routes(model: Classifier, patch: Patch, pixels: Tensor, kind: str, siz
 EXACT = ("mobilenet", "resnet18_imagenet_stem", "resnet50")
 # one network of each family; the others repeat their operations
 FAMILIES = {"resnet8", "resnet20a", "mobilenetv2_x0_5", "shufflenetv2_x1_0", "simcnn_x0_25", "rescnn_x0_25"}
-# but for width, dropout or depth these are simcnn_x0_25, rescnn_x0_25 and resnet32a
+# but for width, dropout or depth these are simcnn_x0_25, rescnn_x0_25, resnet8 and resnet20a
 SAME = {
-    "simcnn", "simcnn_poorfit", "simcnn_x0_125", "rescnn", "rescnn_poorfit", "resnet44a", "resnet56a", "resnet110a",
+    "simcnn", "simcnn_poorfit", "simcnn_x0_125", "rescnn", "rescnn_poorfit", "resnet20", "resnet32", "resnet32a",
+    "resnet44a", "resnet56a", "resnet110a",
 }  # fmt: skip
 NAMES = [name for name in ARCHITECTURES if name not in SAME]
 
