@@ -288,7 +288,7 @@ def test_networks_of_libraries_run_through_the_stages(own, network, refusal):
         pytest.importorskip("timm")
     stages = [*PATCHED, "select -f activation", "correct -c finetune --crt_epoch 1", "influence -k 2",
               "decompose validate -k 2", "decompose finetune -k 2 -e 1"]  # fmt: skip
-    size = "--image_size 64"
+    size = f"--image_size {32 if network.endswith('resnet18') else 64}"
     own.ran(network, *(f"{stage} {size}" for stage in stages))
     assert list(own.runs(network.replace(":", "-")).at("").glob("switch-patch-replace-taylor-probe*/metrics.json"))
     if refusal:
