@@ -117,8 +117,10 @@ def _content(value: object) -> bytes:
     if isinstance(value, nn.Module):
         classes = getattr(value, "classes", None)
         return tensors_to_bytes(value.state_dict(), {"classes": list(classes)} if classes else {})
-    raise UserError(f"{type(value).__name__}: there is no file for this; save a model, a patch, modules, a selection, "
-                    "a ranking, or the features of each class")  # fmt: skip
+    raise UserError(
+        f"{type(value).__name__}: there is no file for this; save a model, a patch, modules, a selection, "
+        "a ranking, or the features of each class"
+    )
 
 
 def _from_json(content: bytes, path: Path) -> Ranking | Tensor:

@@ -102,11 +102,18 @@ def cached_streams(
     for name, new in [each for each in lacking if each[1]][runtime.rank() :: runtime.ranks()]:
         chosen = [method for method in methods if method in new]
         measured = run_streams(
-            model, data, degrade, methods=chosen, streams=[name],
+            model,
+            data,
+            degrade,
+            methods=chosen,
+            streams=[name],
             networks={row: fixed[row] for row in new if row in fixed},
             settings={method: value for method, value in (settings or {}).items() if method in chosen},
-            per_corruption=per_corruption, single=single, batch_size=batch_size, seed=seed,
-        )  # fmt: skip
+            per_corruption=per_corruption,
+            single=single,
+            batch_size=batch_size,
+            seed=seed,
+        )
         for key, answers in measured.answers.items():
             own[key] = answers
             cells.write(facts(key), _entry(answers))
@@ -126,9 +133,12 @@ def cached_prior_count(
 ) -> BnPriorSettings:
     """Return settings of `bn-prior` with the prior count that `choose_prior_count` finds on val, kept in a cache."""
     facts = {
-        "prior count": network_digest(model), **_shown(val, corruption, batch_size), "batch_size": batch_size,
-        "seed": seed, "device": device_of(model).type,
-    }  # fmt: skip
+        "prior count": network_digest(model),
+        **_shown(val, corruption, batch_size),
+        "batch_size": batch_size,
+        "seed": seed,
+        "device": device_of(model).type,
+    }
 
     def chosen() -> int:
         if (entry := cells.read(facts)) is not None:

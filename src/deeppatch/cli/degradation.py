@@ -27,8 +27,9 @@ def content_digest(options: Any) -> str:
     val in the default split. Of a folder, or of released files, it is that of their content.
     """
     own = corruption_names.parse(options.noise_type).own
-    found = [_of_function(name, options) if corruption_names.is_function(name) else _of_files(name, options)
-             for name in own]  # fmt: skip
+    found = [
+        _of_function(name, options) if corruption_names.is_function(name) else _of_files(name, options) for name in own
+    ]
     return found[0] if len(found) == 1 else sha256("\n".join(found).encode())
 
 

@@ -69,9 +69,11 @@ def attack_networks(
         info(f"not attacked, because an answer depends on the other images of the batch: {', '.join(left_out)}")
     wanted = [(name, epsilon) for epsilon in epsilons for name in networks if name not in left_out]
     shown = {
-        "images": digest.describe({"test": images}, ())["parts"]["test"]["digest"], "batch_size": batch_size,
-        "schedules": [list(astuple(each)) for each in schedules], "seed": seed,
-    }  # fmt: skip
+        "images": digest.describe({"test": images}, ())["parts"]["test"]["digest"],
+        "batch_size": batch_size,
+        "schedules": [list(astuple(each)) for each in schedules],
+        "seed": seed,
+    }
     digests = {name: network_digest(networks[name]) for name, _epsilon in wanted}
 
     def facts(key: Key) -> dict[str, object]:
@@ -134,14 +136,24 @@ def _row(name: str, own: Robustness, base: Robustness | None) -> dict[str, Any]:
     images, right, robust = len(own.robust), int(own.correct.sum()), int(own.robust.sum())
     share = metrics.share_interval(robust, images).scaled(100)
     row = {
-        "network": name, "epsilon": own.epsilon, "images": images, "right": right, "accuracy": 100 * right / images,
-        "robust": robust, "robust_accuracy": share.estimate, "low": share.low, "high": share.high,
-    }  # fmt: skip
+        "network": name,
+        "epsilon": own.epsilon,
+        "images": images,
+        "right": right,
+        "accuracy": 100 * right / images,
+        "robust": robust,
+        "robust_accuracy": share.estimate,
+        "low": share.low,
+        "high": share.high,
+    }
     if base is None:  # its answers depend on the batch
         return row
     success = attack_success(base, own)
     before, after = success.percent
     return row | {
-        "both_right": success.images, "broken": success.after, "broken_of_base": success.before,
-        "attack_success": after, "attack_success_of_base": before,
-    }  # fmt: skip
+        "both_right": success.images,
+        "broken": success.after,
+        "broken_of_base": success.before,
+        "attack_success": after,
+        "attack_success_of_base": before,
+    }

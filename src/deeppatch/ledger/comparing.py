@@ -89,9 +89,11 @@ def compare(
     outcomes = measure(networks, streams, digests, cache=cache, amp=amp)
     rows = {
         name: Network(
-            name, digests[name], parameters=sum(each.numel() for each in network.parameters()),
+            name,
+            digests[name],
+            parameters=sum(each.numel() for each in network.parameters()),
             bytes=0 if name == reference else None,
         )
         for name, network in networks.items()
-    }  # fmt: skip
+    }
     return Ledger(reference, rows, tuple(stream.view for stream in streams), outcomes, classes)

@@ -53,8 +53,10 @@ def latencies(networks: Mapping[str, nn.Module], pixels: Tensor, *, amp: bool = 
                 for batches, size, runs in ((alone, 1, RUNS_ALONE), (whole, len(images), RUNS_OF_BATCH)):
                     seconds = runtime.median_seconds(
                         lambda network=network, batches=batches: network(next(batches)),  # type: ignore[misc]
-                        device, repeats=runs, warm_up=WARM_UP,
-                    )  # fmt: skip
+                        device,
+                        repeats=runs,
+                        warm_up=WARM_UP,
+                    )
                     rows.append({"network": name, "batch": size, "milliseconds": 1000 * seconds / size, "runs": runs})
     machine = runtime.describe(device)
     return pd.DataFrame(rows).assign(**{name: machine[name] for name in ("device", "hardware", "threads")})

@@ -69,8 +69,10 @@ class Ledger:
         several = {key: tuple(names) for key, names in groups.items() if len(names) == len(set(names.values())) > 1}
         plain = [method for method, _variant in several]
         titles = [f"{method} {variant[:4]}" if plain.count(method) > 1 else method for method, variant in several]
-        return {f"{title} (mean of {len(names)} seeds)": names
-                for title, names in zip(titles, several.values(), strict=True)}  # fmt: skip
+        return {
+            f"{title} (mean of {len(names)} seeds)": names
+            for title, names in zip(titles, several.values(), strict=True)
+        }
 
     def frame(self, draws: int = metrics.DRAWS) -> pd.DataFrame:
         """Return one row for each network, view and measure, with a 95 % interval and the number of images.
@@ -79,9 +81,14 @@ class Ledger:
         `metrics.DEFINITIONS`), estimate, low, high and n. `draws` are those of the bootstrap.
         """
         return summary.frame(
-            self.base, list(self.networks), self.views, self.outcomes, classes=len(self.classes), seeds=self.seeds(),
+            self.base,
+            list(self.networks),
+            self.views,
+            self.outcomes,
+            classes=len(self.classes),
+            seeds=self.seeds(),
             draws=draws,
-        )  # fmt: skip
+        )
 
     def table(self) -> pd.DataFrame:
         """Return a row for each network: accuracies in percent, and what it repairs and breaks against the base."""

@@ -143,8 +143,11 @@ def _share(count: int, total: int) -> Interval:
 def _mean(values: np.ndarray) -> Interval:
     """Return a mean with its normal interval."""
     mean = float(values.mean())
-    reach = float(norm.ppf((1 + metrics.CONFIDENCE) / 2) * values.std(ddof=1) / len(values) ** 0.5) if len(
-        values) > 1 else math.inf  # fmt: skip
+    reach = (
+        float(norm.ppf((1 + metrics.CONFIDENCE) / 2) * values.std(ddof=1) / len(values) ** 0.5)
+        if len(values) > 1
+        else math.inf
+    )
     return Interval(mean, mean - reach, mean + reach)
 
 

@@ -65,6 +65,8 @@ def pools(views: Sequence[LedgerView]) -> list[Pool]:
 
 
 def _pool(name: str, severity: int, members: Sequence[LedgerView]) -> Pool:
-    kinds = {kind: tuple(view.name for view in members if view.kind == kind)
-             for kind in dict.fromkeys(view.kind for view in members)}  # fmt: skip
+    kinds = {
+        kind: tuple(view.name for view in members if view.kind == kind)
+        for kind in dict.fromkeys(view.kind for view in members)
+    }
     return Pool(name, severity, tuple(view.name for view in members), kinds)

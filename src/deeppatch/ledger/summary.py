@@ -65,10 +65,16 @@ def frame(
                 if measure == "mcnemar_p":
                     tests[network] = interval.estimate
         if pool.severity == 0:
-            rows += [_row(name, pool, measure, interval, images) for name, members in (seeds or {}).items()
-                     for measure, interval in measures.of_seeds(samples, members, pool)]  # fmt: skip
-        rows += [_row(network, pool, "holm_p", Interval(p, math.nan, math.nan), images)
-                 for network, p in metrics.holm(tests).items() if len(tests) > 1]  # fmt: skip
+            rows += [
+                _row(name, pool, measure, interval, images)
+                for name, members in (seeds or {}).items()
+                for measure, interval in measures.of_seeds(samples, members, pool)
+            ]
+        rows += [
+            _row(network, pool, "holm_p", Interval(p, math.nan, math.nan), images)
+            for network, p in metrics.holm(tests).items()
+            if len(tests) > 1
+        ]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
@@ -139,8 +145,9 @@ def left_out(accuracy: Mapping[str, float]) -> dict[str, tuple[str, ...]]:
     """
     types = [kind for kind in BENCHMARK if kind in accuracy and ALL in accuracy]
     best = {"mce": 100.0, "relative_mce": accuracy.get(CLEAN, 100.0)}
-    found = {measure: tuple(kind for kind in types if bound - accuracy[kind] <= ROUNDING)
-             for measure, bound in best.items()}  # fmt: skip
+    found = {
+        measure: tuple(kind for kind in types if bound - accuracy[kind] <= ROUNDING) for measure, bound in best.items()
+    }
     return {measure: kinds for measure, kinds in found.items() if kinds}
 
 
@@ -173,9 +180,14 @@ def _samples(
 ) -> PairedSamples:
     """Return the bootstrap of the views that are in some mean, of clean ones and of the mixed stream."""
     needed = {name for pool in found if pool.severity == 0 for name in pool.views}
-    correct = {network: {name: outcomes[network, name].prediction == views[name].labels
-                         for name in needed if (network, name) in outcomes}
-               for network in networks}  # fmt: skip
+    correct = {
+        network: {
+            name: outcomes[network, name].prediction == views[name].labels
+            for name in needed
+            if (network, name) in outcomes
+        }
+        for network in networks
+    }
     return metrics.paired_samples(
         correct, {name: view.image for name, view in views.items() if name in needed}, base, draws=draws
     )

@@ -94,9 +94,11 @@ class PairedSamples:
         found = interval_of(samples, confidence)
         if found.high - found.low > 1e-9 or np.isnan(found.estimate) or measure == "corruption_error":
             return found
-        shares = {"repair_rate": 1 - self._share(self.correct, self.base, views)[0],
-                  "backward_trust": self._share(self.correct, self.base, views)[0],
-                  "backward_error": 1 - self._share(self.correct, network, views)[0]}  # fmt: skip
+        shares = {
+            "repair_rate": 1 - self._share(self.correct, self.base, views)[0],
+            "backward_trust": self._share(self.correct, self.base, views)[0],
+            "backward_error": 1 - self._share(self.correct, network, views)[0],
+        }
         images = max(self.images[self.views.index(view)] for view in views) * shares.get(measure, 1.0)
         reach = 100 * upper_share(0, round(images), (1 + confidence) / 2)
         lowest = -100.0 if measure == "change" else 0.0

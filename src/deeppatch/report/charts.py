@@ -63,8 +63,14 @@ def line_chart(title: str, x_title: str, labels: Sequence[str], curves: Mapping[
     lines = []
     for name, points in curves.items():
         middle = [(round(place, 1), y(estimate)) for place, (estimate, _low, _high) in zip(x, points, strict=True)]
-        upper, lower = ([(round(place, 1), y(point[end])) for place, point in zip(x, points, strict=True)
-                         if not math.isnan(point[end])] for end in (2, 1))  # fmt: skip
+        upper, lower = (
+            [
+                (round(place, 1), y(point[end]))
+                for place, point in zip(x, points, strict=True)
+                if not math.isnan(point[end])
+            ]
+            for end in (2, 1)
+        )
         lines.append(Line(name, _spelled(middle), tuple(middle), _spelled(upper + lower[::-1])))
     return Chart(
         title,
@@ -105,11 +111,14 @@ def charts_of(ledger: Ledger, estimates: Mapping[tuple[str, str, int], Point], n
     charts = []
     if GAUSSION in several:
         kinds = {GAUSSION: several.pop(GAUSSION)}
-        charts.append(_chart("Published blur", "standard deviation (pixels)", kinds, names[GAUSSION],
-                             estimates, networks))  # fmt: skip
+        charts.append(
+            _chart("Published blur", "standard deviation (pixels)", kinds, names[GAUSSION], estimates, networks)
+        )
     if len(several) <= MOST_TYPES:
-        return charts + [_chart(_words(kind), "severity", {kind: found}, names[kind], estimates, networks)
-                         for kind, found in several.items()]  # fmt: skip
+        return charts + [
+            _chart(_words(kind), "severity", {kind: found}, names[kind], estimates, networks)
+            for kind, found in several.items()
+        ]
     for group, members in GROUPS.items():
         kinds = {kind: several[kind] for kind in members if kind in several}
         shared = sorted(set.intersection(*(set(found) for found in kinds.values()))) if kinds else []
@@ -135,8 +144,9 @@ def _chart(
         if not all((network, *each) in estimates for each in wanted):
             continue
         at = [[estimates[network, kind, severity] for kind in kinds] for severity in next(iter(kinds.values()))]
-        means = [rows[0] if len(rows) == 1 else (sum(row[0] for row in rows) / len(rows), math.nan, math.nan)
-                 for rows in at]  # fmt: skip
+        means = [
+            rows[0] if len(rows) == 1 else (sum(row[0] for row in rows) / len(rows), math.nan, math.nan) for rows in at
+        ]
         curves[network] = [estimates[network, CLEAN, 0], *means]
     return line_chart(title, x_title, [CLEAN, *labels], curves)
 

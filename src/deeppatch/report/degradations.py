@@ -52,9 +52,18 @@ def long_table(
         for level, apart, row in named:
             name, severity = (CLEAN, "") if level == CLEAN else type_and_severity(level)
             errors = len(row) - int(row.sum())
-            rows.append({"network": network, "corruption": name, "group": _GROUP_OF.get(name, name),
-                         "severity": severity, "held_out": apart, "images": len(row), "errors": errors,
-                         "error_percent": 100 * errors / len(row)})  # fmt: skip
+            rows.append(
+                {
+                    "network": network,
+                    "corruption": name,
+                    "group": _GROUP_OF.get(name, name),
+                    "severity": severity,
+                    "held_out": apart,
+                    "images": len(row),
+                    "errors": errors,
+                    "error_percent": 100 * errors / len(row),
+                }
+            )
     return pd.DataFrame(rows)
 
 
@@ -137,8 +146,9 @@ def difference_maps(table: pd.DataFrame, reference: str, title: str) -> bytes:
     grids = _grids(table)
     gained = {name: grid - grids[reference] for name, grid in grids.items() if name != reference}
     most = max([1.0, *(float(grid.abs().max().max()) for grid in gained.values())])
-    return _maps(gained, title, f"gained over {reference} (points)", {"cmap": "RdBu", "vmin": -most, "vmax": most},
-                 "{:+.0f}")  # fmt: skip
+    return _maps(
+        gained, title, f"gained over {reference} (points)", {"cmap": "RdBu", "vmin": -most, "vmax": most}, "{:+.0f}"
+    )
 
 
 def format_by_type(frame: pd.DataFrame) -> str:
@@ -193,8 +203,15 @@ def _number(axes: Axes, grid: pd.DataFrame, scale: dict[str, Any], form: str) ->
             if value == value:  # types with fewer severities leave cells empty
                 place = (value - middle) / reach
                 dark = place < 0.1 if scale["vmin"] == 0 else abs(place) > 0.6
-                axes.text(column, row, form.format(value), ha="center", va="center", fontsize=7,
-                          color="white" if dark else "black")  # fmt: skip
+                axes.text(
+                    column,
+                    row,
+                    form.format(value),
+                    ha="center",
+                    va="center",
+                    fontsize=7,
+                    color="white" if dark else "black",
+                )
 
 
 def _mean(rows: pd.DataFrame) -> float | None:

@@ -33,17 +33,30 @@ def gate_summary(
     broken = [each for each in judgements if not each.met]
     title = f"{len(broken)} of {len(judgements)} requirements broken" if broken else "All requirements met"
     end = "the worse end of the 95 % interval" if confident else "the estimate"
-    rows = [f"| {_cell(each.requirement)} | {_cell(each).partition(': ')[2]} | {'yes' if each.met else '**no**'} |"
-            for each in judgements]  # fmt: skip
+    rows = [
+        f"| {_cell(each.requirement)} | {_cell(each).partition(': ')[2]} | {'yes' if each.met else '**no**'} |"
+        for each in judgements
+    ]
     numbers = table.reset_index()
     head = ["| " + " | ".join(map(_cell, numbers.columns)) + " |", "|---" + "|---:" * (len(numbers.columns) - 1) + "|"]
     body = ["| " + " | ".join(_number(value) for value in row) + " |" for row in numbers.itertuples(index=False)]
     parts = [
-        f"## {title}: {network} against {base}", "", verdict, "",
-        f"| required ({end}) | measured (95 % interval) | met |", "|---|---|---|", *rows, "",
-        "Accuracy in percent; repaired and newly wrong in percent of all images:", "", *head, *body, "",
-        f"`{command}`", "",
-    ]  # fmt: skip
+        f"## {title}: {network} against {base}",
+        "",
+        verdict,
+        "",
+        f"| required ({end}) | measured (95 % interval) | met |",
+        "|---|---|---|",
+        *rows,
+        "",
+        "Accuracy in percent; repaired and newly wrong in percent of all images:",
+        "",
+        *head,
+        *body,
+        "",
+        f"`{command}`",
+        "",
+    ]
     return "\n".join(parts)
 
 

@@ -29,24 +29,32 @@ def contents(ledger: Ledger, tidy: pd.DataFrame) -> dict[str, Any]:
         "base": {"name": ledger.base, "digest": ledger.networks[ledger.base].digest},
         "classes": list(ledger.classes),
         "views": [
-            {"name": view.name, "type": view.kind, "severity": view.severity, "group": view.group,
-             "held_out": view.held_out, "images": len(view)}
+            {
+                "name": view.name,
+                "type": view.kind,
+                "severity": view.severity,
+                "group": view.group,
+                "held_out": view.held_out,
+                "images": len(view),
+            }
             for view in ledger.views
         ],
         "definitions": {
-            **{name: metrics.definition(name).sentence for name in dict.fromkeys(tidy["measure"])}, **pools.MEANS
+            **{name: metrics.definition(name).sentence for name in dict.fromkeys(tidy["measure"])},
+            **pools.MEANS,
         },
         "left_out": summary.left_out(summary.accuracies(tidy, ledger.base)),
         "networks": {name: _network(ledger, accuracies, name) for name in ledger.networks},
-    }  # fmt: skip
+    }
 
 
 def _network(ledger: Ledger, accuracies: pd.DataFrame, name: str) -> dict[str, Any]:
     own, base = (_by_type(accuracies, each) for each in (name, ledger.base))
     types = [kind for kind in own if kind in COMMON]
     row = ledger.networks[name]
-    errors, before = ({kind: [100 - 100 * value for value in each[kind].values()] for kind in types}
-                      for each in (own, base))  # fmt: skip
+    errors, before = (
+        {kind: [100 - 100 * value for value in each[kind].values()] for kind in types} for each in (own, base)
+    )
     relative = metrics.corruption_error(errors, before)
     values = [value for kind in types for value in own[kind].values()]
     clean = accuracies[(accuracies.network == name) & (accuracies["view"] == CLEAN)]["estimate"].iloc[0]
@@ -55,10 +63,14 @@ def _network(ledger: Ledger, accuracies: pd.DataFrame, name: str) -> dict[str, A
         "corruptions_acc": sum(values) / len(values) if values else None,
         "corruptions_mce": None if math.isnan(relative.mean) else relative.mean,
         "corruptions": own,
-        "method": row.method, "seed": row.seed, "digest": row.digest, "parameters": row.parameters,
-        "bytes": row.bytes, "passes": row.passes,
+        "method": row.method,
+        "seed": row.seed,
+        "digest": row.digest,
+        "parameters": row.parameters,
+        "bytes": row.bytes,
+        "passes": row.passes,
         "facts": {name: value for name, value in row.facts.items() if name != LATENCY},
-    }  # fmt: skip
+    }
 
 
 def _by_type(accuracies: pd.DataFrame, network: str) -> dict[str, dict[str, float]]:

@@ -40,20 +40,41 @@ def model_card(ledger: Ledger, tidy: pd.DataFrame, target: str, said: Verdict, *
     row, about = ledger.networks[target], ledger.about
     made = {**about, **{f"{target}: {name}": value for name, value in {"digest": row.digest, **row.facts}.items()}}
     parts = [
-        "---", *_head(ledger, numbers, target), "---", "",
-        f"# {text(target)}", "", text(said.found), text(said.conclusion), "",
+        "---",
+        *_head(ledger, numbers, target),
+        "---",
+        "",
+        f"# {text(target)}",
+        "",
+        text(said.found),
+        text(said.conclusion),
+        "",
         f"A repair of {text(about.get('model', ledger.base))}, an image classifier with {len(ledger.classes)} classes, "
         f"measured on {len(ledger.view(CLEAN)):,} test images of {text(about.get('dataset', 'one data set'))} and "
-        f"compared with {text(ledger.base)} on the same ones.", "",
-        "## Accuracy", "",
+        f"compared with {text(ledger.base)} on the same ones.",
+        "",
+        "## Accuracy",
+        "",
         f"In percent; in brackets what is gained over {text(ledger.base)}, in percentage points, and its 95 % interval "
-        f"(of {text(ledger.base)} itself, and of what is repaired and newly wrong, their own intervals).", "",
-        *_table(page_tables.accuracies(ledger, numbers)), "",
-        "## Cost", "", *_table(page_tables.costs(ledger)), "",
-        "## Limits", "", *(f"- {text(each)}" for each in limits(ledger, target, chosen_here=chosen_here)), "",
-        "## How it was made", "", *_block(made), "",
-        f"Made by deeppatch {deeppatch.__version__}; report.html has charts and images, ledger.csv all numbers.", "",
-    ]  # fmt: skip
+        f"(of {text(ledger.base)} itself, and of what is repaired and newly wrong, their own intervals).",
+        "",
+        *_table(page_tables.accuracies(ledger, numbers)),
+        "",
+        "## Cost",
+        "",
+        *_table(page_tables.costs(ledger)),
+        "",
+        "## Limits",
+        "",
+        *(f"- {text(each)}" for each in limits(ledger, target, chosen_here=chosen_here)),
+        "",
+        "## How it was made",
+        "",
+        *_block(made),
+        "",
+        f"Made by deeppatch {deeppatch.__version__}; report.html has charts and images, ledger.csv all numbers.",
+        "",
+    ]
     return "\n".join(parts)
 
 
@@ -101,11 +122,7 @@ def _value(value: Any) -> str:
 
 def _table(content: Table) -> list[str]:
     head = "| " + " | ".join(map(text, content.columns)) + " |"
-    rows = [
-        f"| {text(name)} | "
-        + " | ".join(text(cell) for cell in cells) + " |"
-        for name, cells in content.rows
-    ]  # fmt: skip
+    rows = [f"| {text(name)} | " + " | ".join(text(cell) for cell in cells) + " |" for name, cells in content.rows]
     notes = [f"- {text(name)}: {text(note)}" for name, note in content.notes]
     return [head, "|---" + "|---:" * (len(content.columns) - 1) + "|", *rows, "", *notes]
 

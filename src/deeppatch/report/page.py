@@ -168,6 +168,10 @@ def figures(
 def environment() -> Environment:
     """Return the templates; everything that they print is escaped."""
     return Environment(
-        loader=PackageLoader("deeppatch.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True, keep_trailing_newline=True,
-    )  # fmt: skip
+        loader=PackageLoader("deeppatch.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )

@@ -119,19 +119,28 @@ def further_measures(ledger: Ledger, numbers: Numbers) -> Table:
     """Return the other measures: on the mixed stream, on clean images without one, and mCE over the 15 types."""
     networks, columns = names_in(numbers), []
     for measure in metrics.DEFINITIONS:
-        views = [name for name in (MIXED, CLEAN, pools.ALL, pools.DEGRADED)
-                 if any((each, name, 0, measure) in numbers for each in networks)]  # fmt: skip
+        views = [
+            name
+            for name in (MIXED, CLEAN, pools.ALL, pools.DEGRADED)
+            if any((each, name, 0, measure) in numbers for each in networks)
+        ]
         if views and measure not in IN_FIRST_TABLE:
             columns.append((measure, views[0]))
-    rows = [(network, [_measure(measure, numbers.get((network, view, 0, measure))) for measure, view in columns])
-            for network in networks]  # fmt: skip
+    rows = [
+        (network, [_measure(measure, numbers.get((network, view, 0, measure))) for measure, view in columns])
+        for network in networks
+    ]
     titles = [metrics.definition(measure).title for measure, _view in columns]
     titles = [f"{title} (base {ledger.base})" if "mCE" in title else title for title in titles]
-    accuracy = {view: value[0] for (network, view, severity, measure), value in numbers.items()
-                if (network, severity, measure) == (ledger.base, 0, "accuracy")}  # fmt: skip
+    accuracy = {
+        view: value[0]
+        for (network, view, severity, measure), value in numbers.items()
+        if (network, severity, measure) == (ledger.base, 0, "accuracy")
+    }
     apart = {measure: f" Left out here: {', '.join(kinds)}." for measure, kinds in summary.left_out(accuracy).items()}
-    notes = [(title, _sentence(*column) + apart.get(column[0], ""))
-             for title, column in zip(titles, columns, strict=True)]  # fmt: skip
+    notes = [
+        (title, _sentence(*column) + apart.get(column[0], "")) for title, column in zip(titles, columns, strict=True)
+    ]
     return Table(["network", *titles], rows, notes)
 
 
@@ -144,10 +153,13 @@ def heat_map(ledger: Ledger, numbers: Numbers, network: str) -> HeatMap | None:
         return None
     group_of = {kind: group for group, members in GROUPS.items() for kind in members}
     rows = [
-        (group_of[kind], kind.replace("_", " "),
-         [_heat(numbers.get((network, kind, severity, "change"))) for severity in severities])
+        (
+            group_of[kind],
+            kind.replace("_", " "),
+            [_heat(numbers.get((network, kind, severity, "change"))) for severity in severities],
+        )
         for kind in kinds
-    ]  # fmt: skip
+    ]
     return HeatMap(network, severities, rows)
 
 
@@ -155,8 +167,15 @@ def costs(ledger: Ledger) -> Table:
     """Return what each network costs: parameters, bytes beside the base, training passes, and latency where known."""
     timed = any(LATENCY in row.facts for row in ledger.networks.values())
     several = any(row.seed is not None for row in ledger.networks.values())
-    columns = ["network", "method", *["seed"] * several, "parameters in memory", "stored beside the base",
-               "training passes", *["milliseconds per image"] * timed]  # fmt: skip
+    columns = [
+        "network",
+        "method",
+        *["seed"] * several,
+        "parameters in memory",
+        "stored beside the base",
+        "training passes",
+        *["milliseconds per image"] * timed,
+    ]
     rows = []
     for name, row in ledger.networks.items():
         cells = [row.method or "-", *["-" if row.seed is None else str(row.seed)] * several, f"{row.parameters:,}"]

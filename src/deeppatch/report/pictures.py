@@ -60,8 +60,11 @@ def examples(ledger: Ledger, network: str, *, repaired: bool, count: int = 10, s
     [('owl', 'cat', 'owl')]
     """
     both = (ledger.base, network)
-    single = [view.name for view in ledger.views
-              if view.kind != MIXED and all((name, view.name) in ledger.outcomes for name in both)]  # fmt: skip
+    single = [
+        view.name
+        for view in ledger.views
+        if view.kind != MIXED and all((name, view.name) in ledger.outcomes for name in both)
+    ]
     degraded = [name for name in single if name != CLEAN]
     order = np.random.default_rng([seed, int(repaired)])
     if repaired or not degraded:

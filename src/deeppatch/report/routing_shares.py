@@ -41,8 +41,11 @@ def routing_shares(ledger: Ledger) -> list[RoutingShares]:
     else:
         rows = {name: [name] for name in names}
     for network in ledger.networks:
-        routed = {view: each.routed for (own, view), each in ledger.outcomes.items()
-                  if own == network and each.routed is not None}  # fmt: skip
+        routed = {
+            view: each.routed
+            for (own, view), each in ledger.outcomes.items()
+            if own == network and each.routed is not None
+        }
         if not routed:
             continue
         paths = max(2, 1 + max(int(each.max(initial=0)) for each in routed.values()))

@@ -154,7 +154,9 @@ def tables(networks: list[nn.Module]) -> dict[str, Tensor]:
 
 def _affine(norm: Any) -> tuple[Tensor, Tensor]:
     mean, variance = norm.running_mean.double(), norm.running_var.double()
-    gamma, beta = (torch.full_like(mean, usual) if own is None else own.detach().double()
-                   for own, usual in ((norm.weight, 1.0), (norm.bias, 0.0)))  # fmt: skip
+    gamma, beta = (
+        torch.full_like(mean, usual) if own is None else own.detach().double()
+        for own, usual in ((norm.weight, 1.0), (norm.bias, 0.0))
+    )
     scale = gamma / (variance + norm.eps).sqrt()
     return scale, beta - mean * scale

@@ -221,11 +221,15 @@ def _told(point: Point) -> str:
 
 
 def _facts(chosen: Point | None, statistics: str, wanted: float, images: int, tried: int) -> dict[str, Any]:
-    found = {} if chosen is None else {
-        "clean_losses": chosen.lost,
-        "clean_drop_bound_points": chosen.bound,
-        "val_accuracy_percent": chosen.accuracy,
-    }  # fmt: skip
+    found = (
+        {}
+        if chosen is None
+        else {
+            "clean_losses": chosen.lost,
+            "clean_drop_bound_points": chosen.bound,
+            "val_accuracy_percent": chosen.accuracy,
+        }
+    )
     return {
         "share": 0.0 if chosen is None else chosen.share,
         "statistics": statistics,

@@ -116,16 +116,23 @@ def sensei(
         evolution = Evolution(popsize, robust_threshold, crossover_prob, seed)
         population = Population(len(data.train), degrade, losses, evolution, data.train.labels.device)
         trained = train_whole(
-            *common, searched(population), training, label="sensei", carried=population,
+            *common,
+            searched(population),
+            training,
+            label="sensei",
+            carried=population,
             spent=lambda: Passes(forward=population.evaluated),
-        )  # fmt: skip
+        )
         robust = 100 * population.robust.double().mean().item()
         return noted(trained, facts={"search": "genetic", "candidates": popsize, "robust_percent": robust})
     candidates = min(popsize, len(degrade) + 1)
     trained = train_whole(
-        *common, searched(WorstLevel(degrade, losses, candidates, seed)), training, label="sensei",
+        *common,
+        searched(WorstLevel(degrade, losses, candidates, seed)),
+        training,
+        label="sensei",
         spent=lambda: Passes(forward=candidates * images),
-    )  # fmt: skip
+    )
     kind = "all levels" if candidates == len(degrade) + 1 else "sampled levels"
     return noted(trained, facts={"search": kind, "candidates": candidates})
 

@@ -64,11 +64,20 @@ def write_adaptation(
     if "bn-prior" in options.adapt and not is_for_test_only(context.corruption):
         settings["bn-prior"] = prior_count(context, networks[base])
     found = cached_streams(
-        networks[base], data, context.corruption, cells(options),
-        methods=options.adapt, streams=options.stream or STREAMS, networks=networks, settings=settings,
-        reference=reference, per_corruption=options.per_corruption, single=options.single,
-        batch_size=options.adapt_batch, seed=options.seed,
-    )  # fmt: skip
+        networks[base],
+        data,
+        context.corruption,
+        cells(options),
+        methods=options.adapt,
+        streams=options.stream or STREAMS,
+        networks=networks,
+        settings=settings,
+        reference=reference,
+        per_corruption=options.per_corruption,
+        single=options.single,
+        batch_size=options.adapt_batch,
+        seed=options.seed,
+    )
     table = summary(found)
     context.stage.write_table("adaptation.csv", table)
     by_level = found.by_type().rename(columns={"method": "row", "type": "level"}).assign(reference=reference)
@@ -113,8 +122,11 @@ def accuracy_intervals(found: StreamResults) -> dict[tuple[str, str], tuple[floa
     """Return the 95 % interval of each accuracy in percent; an image with all its copies is drawn as one."""
     intervals = {}
     for name in dict.fromkeys(name for _row, name in found.answers):
-        rows = {row: answers.correct for (row, each), answers in found.answers.items()
-                if each == name and answers.correct is not None}  # fmt: skip
+        rows = {
+            row: answers.correct
+            for (row, each), answers in found.answers.items()
+            if each == name and answers.correct is not None
+        }
         if not rows:
             continue
         correct = {row: dict(zip(found.levels, each, strict=True)) for row, each in rows.items()}

@@ -26,9 +26,13 @@ def write_attacks(
     chosen = test.take(choose_images(test, options.attack_images, options.seed).to(test.labels.device))
     names = attacked(options.attack, [name for name in networks if name != base], target)
     table = attack_networks(
-        {name: networks[name] for name in (base, *names)}, chosen, base=base, cells=cells(options),
-        batch_size=options.batch_size, seed=options.seed,
-    )  # fmt: skip
+        {name: networks[name] for name in (base, *names)},
+        chosen,
+        base=base,
+        cells=cells(options),
+        batch_size=options.batch_size,
+        seed=options.seed,
+    )
     context.stage.write_table("attack.csv", table)
     print(
         f"PGD on {len(chosen)} clean test images, within L-infinity balls of radius epsilon (a change of each pixel in "

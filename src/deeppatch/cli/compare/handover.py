@@ -60,15 +60,21 @@ def hand_over(
         test, context.corruption, context.held_out, batch_size=options.batch_size, seed=options.seed, left_out=left_out
     )
     html = page(
-        ledger, tidy, target=said[0], judgements=judgements, pictures=pictures, seed=options.seed,
+        ledger,
+        tidy,
+        target=said[0],
+        judgements=judgements,
+        pictures=pictures,
+        seed=options.seed,
         chosen_here=chosen_here,
         further=_further(context),
-    )  # fmt: skip
+    )
     stage.write(PAGE, html.encode())
     stage.write(CARD, model_card(ledger, tidy, *said, chosen_here=chosen_here).encode())
     means = tidy[(tidy.severity == 0) & tidy.measure.isin(["accuracy", "change"])]
-    values = {f"{row['network']} {row['measure']} {row['view']}": float(row["estimate"])
-              for row in means.to_dict("records")}  # fmt: skip
+    values = {
+        f"{row['network']} {row['measure']} {row['view']}": float(row["estimate"]) for row in means.to_dict("records")
+    }
     measured("compare", 0, **values)
 
 

@@ -112,16 +112,25 @@ def described(context: Context, ledger: Ledger, found: Mapping[str, Member]) -> 
         settings = (member.source.record or {}).get("settings", {})
         passes = member.facts.get("passes", {}).get("train")
         rows[name] = replace(
-            rows[name], method=member.method, seed=settings.get("seed"), bytes=member.bytes, passes=passes,
+            rows[name],
+            method=member.method,
+            seed=settings.get("seed"),
+            bytes=member.bytes,
+            passes=passes,
             facts=member.facts,
-        )  # fmt: skip
+        )
     run = context.stage.facts
     known = {name: run[name] for name in run if name not in ("stage", "settings", "defaults", "consumed", "data")}
     about = {
-        "dataset": context.source.name, "model": context.options.model, "degradations": context.options.noise_type,
-        "hold_out": context.options.hold_out, "limit": context.options.limit, "seed": context.options.seed,
-        **known, "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-    }  # fmt: skip
+        "dataset": context.source.name,
+        "model": context.options.model,
+        "degradations": context.options.noise_type,
+        "hold_out": context.options.hold_out,
+        "limit": context.options.limit,
+        "seed": context.options.seed,
+        **known,
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+    }
     return dataclasses.replace(ledger, networks=rows, about=about)
 
 
@@ -131,9 +140,7 @@ def _named(found: list[Member]) -> dict[str, Member]:
     runs = [re.sub("^(correct|switch|relearn|decompose)-", "", member.source.called) for member in found]
     short = [re.sub("-[0-9a-f]{6}$", "", run) for run in runs]
     named: dict[str, Member] = {}
-    for member, *choices in zip(
-        found, plain, _in_brackets(plain, short), _in_brackets(plain, runs), strict=True
-    ):  # fmt: skip
+    for member, *choices in zip(found, plain, _in_brackets(plain, short), _in_brackets(plain, runs), strict=True):
         every = (plain, _in_brackets(plain, short), _in_brackets(plain, runs))
         unique = [name for name, others in zip(choices, every, strict=True) if others.count(name) == 1]
         name = unique[0] if unique and unique[0] != PRETRAINED else f"{choices[-1]} {len(named) + 1}"

@@ -44,9 +44,14 @@ def write_report(context: Context, ledger: Ledger, target: str | None) -> None:
         numbers = summary.numbers(tidy, target, ledger.networks[target].bytes)
         judgements = requirements.judge(required, numbers, confident=options.confident)
         content = gate_summary(
-            target, ledger.base, judgements, table, verdict=str(said), command=options.command,
+            target,
+            ledger.base,
+            judgements,
+            table,
+            verdict=str(said),
+            command=options.command,
             confident=options.confident,
-        )  # fmt: skip
+        )
         stage.write("gate.md", content.encode())
     hand_over(context, ledger, tidy, (judged, said), judgements=judgements, chosen_here=target is None)
     stage.finish()
@@ -79,8 +84,7 @@ def headlines(tidy: pd.DataFrame) -> list[tuple[str, str, str]]:
 
 def changes(tidy: pd.DataFrame, base: str) -> pd.DataFrame:
     """Return what each network gains over the base in the means that matter most, with intervals, as text."""
-    means = {(row["network"], row["view"], row["measure"]): row
-             for row in tidy[tidy.severity == 0].to_dict("records")}  # fmt: skip
+    means = {(row["network"], row["view"], row["measure"]): row for row in tidy[tidy.severity == 0].to_dict("records")}
     rows: list[dict[str, Any]] = []
     for network in dict.fromkeys(tidy["network"]):
         keys = {title: (network, view, measure) for title, measure, view in headlines(tidy)}
@@ -116,12 +120,14 @@ def definitions(tidy: pd.DataFrame, base: str) -> list[str]:
         for name in names
         if name in measured
     ]
-    lines += [f"left out of {metrics.definition(measure).title} here: {', '.join(kinds)}"
-              for measure, kinds in summary.left_out(summary.accuracies(tidy, base)).items()]  # fmt: skip
+    lines += [
+        f"left out of {metrics.definition(measure).title} here: {', '.join(kinds)}"
+        for measure, kinds in summary.left_out(summary.accuracies(tidy, base)).items()
+    ]
     return lines + [
         f"{title}: of {summary.changes_view(tidy)}; {line.partition(': ')[2]}"
         for title, line in zip(summary.TITLES.values(), metrics.explained(summary.TITLES), strict=True)
-    ]  # fmt: skip
+    ]
 
 
 def _with_interval(row: dict[Hashable, Any], measure: str) -> str:

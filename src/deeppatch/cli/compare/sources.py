@@ -94,8 +94,11 @@ def given(options: Any) -> Iterator[tuple[Source, bool]]:
 def left_by_stages(output: Path, options: Any, prefix: str = "") -> Iterator[Source]:
     """Yield the networks that stages left in an output folder for a model and a data set."""
     folder = model_folder(replace(options, output_dir=output))
-    runs = [(path, read_record(path)) for path in (sorted(folder.iterdir()) if folder.is_dir() else [])
-            if path.is_dir() and not path.name.startswith(".")]  # fmt: skip
+    runs = [
+        (path, read_record(path))
+        for path in (sorted(folder.iterdir()) if folder.is_dir() else [])
+        if path.is_dir() and not path.name.startswith(".")
+    ]
     for stage, names in FILES.items():
         for path, record in runs:
             there = [name for name in names if record and record.get("stage") == stage and name in record["outputs"]]

@@ -130,8 +130,13 @@ def run(options: Options) -> None:
 def words(options: Options, step: Step) -> list[str]:
     """Return the arguments of a step, as they are shown."""
     return [
-        *MODEL, *step.arguments, "--seed", str(options.seed + step.further), "--output_dir", str(options.output_dir)
-    ]  # fmt: skip
+        *MODEL,
+        *step.arguments,
+        "--seed",
+        str(options.seed + step.further),
+        "--output_dir",
+        str(options.output_dir),
+    ]
 
 
 def close(options: Options) -> None:

@@ -209,8 +209,10 @@ def _changes_by_type(comparison: Comparison, unseen: Comparison | None) -> str:
                 rates.setdefault(name, {}).update({level: found[measure][level] for level in levels})
         both.append(degradations.of_levels_by_type(rates, held_out).set_index("degradation"))
     repaired, broken = both
-    cells = {name: [f"+{up:.1f} -{down:.1f}" for up, down in zip(repaired[name], broken[name], strict=True)]
-             for name in repaired}  # fmt: skip
+    cells = {
+        name: [f"+{up:.1f} -{down:.1f}" for up, down in zip(repaired[name], broken[name], strict=True)]
+        for name in repaired
+    }
     return pd.DataFrame({"degradation": list(repaired.index), **cells}).to_string(index=False)
 
 

@@ -128,8 +128,11 @@ def own_folder(path: Path, clean: CleanImages) -> PairedCorruption | UnpairedCor
     counts = " and ".join(f"{len(each)} {part}" for part, each in listed.items())
     pairs = None
     if clean.official is not None and clean.names is not None:
-        pairs = [_matching(folders[part], listed[part], names)
-                 for part, names in zip(("train", "test"), clean.names, strict=True) if part in listed]  # fmt: skip
+        pairs = [
+            _matching(folders[part], listed[part], names)
+            for part, names in zip(("train", "test"), clean.names, strict=True)
+            if part in listed
+        ]
     if pairs is not None and all(pair is not None for pair in pairs):
         info(f"degraded: {path}, {counts} images, each paired with the clean image of its name")
         return _paired(name, pairs, clean, test_only=not both)  # type: ignore[arg-type]
