@@ -15,8 +15,7 @@ from sklearn.preprocessing import StandardScaler
 
 from deeppatch.artifacts import tensors_to_bytes
 from deeppatch.errors import DataProblem, StaleArtifact
-from deeppatch.metrics import upper_bound
-from deeppatch.patching.bounds import loosest_threshold
+from deeppatch.metrics import Bound, joint_threshold, upper_bound
 from deeppatch.patching.fitting import ROUTERS, CalibrationData, fit_flips, fit_probe
 from deeppatch.patching.router import FEATURES, Maps, Router, flip_fraction, pooled_statistics
 
@@ -102,6 +101,14 @@ def test_flat_images_have_finite_features():
 
 # of 100 images: no loss bounds 2.95 %, one 4.66 %, two 6.16 %
 LOSING = [5.0, 4.0, 3.0, -1.0]
+
+
+def loosest_threshold(scores: np.ndarray, lost: np.ndarray, max_drop: float) -> tuple[float, int, float]:
+    """Return the threshold for one bound, the number of lost images above it, and the bound on their share."""
+    bound = Bound(scores, lost, max_drop)
+    threshold = joint_threshold(bound)
+    losses = bound.broken_above(threshold)
+    return threshold, losses, upper_bound(losses, len(scores))
 
 
 @pytest.mark.parametrize(

@@ -94,9 +94,9 @@ class TrainedNorms(Adapter):
         self.start = [parameter.detach().clone() for parameter in self.parameters]
         self.optimizer = self.new_optimizer()
 
+    @abstractmethod
     def new_optimizer(self) -> torch.optim.Optimizer:
         """Return the optimizer of the parameters, in its initial state."""
-        raise NotImplementedError
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return logits (N, C) from which gradients can be computed."""

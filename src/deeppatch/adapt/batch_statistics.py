@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -74,9 +75,9 @@ class MixedStatistics(Adapter):
         super().__init__(model)
         needed_batch_norms(self.model, self.method)
 
+    @abstractmethod
     def share(self, images: int) -> float:
         """Return a, the share in [0, 1] of the statistics of a batch of `images`."""
-        raise NotImplementedError
 
     def predict(self, pixels: Tensor) -> Tensor:
         """Return logits (N, C) of float pixels (N, 3, H, W) in [0, 1]."""

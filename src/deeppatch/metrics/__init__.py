@@ -13,6 +13,7 @@ from deeppatch.metrics.bootstrap import (
     two_sided_p,
     weight_blocks,
 )
+from deeppatch.metrics.bounds import Bound, joint_threshold
 from deeppatch.metrics.calibration import (
     BINNINGS,
     BINS,
@@ -66,6 +67,7 @@ __all__ = [
     "Answers",
     "BINNINGS",
     "BINS",
+    "Bound",
     "CONFIDENCE",
     "Calibration",
     "Changes",
@@ -88,10 +90,10 @@ __all__ = [
     "bin_of",
     "brier_score",
     "calibration_error",
-    "count_changes",
     "check_identity",
     "class_accuracies",
     "corruption_error",
+    "count_changes",
     "definition",
     "explained",
     "fit_temperature",
@@ -99,6 +101,7 @@ __all__ = [
     "holm",
     "image_sums",
     "interval_of",
+    "joint_threshold",
     "largest_class_drop",
     "lower_share",
     "mcnemar",

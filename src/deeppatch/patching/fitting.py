@@ -15,8 +15,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from deeppatch.errors import DataProblem, UserError, WrongWeights
-from deeppatch.metrics import upper_bound
-from deeppatch.patching.bounds import Bound, joint_threshold
+from deeppatch.metrics import Bound, joint_threshold, upper_bound
 from deeppatch.patching.router import Router
 
 FOLDS = 5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -31,7 +32,7 @@ class Routed(NamedTuple):
     alarm: Tensor
 
 
-class Switch(nn.Module):
+class Switch(nn.Module, ABC):
     """Several networks and a router; subclasses say how networks share work.
 
     Args:
@@ -46,14 +47,14 @@ class Switch(nn.Module):
         self.vote = False
         self.calibration: dict[str, Any] = {}
 
+    @abstractmethod
     def look(self, pixels: Tensor) -> tuple[list[Tensor], tuple[Maps, ...]]:
         """Return what the networks continue from, and the maps of each network beside the original one."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def networks(self) -> tuple[nn.Module, ...]:
         """The networks, the original one first; each maps what `look` returns first to logits."""
-        raise NotImplementedError
 
     def needed_router(self) -> Router:
         """Return the router; UserError where there is none yet."""

@@ -21,10 +21,10 @@ from deeppatch.data.pairs import fixed_draw
 from deeppatch.data.views import Shuffled
 from deeppatch.errors import UserError, check_positive
 from deeppatch.progress import info
-from deeppatch.retrain.finetune import changed_bytes, noted
+from deeppatch.retrain.finetune import Training, changed_bytes, noted, prepared
 from deeppatch.retrain.fixing import Fixing, names_to_move
 from deeppatch.retrain.names import STRATEGIES
-from deeppatch.retrain.whole import Training, prepared, validated
+from deeppatch.retrain.whole import validated
 from deeppatch.training import (
     History,
     SGDSettings,

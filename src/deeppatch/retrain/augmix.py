@@ -19,7 +19,8 @@ from deeppatch.data.dataset import Data
 from deeppatch.data.epochs import Epoch, Passes, within_budget
 from deeppatch.data.views import Batch, Shuffled
 from deeppatch.errors import UserError
-from deeppatch.retrain.whole import Training, prepared, train_whole
+from deeppatch.retrain.finetune import Training, prepared
+from deeppatch.retrain.whole import train_whole
 from deeppatch.training import Loss, SGDSettings, cross_entropy
 
 VIEWS, WIDTH = 2, 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 
 from deeppatch.artifacts import Checkpoint, Stateful
 from deeppatch.data import corruptions, views
+from deeppatch.data.corruptions import Corruption
 from deeppatch.data.dataset import Data
 from deeppatch.data.epochs import count_passes, degraded_epochs
 from deeppatch.errors import UserError, check_positive
@@ -85,60 +87,70 @@ def finetune(
         >>> len(tuned.history.accuracy)
         2
     """
-    return train_parameters(
-        model,
-        data,
-        corruption,
-        epochs=epochs,
-        passes=passes,
-        settings=SGDSettings(lr, momentum, weight_decay),
-        batch_size=batch_size,
-        amp=amp,
-        seed=seed,
-        reseed=reseed,
-        checkpoint=checkpoint,
+    training = Training(
+        epochs, passes, SGDSettings(lr, momentum, weight_decay), batch_size, amp, seed, reseed, checkpoint
     )
+    return train_parameters(model, data, corruption, training)
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a network is trained: the arguments of `finetune` of the same names; `settings` are those of its SGD."""
+
+    epochs: int
+    passes: int | None
+    settings: SGDSettings
+    batch_size: int
+    amp: bool
+    seed: int
+    reseed: bool
+    checkpoint: Checkpoint | None
+
+    @property
+    def budget(self) -> dict[str, Any]:
+        """What functions that make epochs take."""
+        return {name: getattr(self, name) for name in ("epochs", "passes", "batch_size", "seed")}
+
+
+def prepared(model: nn.Module, data: Data, corruption: Any, training: Training) -> tuple[Data, Corruption]:
+    """Return the data on the model's device and the corruption; UserError where they or the settings do not fit."""
+    check_positive(epochs=training.epochs, batch_size=training.batch_size, lr=training.settings.lr)
+    data, degrade = data.to(device_of(model)), corruptions.corruption(corruption, seed=training.seed)
+    check_positive(images=len(data.train))
+    check_classifier(model, data.example, len(data.classes))
+    return data, degrade
 
 
 def train_parameters(
     model: nn.Module,
     data: Data,
     corruption: Any,
+    training: Training,
     *,
-    epochs: int,
-    passes: int | None,
-    settings: SGDSettings,
-    batch_size: int,
-    amp: bool,
-    seed: int,
-    reseed: bool,
-    checkpoint: Checkpoint | None,
     names: Collection[str] | None = None,
     frozen: Collection[str] = (),
     label: str = "finetune",
 ) -> nn.Module:
     """Return a copy of a classifier with some parameters trained as `finetune` trains all, with `history` and `passes`.
 
-    `names`, `frozen` and `label` are those of `fit_all`; the other arguments are those of `finetune`.
+    `names`, `frozen` and `label` are those of `fit_in_place`.
     """
-    check_positive(epochs=epochs, batch_size=batch_size, lr=settings.lr)
-    data, degrade = data.to(device_of(model)), corruptions.corruption(corruption, seed=seed)
-    check_classifier(model, data.example, len(data.classes))
-    batches = degraded_epochs(data.train, degrade, epochs=epochs, passes=passes, batch_size=batch_size, seed=seed)
-    with seeded(seed if reseed else None):
+    data, degrade = prepared(model, data, corruption, training)
+    batches = degraded_epochs(data.train, degrade, **training.budget)
+    with seeded(training.seed if training.reseed else None):
         tuned, history = fit_all(
             model,
             batches,
-            accuracy_over_levels(data.val, degrade, batch_size=batch_size, amp=amp),
-            settings=settings,
-            amp=amp,
-            checkpoint=checkpoint,
+            accuracy_over_levels(data.val, degrade, batch_size=training.batch_size, amp=training.amp),
+            settings=training.settings,
+            amp=training.amp,
+            checkpoint=training.checkpoint,
             names=names,
             frozen=frozen,
             label=label,
         )
-    passes_made = count_passes(batches, len(views.append(data.val, degrade, batch_size).index))
-    return noted(tuned, history=history, passes=passes_made, stored_bytes=changed_bytes(model, tuned))
+    passes = count_passes(batches, len(views.append(data.val, degrade, training.batch_size).index))
+    return noted(tuned, history=history, passes=passes, stored_bytes=changed_bytes(model, tuned))
 
 
 def noted(model: nn.Module, **facts: Any) -> nn.Module:

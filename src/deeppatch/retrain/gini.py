@@ -11,8 +11,9 @@ from deeppatch.data.dataset import Data
 from deeppatch.data.epochs import Passes
 from deeppatch.data.pairs import fixed_draw
 from deeppatch.metrics.purity import impurity, least_pure
+from deeppatch.retrain.finetune import Training, prepared
 from deeppatch.retrain.selected import Scored, check_selection, train_selected
-from deeppatch.retrain.whole import Training, prepared, probabilities
+from deeppatch.retrain.whole import probabilities
 from deeppatch.training import SGDSettings
 
 

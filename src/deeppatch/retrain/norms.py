@@ -17,7 +17,7 @@ from deeppatch.data.epochs import Passes
 from deeppatch.errors import UserError, check_positive
 from deeppatch.evaluation import check_classifier
 from deeppatch.graph.statistics import reestimate
-from deeppatch.retrain.finetune import changed_bytes, noted, train_parameters
+from deeppatch.retrain.finetune import Training, changed_bytes, noted, train_parameters
 from deeppatch.training import SGDSettings
 from deeppatch.zoo.classifier import device_of
 
@@ -90,21 +90,10 @@ def norms(
     names = {f"{layer}.{name}" for layer, module in layers.items() for name, _ in module.named_parameters()}
     if epochs == 0 and passes is None:
         return _estimated_again(model, data, corruption, amp=amp, seed=seed)
-    trained = train_parameters(
-        model,
-        data,
-        corruption,
-        epochs=epochs,
-        passes=passes,
-        settings=SGDSettings(lr, momentum, weight_decay),
-        batch_size=batch_size,
-        amp=amp,
-        seed=seed,
-        reseed=reseed,
-        checkpoint=checkpoint,
-        names=names,
-        label="norms",
+    training = Training(
+        epochs, passes, SGDSettings(lr, momentum, weight_decay), batch_size, amp, seed, reseed, checkpoint
     )
+    trained = train_parameters(model, data, corruption, training, names=names, label="norms")
     count = sum(each.numel() for name, each in model.named_parameters() if name in names)
     return noted(trained, facts={"trained_parameters": count})
 

@@ -18,9 +18,9 @@ from deeppatch.data.views import View
 from deeppatch.errors import UserError
 from deeppatch.graph.hooks import eval_mode
 from deeppatch.progress import track
+from deeppatch.retrain.finetune import Training, prepared
 from deeppatch.retrain.names import SELECTIONS
 from deeppatch.retrain.selected import Scored, check_selection, train_selected
-from deeppatch.retrain.whole import Training, prepared
 from deeppatch.training import SGDSettings
 
 SECTIONS = 100

@@ -16,8 +16,8 @@ from deeppatch.data.pairs import after_clean, half_epochs, of_rows, shuffled_epo
 from deeppatch.data.views import View
 from deeppatch.errors import UserError, check_positive
 from deeppatch.progress import info
-from deeppatch.retrain.finetune import noted
-from deeppatch.retrain.whole import Training, train_whole
+from deeppatch.retrain.finetune import Training, noted
+from deeppatch.retrain.whole import train_whole
 
 
 @dataclass(frozen=True)

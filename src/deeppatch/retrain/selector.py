@@ -13,7 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from deeppatch.errors import DataProblem
-from deeppatch.metrics import upper_bound
+from deeppatch.metrics import Bound, joint_threshold, upper_bound
 
 RINGS = 16
 FOLDS = 5
@@ -132,13 +132,10 @@ def _columns(values: np.ndarray) -> np.ndarray:
 
 
 def loosest(scores: np.ndarray, lost: np.ndarray, max_drop: float) -> tuple[float, int]:
-    """Return the lowest threshold at which the bound on lost images is at most `max_drop`, and their number.
+    """Return the lowest threshold, from 0 on, that keeps the bound on lost images, and how many are lost above it.
 
-    Where there are too few images to show that bound, no image of these is lost; and scores below 0 are clean.
+    Scores below 0 are clean. See `metrics.joint_threshold`.
     """
-    allowed = 0
-    while allowed < len(scores) and upper_bound(allowed + 1, len(scores)) <= max_drop:
-        allowed += 1
-    losing = np.sort(scores[lost])[::-1]
-    threshold = max(0.0, float(losing[allowed])) if allowed < len(losing) else 0.0
-    return threshold, int((losing > threshold).sum())
+    bound = Bound(scores, lost, max_drop)
+    threshold = max(0.0, joint_threshold(bound))
+    return threshold, bound.broken_above(threshold)

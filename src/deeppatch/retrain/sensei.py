@@ -20,9 +20,9 @@ from deeppatch.data.images import to_float
 from deeppatch.data.views import Batch, Shuffled, degraded
 from deeppatch.errors import UserError, check_positive
 from deeppatch.graph.hooks import eval_mode
-from deeppatch.retrain.finetune import noted
+from deeppatch.retrain.finetune import Training, noted, prepared
 from deeppatch.retrain.population import LARGEST, Evolution, Population
-from deeppatch.retrain.whole import Training, prepared, train_whole
+from deeppatch.retrain.whole import train_whole
 from deeppatch.training import SGDSettings
 
 

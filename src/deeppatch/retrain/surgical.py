@@ -12,7 +12,7 @@ from deeppatch.data.dataset import Data
 from deeppatch.errors import UserError
 from deeppatch.evaluation import check_classifier
 from deeppatch.retrain.blocks import blocks, modules_without, parameters_of
-from deeppatch.retrain.finetune import noted, train_parameters
+from deeppatch.retrain.finetune import Training, noted, train_parameters
 from deeppatch.training import SGDSettings
 from deeppatch.zoo.classifier import device_of
 
@@ -87,21 +87,9 @@ def surgical(
     names = parameters_of(model, layers)
     # a layer that does not run is of no block: with all blocks nothing is frozen
     frozen = [] if len(chosen) == len(found) else modules_without(model, layers)
-    trained = train_parameters(
-        model,
-        data,
-        corruption,
-        epochs=epochs,
-        passes=passes,
-        settings=SGDSettings(lr, momentum, weight_decay),
-        batch_size=batch_size,
-        amp=amp,
-        seed=seed,
-        reseed=reseed,
-        checkpoint=checkpoint,
-        names=names,
-        frozen=frozen,
-        label="surgical",
+    training = Training(
+        epochs, passes, SGDSettings(lr, momentum, weight_decay), batch_size, amp, seed, reseed, checkpoint
     )
+    trained = train_parameters(model, data, corruption, training, names=names, frozen=frozen, label="surgical")
     count = sum(each.numel() for name, each in model.named_parameters() if name in names)
     return noted(trained, facts={"block": chosen, "blocks": len(found), "trained_parameters": count})

@@ -3,54 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from deeppatch import runtime
-from deeppatch.artifacts import Checkpoint, Stateful
-from deeppatch.data import corruptions, views
+from deeppatch.artifacts import Stateful
+from deeppatch.data import views
 from deeppatch.data.corruptions import Corruption
 from deeppatch.data.dataset import Data
 from deeppatch.data.epochs import Epoch, Passes, count_passes
 from deeppatch.data.views import View
-from deeppatch.errors import check_positive
-from deeppatch.evaluation import check_classifier
 from deeppatch.graph.hooks import eval_mode
 from deeppatch.progress import track
-from deeppatch.retrain.finetune import changed_bytes, fit_in_place, noted
-from deeppatch.training import Loss, SGDSettings, accuracy_over_levels, cross_entropy, seeded
+from deeppatch.retrain.finetune import Training, changed_bytes, fit_in_place, noted
+from deeppatch.training import Loss, accuracy_over_levels, cross_entropy, seeded
 from deeppatch.zoo.classifier import device_of
-
-
-@dataclass(frozen=True)
-class Training:
-    """How a network is trained: the arguments of `finetune` of the same names; `settings` are those of its SGD."""
-
-    epochs: int
-    passes: int | None
-    settings: SGDSettings
-    batch_size: int
-    amp: bool
-    seed: int
-    reseed: bool
-    checkpoint: Checkpoint | None
-
-    @property
-    def budget(self) -> dict[str, Any]:
-        """What functions that make epochs take."""
-        return {name: getattr(self, name) for name in ("epochs", "passes", "batch_size", "seed")}
-
-
-def prepared(model: nn.Module, data: Data, corruption: Any, training: Training) -> tuple[Data, Corruption]:
-    """Return the data on the model's device and the corruption; UserError where they or the settings do not fit."""
-    check_positive(epochs=training.epochs, batch_size=training.batch_size, lr=training.settings.lr)
-    data, degrade = data.to(device_of(model)), corruptions.corruption(corruption, seed=training.seed)
-    check_positive(images=len(data.train))
-    check_classifier(model, data.example, len(data.classes))
-    return data, degrade
 
 
 def validated(data: Data, degrade: Corruption, batch_size: int) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deeppatch.metrics import upper_bound
+from deeppatch.metrics.intervals import upper_bound
 
 
 @dataclass(frozen=True)
@@ -61,22 +61,3 @@ def joint_threshold(*bounds: Bound) -> float:
     """
     floor = 0.0 if any(bound.allowed == 0 for bound in bounds) else -math.inf
     return max(floor, *(bound.loosest for bound in bounds))
-
-
-def loosest_threshold(scores: np.ndarray, lost: np.ndarray, max_drop: float) -> tuple[float, int, float]:
-    """Return the lowest threshold whose bound on the loss of clean accuracy is at most `max_drop`.
-
-    See `joint_threshold`. Gains on clean images are not counted.
-
-    Args:
-        scores: The router's scores of clean images, (N,).
-        lost: Which of these images only the original network classifies correctly, bool (N,).
-        max_drop: The largest share of lost images, in [0, 1].
-
-    Returns:
-        The threshold, the number of lost images, and the upper bound on their share.
-    """
-    bound = Bound(scores, lost, max_drop)
-    threshold = joint_threshold(bound)
-    losses = bound.broken_above(threshold)
-    return threshold, losses, upper_bound(losses, len(scores))
