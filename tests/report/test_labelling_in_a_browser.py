@@ -175,6 +175,12 @@ def test_a_digit_that_is_the_name_of_a_class_is_its_key(browser):
     assert browser.labels == [1, 0, 3, 2]
 
 
+def test_the_tenth_class_has_the_key_0(browser):
+    browser.open(names(3), tuple("abcdefghijk"))
+    browser.press("0", "9")
+    assert browser.labels == [9, 8, None]
+
+
 def test_one_of_100_classes_is_found_by_typing_and_digits_are_text_meanwhile(browser):
     classes = tuple(
         f"{kind} {number}" for kind in ("Caf\u00e9", "owl", "barn owl", "9-spotted") for number in range(25)
@@ -342,6 +348,9 @@ def test_everything_can_be_reached_and_done_by_the_tab_key(browser):
     assert browser.labels[2] is None, "no key labels behind the list of keys"
     browser.press(ESCAPE, "1")
     assert browser.labels[2] == 0
+    browser.click("keys")
+    browser.press(ENTER)
+    assert browser.run("return byId('help').open") is False
 
 
 @pytest.mark.parametrize(("width", "phone"), [(1280, False), (400, True), (320, True)])

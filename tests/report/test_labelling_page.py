@@ -62,7 +62,7 @@ def read(page: bytes) -> tuple[Scripts, dict]:
 
 
 def test_the_page_holds_the_table_the_images_and_nothing_that_names_could_break():
-    page = labelling_page(task(), [tile(), tile(300, 200)], [[(0, 0.666), (4, 0.2)], []])
+    page = labelling_page(task(), [tile(), tile(300, 200)], [[(4, 0.2), (0, 0.666)], []])
     found, content = read(page)
     assert content["names"] == NAMES
     assert content["classes"] == list(CLASSES)

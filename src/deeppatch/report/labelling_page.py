@@ -85,7 +85,10 @@ def labelling_page(task: Task, tiles: Iterable[Tile], guesses: Sequence[Sequence
         "classes": list(task.classes),
         "written": [as_text(name) for name in task.classes],
         "skipped": skip_mark(task.classes),
-        "guesses": [[[number, round(100 * share)] for number, share in each] for each in guesses],
+        "guesses": [
+            [[number, round(100 * share)] for number, share in sorted(each, key=lambda guess: -guess[1])]
+            for each in guesses
+        ],
         "command": task.command,
     }
     return (

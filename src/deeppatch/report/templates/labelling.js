@@ -217,7 +217,7 @@ function keysOfClasses() {
   task.classes.forEach((name, number) => {
     if (/^[0-9]$/.test(name)) own.set(name, number);
   });
-  const free = [..."123456789"].filter((digit) => !own.has(digit));
+  const free = [..."1234567890"].filter((digit) => !own.has(digit));
   const taken = new Set(own.values());
   task.classes.forEach((_, number) => {
     if (!taken.has(number) && free.length) own.set(free.shift(), number);
