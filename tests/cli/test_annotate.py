@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import logging
+import re
 import shutil
 
 import pandas as pd
@@ -121,8 +123,17 @@ def test_images_without_labels_get_a_table_to_fill_in_and_a_sheet(waves_bench):
     assert found.labels.tolist() == [-1] * 6
     assert waves_bench.json(f"{folder}/selection.json")["diagnostics"] is None
     page = (waves_bench.at(folder) / "contact.html").read_text()
-    assert page.count("<figure>") == 6
-    assert all(row["file"] in page for row in rows)
+    task = json.loads(re.search('id="task">(.*?)</script>', page)[1])
+    assert page.count("data:image/png") == 6
+    assert task["names"] == [row["file"] for row in rows]
+    assert task["cells"] == [list(row.values()) for row in rows]
+    assert task["classes"] == ["class0", "class1", "class2"]
+    assert all(len(each) == 3 and each[0][1] >= each[1][1] for each in task["guesses"])
+    assert task["facts"][0]["notes"][0].startswith(rows[0]["reason"])
+    assert task["command"].startswith("python src/relearn.py ")
+    assert " --budget 6 " in task["command"]
+    assert task["command"].endswith(" --labels selection.csv")
+    assert f"label the images in {waves_bench.at(folder) / 'contact.html'}, which opens in a browser" in said
 
 
 def filled(bench, folder: str, label: str = "class1") -> bytes:

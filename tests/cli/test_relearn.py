@@ -287,7 +287,10 @@ def field(new_bench, waves, tmp_path):
 def test_in_the_field_a_person_fills_in_the_labels(field, tmp_path):
     table, line = field.at("annotate-hybrid-budget6-views2") / "selection.csv", "relearn --budget 6 --views 2"
     said = field.refused(f"{line} {TRAINING}")
-    assert said == f"nobody has given the labels yet: fill in {table} and give it with --labels FILE"
+    assert said == (
+        f"nobody has given the labels yet: label the images in {table.parent / 'contact.html'}, or fill in {table}, "
+        "and give the table with --labels FILE"
+    )
     chosen = pd.read_csv(table)
     chosen["label"] = [name.split("-")[0] for name in chosen["file"]]
     filled = tmp_path / "filled.csv"
@@ -296,7 +299,8 @@ def test_in_the_field_a_person_fills_in_the_labels(field, tmp_path):
     wrong.to_csv(filled, index=False)
     names = chosen["file"].tolist()
     assert field.refused(f"{line} {TRAINING} --labels {filled}") == (
-        f"{filled}: 1 chosen images have no label: {names[-1]}; "
+        f"{filled}: 1 of 6 chosen images have no label yet, first {names[-1]}: load the table into annotate's "
+        "contact.html and go on, or write (skipped) where no label can be given; "
         f"2 labels name no class of class0, class1, class2: {names[0]} (class9), {names[1]} (class9); "
         "2 labels are of images that were not chosen: x.png, y.png"
     )
@@ -330,6 +334,26 @@ def test_in_the_field_a_person_fills_in_the_labels(field, tmp_path):
     said = field.ran("relearn --compare").out
     assert f"left out: {first.parent}/row.csv was made from another {filled}; " in said
     assert len(pd.read_csv(field.at("relearn-compare/runs.csv"))) == 1
+
+
+def test_images_that_a_person_has_skipped_are_left_out(field, tmp_path):
+    table, line = field.at("annotate-hybrid-budget6-views2") / "selection.csv", "relearn --budget 6 --views 2"
+    chosen, bought = pd.read_csv(table), safetensors.torch.load_file(table.with_suffix(".safetensors"))
+    chosen["label"] = [name.split("-")[0] for name in chosen["file"]]
+    chosen.loc[[0, 3], "label"] = "(skipped)"
+    filled = tmp_path / "filled.csv"
+    chosen.to_csv(filled, index=False)
+    said = field.ran(f"{line} {TRAINING} --use labels --labels {filled}").out
+    lost = int(((bought["lender"] == 0) | (bought["lender"] == 3)).sum())
+    assert "2 of 6 chosen images are skipped: left out of the repair" in said
+    assert (f", and {lost - 2} images that would have shared their labels" in said) is (lost > 2)
+    metrics = field.json("relearn-hybrid-budget6-views2-labels/metrics.json")
+    assert (metrics["labels_bought"], metrics["labelled_images"]) == (4, len(bought["members"]) - lost)
+    chosen["label"] = "(skipped)"
+    chosen.to_csv(filled, index=False)
+    assert field.refused(f"{line} {TRAINING} --labels {filled}") == (
+        f"{filled}: all 6 images are skipped; label at least one of them"
+    )
 
 
 def test_without_labels_the_field_may_still_guess_and_another_pool_is_refused(field):

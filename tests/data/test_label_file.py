@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from deeppatch.data.label_file import count_labels, read_labels, table_to_bytes
+from deeppatch.data.label_file import SKIPPED, count_labels, read_labels, skip_mark, table_to_bytes
 from deeppatch.errors import Contradictions, UserError
 
 FILES = ["a.png", "sub/b, c.png", "d.png"]
@@ -113,6 +113,29 @@ def test_no_cell_is_computed_by_a_spreadsheet_and_all_are_read_back():
     assert read_labels(plain, PLACE, files, CLASSES).tolist() == [0] * len(files)
 
 
+def test_an_image_may_be_skipped_but_not_left_open():
+    assert read(table("a.png,,(skipped)", '"sub/b, c.png",,dog', "d.png,, (Skipped) ")) == [SKIPPED, 1, SKIPPED]
+    with pytest.raises(Contradictions) as error:
+        read(table("a.png,,(skipped)", '"sub/b, c.png",,dog', "d.png,,"))
+    assert str(error.value) == (
+        "labels.csv: 1 of 3 chosen images have no label yet, first d.png: load the table into annotate's contact.html "
+        "and go on, or write (skipped) where no label can be given"
+    )
+
+
+def test_a_class_may_be_called_like_the_mark_of_what_is_skipped():
+    classes = ("(Skipped)", "((skipped))", "cat")
+    assert skip_mark(classes) == "(((skipped)))"
+    content = table("a.png,,(Skipped)", "sub/b; c.png,,((skipped))", "d.png,,(((skipped)))")
+    assert read_labels(content, PLACE, ["a.png", "sub/b; c.png", "d.png"], classes).tolist() == [0, 1, SKIPPED]
+
+
+def test_names_with_all_kinds_of_line_ends_are_read_back():
+    names = ["a\nb.png", "a\rb.png", "a\r\nb.png", 'a"\n".png', "plain.png"]
+    written = table_to_bytes(pd.DataFrame({"file": names, "label": "dog"}))
+    assert read_labels(written, PLACE, names, CLASSES).tolist() == [1] * len(names)
+
+
 @pytest.mark.parametrize("heading", ["file,label,Label ", "file,label,label", "File,file,label"])
 def test_a_column_that_is_there_twice_is_refused(heading):
     with pytest.raises(UserError, match=r"labels.csv has 2 columns (label|file); keep the one that counts"):
@@ -139,20 +162,21 @@ def test_all_that_is_wrong_is_said_at_once():
     with pytest.raises(Contradictions) as error:
         read(content)
     assert str(error.value).split("; ") == [
-        "labels.csv: 2 chosen images have no label: sub/b, c.png, d.png",
+        "labels.csv: 2 of 3 chosen images have no label yet, first sub/b, c.png: load the table into annotate's "
+        "contact.html and go on, or write (skipped) where no label can be given",
         "1 labels name no class of cat, dog: a.png (bird)",
         "1 labels are of images that were not chosen: z.png",
         "1 images are there more than once: a.png",
     ]
 
 
-def test_a_long_list_is_told_whole():
+def test_a_long_list_of_mistakes_is_told_whole_and_of_what_is_missing_the_first():
     files, strangers = ([f"{kind}{number}.png" for number in range(300)] for kind in ("own", "other"))
     content = table(*(f"{name},,bird" for name in files[::2]), *(f"{name},,dog" for name in strangers))
     with pytest.raises(Contradictions) as error:
         read_labels(content, PLACE, files, CLASSES)
     missing, unknown, surplus = str(error.value).split("; ")
-    assert missing == f"labels.csv: 150 chosen images have no label: {', '.join(files[1::2])}"
+    assert missing.startswith("labels.csv: 150 of 300 chosen images have no label yet, first own1.png: load the table ")
     assert unknown.endswith(", ".join(f"{name} (bird)" for name in files[::2]))
     assert surplus == f"300 labels are of images that were not chosen: {', '.join(strangers)}"
 

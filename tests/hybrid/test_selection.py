@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from deeppatch.errors import StaleArtifact
+from deeppatch.errors import StaleArtifact, UserError
 from deeppatch.hybrid.selection import UNKNOWN, Selection, selection_from_bytes, semi_supervised, supervised
 
 PARTS = ("bought", "labels", "members", "lender", "unlabelled", "weights")
@@ -54,3 +54,25 @@ def test_without_sharing_everyone_keeps_their_own(tmp_path):
         assert selection_from_bytes(found.to_bytes(), tmp_path).facts == {"weighted": False, "tau": None}
     assert len(alone.unlabelled) == len(alone.weights) == 0
     assert beside.weights.tolist() == [1, 1]
+
+
+def test_what_a_person_passes_over_goes_and_what_would_share_its_label_too():
+    bought, members, lender = torch.tensor([7, 2, 9]), torch.tensor([7, 1, 2, 9, 4]), torch.tensor([0, 1, 1, 2, 0])
+    unlabelled, weights = torch.tensor([2, 1, 5, 9]), torch.tensor([0.2, 0.1, 0.5, 0.9])
+    selection = Selection(bought, torch.full((3,), UNKNOWN), members, lender, unlabelled, weights, {"tau": 0.1})
+    answered = selection.with_answers(torch.tensor([4, UNKNOWN, 3]))
+    labelled = [
+        (member, [4, UNKNOWN, 3][place]) for member, place in zip(members.tolist(), lender.tolist(), strict=True)
+        if place != 1
+    ]  # fmt: skip
+    assert answered.bought.tolist() == [7, 9]
+    assert list(zip(answered.members.tolist(), answered.member_labels.tolist(), strict=True)) == labelled
+    assert answered.unlabelled.tolist() == [1, 5, 9], "image 1 has no label to share, but may be guessed"
+    assert answered.weights.tolist() == pytest.approx([0.1, 0.5, 0.9])
+    assert answered.facts == {"tau": 0.1}
+    whole = torch.tensor([4, 1, 3])
+    for name in ("bought", "labels", "members", "lender", "unlabelled", "weights"):
+        assert torch.equal(getattr(selection.with_answers(whole), name), getattr(selection.with_labels(whole), name))
+    for wrong in ([4, 1], [4, -2, 3]):
+        with pytest.raises(UserError, match="one label"):
+            selection.with_answers(torch.tensor(wrong))

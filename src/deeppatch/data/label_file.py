@@ -18,6 +18,7 @@ from torch import Tensor
 from deeppatch.errors import Contradictions, UserError
 
 FILE, LABEL = "file", "label"
+SKIPPED = -1  # the label of an image that a person has passed over
 SAVE_AS = "save it as CSV UTF-8"
 # a spreadsheet computes a cell that begins with one of the first; an apostrophe in front makes it text
 _COMPUTED = ("=", "+", "-", "@", "\t", "\r", "'")
@@ -30,10 +31,20 @@ def table_to_bytes(table: pd.DataFrame) -> bytes:
     >>> table_to_bytes(pd.DataFrame({"file": ["=1+1.png"], "label": [""]}))[3:]
     b"file,label\\n'=1+1.png,\\n"
     """
-    text = table.copy()
-    for column in text.columns:
-        text[column] = [as_text(cell) if isinstance(cell, str) else cell for cell in text[column]]
-    return codecs.BOM_UTF8 + text.to_csv(index=False, float_format="%.6g").encode()
+    rows = [list(table.columns), *cells_of(table)]
+    return codecs.BOM_UTF8 + "".join(",".join(map(_quoted, row)) + "\n" for row in rows).encode()
+
+
+def cells_of(table: pd.DataFrame) -> list[list[str]]:
+    """Return the cells of a table as they are written, before they are quoted: its rows, without the heading."""
+    return [
+        [f"{cell:.6g}" if isinstance(cell, float) else as_text(str(cell)) for cell in row]
+        for row in table.itertuples(index=False)
+    ]
+
+
+def _quoted(cell: str) -> str:
+    return '"' + cell.replace('"', '""') + '"' if set(cell) & set(',"\r\n') else cell
 
 
 def as_text(cell: str) -> str:
@@ -41,19 +52,34 @@ def as_text(cell: str) -> str:
     return f"'{cell}" if cell.startswith(_COMPUTED) else cell
 
 
+def skip_mark(classes: Iterable[str]) -> str:
+    """Return what stands in place of a label where a person has passed an image over: no class is called so.
+
+    >>> skip_mark(["cat", "dog"]), skip_mark(["(skipped)"])
+    ('(skipped)', '((skipped))')
+    """
+    mark, taken = "(skipped)", {_composed(name).strip().casefold() for name in classes}
+    while mark in taken:
+        mark = f"({mark})"
+    return mark
+
+
 def read_labels(content: bytes, origin: Path, files: Sequence[str], classes: Sequence[str]) -> Tensor:
     """Return the labels int64 (B,) of the chosen `files` (B), in their order, by the names of their classes.
 
-    Raises Contradictions that name all missing, unknown and surplus labels at once; the file is never changed.
+    SKIPPED stands for an image that a person has passed over: its label is `skip_mark(classes)`. Raises Contradictions
+    that tell all missing, unknown and surplus labels at once; the file is never changed.
     """
     own_names, known = _spellings(files), _spellings(classes)
     rows = [(_meant(name, own_names), label) for name, label in _rows(content, origin)]
-    given = dict(rows)
+    given, mark = dict(rows), skip_mark(classes)
     numbers = {name: index for index, name in enumerate(classes)}
-    labels = {name: numbers.get(_meant(label, known)) for name, label in given.items()}
+    labels = {
+        name: SKIPPED if label.casefold() == mark else numbers.get(_meant(label, known))
+        for name, label in given.items()
+    }
     chosen = set(files)
     problems = {
-        "chosen images have no label": [name for name in files if not given.get(name)],
         f"labels name no class of {', '.join(classes)}": [
             f"{name} ({label})" for name, label in given.items() if label and labels[name] is None
         ],
@@ -63,6 +89,12 @@ def read_labels(content: bytes, origin: Path, files: Sequence[str], classes: Seq
         ],
     }
     messages = [f"{len(found)} {what}: {', '.join(found)}" for what, found in problems.items() if found]
+    if missing := [name for name in files if not given.get(name)]:
+        messages.insert(
+            0,
+            f"{len(missing)} of {len(files)} chosen images have no label yet, first {missing[0]}: load the table into "
+            f"annotate's contact.html and go on, or write {mark} where no label can be given",
+        )
     if messages:
         raise Contradictions([f"{origin}: {messages[0]}", *messages[1:]])
     return torch.tensor([labels[name] for name in files], dtype=torch.long)

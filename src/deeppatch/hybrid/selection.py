@@ -55,6 +55,32 @@ class Selection:
             raise UserError(f"give one label, 0 or more, for each of the {len(self.bought)} images that are bought")
         return replace(self, labels=labels)
 
+    def with_answers(self, labels: Tensor) -> Selection:
+        """Return the selection with a person's labels, int64 (B,), for `bought`; what has UNKNOWN was passed over.
+
+        Such images are left out, also of the unlabelled ones, and no member is left that would have one of their
+        labels.
+
+        >>> selection = semi_supervised(torch.tensor([7, 2]), torch.tensor([UNKNOWN, UNKNOWN]), torch.tensor([2, 5]))
+        >>> answered = selection.with_answers(torch.tensor([1, UNKNOWN]))
+        >>> answered.bought.tolist(), answered.labels.tolist(), answered.unlabelled.tolist()
+        ([7], [1], [5])
+        """
+        labels = torch.as_tensor(labels).to(self.bought)
+        if labels.shape != self.bought.shape:
+            raise UserError(f"give one label for each of the {len(self.bought)} images that are bought, -1 for none")
+        kept = labels != UNKNOWN
+        held, drawn = kept[self.lender], ~torch.isin(self.unlabelled, self.bought[~kept])
+        answered = replace(
+            self,
+            bought=self.bought[kept],
+            members=self.members[held],
+            lender=(kept.cumsum(0) - 1)[self.lender[held]],
+            unlabelled=self.unlabelled[drawn],
+            weights=self.weights[drawn],
+        )
+        return answered.with_labels(labels[kept])
+
     def counts(self, use: str = "both") -> dict[str, int]:
         """Return the numbers of images that a repair reads when it uses one of USES.
 

@@ -51,11 +51,11 @@ def _figure(tile: Tile) -> str:
     )
 
 
-def embedded(image: Image.Image) -> str:
-    """Return an image as a data URL: small ones unchanged as PNG, larger ones as a JPEG thumbnail."""
+def embedded(image: Image.Image, side: int = THUMBNAIL) -> str:
+    """Return an image as a data URL: small ones unchanged as PNG, larger ones as JPEG of at most `side` pixels."""
     small = max(image.size) < THUMBNAIL
     shrunk = image.copy()
-    shrunk.thumbnail((THUMBNAIL, THUMBNAIL))
+    shrunk.thumbnail((side, side))
     buffer = io.BytesIO()
     shrunk.save(buffer, "PNG" if small else "JPEG", quality=85)
     return f"data:image/{'png' if small else 'jpeg'};base64,{base64.b64encode(buffer.getvalue()).decode()}"

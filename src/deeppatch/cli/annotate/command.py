@@ -24,7 +24,7 @@ ARTIFACTS = (
             "selection.safetensors": "which images are labelled, which share a label, and which stay without",
             "selection.json": "settings and counts, and diagnostics where the pool is simulated",
             "selection.csv": "a row for each image to label, with its reason and a column for the label",
-            "contact.html": "a page with these images",
+            "contact.html": "a page to label these images on; where the pool is simulated, a page that shows them",
         },
     ),
 )
@@ -154,3 +154,5 @@ def run(options: Options) -> None:
     context.checkpoint().remove()
     spent = f"{choice.labels_bought} of {budget} labels {'bought' if options.bias else 'to be given'}"
     info(f"{options.method}: {spent}; written to {context.stage.folder}")
+    if choice.labels_bought and not options.bias:
+        info(f"label the images in {context.stage.folder / report.PAGE}, which opens in a browser")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
@@ -18,8 +19,10 @@ from deeppatch.hybrid.diagnostics import PoolTruth
 from deeppatch.hybrid.selection_methods import Choice, SelectionInputs
 from deeppatch.progress import info
 from deeppatch.report.contact_sheet import Tile, contact_sheet
+from deeppatch.report.labelling_page import Task, labelling_page
 
-TABLE = "selection.csv"
+TABLE, PAGE = "selection.csv", "contact.html"
+GUESSES = 3  # classes that the page to label on shows where a person asks what the network thinks
 
 
 def check_no_labels_given(context: Context) -> None:
@@ -64,12 +67,24 @@ def write_selection(
         },
     )
     table = selection_table(pool, choice, uncertain[selection.bought].tolist(), source.classes)
+    lead = f"{len(table)} of {len(pool)} images chosen by {options.method} for {options.model} on {source.name}."
+    shown = tiles(pool, choice, table)
     if pool.folder:  # for a person to fill in
+        command = f"{context.command('relearn')} --labels {TABLE}"
+        task = Task(lead, table, source.classes, pool.digest, command)
         context.stage.write(TABLE, table_to_bytes(table))
+        context.stage.write(PAGE, labelling_page(task, shown, guesses(choice)))
     else:
         context.stage.write_table(TABLE, table)
-    lead = f"{len(table)} of {len(pool)} images chosen by {options.method} for {options.model} on {source.name}."
-    context.stage.write("contact.html", contact_sheet("Images to label", lead, tiles(pool, choice, table)))
+        context.stage.write(PAGE, contact_sheet("Chosen images", lead, shown))
+
+
+def guesses(choice: Choice) -> list[list[tuple[int, float]]]:
+    """Return, for each chosen image, the likeliest classes by the network with their probabilities, the first first."""
+    predictions = choice.predictions[choice.selection.bought]
+    likely = predictions.topk(min(GUESSES, predictions.shape[1]), 1)
+    pairs = zip(likely.indices.tolist(), likely.values.tolist(), strict=True)
+    return [list(zip(*each, strict=True)) for each in pairs]
 
 
 def selection_table(pool: Pool, choice: Choice, uncertain: list[float], classes: tuple[str, ...]) -> pd.DataFrame:
@@ -86,9 +101,8 @@ def selection_table(pool: Pool, choice: Choice, uncertain: list[float], classes:
     )
 
 
-def tiles(pool: Pool, choice: Choice, table: pd.DataFrame) -> list[Tile]:
-    """Return the images of the table's rows with their captions."""
-    tiles_of_rows = []
+def tiles(pool: Pool, choice: Choice, table: pd.DataFrame) -> Iterator[Tile]:
+    """Yield the images of the table's rows with their captions, one after the other because files may be large."""
     for index, (name, reason, cluster, entropy, label) in zip(
         choice.selection.bought.tolist(), table.itertuples(index=False), strict=True
     ):
@@ -98,8 +112,7 @@ def tiles(pool: Pool, choice: Choice, table: pd.DataFrame) -> list[Tile]:
             else Image.fromarray(pool.pixels[index].permute(1, 2, 0).cpu().numpy())
         )
         notes = [reason + (f" (cluster {cluster})" if cluster else ""), f"uncertainty {entropy:.2f}"]
-        tiles_of_rows.append(Tile(image, name, notes + [f"label {label}"] * bool(label)))
-    return tiles_of_rows
+        yield Tile(image, name, notes + [f"label {label}"] * bool(label))
 
 
 def diagnostics(pool: Pool, inputs: SelectionInputs, choice: Choice) -> dict[str, Any] | None:

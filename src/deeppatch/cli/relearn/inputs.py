@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from torch import Tensor
 
 from deeppatch.artifacts import DAMAGE, state_digest
 from deeppatch.cache import ContentCache
+from deeppatch.cli.annotate.report import PAGE
 from deeppatch.cli.context import Context
 from deeppatch.cli.naming import model_folder
 from deeppatch.cli.predecessors import given_or_read
@@ -42,14 +44,27 @@ def load_selection(context: Context, model: Classifier, pool: Pool) -> Selection
         context.stage.inherit(options.labels, content)
         files = [pool.names[index] for index in selection.bought.tolist()]
         given = read_labels(content, options.labels, files, context.source.classes)
-        selection = selection.with_labels(given)
+        selection = _answered(selection, given, options.labels)
     if options.use == "unlabelled" and not len(selection.unlabelled):
         raise UserError(f"--use unlabelled: --method {options.method} reads no unlabelled images; leave --use out")
     if options.use != "unlabelled" and bool((selection.labels == UNKNOWN).any()):
         raise UserError(
-            f"nobody has given the labels yet: fill in {path.with_suffix('.csv')} and give it with --labels FILE"
+            f"nobody has given the labels yet: label the images in {path.parent / PAGE}, or fill in "
+            f"{path.with_suffix('.csv')}, and give the table with --labels FILE"
         )
     return selection
+
+
+def _answered(selection: Selection, given: Tensor, origin: Path) -> Selection:
+    """Return the selection with a person's labels, without the images that the person has passed over."""
+    answered = selection.with_answers(given)
+    skipped, lost = (len(getattr(selection, name)) - len(getattr(answered, name)) for name in ("bought", "members"))
+    if skipped and not len(answered.bought):
+        raise UserError(f"{origin}: all {skipped} images are skipped; label at least one of them")
+    if skipped:
+        sharing = f", and {lost - skipped} images that would have shared their labels" if lost > skipped else ""
+        info(f"{skipped} of {len(given)} chosen images are skipped: left out of the repair{sharing}")
+    return answered
 
 
 def warm_starts(context: Context) -> ContentCache:
