@@ -32,7 +32,7 @@ from deeppatch.cli import parsing
 from deeppatch.cli.locating import locate_all, run_folder
 from deeppatch.cli.options import RepairOptions
 from deeppatch.data.names import slug
-from deeppatch.errors import MissingArtifact
+from deeppatch.errors import MissingArtifact, UserError
 from deeppatch.hybrid.names import BIASES, METHODS
 from deeppatch.storage import RECORD, read_record, sha256
 from deeppatch.zoo.names import model_slug
@@ -139,7 +139,10 @@ def base(options: argparse.Namespace, bias: str, seed: int) -> Path | None:
 
 def parsed(stage: str, words: Sequence[str]) -> Any:
     """Return the options that a stage reads from its arguments; what is wrong with them ends the process."""
-    return parsing.parse(importlib.import_module(f"deeppatch.cli.{stage}.command"), words, RepairOptions.prefix)
+    try:
+        return parsing.parse(importlib.import_module(f"deeppatch.cli.{stage}.command"), words, RepairOptions.prefix)
+    except UserError as error:
+        raise SystemExit(f"{stage}: {error}") from None
 
 
 def finished(stage: str, words: Sequence[str]) -> Path | None:
