@@ -58,7 +58,8 @@ def covering_radius(features: Tensor, budget: int, generator: torch.Generator) -
     sampled = torch.randperm(len(points), generator=generator)[:SAMPLED_IMAGES].to(points.device)
     share = min(len(points), max(1, len(points) // max(1, budget)) + 1)  # the image itself is the nearest
     parts = points[sampled].split(max(1, KERNEL_VALUES // len(points)))
-    distances = [torch.cdist(part, points).kthvalue(share, dim=1).values for part in parts]
+    # on the CPU, because what CUDA does for this is not deterministic
+    distances = [torch.cdist(part, points).cpu().kthvalue(share, dim=1).values for part in parts]
     return max(LEAST_RADIUS, torch.cat(distances).mean().item())
 
 
