@@ -220,6 +220,10 @@ def label(model: nn.Module, data: dp.Data, method: str) -> Any:
     return {name: value.detach().cpu() for name, value in learned.state_dict().items()}
 
 
+def choose(model: nn.Module, data: dp.Data, method: str) -> list[int]:
+    return dp.choose_labels(model, (tensors(24)[0] * 255).byte(), data, budget=4, method=method).bought.tolist()
+
+
 def adapted(model: nn.Module, data: dp.Data) -> pd.DataFrame:
     settings = {"cotta": CottaSettings(views=1, confidence=1.1)}
     options: dict[str, Any] = {"per_corruption": 20, "single": 3, "batch_size": 10, "settings": settings}
@@ -260,6 +264,8 @@ CALLS: dict[str, Callable[[nn.Module, dp.Data], Any]] = {
     "modules": split,
     "label at random": lambda model, data: label(model, data, "random"),
     "label by hybrid": lambda model, data: label(model, data, "hybrid"),
+    "choose by typiclust": lambda model, data: choose(model, data, "typiclust"),
+    "choose by uherding": lambda model, data: choose(model, data, "uherding"),
 }
 
 

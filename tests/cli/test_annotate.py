@@ -247,7 +247,7 @@ def test_biased_models_take_the_normalisation_that_is_published_with_the_protoco
         ("--bias B --budget=-5", "--budget -5: give a number of labels"),
         ("--bias B --budget lots", "--budget lots: give a number of labels, or a share of the pool as 1%"),
         ("--bias B --views 0", "--views 0: give at least 1"),
-        ("--bias B --method gini --features ssl", "--features ssl can only be used with --method coreset or hybrid"),
+        ("--bias B --method gini --features ssl", "--features ssl can only be used with --method coreset, typiclust, "),
         ("-d digits", "-d digits: give --bias to simulate a pool, or folder:PATH with images in PATH/pool"),
         ("--bias B --budget 106", "--budget 106 is 106 of 105 images in the pool; give 1 to 105"),
         ("--bias B --budget 0.5%", "--budget 0.5% is 0 of 105 images in the pool; give 1 to 105"),

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from sklearn.cluster import KMeans
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -99,3 +100,61 @@ def test_clustering_leaves_the_threads_as_they_were(features):
     clusters.cluster_pool(features, 8, 1)
     assert torch.get_num_threads() == threads
     assert np.isfinite(features.numpy()).all()
+
+
+def typical_one_by_one(points: Tensor, means: Tensor, cluster: list[int], budget: int) -> list[int]:
+    """TypiClust given the clusters, with every distance at hand."""
+    members = {each: [index for index, own in enumerate(cluster) if own == each] for each in set(cluster)}
+    centres = {each: points[own].mean(0) for each, own in members.items()}
+    covered = {min(centres, key=lambda each: float((centres[each] - mean).norm())) for mean in means}
+
+    def spread(index: int) -> float:
+        others = sorted(float((points[index] - points[each]).norm()) for each in members[cluster[index]])
+        near = others[1 : clusters.NEIGHBOURS + 1]  # without itself
+        return sum(near) / len(near) if near else 0.0
+
+    order = sorted(members, key=lambda each: (each in covered, -len(members[each]), each))
+    ranked = {each: sorted(own, key=spread) for each, own in members.items()}
+    rounds = [[ranked[each][turn] for each in order if turn < len(ranked[each])] for turn in range(len(points))]
+    return sum(rounds, [])[:budget]
+
+
+@pytest.mark.parametrize("budget", [1, 7, 30, 160, 200])
+@pytest.mark.parametrize("rows", [2**24, 50])
+def test_typiclust_is_its_description(features, budget, rows, monkeypatch):
+    monkeypatch.setattr(clusters, "DISTANCES", rows)
+    known = F.normalize(features[[0, 25, 45]], dim=1)
+    found = clusters.typical_images(features, known, budget, 4)
+    count = min(budget + 3, 160)
+    points = F.normalize(features, dim=1)
+    own = KMeans(count, n_init=1, random_state=4).fit(points.numpy()).labels_.tolist()
+    expected = typical_one_by_one(points.double(), known.double(), own, budget)
+    assert found.indices.tolist() == expected
+    assert found.sizes.tolist() == [own.count(own[index]) for index in expected]
+    assert len(found.indices.unique()) == min(budget, 160)
+
+
+def test_typiclust_takes_the_largest_group_that_no_class_is_known_of():
+    draw = torch.Generator().manual_seed(5)
+    sizes, known = (30, 25, 20, 15, 5), (1, 3)
+    groups = [3 * torch.eye(5)[place] + 0.1 * torch.randn(size, 5, generator=draw) for place, size in enumerate(sizes)]
+    found = clusters.typical_images(torch.cat(groups), torch.eye(5)[list(known)], 3, 1)
+    assert found.sizes.tolist() == [30, 20, 5]
+    first = torch.cat(groups)[found.indices[0]]
+    lengths = (F.normalize(groups[0], dim=1) - F.normalize(groups[0], dim=1).mean(0)).norm(dim=1)
+    assert (F.normalize(first, dim=0) - F.normalize(groups[0], dim=1).mean(0)).norm() < lengths.median()
+
+
+def test_typiclust_without_a_known_class_and_among_copies_buys_no_image_twice():
+    copies = torch.ones(6, 3)
+    found = clusters.typical_images(copies, torch.empty(0, 3), 4, 1)
+    assert len(found.indices.unique()) == 4
+    assert found.sizes.tolist() == [6] * 4
+
+
+def test_typiclust_reduces_pool_and_classes_alike(features):
+    rotation, _ = torch.linalg.qr(torch.randn(300, 300, generator=torch.Generator().manual_seed(1)))
+    known = F.normalize(features[[0, 25]], dim=1)
+    wide = clusters.typical_images(features @ rotation[:10], known @ rotation[:10], 4, 1)
+    plain = clusters.typical_images(features, known, 4, 1)
+    assert torch.equal(wide.sizes, plain.sizes)

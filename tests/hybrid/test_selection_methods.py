@@ -1,17 +1,20 @@
 from __future__ import annotations
 
 import ast
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from deeppatch.data.images import Images
 from deeppatch.hybrid import selection_methods
 from deeppatch.hybrid.diagnostics import PoolTruth
 from deeppatch.hybrid.oracle import Oracle
 from deeppatch.hybrid.selection import UNKNOWN
 from deeppatch.hybrid.selection_methods import MEMBERS_PER_LABEL, METHODS, SelectionInputs
+from deeppatch.metrics.calibration import fit_temperature
 
 BUDGET = 12
 PACKAGE = Path(selection_methods.__file__).parent
@@ -78,7 +81,7 @@ def test_a_method_does_without_labels_and_chooses_the_same(evidence, truth, name
     assert (field.labels == UNKNOWN).all()
 
 
-@pytest.mark.parametrize("name", ["random", "badge", "ssl-random", "ssl-consistency", "hybrid"])
+@pytest.mark.parametrize("name", ["random", "badge", "typiclust", "ssl-random", "ssl-consistency", "hybrid"])
 def test_another_seed_chooses_otherwise(evidence, truth, name):
     first, other = (METHODS[name](evidence(seed), Oracle(truth, BUDGET), BUDGET).selection for seed in (1, 2))
     assert first.bought.tolist() != other.bought.tolist()
@@ -86,11 +89,53 @@ def test_another_seed_chooses_otherwise(evidence, truth, name):
 
 def test_supervised_methods_read_nothing_else_and_look_at_no_view(evidence, truth, monkeypatch):
     monkeypatch.setattr(selection_methods, "consistency", lambda *_a, **_k: pytest.fail("nine passes for nothing"))
-    for name in ("none", "random", "mcp", "gini", "coreset", "badge", "ssl-random"):
+    by_labels = ("none", "random", "mcp", "margin", "entropy", "gini", "coreset", "badge", "typiclust", "uherding")
+    for name in (*by_labels, "ssl-random"):
         found = METHODS[name](evidence(), Oracle(truth, BUDGET), BUDGET).selection
         assert torch.equal(found.members, found.bought)
         assert (len(found.unlabelled) == 0) == (name != "ssl-random")
         assert found.facts == {"weighted": False, "tau": None}
+
+
+def test_what_an_image_is_chosen_for_is_said_in_words(evidence, truth):
+    said = {
+        "margin": "the two likeliest classes are nearly equally likely",
+        "entropy": "the prediction is spread over several classes",
+        "uherding": "stands for similar images of uncertain class",
+    }
+    for name, reason in said.items():
+        found = METHODS[name](evidence(), Oracle(truth, BUDGET), BUDGET)
+        assert set(found.reasons) == {reason}
+        assert (found.clusters == -1).all()
+    found = METHODS["typiclust"](evidence(), Oracle(truth, BUDGET), BUDGET)
+    assert len(found.clusters.unique()) == BUDGET, "one image of each cluster"
+    sizes = [int(reason.split()[2]) for reason in found.reasons if reason != "like no other image"]
+    assert sizes == sorted(sizes, reverse=True)
+    assert len(found.reasons) == BUDGET
+
+
+def test_a_class_is_known_by_the_labels_of_its_training_images_or_by_what_the_model_predicts(evidence, images):
+    own = evidence()
+    features = torch.nn.functional.normalize(own.train_features, dim=1)
+    labels = images.labels.clamp(min=1)  # no image of class 0
+    for known, found in (
+        (own.train_embeddings.logits.argmax(1), own.class_means),
+        (labels, replace(own, train_labels=labels).class_means),
+    ):
+        expected = torch.stack([features[known == label].mean(0) for label in known.unique().tolist()])
+        torch.testing.assert_close(found, expected)
+
+
+def test_predictions_are_calibrated_on_val_where_there_is_one(evidence, images):
+    own = evidence()
+    assert torch.equal(own.calibrated, own.embeddings.probabilities)
+    logits = own.train_embeddings.logits
+    right = torch.arange(len(images)) % 3 > 0
+    val = Images(images.pixels, torch.where(right, logits.argmax(1), images.labels))
+    temperature = fit_temperature(logits.numpy(), val.labels.numpy())
+    expected = (own.embeddings.logits / temperature).softmax(1)
+    torch.testing.assert_close(replace(own, val=val).calibrated, expected)
+    assert temperature != pytest.approx(1, abs=0.01)
 
 
 def test_what_is_bought_leaves_the_stream_but_for_imp(evidence, truth):

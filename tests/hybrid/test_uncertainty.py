@@ -1,10 +1,19 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
 
-from deeppatch.hybrid.uncertainty import index_within_group, largest, near_boundaries
+from deeppatch.hybrid.uncertainty import (
+    index_within_group,
+    largest,
+    largest_entropies,
+    margins,
+    near_boundaries,
+    smallest_margins,
+)
 
 
 def predictions(count: int, classes: int, seed: int = 0) -> Tensor:
@@ -43,6 +52,25 @@ def test_mcp_serves_every_pair_of_classes_before_any_twice():
         "the nearest to a boundary, where not all can be served"
     )
     assert near_boundaries(probabilities, 4).tolist() == [0, 5, 6, 1], "of equals, the first"
+
+
+@pytest.mark.parametrize("classes", [2, 10])
+def test_margin_and_entropy_are_their_definitions(classes):
+    rows = predictions(60, classes, 3)
+    gaps, spreads = [], []
+    for row in rows.tolist():
+        first, second = sorted(row, reverse=True)[:2]
+        gaps.append(first - second)
+        spreads.append(-sum(each * math.log(each) for each in row))
+    assert margins(rows).tolist() == pytest.approx(gaps, abs=1e-6)
+    assert smallest_margins(rows, 9).tolist() == sorted(range(60), key=gaps.__getitem__)[:9]
+    assert largest_entropies(rows, 9).tolist() == sorted(range(60), key=lambda index: -spreads[index])[:9]
+
+
+def test_margin_sees_two_classes_and_entropy_all():
+    rows = torch.tensor([[0.5, 0.5, 0.0, 0.0], [0.4, 0.2, 0.2, 0.2], [1.0, 0.0, 0.0, 0.0], [0.5, 0.5, 0.0, 0.0]])
+    assert smallest_margins(rows, 3).tolist() == [0, 3, 1]
+    assert largest_entropies(rows, 9).tolist() == [1, 0, 3, 2]
 
 
 def test_largest_come_first_and_ties_in_order():

@@ -36,14 +36,14 @@ def choose_labels(
     Args:
         model: A classifier of float pixels (N, 3, H, W) in [0, 1] that ends in a linear layer; it is not changed.
         pool_pixels: Images without labels, uint8 (N, 3, H, W).
-        data: The data that the model was trained on; only the part `train` is read.
+        data: The data that the model was trained on; `train` is read, and by uherding `val`, to calibrate predictions.
         budget: The number of labels to buy, or a share of the pool such as "1%".
         method: `hybrid` (Li, Chen and Xu, "HybridRepair", ISSTA 2022), or another key of METHODS.
         oracle: The labels of the pool, int64 (N,), or a function from indices (B,) to labels (B,), which is called
             once, for the chosen images. With None, labels are given later, by `selection.with_labels`.
         views: The number of AugMix views of each image, in addition to itself (hybrid and ssl-consistency).
-        encode: A function from uint8 pixels to the features (N, D) by which coreset and hybrid compare images (default:
-            the penultimate features of the model).
+        encode: A function from uint8 pixels to the features (N, D) by which coreset, typiclust, uherding and hybrid
+            compare images (default: the penultimate features of the model).
         batch_size: The number of images in a batch.
         amp: Whether forward passes run in bfloat16.
         seed: The seed of all random choices.
@@ -69,7 +69,18 @@ def choose_labels(
     check_pool(pool_pixels)
     device = device_of(model)
     train = data.train.pixels[:].to(device)
-    inputs = SelectionInputs(model, pool_pixels.to(device), train, seed, views, encode, batch_size, amp)
+    inputs = SelectionInputs(
+        model,
+        pool_pixels.to(device),
+        train,
+        seed,
+        views,
+        encode,
+        batch_size,
+        amp,
+        train_labels=data.train.labels,
+        val=data.val,
+    )
     return choose(inputs, budget, method=method, oracle=oracle).selection
 
 

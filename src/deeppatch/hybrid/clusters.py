@@ -1,4 +1,4 @@
-"""Cluster the pool into groups of similar images, and propagate labels within clusters."""
+"""Cluster the pool into groups of similar images, propagate labels within clusters, and choose typical images."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from sklearn.cluster import HDBSCAN, KMeans
 from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import pairwise_distances_argmin
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.nn import functional as F
@@ -20,6 +21,8 @@ MIN_CLUSTER = 5
 MIN_SAMPLES = 4  # scikit-learn counts the point itself; this is 3 in the package that HybridRepair uses
 MAX_DIMENSIONS = 64  # in more dimensions HDBSCAN compares all pairs of points
 IMAGES_PER_CLUSTER = 10
+NEIGHBOURS = 20  # by which TypiClust measures how dense a cluster is around an image
+DISTANCES = 2**24  # that are in memory at once
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,15 @@ class PoolClusters:
     cluster: Tensor
     centers: Tensor
     distance: Tensor
+
+
+@dataclass(frozen=True)
+class TypicalImages:
+    """Images of the pool, (B,), with the cluster of each, and the number of images in that, all int64."""
+
+    indices: Tensor
+    cluster: Tensor
+    sizes: Tensor
 
 
 def cluster_pool(features: Tensor, budget: int, seed: int) -> PoolClusters:
@@ -85,6 +97,63 @@ def propagation_targets(pool_clusters: PoolClusters, chosen: Tensor, reach: int 
         near = index_within_group(sources) < reach
         order, sources = order[near], sources[near]
     return order, sources
+
+
+def typical_images(features: Tensor, known: Tensor, budget: int, seed: int) -> TypicalImages:
+    """Return the most typical image of each of the largest clusters that no known class covers (TypiClust).
+
+    Hacohen, Dekel and Weinshall, "Active Learning on a Budget: Opposite Strategies Suit High and Low Budgets", ICML
+    2022, section 3: features are clustered by k-means into as many clusters as there are labels, those to buy and those
+    that are known; typical is the image with the smallest mean distance to its 20 nearest neighbours in the cluster.
+    There, a cluster with a labelled image is covered. The training images here are so many that they would lie in all
+    clusters, so each known class stands for one label: it covers the cluster whose mean is nearest to its own. Where
+    labels are left, they go to covered clusters, then to the next typical images of each.
+
+    As in `cluster_pool`, features have length 1 and at most 64 dimensions, and this runs on the CPU.
+
+    Args:
+        features: Of the pool, (N, D).
+        known: The mean features of the classes that the training images have, (C, D).
+        budget: The number of images to choose; above N, all are chosen.
+        seed: That of k-means.
+    """
+    with threadpool_limits(limits=1):
+        both = torch.cat([features, known.to(features)]).float()
+        points, means = np.split(_reduce(F.normalize(both, dim=1).cpu().numpy(), seed), [len(features)])
+        cluster, _ = _k_means(points, min(budget + len(known), len(points)), seed)
+        sizes = np.bincount(cluster)
+        sums = np.zeros((len(sizes), points.shape[1]))
+        np.add.at(sums, cluster, points)
+        covered = np.isin(
+            np.arange(len(sizes)), pairwise_distances_argmin(means, sums / sizes[:, None]) if len(means) else []
+        )
+    spread = _distance_to_neighbours(torch.from_numpy(points), torch.from_numpy(cluster)).numpy()
+    by_cluster = np.lexsort((spread, cluster))
+    rank = index_within_group(torch.from_numpy(cluster[by_cluster])).numpy()
+    place = np.empty(len(sizes), int)  # of each cluster: the largest of those that are not covered comes first
+    place[np.lexsort((-sizes, covered))] = np.arange(len(sizes))
+    chosen = by_cluster[np.lexsort((place[cluster[by_cluster]], rank))][:budget]
+    found = (chosen, cluster[chosen], sizes[cluster[chosen]])
+    return TypicalImages(*(torch.from_numpy(values).to(features.device) for values in found))
+
+
+def _distance_to_neighbours(points: Tensor, cluster: Tensor) -> Tensor:
+    """Return for each of points (N, D) the mean distance to its nearest neighbours in its cluster; 0 where it is alone.
+
+    Of a large cluster only some rows of the distances are in memory at once.
+    """
+    spread = torch.zeros(len(points))
+    for members in cluster.argsort(stable=True).split(cluster.bincount().tolist()):
+        own = points[members]
+        count = min(NEIGHBOURS, len(members) - 1)
+        rows = max(1, DISTANCES // len(members))
+        for start in range(0, len(members) if count else 0, rows):
+            distances = torch.cdist(own[start : start + rows], own)
+            within = torch.arange(len(distances))
+            distances[within, start + within] = torch.inf
+            near = distances.topk(count, dim=1, largest=False).values
+            spread[members[start : start + rows]] = near.mean(1)
+    return spread
 
 
 def _reduce(points: np.ndarray, seed: int) -> np.ndarray:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from deeppatch.data.images import Images
 from deeppatch.features import Embeddings, embed
-from deeppatch.hybrid import clusters, diversity, uncertainty
+from deeppatch.hybrid import clusters, coverage, diversity, uncertainty
 from deeppatch.hybrid.consistency import Consistency, consistency, threshold
 from deeppatch.hybrid.oracle import Oracle
 from deeppatch.hybrid.selection import Selection, semi_supervised, supervised
+from deeppatch.metrics.calibration import fit_temperature
 from deeppatch.metrics.purity import least_pure
 from deeppatch.runtime import generator
 
@@ -35,6 +38,9 @@ class SelectionInputs:
         encode: Computes features (N, D) by another network; labels are then propagated to whole clusters.
         batch_size: The number of images in a batch.
         amp: Whether forward passes run in bfloat16.
+        train_labels: The classes of the training images, int64 (R,); by default what the model predicts for them.
+        val: Labelled images of the training data that the model was not trained on, to calibrate its predictions;
+            without them they are taken as they are.
     """
 
     model: nn.Module
@@ -45,6 +51,8 @@ class SelectionInputs:
     encode: Callable[[Tensor], Tensor] | None = None
     batch_size: int = 256
     amp: bool = False
+    train_labels: Tensor | None = None
+    val: Images | None = None
 
     @cached_property
     def embeddings(self) -> Embeddings:
@@ -72,6 +80,23 @@ class SelectionInputs:
     def train_features(self) -> Tensor:
         """The same features of the training images, (R, D)."""
         return self.train_embeddings.features if self.encode is None else self.encode(self.train)
+
+    @cached_property
+    def class_means(self) -> Tensor:
+        """The mean of `train_features`, scaled to length 1, for each class that the training images have, (K, D)."""
+        labels = self.train_embeddings.logits.argmax(1) if self.train_labels is None else self.train_labels
+        members = F.one_hot(labels.to(self.train_features.device)).T.float()
+        members = members[members.any(1)]
+        return members @ F.normalize(self.train_features.float(), dim=1) / members.sum(1, keepdim=True)
+
+    @cached_property
+    def calibrated(self) -> Tensor:
+        """The predictions for the pool, (N, C), at the temperature that calibrates them on `val`."""
+        if self.val is None or not len(self.val):
+            return self.embeddings.probabilities
+        pixels, labels = self.val.pixels, self.val.labels.cpu().numpy()
+        found = embed(self.model, pixels, batch_size=self.batch_size, amp=self.amp, label="val")
+        return (self.embeddings.logits / fit_temperature(found.logits.cpu().numpy(), labels)).softmax(1)
 
     def generator(self, purpose: str) -> torch.Generator:
         """Return the random generator of one purpose."""
@@ -120,6 +145,18 @@ def mcp(inputs: SelectionInputs, oracle: Oracle, budget: int) -> Choice:
     return _supervised(inputs, oracle, indices, "near a boundary of two classes")
 
 
+def margin_sampling(inputs: SelectionInputs, oracle: Oracle, budget: int) -> Choice:
+    """Buy the images with the smallest gap between the two likeliest classes (margin)."""
+    indices = uncertainty.smallest_margins(inputs.embeddings.probabilities, budget)
+    return _supervised(inputs, oracle, indices, "the two likeliest classes are nearly equally likely")
+
+
+def entropy_sampling(inputs: SelectionInputs, oracle: Oracle, budget: int) -> Choice:
+    """Buy the images whose predictions have the largest entropy."""
+    indices = uncertainty.largest_entropies(inputs.embeddings.probabilities, budget)
+    return _supervised(inputs, oracle, indices, "the prediction is spread over several classes")
+
+
 def gini(inputs: SelectionInputs, oracle: Oracle, budget: int) -> Choice:
     """Buy the images with the least pure predictions (DeepGini)."""
     indices = least_pure(inputs.embeddings.probabilities, budget)
@@ -139,6 +176,27 @@ def badge(inputs: SelectionInputs, oracle: Oracle, budget: int) -> Choice:
         embeddings.probabilities, embeddings.features, budget, inputs.generator("badge")
     )
     return _supervised(inputs, oracle, indices, "a large gradient unlike the others'")
+
+
+def typiclust(inputs: SelectionInputs, oracle: Oracle, budget: int) -> Choice:
+    """Buy the most typical image of each of the largest clusters that no known class covers (TypiClust)."""
+    found = clusters.typical_images(inputs.features, inputs.class_means, budget, inputs.seed)
+    choice = _supervised(inputs, oracle, found.indices, "")
+    reasons = [f"typical of {size} similar images" if size > 1 else "like no other image" for size in found.sizes]
+    return replace(choice, reasons=reasons, clusters=found.cluster)
+
+
+def uherding(inputs: SelectionInputs, oracle: Oracle, budget: int) -> Choice:
+    """Buy the images that cover the most uncertainty of the pool (UHerding).
+
+    An image's weight is 1 minus the margin of its calibrated prediction, as published. The radius of the kernel is the
+    one by which as many images as the budget allows could just cover the pool: the published one, the smallest distance
+    between labelled images, is near 0 where these are thousands of training images.
+    """
+    radius = coverage.covering_radius(inputs.features, budget, inputs.generator("radius"))
+    weights = 1 - uncertainty.margins(inputs.calibrated)
+    indices = coverage.uncertainty_herding(inputs.features, weights, inputs.train_features, budget, radius)
+    return _supervised(inputs, oracle, indices, "stands for similar images of uncertain class")
 
 
 def ssl_random(inputs: SelectionInputs, oracle: Oracle, budget: int) -> Choice:
@@ -227,7 +285,8 @@ def _without_clusters(predictions: Tensor, selection: Selection, reason: str) ->
 
 
 METHODS: dict[str, Method] = {
-    "none": no_labels, "random": random_sampling, "mcp": mcp, "gini": gini, "coreset": coreset, "badge": badge,
-    "ssl-random": ssl_random, "ssl-consistency": ssl_consistency, "ssl-consistency-imp": ssl_consistency_imp,
-    "hybrid": hybrid,
+    "none": no_labels, "random": random_sampling, "mcp": mcp, "margin": margin_sampling,
+    "entropy": entropy_sampling, "gini": gini, "coreset": coreset, "badge": badge, "typiclust": typiclust,
+    "uherding": uherding, "ssl-random": ssl_random, "ssl-consistency": ssl_consistency,
+    "ssl-consistency-imp": ssl_consistency_imp, "hybrid": hybrid,
 }  # fmt: skip

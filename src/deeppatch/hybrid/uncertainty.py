@@ -1,4 +1,4 @@
-"""Choose images by the uncertainty of their predictions: near class boundaries, or by a score."""
+"""Choose images by the uncertainty of their predictions: near class boundaries, by margin, or by a score."""
 
 from __future__ import annotations
 
@@ -39,3 +39,22 @@ def index_within_group(groups: Tensor) -> Tensor:
 def largest(scores: Tensor, budget: int) -> Tensor:
     """Return the indices (B,) of the largest scores (N,), in descending order."""
     return scores.argsort(descending=True, stable=True)[:budget]
+
+
+def margins(probabilities: Tensor) -> Tensor:
+    """Return the gap (N,) between the probabilities (N, C) of the two likeliest classes: 0 where both are as likely.
+
+    Scheffer, Decomain and Wrobel, "Active hidden Markov models for information extraction", IDA 2001.
+    """
+    top = probabilities.topk(2, dim=1).values
+    return top[:, 0] - top[:, 1]
+
+
+def smallest_margins(probabilities: Tensor, budget: int) -> Tensor:
+    """Return the indices (B,) of the images with the smallest margins, in ascending order; of equals the first."""
+    return margins(probabilities).argsort(stable=True)[:budget]
+
+
+def largest_entropies(probabilities: Tensor, budget: int) -> Tensor:
+    """Return the indices (B,) of the images whose predictions (N, C) have the largest entropy, in descending order."""
+    return largest(torch.special.entr(probabilities).sum(1), budget)

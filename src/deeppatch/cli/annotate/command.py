@@ -79,8 +79,8 @@ def add_selection(parser: argparse.ArgumentParser, *epochs: str) -> None:
         "--features",
         choices=list(FEATURES),
         default=ANNOTATE["features"],
-        help="features for coreset and hybrid to compare images: the model's last ones, or those of an encoder that is "
-        "trained here on images without labels (default: penultimate)",
+        help=f"features for {', '.join(BY_FEATURES)} to compare images: the model's last ones, or those of an encoder "
+        "that is trained here on images without labels (default: penultimate)",
     )
     group.add_argument(
         "--encoder",
@@ -112,7 +112,7 @@ def problems(options: Options) -> list[str]:
     for name in ("views", "encoder_epochs"):
         messages += [f"--{name} {getattr(options, name)}: give at least 1"] * (getattr(options, name) < 1)
     if options.features != "penultimate" and options.method not in BY_FEATURES:
-        messages.append(f"--features {options.features} can only be used with --method {' or '.join(BY_FEATURES)}")
+        messages.append(f"--features {options.features} can only be used with --method {', '.join(BY_FEATURES)}")
     if not options.bias and not options.dataset.startswith("folder:"):
         messages.append(
             f"-d {options.dataset}: give --bias to simulate a pool, or folder:PATH with images in PATH/pool"
@@ -139,9 +139,18 @@ def run(options: Options) -> None:
     if context.already_finished():
         return
     encoder = inputs.encoder_of(context, pool) if options.features == "ssl" else None
-    train = context.splits.train.pixels[:]
+    train = context.splits.train
     inputs_of_selection = SelectionInputs(
-        model, pool.pixels, train, options.seed, options.views, encoder, options.batch_size, options.amp
+        model,
+        pool.pixels,
+        train.pixels[:],
+        options.seed,
+        options.views,
+        encoder,
+        options.batch_size,
+        options.amp,
+        train_labels=train.labels,
+        val=context.splits.val,
     )
     choice = choose(inputs_of_selection, budget, method=options.method, oracle=pool.truth)
     found = {
