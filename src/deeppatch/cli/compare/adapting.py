@@ -26,10 +26,11 @@ from deeppatch.report import scores
 
 MEANING = (
     "all rows answer the same images in the same order, {images} of each of {levels} levels ({single} in the stream "
-    "single); accuracy: in percent of these answers; difference: points gained over {reference}, each with its 95 % "
-    "interval over images; clean: accuracy on clean images afterwards; forward, train: passes of an image for each "
-    "answer, without and with a backward pass; resets: returns of a method to the original weights; neighbours, past: "
-    "whether an answer depends on the other images of its batch, on earlier batches"
+    "single); accuracy: in percent of these answers, with the 95 % interval of a bootstrap that draws images with all "
+    "their versions; difference: points gained over {reference}, with its 95 % interval in closed form for paired "
+    "answers, an image once with all its versions; clean: accuracy on clean images afterwards; forward, train: passes "
+    "of an image for each answer, without and with a backward pass; resets: returns of a method to the original "
+    "weights; neighbours, past: whether an answer depends on the other images of its batch, on earlier batches"
 )
 
 

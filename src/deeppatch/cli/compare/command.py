@@ -135,6 +135,7 @@ def problems(options: Options) -> list[str]:
 def run(options: Options) -> None:
     """Measure the networks, write and print the ledger, and check the requirements."""
     from deeppatch.cli.compare import inputs, report
+    from deeppatch.cli.compare.baselines import missing_baselines
     from deeppatch.cli.context import open_stage
     from deeppatch.cli.predecessors import base_model
 
@@ -149,7 +150,7 @@ def run(options: Options) -> None:
     ledger = measured(context, model, members)
     networks = {ledger.base: model, **{name: member.network for name, member in members.items()}}
     ledger = further.write_tables(context, ledger, networks, target, calibrated)
-    report.write_report(context, ledger, target)
+    report.write_report(context, ledger, target, missing_baselines(context, members))
 
 
 def measured(context: Context, model: Classifier, members: dict[str, Member]) -> Ledger:
