@@ -43,10 +43,11 @@ def missing_baselines(context: Context, found: Mapping[str, Member]) -> list[str
 
 
 def _random_seeds(patches: Sequence[Mapping[str, Any]], like: Mapping[str, Any]) -> set[int | None]:
-    """Return the seeds of the patches of random filters that are as large as another one."""
+    """Return the seeds of the patches of random filters that are as large as another one, and trained as long."""
+    same = (*OF_PATCH, *TRAINED)
     settings = [record["settings"] for record in patches]
     random = [own for own in settings if own.get("fs_method") == "random"]
-    return {own.get("filter_seed") for own in random if all(own.get(key) == like.get(key) for key in OF_PATCH)}
+    return {own.get("filter_seed") for own in random if all(own.get(key) == like.get(key) for key in same)}
 
 
 def _command(context: Context, record: Mapping[str, Any], **changes: Any) -> str:

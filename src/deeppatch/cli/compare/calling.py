@@ -13,6 +13,7 @@ from deeppatch.cli.naming import INCIDENTAL
 MOST_NAMED = 4  # settings in a name
 WORDS = {"filter_seed": "seed", "fs_method": "filters by", "max_clean_drop": "drop"}  # that are not the option's own
 COUNTED = ("epochs", "passes")
+STAGE, HASH = "^(correct|switch|relearn|decompose)-", "-[0-9a-f]{6}$"  # of the name of a folder
 
 
 def by_name(found: Sequence[Member]) -> dict[str, Member]:
@@ -22,8 +23,8 @@ def by_name(found: Sequence[Member]) -> dict[str, Member]:
     folder; else the settings in which the runs differ, their own or those of what they have read; else the folder.
     """
     plain = [member.source.prefix + member.name for member in found]
-    runs = [re.sub("^(correct|switch|relearn|decompose)-", "", member.source.called) for member in found]
-    short = [re.sub("-[0-9a-f]{6}$", "", run) for run in runs]
+    runs = [re.sub(STAGE, "", member.source.called) for member in found]
+    short = [re.sub(HASH, "", run) for run in runs]
     words = differences([_settings(member.source.record) for member in found], _in_brackets(plain, short))
     both = [f"{run}, {word}" if word else run for run, word in zip(short, words, strict=True)]
     levels = [plain, *(_in_brackets(plain, each) for each in (short, words, both, runs))]
@@ -60,7 +61,7 @@ def _settings(record: Mapping[str, Any] | None) -> dict[str, Any]:
     found = {key: each for key, each in (record or {}).get("settings", {}).items() if key not in INCIDENTAL}
     for read in (record or {}).get("consumed", {}).values():
         found = {**_settings(read), **found}
-    return {key: found[key] for key in sorted(found)}
+    return {key: found[key] for key in sorted(found, key=lambda key: (key != "filter_seed", key))}
 
 
 def _spelled(key: str, value: Any) -> str:
@@ -68,11 +69,11 @@ def _spelled(key: str, value: Any) -> str:
     if value is None:
         return f"default {unit or key.replace('_', ' ')}"
     if unit:
-        return f"{value} {unit}"
+        return f"{value} {unit.removesuffix('s') if value == 1 and unit == 'epochs' else unit}"
     if isinstance(value, bool):
         return key.replace("_", " ") if value else f"no {key.replace('_', ' ')}"
     files = [PurePath(str(each)) for each in (value if isinstance(value, list) else [value])]
-    text = " ".join(file.parent.name or file.name if len(file.parts) > 1 else str(file) for file in files)
+    text = " ".join(re.sub(f"{STAGE}|{HASH}", "", file.parent.name) or file.name for file in files)
     return f"{WORDS.get(key, key.replace('_', ' '))} {text}"
 
 
