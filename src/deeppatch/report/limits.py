@@ -28,7 +28,7 @@ def limits(ledger: Ledger, target: str, *, chosen_here: bool) -> list[str]:
     if chosen_here and len(ledger.networks) > 2:
         found.append(
             f"{target} was chosen because it gains most on these very images, so its numbers are somewhat too good. "
-            "Name the network beforehand (--gate, in Python target=) for a fair one."
+            f"Name the network beforehand, with {'--gate' if 'command' in ledger.about else 'target='}, for a fair one."
         )
     if any(view.name == MIXED for view in ledger.views):
         found.append(
