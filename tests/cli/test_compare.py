@@ -417,7 +417,7 @@ def test_results_of_relearn_are_found_and_judged(empty):
     [
         ("compare --stream mixed --single 3", "--stream, --single: nothing reads this without --adapt"),
         ("compare --attack --attack_images 0", "--attack_images 0: give at least 1 image"),
-        ("compare --gate switched", "--gate belongs to requirements; give some with --require"),
+        ("compare --confident", "--confident belongs to requirements; give some with --require"),
         ("compare --require clean", "--require 'clean' is no requirement: write NAME>=NUMBER or NAME<=NUMBER"),
         ("compare --require fog>=1", "--require fog>=+1: fog is not measured"),
         ("compare --require clean>=0 --gate switchd", "--gate switchd: there are the networks finetuned, patched"),
@@ -426,6 +426,13 @@ def test_results_of_relearn_are_found_and_judged(empty):
 )
 def test_mistakes(few, line, said):
     assert few.refused(line).startswith(said)
+
+
+def test_the_network_of_the_verdict_can_be_named_without_a_requirement(few):
+    said = few.ran("compare --gate finetuned").out
+    assert any(line.startswith("finetuned ") and " pretrained on blurred images" in line for line in said.splitlines())
+    (folder,) = few.root.glob("compare-*")
+    assert "was chosen because" not in (folder / "report.html").read_text()
 
 
 def test_a_folder_without_a_network_is_refused(few):

@@ -27,12 +27,13 @@ def missing_baselines(context: Context, found: Mapping[str, Member]) -> list[str
     runs = [record for record in records if record.get("stage") == "correct"]
     names, commands = [], []
     patches = [record for record in runs if record["settings"].get("crt_method") == "patch"]
-    if ranked := [record for record in patches if record["settings"].get("fs_method") != "random"]:
-        seeds = _random_seeds(patches, ranked[0]["settings"])
+    if patches:
+        like = min(patches, key=lambda record: record["settings"].get("fs_method") == "random")
+        seeds = _random_seeds(patches, like["settings"])
         if len(seeds) < RANDOM_SEEDS:
             names.append(f"filters at random over {RANDOM_SEEDS} seeds ({len(seeds)} found)")
             fresh = [seed for seed in range(1, 2 * RANDOM_SEEDS) if seed not in seeds][: RANDOM_SEEDS - len(seeds)]
-            command = _command(context, ranked[0], fs_method="random", crt_method="patch")
+            command = _command(context, like, fs_method="random", crt_method="patch")
             commands.append(f"for seed in {' '.join(map(str, fresh))}; do {command} --filter_seed $seed; done")
     if not any(member.name == STATISTICS for member in found.values()):
         names.append("normalisation statistics only, nothing trained")

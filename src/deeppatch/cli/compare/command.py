@@ -100,7 +100,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     gate.add_argument(
         "--gate",
         metavar="NAME",
-        help="the network that must meet the requirements (default: switched, else the only one besides the base)",
+        help="the network that the verdict is about, and that must meet the requirements (default: switched, else the "
+        "only one besides the base)",
     )
     gate.add_argument(
         "--confident",
@@ -126,9 +127,7 @@ def problems(options: Options) -> list[str]:
         messages.append(f"--require {error}")
     messages += further.problems(options)
     if not options.require:
-        idle = ("confident",) if options.attack or options.adapt else ("gate", "confident")
-        given = [f"--{name}" for name in idle if getattr(options, name)]
-        messages += [f"{name} belongs to requirements; give some with --require" for name in given]
+        messages += ["--confident belongs to requirements; give some with --require"] if options.confident else []
     return messages
 
 
