@@ -6,6 +6,8 @@ import html
 import json
 import re
 import shutil
+import signal
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -270,11 +272,11 @@ def test_routers_calibrated_on_test_images_and_between_several_networks(few):
     said = few.ran("compare").out
     assert "left out of every row: 9 test images" in said
     assert "left out: " not in said
-    names = {f"switched finetune ({path.name.removeprefix('switch-')})" for path in (first, second)}
     table = ledger_of(few)
-    assert names < set(table.network)
+    name = "switched finetune (calibrate on test:9)"
+    other = "switched finetune (calibrate on val, experts patch-replace-perfloss)"
+    assert {name, other} < set(table.network)
     known = json.loads((first / "metrics.json").read_text())["accuracy_percent"]["switched"]
-    (name,) = (name for name in names if first.name.removeprefix("switch-") in name)
     for view in ("clean", "blurred"):  # of the same 15 images
         assert accuracy(table, name, view) == pytest.approx(known[view], abs=1e-3)
     before = set(few.root.glob("compare-*"))
@@ -316,6 +318,77 @@ def test_runs_that_differ_by_seed_have_a_row_for_their_mean(few):
     assert title not in few.json("compare/ledger.json")["networks"]
 
 
+def test_rows_say_in_which_settings_their_runs_differ(few):
+    few.ran("correct -c finetune --crt_epoch 1 --lr 0.001")
+    few.ran("correct -c finetune --crt_epoch 2 --lr 0.1")
+    for seed in (1, 2):
+        few.ran(f"correct -f random --filter_seed {seed} --crt_epoch 1")
+    few.ran("compare")
+    names = {
+        "pretrained", "finetuned (1 epoch, lr 0.001)", "finetuned (2 epochs, lr 0.1)", "finetuned (4 epochs, lr 0.1)",
+        "patched always on (patch-replace-perfloss)", "patched always on (random filters, seed 1)",
+        "patched always on (random filters, seed 2)", "switched",
+    }  # fmt: skip
+    table = ledger_of(few)
+    assert names < set(table.network)
+    assert "patched always on (random filters, mean of 2 seeds)" in set(table.network)
+    assert few.json("compare/ledger.json")["networks"].keys() == names
+    page = few.at("compare/report.html").read_text()
+    assert all(name in page for name in names)
+
+
+def test_what_is_missing_to_judge_by_is_told_with_the_commands_that_make_it(few):
+    few.ran("correct -f random --filter_seed 2 --crt_epoch 1")  # less than the other patch
+    few.ran("correct -f random --filter_seed 2 --crt_epoch 4 --lr 0.2")
+    said = few.ran("compare").out
+    (line,) = (line for line in said.splitlines() if line.startswith("missing among these networks: "))
+    told, _, commands = line.partition(" Make them with: ")
+    assert told.endswith("filters at random over 5 seeds (1 found); normalisation statistics only, nothing trained.")
+    assert "missing among these networks" in few.at("compare/report.html").read_text()
+    loop, norms = re.fullmatch(r"for seed in 1 3 4 5; do (.*); done; (python .*)", commands).groups()
+    assert few.type_in(norms).status == 0
+    for seed in (1, 3, 4, 5):
+        assert few.type_in(loop.replace("$seed", str(seed))).status == 0
+    said = few.ran("compare").out
+    assert "missing among" not in said
+    assert {"norms, nothing trained", "patched always on (random filters, seed 5, 4 epochs, lr 0.2)"} < set(
+        ledger_of(few).network
+    )
+    assert "missing among" not in few.ran(f"compare {few.at('correct-finetune')}").out, "which was asked for"
+
+
+def test_that_a_router_was_calibrated_on_images_that_the_network_has_seen_stands_in_every_report(few):
+    path = few.at("switch-patch-replace-perfloss-probe/metrics.json")
+    content = json.loads(path.read_text())
+    content["calibration"]["remark"] = "the network has seen the val images. So the bound does not hold"
+    path.write_text(json.dumps(content))
+    said = few.ran("compare").out
+    remark = "switched: the network has seen the val images. So the bound does not hold."
+    assert f"\n{remark}\n" in said
+    page = few.at("compare/report.html").read_text()
+    assert remark in page.partition('<section class="verdict')[2].partition("</section>")[0]
+    card = few.at("compare/model-card.md").read_text()
+    assert f"\n{remark}\n" in card
+    assert f"\n- {remark}\n" in card
+
+
+def test_the_change_over_the_levels_has_the_interval_that_evaluate_gives(compared):
+    bench, said = compared
+    evaluated = bench.json("switch-patch-replace-perfloss-probe/metrics.json")
+    known = evaluated["difference_points"]["switched against pretrained"]
+    table = ledger_of(bench)
+    own = table[(table.network == "switched (patch-replace-perfloss-probe)") & (table.measure == "change")]
+    for view in ("clean", "blurred", "mixed"):
+        (row,) = own[(own["view"] == view) & (own.severity == 0)].to_dict("records")
+        for name in ("estimate", "low", "high"):
+            assert row[name] == pytest.approx(known[view][name], abs=1e-4), (view, name)
+    kind = "in closed form for paired answers (Agresti and Min)"
+    assert kind in said
+    assert kind in evaluated["intervals"]
+    assert kind in bench.at("compare/report.html").read_text()
+    assert kind in bench.at("compare/model-card.md").read_text()
+
+
 def test_results_of_decompose_are_found(few):
     few.ran("influence -k 5")
     few.ran("decompose finetune -e 1 --head_only")
@@ -344,7 +417,7 @@ def test_results_of_relearn_are_found_and_judged(empty):
     [
         ("compare --stream mixed --single 3", "--stream, --single: nothing reads this without --adapt"),
         ("compare --attack --attack_images 0", "--attack_images 0: give at least 1 image"),
-        ("compare --gate switched", "--gate belongs to requirements; give some with --require"),
+        ("compare --confident", "--confident belongs to requirements; give some with --require"),
         ("compare --require clean", "--require 'clean' is no requirement: write NAME>=NUMBER or NAME<=NUMBER"),
         ("compare --require fog>=1", "--require fog>=+1: fog is not measured"),
         ("compare --require clean>=0 --gate switchd", "--gate switchd: there are the networks finetuned, patched"),
@@ -355,9 +428,28 @@ def test_mistakes(few, line, said):
     assert few.refused(line).startswith(said)
 
 
+def test_the_network_of_the_verdict_can_be_named_without_a_requirement(few):
+    said = few.ran("compare --gate finetuned").out
+    assert any(line.startswith("finetuned ") and " pretrained on blurred images" in line for line in said.splitlines())
+    (folder,) = few.root.glob("compare-*")
+    assert "was chosen because" not in (folder / "report.html").read_text()
+
+
 def test_a_folder_without_a_network_is_refused(few):
     folder = few.at("pretrain")
     assert few.refused(f"compare {folder}").startswith(f"{folder} holds no network of resnet8 on folder:")
+
+
+def test_a_base_of_another_subset_must_be_named(few):
+    weights = few.at("pretrain/weights.safetensors")
+    shutil.move(weights.parent, few.root / "pretrain-limit9")
+    record = few.root / "pretrain-limit9" / "run.json"
+    content = json.loads(record.read_text())
+    content["settings"]["limit"] = 9
+    record.write_text(json.dumps(content))
+    said = few.refused("compare --limit 6")
+    assert said.startswith(f"pretrain has left no network for these options in {few.root}, but for others: ")
+    few.ran(f"compare --limit 6 {re.search('--base .*', said)[0]}")
 
 
 def test_without_any_network_the_command_that_makes_one_is_named(pretrained):
@@ -480,3 +572,33 @@ def test_which_of_several_networks_a_requirement_is_about_must_be_said(bench):
 )
 def test_an_expert_is_found_again_by_its_whole_path(recorded, given, same):
     assert loading._names_the_same(Path(recorded), Path(given)) is same
+
+
+def whole_files(bench):
+    """Return the hashes of the cells; a process that is killed may leave a hidden part of one beside them."""
+    return {name: found for name, found in bench.hashes("cells").items() if not name.startswith(".")}
+
+
+@pytest.mark.slow
+def test_a_killed_comparison_computes_what_is_missing_and_ends_with_the_same_bytes(few, tmp_path, forward_passes):
+    """A process that gets SIGKILL, so that nothing of it cleans up."""
+    shutil.rmtree(few.at("cells"))
+    line = "compare -n gaussion,fog,snow,frost --severity 1,5"
+    process = few.start(line)
+    end = time.monotonic() + 120
+    while not list(few.root.glob("cells/[!.]*.safetensors")) and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.002)
+    process.kill()
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (-signal.SIGKILL, ""), out
+    written = list(few.root.glob("cells/[!.]*.safetensors"))
+    cells_in_all = 4 * (1 + 6 + 6 + 1)
+    assert 0 < len(written) < cells_in_all, "it was killed in the middle"
+    few.ran(line)
+    assert len(forward_passes) == cells_in_all - len(written)
+    (folder,) = few.root.glob("compare-*")
+    killed = few.hashes(folder.name), whole_files(few)
+    shutil.rmtree(folder)
+    shutil.rmtree(few.at("cells"))
+    few.ran(line)
+    assert (few.hashes(folder.name), whole_files(few)) == killed

@@ -108,6 +108,38 @@ def test_every_cell_is_that_of_a_plain_loop(test_images):
             assert np.array_equal(ledger.correct(name, view.name), want.prediction == view.labels)
 
 
+class Silent(Counted):
+    """A network whose method `route` returns what the test says."""
+
+    def __init__(self, *answer):
+        super().__init__(1)
+        self._answer = answer
+
+    def route(self, pixels):
+        return (self(pixels), *self._answer)
+
+
+def test_a_network_that_does_not_say_where_it_routes_counts_as_one_that_does_not(test_images):
+    ledger = compare({"plain": Counted(1), "silent": Silent(None), "scored": Silent(torch.zeros(1), None)}, test_images)
+    for name in ("silent", "scored"):
+        assert same(ledger.outcomes[name, "clean"], ledger.outcomes["plain", "clean"])
+
+
+@pytest.mark.parametrize(
+    ("returned", "said"),
+    [
+        ((), "odd: its method route must return logits (N, classes) first, and last which network answered"),
+        (("none",), "a tensor of 30 numbers, or None; it says str"),
+        ((torch.zeros(3, 2),), "a tensor of 30 numbers, or None; it says a tensor (3, 2)"),
+    ],
+)
+def test_a_method_route_that_returns_something_else_is_a_mistake_in_one_line(test_images, returned, said):
+    with pytest.raises(UserError, match="odd: ") as error:
+        compare({"odd": Silent(*returned)}, test_images)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
 def test_accuracies_are_those_of_evaluate(test_images):
     networks = {"first": Counted(1), "second": Counted(2)}
     table = dp.compare(networks, test_images, NAMES, batch_size=8).table()

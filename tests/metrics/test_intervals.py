@@ -100,3 +100,19 @@ def test_mean_interval_is_that_of_a_t_test():
 
 def test_mean_interval_of_one_value_is_unbounded():
     assert metrics.mean_interval([3.0]) == metrics.Interval(3.0, -np.inf, np.inf)
+
+
+def test_views_of_other_images_are_independent_also_where_they_are_as_many():
+    draw = np.random.default_rng(3)
+    after, before = (tuple(torch.from_numpy(draw.random(200) < p) for _view in range(3)) for p in (0.8, 0.6))
+    whole = metrics.paired_difference(after, before, groups=["a", "a", "b"])
+    first, second = (
+        metrics.paired_difference(torch.stack(after[rows]), torch.stack(before[rows]))
+        for rows in (slice(0, 2), slice(2, 3))
+    )
+    assert whole.estimate == pytest.approx((2 * first.estimate + second.estimate) / 3)
+    reach = ((2 / 3 * (first.high - first.low) / 2) ** 2 + (1 / 3 * (second.high - second.low) / 2) ** 2) ** 0.5
+    assert (whole.high - whole.low) / 2 == pytest.approx(reach)
+    assert metrics.paired_difference(after, before) == metrics.paired_difference(
+        torch.stack(after), torch.stack(before)
+    )

@@ -31,6 +31,13 @@ def evaluated(*, tuned_clean: float = -2.0, reach: float = 1.0) -> dict[str, obj
     }
 
 
+def test_that_a_bound_does_not_hold_is_said_with_the_gain():
+    remark = "the network has seen the val images. So the bound does not hold"
+    line = closing.switched_network(evaluated() | {"calibration": {"remark": remark}})
+    assert line.text.endswith(f" But {remark}.")
+    assert "But" not in closing.switched_network(evaluated() | {"calibration": {}}).text
+
+
 def test_the_switched_network_gains_and_fine_tuning_costs():
     line = closing.switched_network(evaluated())
     assert line.shown

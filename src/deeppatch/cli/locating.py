@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import re
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -134,8 +135,8 @@ def locate_all(stage: str, options: Any) -> dict[str, Found]:
             patch = found["patch"] if name == "router" else None
             found[name] = locate(role, options, found.get("base"), patch)
         except MissingArtifact:
-            if stage == "compare" and (same := _same_base(options)):
-                found[name] = same
+            if stage == "compare":
+                found[name] = _same_base(options)
                 continue
             optional = stage == "evaluate" and name == "finetuned" and options.crt_method == "patch"
             if not optional or getattr(options, "finetuned", None):
@@ -143,11 +144,19 @@ def locate_all(stage: str, options: Any) -> dict[str, Found]:
     return found
 
 
-def _same_base(options: Any) -> Found | None:
+def _same_base(options: Any) -> Found:
+    """Return a base that is the same network; one of another subset may be another, which only the user knows."""
     for role in SAME_BASES:
         with contextlib.suppress(MissingArtifact):
             return locate(role, options)
-    return None
+    others = [folder / BASE.file for folder, _record in _finished(BASE, options)]
+    if not others:
+        return locate(BASE, options)
+    folders = ", ".join(path.parent.name for path in others[:MOST_LISTED])
+    raise UserError(
+        f"pretrain has left no network for these options in {model_folder(options)}, but for others: {folders}; name "
+        f"the one to compare with, such as --base {shlex.quote(str(others[0]))}"
+    )
 
 
 def locate(role: Role, options: Any, base: Found | None = None, patch: Found | None = None) -> Found:

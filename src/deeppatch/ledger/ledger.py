@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -67,12 +68,22 @@ class Ledger:
                 own = groups.setdefault((network.method, str(network.facts["variant"])), {})
                 own[name] = (network.seed, network.facts.get("filter_seed"))
         several = {key: tuple(names) for key, names in groups.items() if len(names) == len(set(names.values())) > 1}
-        plain = [method for method, _variant in several]
-        titles = [f"{method} {variant[:4]}" if plain.count(method) > 1 else method for method, variant in several]
-        return {
-            f"{title} (mean of {len(names)} seeds)": names
-            for title, names in zip(titles, several.values(), strict=True)
-        }
+        titles = [self._title(method, variant, names, several) for (method, variant), names in several.items()]
+        return dict(zip(titles, several.values(), strict=True))
+
+    def _title(
+        self, method: str, variant: str, names: tuple[str, ...], several: Mapping[tuple[str, str], tuple[str, ...]]
+    ) -> str:
+        """Return the name of the mean of networks: their method, or what their names have in common but for seeds."""
+        mean = f"mean of {len(names)} seeds"
+        if sum(network.method == method for network in self.networks.values()) == len(names):
+            return f"{method} ({mean})"
+        shared = {re.sub(r"(, |-)seed ?\d+", "", name) for name in names}
+        others = [each for own in several.values() if own != names for each in own]
+        if len(shared) == 1 and not shared & {re.sub(r"(, |-)seed ?\d+", "", name) for name in others}:
+            (name,) = shared
+            return f"{name.removesuffix(')')}, {mean})" if name.endswith(")") else f"{name} ({mean})"
+        return f"{method} {variant[:4]} ({mean})"
 
     def frame(self, draws: int = metrics.DRAWS) -> pd.DataFrame:
         """Return one row for each network, view and measure, with a 95 % interval and the number of images.

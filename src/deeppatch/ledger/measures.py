@@ -77,11 +77,23 @@ def _changes(answered: Answered, correct: np.ndarray, before: np.ndarray, *, bri
     yield "mcnemar_p", _only(metrics.mcnemar(found.repaired, found.broken, found.images).p)
 
 
-def of_mean(samples: PairedSamples, network: str, pool: Pool) -> Measured:
+def mean_change(views: Sequence[LedgerView], after: Sequence[Outcomes], before: Sequence[Outcomes]) -> Interval:
+    """Return the accuracy gained in the mean over views, in points, with the interval of `metrics.paired_difference`.
+
+    An image counts once, with all its views, as in the reports of other stages; views of other images are independent.
+    """
+    now, was = (
+        tuple(torch.from_numpy(each.prediction == view.labels) for view, each in zip(views, outcomes, strict=True))
+        for outcomes in (after, before)
+    )
+    return metrics.paired_difference(now, was, groups=[view.image.tobytes() for view in views]).scaled(100)
+
+
+def of_mean(samples: PairedSamples, network: str, pool: Pool, change: Interval | None = None) -> Measured:
     """Yield the measures of a mean over views with intervals of the paired bootstrap over images.
 
-    Each view counts the same. mCE is over the types of the pool, but for those on which the base makes no errors, and
-    the relative one where all 15 are there.
+    Only that of the change is another, `change`, where it is given. Each view counts the same. mCE is over the types of
+    the pool, but for those on which the base makes no errors, and the relative one where all 15 are there.
     """
     accuracy = samples.interval("accuracy", network, pool.views)
     yield "accuracy", accuracy
@@ -90,6 +102,7 @@ def of_mean(samples: PairedSamples, network: str, pool: Pool) -> Measured:
     if network == samples.base:
         return
     found = {name: samples.interval(name, network, pool.views) for name in AGAINST_BASE}
+    found["change"] = change or found["change"]
     before = float(samples.samples("accuracy", samples.base, pool.views)[0])
     after = before + found["change"].estimate
     metrics.check_identity(before, after, found["repair_rate"].estimate, found["break"].estimate, 1e-3)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from deeppatch import runtime
 from deeppatch.cache import ContentCache, Entry
 from deeppatch.distributed import ranks
+from deeppatch.errors import UserError
 from deeppatch.graph.hooks import eval_mode
 from deeppatch.ledger.records import MIXED, Outcomes
 from deeppatch.ledger.streams import Stream
@@ -47,11 +48,14 @@ def measure(
     Args:
         networks: Classifiers of pixels (N, 3, H, W) in [0, 1]. One that has a method `route` says which network
             answered each image (N,): last in what that returns, behind the logits, or as `expert` of what a method
-            `answer` returns beside it.
+            `answer` returns beside it. Where that is None, nothing is known of its routes.
         streams: What `ledger_streams` returns.
         digests: What `network_digest` returns for each network.
         cache: Where cells are kept (default: nowhere).
         amp: Whether networks run in bfloat16.
+
+    Raises:
+        UserError: When a network's method `route` returns something else.
     """
     wanted = [
         (name, stream)
@@ -100,22 +104,40 @@ def answers_on(
             for name, network in networks.items():
                 device = device_of(network)
                 with runtime.autocast(device, amp):
-                    answer = _answer(network, pixels.to(device), labels.to(device))
+                    answer = _answer(name, network, pixels.to(device), labels.to(device))
                 rows[name].append({key: value.cpu() for key, value in answer.items()})
                 tick()
     joined = {name: {key: torch.cat([each[key] for each in own]) for key in own[0]} for name, own in rows.items()}
     return {name: _outcomes(tensors) for name, tensors in joined.items()}
 
 
-def _answer(network: nn.Module, pixels: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    route, answer = (getattr(network, name, None) for name in ("route", "answer"))
-    if callable(route) and callable(answer):
+def _answer(name: str, network: nn.Module, pixels: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    route, answer = (getattr(network, method, None) for method in ("route", "answer"))
+    if not callable(route):
+        return _measured(network(pixels), labels)
+    if callable(answer):
         found = answer(pixels)
-        return {**_measured(found.logits, labels), "routed": found.expert.long()}
-    if callable(route):
-        logits, *_scores, routed = route(pixels)
-        return {**_measured(logits, labels), "routed": routed.long()}
-    return _measured(network(pixels), labels)
+        logits, routed = getattr(found, "logits", None), getattr(found, "expert", None)
+    else:
+        found = route(pixels)
+        logits, routed = (found[0], found[-1]) if isinstance(found, (tuple, list)) and len(found) > 1 else (None, None)
+    if not isinstance(logits, Tensor):
+        raise UserError(
+            f"{name}: its method route must return logits (N, classes) first, and last which network answered each "
+            "image (N,); give a method that does something else another name"
+        )
+    if routed is None:  # it routes, and does not say where
+        return _measured(logits, labels)
+    if not isinstance(routed, Tensor) or routed.shape != labels.shape:
+        raise UserError(
+            f"{name}: its method route must say last which network answered each image, a tensor of {len(labels)} "
+            f"numbers, or None; it says {_described(routed)}"
+        )
+    return {**_measured(logits, labels), "routed": routed.long()}
+
+
+def _described(value: object) -> str:
+    return f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
 
 def _measured(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:

@@ -34,8 +34,9 @@ def frame(
 ) -> pd.DataFrame:
     """Return one row for each network, view and measure: estimate, 95 % interval, and the number of images.
 
-    Measures are those of `metrics.DEFINITIONS`. Intervals of a single view are in closed form; those of a mean over
-    views are of a bootstrap that draws images with all their views, and all networks by the same draws.
+    Measures are those of `metrics.DEFINITIONS`. Intervals of a single view, and of changes in accuracy, are in closed
+    form; the others of a mean over views are of a bootstrap that draws images with all their views, and all networks by
+    the same draws.
 
     Args:
         base: The network that the others are compared with.
@@ -167,7 +168,12 @@ def _measured(
     if pool.single:
         yield from measures.of_view(answered(pool.views[0]), brief=pool.severity > 0)
         return
-    yield from measures.of_mean(samples, network, pool)
+    pairs = [(outcomes[network, name], outcomes.get((base, name))) for name in pool.views]
+    before = [was for _now, was in pairs if was is not None]
+    change = None
+    if network != base and len(before) == len(pairs):
+        change = measures.mean_change([views[name] for name in pool.views], [now for now, _was in pairs], before)
+    yield from measures.of_mean(samples, network, pool, change)
 
 
 def _samples(

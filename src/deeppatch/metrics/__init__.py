@@ -36,7 +36,7 @@ from deeppatch.metrics.corruption_errors import (
     mean_corruption_error,
     relative_corruption_error,
 )
-from deeppatch.metrics.definitions import DEFINITIONS, Definition, definition, explained
+from deeppatch.metrics.definitions import DEFINITIONS, OF_CHANGES, OF_OTHERS, Definition, definition, explained
 from deeppatch.metrics.intervals import (
     CONFIDENCE,
     Interval,
@@ -78,6 +78,8 @@ __all__ = [
     "Interval",
     "McNemar",
     "NonInferiority",
+    "OF_CHANGES",
+    "OF_OTHERS",
     "OfClass",
     "PairedSamples",
     "Rows",

@@ -156,6 +156,16 @@ DEFINITIONS = {
 }  # fmt: skip
 
 
+OF_CHANGES = (
+    "intervals of changes in accuracy: 95 %, over images, in closed form for paired answers (Agresti and Min); an "
+    "image counts once, with all its versions"
+)
+OF_OTHERS = (
+    "other intervals: of shares on one view those of Clopper and Pearson; of means over views percentiles of a "
+    "bootstrap that draws images with all their versions; of means over seeds the same over seeds and images"
+)
+
+
 def definition(measure: str) -> Definition:
     """Return the definition of a measure by its key in tables.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,19 +37,21 @@ def upper_bound(losses: int, images: int) -> float:
     return 1.0 if losses >= images else float(beta.ppf(CONFIDENCE, losses + 1, images - losses))
 
 
-def paired_difference(after: Rows, before: Rows) -> Interval:
+def paired_difference(after: Rows, before: Rows, *, groups: Sequence[Hashable] | None = None) -> Interval:
     """Return the difference between the accuracies of two classifiers on the same images, as shares in [-1, 1].
 
     An image that was classified in several views counts once, with the mean of its changes, because its views are not
     independent. For a single view the interval is that of Agresti and Min (Simple improved confidence intervals for
     comparing matched proportions, Statistics in Medicine 24, 2005): a normal interval after half an image has been
     added to each of the four combinations of correct and wrong. It is not empty where no prediction has changed. For
-    several views the same two images are added. The estimate is the plain difference. Views that differ in length
-    count as independent, each with its share of the views.
+    several views the same two images are added. The estimate is the plain difference. Views of other images count as
+    independent, each with its share of the views.
 
     Args:
         after: Correct predictions, bool (images,) or (views, images).
         before: Those of the classifier to compare with, of the same shape.
+        groups: A value for each view of tuples, the same for views of the same images in the same order (default:
+            views of one length are of the same images).
 
     >>> import torch
     >>> after, before = torch.tensor([True] * 95 + [False] * 5), torch.tensor([True] * 80 + [False] * 20)
@@ -58,7 +60,7 @@ def paired_difference(after: Rows, before: Rows) -> Interval:
     (0.15, 0.076, 0.218)
     """
     if isinstance(after, tuple):
-        return _difference_of_unlike_views(after, tuple(before))
+        return _difference_of_unlike_views(after, tuple(before), groups or [len(row) for row in after])
     assert isinstance(before, Tensor)
     changes = (after.double() - before.double()).reshape(-1, after.shape[-1]).mean(0)
     images, total = len(changes), changes.sum().item()
@@ -69,12 +71,16 @@ def paired_difference(after: Rows, before: Rows) -> Interval:
     return Interval(total / images, max(-1.0, centre - reach), min(1.0, centre + reach))
 
 
-def _difference_of_unlike_views(after: tuple[Tensor, ...], before: tuple[Tensor, ...]) -> Interval:
-    """Return the difference over views of different lengths; those of one length may be of the same images."""
+def _difference_of_unlike_views(
+    after: tuple[Tensor, ...], before: tuple[Tensor, ...], groups: Sequence[Hashable]
+) -> Interval:
+    """Return the difference over views of several groups, of which one has views of the same images."""
     estimate = centre = variance = 0.0
-    for length in sorted({len(row) for row in after}):
-        chosen = [place for place, row in enumerate(after) if len(row) == length]
+    for group in dict.fromkeys(groups):
+        chosen = [place for place, each in enumerate(groups) if each == group]
         found = paired_difference(*(torch.stack([rows[place] for place in chosen]) for rows in (after, before)))
+        if len(chosen) == len(after):
+            return found
         share = len(chosen) / len(after)
         estimate, centre = estimate + share * found.estimate, centre + share * (found.low + found.high) / 2
         variance += (share * (found.high - found.low) / 2) ** 2

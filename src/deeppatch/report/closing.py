@@ -63,6 +63,8 @@ def switched_network(evaluated: Mapping[str, Any]) -> Line:
         text += f"So few images show no cost of fine-tuning; {ELSEWHERE}."
     text += f" The switched network against the fine-tuned one: {_points(behind['clean'])} on clean images, "
     text += f"{_points(behind['blurred'])} over the blur levels, {_points(behind['mixed'])} on the mixed stream."
+    if remark := evaluated.get("calibration", {}).get("remark"):
+        text += f" But {remark}."
     differences = {
         f"{pair}, {view}": views[view] for pair, views in pairs.items() for view in ("clean", "blurred", "mixed")
     }

@@ -42,6 +42,7 @@ def contents(ledger: Ledger, tidy: pd.DataFrame) -> dict[str, Any]:
         "definitions": {
             **{name: metrics.definition(name).sentence for name in dict.fromkeys(tidy["measure"])},
             **pools.MEANS,
+            "intervals": [metrics.OF_CHANGES, metrics.OF_OTHERS],
         },
         "left_out": summary.left_out(summary.accuracies(tidy, ledger.base)),
         "networks": {name: _network(ledger, accuracies, name) for name in ledger.networks},

@@ -28,7 +28,7 @@ def limits(ledger: Ledger, target: str, *, chosen_here: bool) -> list[str]:
     if chosen_here and len(ledger.networks) > 2:
         found.append(
             f"{target} was chosen because it gains most on these very images, so its numbers are somewhat too good. "
-            "Name the network beforehand, with --gate, for a fair one."
+            f"Name the network beforehand, with {'--gate' if 'command' in ledger.about else 'target='}, for a fair one."
         )
     if any(view.name == MIXED for view in ledger.views):
         found.append(
@@ -41,8 +41,19 @@ def limits(ledger: Ledger, target: str, *, chosen_here: bool) -> list[str]:
                 f"{_listed(absent)}: answers depend on the other images of a batch, so there are no numbers for the "
                 "mixed stream, and another batch size gives other numbers."
             )
-    found += [str(note) for note in ledger.about.get("notes", ())]
-    return found
+    return found + remarks(ledger) + [str(note) for note in ledger.about.get("notes", ())]
+
+
+def remarks(ledger: Ledger) -> list[str]:
+    """Return what is to be said of single networks, such as that a bound on a router's losses does not hold.
+
+    It is what `remark` among the facts of a network says; networks of which the same is said are named together.
+    """
+    said: dict[str, list[str]] = {}
+    for name, row in ledger.networks.items():
+        if remark := row.facts.get("remark"):
+            said.setdefault(str(remark), []).append(name)
+    return [f"{_listed(names)}: {remark}." for remark, names in said.items()]
 
 
 def _of_degradations(ledger: Ledger) -> str:

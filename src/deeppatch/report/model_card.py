@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 import deeppatch
+from deeppatch import metrics
 from deeppatch.ledger import pools
 from deeppatch.ledger.ledger import Ledger
 from deeppatch.ledger.records import CLEAN, MIXED
@@ -49,6 +50,7 @@ def model_card(ledger: Ledger, tidy: pd.DataFrame, target: str, said: Verdict, *
         text(said.found),
         text(said.conclusion),
         "",
+        *([f"{text(target)}: {text(row.facts['remark'])}.", ""] if row.facts.get("remark") else []),
         f"A repair of {text(about.get('model', ledger.base))}, an image classifier with {len(ledger.classes)} classes, "
         f"measured on {len(ledger.view(CLEAN)):,} test images of {text(about.get('dataset', 'one data set'))} and "
         f"compared with {text(ledger.base)} on the same ones.",
@@ -59,6 +61,8 @@ def model_card(ledger: Ledger, tidy: pd.DataFrame, target: str, said: Verdict, *
         f"(of {text(ledger.base)} itself, and of what is repaired and newly wrong, their own intervals).",
         "",
         *_table(page_tables.accuracies(ledger, numbers)),
+        "",
+        *(f"- {text(each)}" for each in (metrics.OF_CHANGES, metrics.OF_OTHERS)),
         "",
         "## Cost",
         "",

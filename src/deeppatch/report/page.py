@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from torch import Tensor
 
 import deeppatch
+from deeppatch import metrics
 from deeppatch.ledger import pools
 from deeppatch.ledger.ledger import Ledger
 from deeppatch.ledger.records import CLEAN
@@ -88,6 +89,8 @@ def page(
         "date": ledger.about.get("date"),
         "target": chosen,
         "verdict": said,
+        "remark": ledger.networks[chosen].facts.get("remark"),
+        "intervals": (metrics.OF_CHANGES, metrics.OF_OTHERS),
         "images": len(ledger.view(CLEAN)),
         "judgements": [(str(each.requirement), str(each).partition(": ")[2], each.met) for each in judgements],
         "accuracies": page_tables.accuracies(ledger, numbers),

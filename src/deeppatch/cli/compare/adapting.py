@@ -25,11 +25,12 @@ from deeppatch.progress import info
 from deeppatch.report import scores
 
 MEANING = (
-    "all rows answer the same images in the same order, {images} of each of {levels} levels ({single} in the stream "
-    "single); accuracy: in percent of these answers; difference: points gained over {reference}, each with its 95 % "
-    "interval over images; clean: accuracy on clean images afterwards; forward, train: passes of an image for each "
-    "answer, without and with a backward pass; resets: returns of a method to the original weights; neighbours, past: "
-    "whether an answer depends on the other images of its batch, on earlier batches"
+    "all rows answer the same images in the same order, {images} of each of {levels} levels{single}; "
+    "accuracy: in percent of these answers, with the 95 % interval of a bootstrap that draws images with all "
+    "their versions; difference: points gained over {reference}, with its 95 % interval in closed form for paired "
+    "answers, an image once with all its versions; clean: accuracy on clean images afterwards; forward, train: passes "
+    "of an image for each answer, without and with a backward pass; resets: returns of a method to the original "
+    "weights; neighbours, past: whether an answer depends on the other images of its batch, on earlier batches"
 )
 
 
@@ -86,12 +87,9 @@ def write_adaptation(
         told_above = ["stream", "reference", *["note"] * (not own["note"].any())]
         shown = own.drop(columns=told_above).assign(resets=own["resets"].astype(str).replace("<NA>", "-"))
         print(f"the stream {name}\n{scores.format_table(shown)}\n")
-    print(
-        MEANING.format(
-            images=len(found.image), single=len(found.single_image), levels=len(found.levels), reference=reference
-        )
-        + "\n"
-    )
+    asked = "single" in (options.stream or STREAMS)
+    single = f" ({len(found.single_image)} in the stream single)" if asked else ""
+    print(MEANING.format(images=len(found.image), single=single, levels=len(found.levels), reference=reference) + "\n")
 
 
 def prior_count(context: Context, model: nn.Module) -> BnPriorSettings:

@@ -100,7 +100,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     gate.add_argument(
         "--gate",
         metavar="NAME",
-        help="the network that must meet the requirements (default: switched, else the only one besides the base)",
+        help="the network that the verdict is about, and that must meet the requirements (default: switched, else the "
+        "only one besides the base)",
     )
     gate.add_argument(
         "--confident",
@@ -126,15 +127,14 @@ def problems(options: Options) -> list[str]:
         messages.append(f"--require {error}")
     messages += further.problems(options)
     if not options.require:
-        idle = ("confident",) if options.attack or options.adapt else ("gate", "confident")
-        given = [f"--{name}" for name in idle if getattr(options, name)]
-        messages += [f"{name} belongs to requirements; give some with --require" for name in given]
+        messages += ["--confident belongs to requirements; give some with --require"] if options.confident else []
     return messages
 
 
 def run(options: Options) -> None:
     """Measure the networks, write and print the ledger, and check the requirements."""
     from deeppatch.cli.compare import inputs, report
+    from deeppatch.cli.compare.baselines import missing_baselines
     from deeppatch.cli.context import open_stage
     from deeppatch.cli.predecessors import base_model
 
@@ -149,7 +149,7 @@ def run(options: Options) -> None:
     ledger = measured(context, model, members)
     networks = {ledger.base: model, **{name: member.network for name, member in members.items()}}
     ledger = further.write_tables(context, ledger, networks, target, calibrated)
-    report.write_report(context, ledger, target)
+    report.write_report(context, ledger, target, missing_baselines(context, members))
 
 
 def measured(context: Context, model: Classifier, members: dict[str, Member]) -> Ledger:

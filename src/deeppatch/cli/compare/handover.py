@@ -22,8 +22,9 @@ from deeppatch.report.verdict import Verdict
 ADAPTATION, ATTACK = "adaptation.csv", "attack.csv"
 OF_STREAM = (
     "All rows answer the same degraded images in the same order; accuracy in percent of these answers, and the points "
-    "gained over {reference}, with 95 % intervals. Passes are those of one image for each answer, without and with a "
-    "backward pass."
+    "gained over {reference}, with 95 % intervals over images: of accuracies from a bootstrap that draws images with "
+    "all their versions, of what is gained in closed form for paired answers. Passes are those of one image for each "
+    "answer, without and with a backward pass."
 )
 OF_ATTACKS = (
     "PGD on clean test images, within L-infinity balls of radius epsilon (a change of each pixel in [0, 1]); a routed "
@@ -39,6 +40,7 @@ def hand_over(
     *,
     judgements: Sequence[Judgement] = (),
     chosen_here: bool = False,
+    notes: Sequence[str] = (),
 ) -> None:
     """Write report.html and model-card.md, and send the accuracies and changes of all networks to the sink, if any.
 
@@ -49,13 +51,14 @@ def hand_over(
         said: The network that the verdict is about, and the verdict.
         judgements: Whether requirements are met.
         chosen_here: Whether that network was chosen by the ledger.
+        notes: Sentences that stand among the limits, such as which baselines are missing.
     """
     options, stage = context.options, context.stage
     test = context.data.test
     left_out = np.setdiff1d(np.arange(len(test)), ledger.view(CLEAN).image)
-    if len(left_out):
-        notes = [f"{len(left_out)} test images that routers were calibrated on are left out of every row."]
-        ledger = dataclasses.replace(ledger, about={**ledger.about, "notes": notes})
+    told = [f"{len(left_out)} test images that routers were calibrated on are left out of every row."]
+    told = [*(told if len(left_out) else []), *notes]
+    ledger = dataclasses.replace(ledger, about={**ledger.about, "notes": told}) if told else ledger
     pictures = pictures_of(
         test, context.corruption, context.held_out, batch_size=options.batch_size, seed=options.seed, left_out=left_out
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -13,7 +12,8 @@ import numpy as np
 import torch
 
 from deeppatch.cache import ContentCache
-from deeppatch.cli.compare.loading import SWITCHED, Member, load_member
+from deeppatch.cli.compare.calling import by_name
+from deeppatch.cli.compare.loading import PRETRAINED, SWITCHED, Member, load_member
 from deeppatch.cli.compare.sources import Source, given, left_by_stages
 from deeppatch.cli.context import Context
 from deeppatch.cli.naming import model_folder
@@ -26,8 +26,6 @@ from deeppatch.ledger.streams import group_of, kinds_and_severities
 from deeppatch.patching.seen import apart
 from deeppatch.progress import info
 from deeppatch.zoo.classifier import Classifier
-
-PRETRAINED = "pretrained"
 
 
 def cells(options: Any) -> ContentCache:
@@ -60,7 +58,7 @@ def members(context: Context, model: Classifier) -> dict[str, Member]:
         raise UserError(f"nothing to compare under {model_folder(options)}; make a network with: {command}")
     for member in found:
         info(f"inherited {member.source.path} ({member.name})")
-    return _named(found)
+    return by_name(found)
 
 
 def target(context: Context, names: list[str]) -> str | None:
@@ -132,21 +130,3 @@ def described(context: Context, ledger: Ledger, found: Mapping[str, Member]) -> 
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
     return dataclasses.replace(ledger, networks=rows, about=about)
-
-
-def _named(found: list[Member]) -> dict[str, Member]:
-    """Return networks by name; where several would have one, the folders of their runs tell them apart."""
-    plain = [member.source.prefix + member.name for member in found]
-    runs = [re.sub("^(correct|switch|relearn|decompose)-", "", member.source.called) for member in found]
-    short = [re.sub("-[0-9a-f]{6}$", "", run) for run in runs]
-    named: dict[str, Member] = {}
-    for member, *choices in zip(found, plain, _in_brackets(plain, short), _in_brackets(plain, runs), strict=True):
-        every = (plain, _in_brackets(plain, short), _in_brackets(plain, runs))
-        unique = [name for name, others in zip(choices, every, strict=True) if others.count(name) == 1]
-        name = unique[0] if unique and unique[0] != PRETRAINED else f"{choices[-1]} {len(named) + 1}"
-        named[name] = member
-    return named
-
-
-def _in_brackets(names: list[str], runs: list[str]) -> list[str]:
-    return [f"{name} ({run})" for name, run in zip(names, runs, strict=True)]

@@ -28,6 +28,7 @@ from deeppatch.storage import read_given, sha256
 from deeppatch.zoo import weights
 from deeppatch.zoo.classifier import Classifier
 
+PRETRAINED = "pretrained"
 FINETUNED, ALWAYS, SWITCHED, DECOMPOSED = "finetuned", "patched always on", "switched", "decomposed"
 STATISTICS = "norms, nothing trained"
 
@@ -66,6 +67,8 @@ def load_member(context: Context, model: Classifier, source: Source) -> Member:
         name, network = _whole_name(source), _whole(context, model, source, tensors, meta)
     metrics = _metrics(source)
     facts = {**source.facts(sha256(content)), **{key: metrics[key] for key in ("passes",) if key in metrics}}
+    if remark := metrics.get("calibration", {}).get("remark"):  # evaluate's: the network has seen the images
+        facts["remark"] = remark
     method = {FINETUNED: "finetune", ALWAYS: "patch", DECOMPOSED: "decompose"}.get(name, name)
     size = int(metrics.get("stored_bytes", sum(sizes.values())))
     return Member(context.place(network), name, method, source, size, facts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import pandas as pd
@@ -19,14 +19,21 @@ from deeppatch.progress import info
 from deeppatch.report import ledger_json, scores
 from deeppatch.report.gate import gate_summary
 from deeppatch.report.judging import judge_network, judged_network
+from deeppatch.report.limits import remarks
 
 ON_CLEAN = ("worst_class", "ece", "ece_mass", "nll", "brier")
 ON_ALL = ("mean_corruption_error", "mce", "relative_mce")
 HEADLINES = (CLEAN, pools.BLURRED, pools.ALL, pools.DEGRADED, pools.HELD_OUT, MIXED)
 
 
-def write_report(context: Context, ledger: Ledger, target: str | None) -> None:
+def write_report(context: Context, ledger: Ledger, target: str | None, missing: Sequence[str] = ()) -> None:
     """Write ledger.csv, ledger.json, gate.md, the page and the record; print tables, verdict and requirements.
+
+    Args:
+        context: The run.
+        ledger: The ledger.
+        target: The network that requirements are about, if there is one.
+        missing: Which baselines are missing, and how to make them.
 
     Raises:
         RequirementsBroken: When the network `target` does not meet a requirement; everything is written before.
@@ -53,7 +60,7 @@ def write_report(context: Context, ledger: Ledger, target: str | None) -> None:
             confident=options.confident,
         )
         stage.write("gate.md", content.encode())
-    hand_over(context, ledger, tidy, (judged, said), judgements=judgements, chosen_here=target is None)
+    hand_over(context, ledger, tidy, (judged, said), judgements=judgements, chosen_here=target is None, notes=missing)
     stage.finish()
 
     print(scores.format_table(table.reset_index()))
@@ -61,7 +68,9 @@ def write_report(context: Context, ledger: Ledger, target: str | None) -> None:
     print(changes(tidy, ledger.base).to_string(index=False))
     print("\nfurther measures")
     print(scores.format_table(further(tidy, ledger.base)))
-    print("\n" + "\n".join(definitions(tidy, ledger.base)))
+    print("\n" + "\n".join([*definitions(tidy, ledger.base), metrics.OF_CHANGES, metrics.OF_OTHERS]))
+    for remark in [*remarks(ledger), *missing]:
+        print(f"\n{remark}")
     print(f"\n{said}")
     images = len(ledger.view(CLEAN))
     info(f"{len(ledger.networks)} networks, {len(ledger.views)} views of {images} test images; in {stage.folder}")

@@ -89,6 +89,7 @@ def write_report(context: Context, results: Results) -> None:
             "router": switched.router.kind,
             "accuracy_percent": accuracy,
             "change_against_pretrained_percent": changed,
+            "intervals": metrics.OF_CHANGES,
             "difference_points": {
                 pair: {view: asdict(each) for view, each in views.items()}
                 for pair, views in comparison.differences(MEAN).items()
@@ -122,7 +123,7 @@ def write_report(context: Context, results: Results) -> None:
     print(scores.format_changes(changed) if by_type is None else _changes_by_type(comparison, unseen))
     print(f"\nrouter: {switched.router.kind}, one decision a {options.switch}")
     print(scores.format_table(router_table) if by_type is None else _routing_by_type(comparison, unseen))
-    for line in _remarks(context, results):
+    for line in [metrics.OF_CHANGES, *_remarks(context, results)]:
         print(f"\n{line}")
     info(judged(context, comparison))
     info(f"accuracy in percent on {images} test images; written to {stage.folder}")
