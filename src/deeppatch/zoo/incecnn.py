@@ -1,4 +1,4 @@
-"""InceCNN: three convolutions, then three blocks of parallel ones, for images of 32x32 pixels (Qi et al., TOSEM 2023)."""
+"""InceCNN: three convolutions, then blocks of parallel ones, for images of 32x32 pixels (Qi et al., TOSEM 2023)."""
 
 from __future__ import annotations
 
