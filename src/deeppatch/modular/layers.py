@@ -54,7 +54,6 @@ class Layer:
         """The name of the first convolution and the number of further ones, for plots."""
         return self.convs[0] + (f" + {len(self.convs) - 1} tied" if len(self.convs) > 1 else "")
 
-
     def span(self, name: str) -> slice:
         """Return which inputs of a follower or reader are this layer's."""
         start = self.starts.get(name, 0)
