@@ -27,7 +27,15 @@ DEFAULTS = {
     "patch": None, "finetuned": None, "amp": False, "sink": None,
 }  # fmt: skip
 OWN_DEFAULTS = {
-    "eval": {"train": False, "recipe": "default", "bias": None, "mean": None, "std": None, "state": "pretrained"},
+    "eval": {
+        "train": False,
+        "recipe": "default",
+        "bias": None,
+        "splits": None,
+        "mean": None,
+        "std": None,
+        "state": "pretrained",
+    },
     "select": {"mem": 2048, "refine": 0, "race": None},
     "correct": {
         "passes": None,
@@ -125,7 +133,7 @@ def test_every_option_has_its_published_default(script):
     assert {name: options[name] for name in expected} == expected
     assert DEFAULT_RATIO == 0.25
     assert options["device"] == "auto"
-    bookkeeping = {"dataset", "device", "prefix", "command", "defaults", "degradation"}
+    bookkeeping = {"dataset", "device", "prefix", "command", "defaults", "degradation", "split_digest"}
     assert options.keys() - bookkeeping == expected.keys(), "an option that this table does not know"
 
 

@@ -124,7 +124,7 @@ def test_options_are_a_frozen_dataclass_with_the_parser_s_defaults(stage):
     assert type(options) is module.Options
     with pytest.raises(FrozenInstanceError):
         options.seed = 1
-    own = {field.name for field in fields(options)} - {"prefix", "command", "defaults", "degradation"}
+    own = {field.name for field in fields(options)} - {"prefix", "command", "defaults", "degradation", "split_digest"}
     assert own == options.defaults.keys(), "a field for each option, and an option for each field"
     for field in fields(options):
         default = options.defaults.get(field.name)

@@ -36,6 +36,7 @@ BOOKKEEPING = {"help", "version", "state", "print_completion"}
 COMPANY = {
     ("assess", "crt_type"): "-f ratioestim", ("assess", "susp_ratio"): "-f taylor --refine 2",
     ("assess", "susp_side"): "-f ratioestim", ("assess", "refine"): "-f taylor", ("pretrain", "bias"): "--train",
+    ("pretrain", "splits"): "--train --bias B", ("compare", "splits"): "--bias B",
     ("pretrain", "mean"): "--mean 0 0 0 --std 1 1 1", ("pretrain", "std"): "--mean 0 0 0 --std 1 1 1",
     ("decompose", "csg"): "mutual-info", ("decompose", "draws"): "essential", ("decompose", "lr"): "finetune",
     ("decompose", "max_epoch"): "finetune", ("decompose", "head_only"): "finetune", ("decompose", "action"): "",

@@ -107,7 +107,7 @@ def check_routes(model: Classifier, patch: Patch, pixels: Tensor, kind: str, siz
     assert switched(pixels[:3]).shape == (3, answers.shape[2])
 
 
-EXACT = ("mobilenet", "resnet18_imagenet_stem", "resnet50")
+EXACT = ("mobilenet", "shufflenet_g2", "resnet18_imagenet_stem", "resnet50", "rescnn_bn")
 # one network of each family; the others repeat their operations
 FAMILIES = {"resnet8", "resnet20a", "mobilenetv2_x0_5", "shufflenetv2_x1_0", "simcnn_x0_25", "rescnn_x0_25"}
 # but for width, dropout or depth these are simcnn_x0_25, rescnn_x0_25, resnet8 and resnet20a

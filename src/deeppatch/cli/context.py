@@ -22,12 +22,14 @@ from deeppatch.data import corruption_names, digest, names, sources, views
 from deeppatch.data.corruption_names import Specification
 from deeppatch.data.corruptions import CleanImages, Corruption, create, is_for_test_only, read_files
 from deeppatch.data.dataset import Data
+from deeppatch.data.given_split import GivenSplit, given_split
 from deeppatch.data.scaling import Scaling
 from deeppatch.data.splits import Splits, split
 from deeppatch.distributed import ranks
 from deeppatch.errors import Busy, StaleArtifact, UserError
 from deeppatch.progress import info
 from deeppatch.stage import Stage, git_revision
+from deeppatch.storage import read_given
 from deeppatch.zoo.classifier import Classifier
 from deeppatch.zoo.resolve import Architecture, resolve
 
@@ -60,13 +62,23 @@ class Context:
     def splits(self) -> Splits:
         """Train, val and test on the device; StaleArtifact where what the stage reads was made from other data."""
         seed, limit, val_share = self.options.seed, self.options.limit, self.options.val_share
-        parts = split(self.source, seed, limit, val_share, getattr(self.options, "bias", None))
+        parts = split(self.source, seed, limit, val_share, getattr(self.options, "bias", None), self.given_split)
         sizes = f"{len(parts.train)} train, {len(parts.val)} val, {len(parts.test)} test images"
         sizes += f" (--limit {self.options.limit}: subsets)" if self.options.limit else ""
         height, width = parts.test.pixels.shape[-2:]
         info(f"data: {self.source.name}, {len(self.source.classes)} classes, {sizes} of {width}x{height} pixels")
         self._check_same_data(parts)
         return Splits(*(part.to(self.device) for part in (parts.train, parts.val, parts.test)))
+
+    @cached_property
+    def given_split(self) -> GivenSplit | None:
+        """The train and val images that --splits names; None where they are drawn."""
+        path = getattr(self.options, "splits", None)
+        if path is None:
+            return None
+        content = read_given(path)
+        self.stage.inherit(path, content)
+        return given_split(content, self.options.bias, path)
 
     @cached_property
     def data(self) -> Data:

@@ -256,7 +256,8 @@ def _difference(role: Role, record: dict[str, Any], reader: Any) -> str:
     compared = {name: getattr(reader, name, usual.get(name)) for name in identity.named}
     compared |= {name: usual.get(name) for name in identity.hashed}
     compared |= {
-        name: getattr(reader, name, None) for name in ("bias", "seed", "val_share", "limit", "image_size", "resize")
+        name: getattr(reader, name, None)
+        for name in ("bias", "split_digest", "seed", "val_share", "limit", "image_size", "resize")
     }
     found = [
         f"{name} {settings[name]}" for name, value in compared.items() if name in settings and settings[name] != value

@@ -24,14 +24,15 @@ from deeppatch.zoo.names import model_slug
 
 # options of all stages that the suffix says
 IN_SUFFIX = (
-    "noise_type", "severity", "hold_out", "degradation", "bias", "seed", "val_share", "limit", "image_size", "resize",
+    "noise_type", "severity", "hold_out", "degradation", "bias", "split_digest", "seed", "val_share", "limit",
+    "image_size", "resize",
 )  # fmt: skip
 # options that cannot change a result beyond rounding, or that say where things are
 INCIDENTAL = ("device", "gpu", "mem", "data_dir", "output_dir", "resume", "sink")
 # what says which artifact is meant, and bookkeeping
 NO_SETTINGS = (
     "model", "dataset", "weights", "ranking", "patch", "finetuned", "switched", "router_file", "modules", "selection",
-    "state", "prefix", "command", "defaults", "version", "help",
+    "state", "splits", "prefix", "command", "defaults", "version", "help",
 )  # fmt: skip
 # how a correction is trained
 TRAINING = ("lr", "momentum", "weight_decay", "crt_epoch")
@@ -121,7 +122,7 @@ def model_folder(options: Any) -> Path:
 
 
 def suffix(options: Any) -> str:
-    """Return the end of a folder's name: noise, bias, seed, val's share and limit where not the default.
+    """Return the end of a folder's name: noise, bias, split, seed, val's share and limit where not the default.
 
     Behind the names of functions and files of degraded images stands a digest of what they hold.
     """
@@ -132,6 +133,7 @@ def suffix(options: Any) -> str:
         parts += [f"without-{corruption_names.parse(held_out).stem or corruption_names.DEFAULT}"]
     parts += [options.degradation[:6]] if getattr(options, "degradation", "") else []
     parts += [f"bias{bias}"] if bias else []
+    parts += [f"splits{options.split_digest[:6]}"] if getattr(options, "split_digest", "") else []
     parts += [f"seed{options.seed}"] if options.seed != DEFAULT_SEED else []
     parts += [f"val{options.val_share:g}"] if options.val_share is not None else []
     parts += [f"limit{options.limit}"] if options.limit is not None else []

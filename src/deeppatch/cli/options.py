@@ -25,7 +25,7 @@ SCRIPTS = {
 SHARED_SETTINGS = {
     "noise_type": "gaussion", "severity": None, "hold_out": None, "seed": DEFAULT_SEED, "val_share": None,
     "limit": None, "weights": None, "ranking": None, "image_size": None, "resize": "crop", "bias": None,
-    "data_dir": Path("data"),
+    "splits": None, "data_dir": Path("data"),
     "output_dir": Path("output"),
 }  # fmt: skip
 IGNORED = {("pretrain", "weights"), ("pretrain", "ranking"), ("assess", "ranking")}

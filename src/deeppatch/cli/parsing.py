@@ -17,6 +17,7 @@ from deeppatch.cli.options import StageOptions, call
 from deeppatch.data import corruption_names, names
 from deeppatch.errors import Contradictions, UserError, closest
 from deeppatch.retrain.names import STATISTICS_OF_PATCH
+from deeppatch.storage import read_given, sha256
 
 MAX_IMAGE_SIZE = 4096  # pixels
 # the option of each stage that trains for which --epochs is another name
@@ -71,6 +72,8 @@ def parse(module: ModuleType, arguments: Sequence[str], prefix: str) -> Any:
         "command": f"{parser.prog} {shlex.join(arguments)}".strip(),
         "defaults": {name: parser.get_default(name) for name in values},
     }
+    if (splits := values.get("splits")) and splits.is_file():  # a file that is not there is told by `check_files`
+        values["split_digest"] = sha256(read_given(splits))[:12]
     options = module.Options(**values)
     check(options, getattr(module, "problems", None))
     names.check_name(options.dataset)

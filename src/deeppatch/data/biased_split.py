@@ -12,6 +12,7 @@ from torch import Tensor
 from deeppatch import runtime
 from deeppatch.artifacts import state_digest, tensors_from_bytes, tensors_to_bytes
 from deeppatch.data.files import StoredPixels
+from deeppatch.data.given_split import GivenSplit
 from deeppatch.data.sources import Images, Source
 from deeppatch.errors import DataProblem
 
@@ -89,12 +90,14 @@ def combined(source: Source) -> Images:
     return Images(torch.cat(pixels), torch.cat([source.train.labels, source.test.labels]))  # type: ignore[arg-type]
 
 
-def partition(source: Source, bias: str, seed: int, limit: int | None = None) -> Partition:
+def partition(
+    source: Source, bias: str, seed: int, limit: int | None = None, given: GivenSplit | None = None
+) -> Partition:
     """Split the combined data set, and sample train and val from their slices with a class bias (HybridRepair).
 
     CIFAR-10 and SVHN are split in the library's order; other data sets, and those sorted by class, after a seeded
     permutation of each part. `limit` keeps a random subset of that many images of each of the four parts, so that no
-    label of the pool is used.
+    label of the pool is used. Where a split is `given`, it says which images of the slices are train and val.
     """
     labels = torch.cat([source.train.labels, source.test.labels]).cpu()
     in_order = source.name in ("cifar10", "svhn") and not _is_sorted(source.train.labels)
@@ -102,9 +105,12 @@ def partition(source: Source, bias: str, seed: int, limit: int | None = None) ->
     train, val, test, pool = order.tensor_split(_cuts(source.name, len(labels)))
     shares = DRAWN_SHARES.get(source.name, DEFAULT_DRAWN_SHARES)
     weights = class_weights(bias, len(source.classes))[labels]
+    slices = {"train": (train, shares[0]), "val": (val, shares[1])}
     parts = {
-        "train": _weighted_sample(train, weights, shares[0], seed, "train"),
-        "val": _weighted_sample(val, weights, shares[1], seed, "val"),
+        **{
+            name: given.choose(name, images) if given else _weighted_sample(images, weights, share, seed, name)
+            for name, (images, share) in slices.items()
+        },
         "test": test,
         "pool": pool,
     }

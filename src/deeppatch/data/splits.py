@@ -10,6 +10,7 @@ import torch
 from sklearn.model_selection import train_test_split
 
 from deeppatch.data import biased_split
+from deeppatch.data.given_split import GivenSplit
 from deeppatch.data.sources import Images, Source
 from deeppatch.errors import DataProblem
 from deeppatch.progress import info
@@ -26,14 +27,20 @@ class Splits:
 
 
 def split(
-    source: Source, seed: int, limit: int | None = None, val_share: float | None = None, bias: str | None = None
+    source: Source,
+    seed: int,
+    limit: int | None = None,
+    val_share: float | None = None,
+    bias: str | None = None,
+    given: GivenSplit | None = None,
 ) -> Splits:
     """Split a source by class-stratified sampling; `limit` keeps a stratified subset of N images of every part.
 
-    val is held out of the training part by `hold_out`. With a `bias` the parts are those of HybridRepair's protocol.
+    val is held out of the training part by `hold_out`. With a `bias` the parts are those of HybridRepair's protocol,
+    with train and val as `given`, where a file says which images they have.
     """
     if bias is not None:
-        indices, images = biased_split.partition(source, bias, seed, limit), biased_split.combined(source)
+        indices, images = biased_split.partition(source, bias, seed, limit, given), biased_split.combined(source)
         return Splits(*(images.take(part) for part in (indices.train, indices.val, indices.test)))
     parts = (*hold_out(source.train, val_share, seed, source.name, source.classes), source.test)
     if limit is not None:

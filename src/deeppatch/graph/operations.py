@@ -49,6 +49,7 @@ FUNCTIONS: dict[Any, Operation] = {
         Operation.CHANNELWISE),
     operator.add: Operation.SUM, operator.iadd: Operation.SUM, torch.add: Operation.SUM,
     torch.flatten: Operation.FLATTEN, torch.mean: Operation.MEAN, torch.cat: Operation.CONCATENATION,
+    torch.concat: Operation.CONCATENATION, torch.concatenate: Operation.CONCATENATION,
     torch.chunk: Operation.CHUNKS, operator.getitem: Operation.ITEM, F.pad: Operation.PADDING,
 }  # fmt: skip
 METHODS: dict[str, Operation] = {
@@ -91,6 +92,13 @@ def is_crop(node: fx.Node) -> bool:
     """Return whether indexing crops only height and width, and keeps all images and channels."""
     index = node.args[1]
     return isinstance(index, tuple) and index[:2] == (slice(None), slice(None))
+
+
+def concatenated(node: fx.Node) -> tuple[list[fx.Node], int]:
+    """Return the tensors that are concatenated, in order, and the dimension; [] where they are computed as a list."""
+    tensors: Any = node.args[0] if node.args else node.kwargs.get("tensors")
+    axis: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", node.kwargs.get("axis", 0))
+    return (list(tensors) if isinstance(tensors, (list, tuple)) else []), axis
 
 
 def padding(node: fx.Node) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from deeppatch.graph.affine import Affine
 from deeppatch.graph.network_graph import Graph, Values
-from deeppatch.graph.operations import Operation, is_crop, is_spatial_mean, operation, padding
+from deeppatch.graph.operations import Operation, concatenated, is_crop, is_spatial_mean, operation, padding
 
 
 @dataclass(frozen=True)
@@ -204,9 +204,8 @@ def _mean(downstream: Downstream, node: fx.Node, states: States, base: Values) -
 
 
 def _concatenate(downstream: Downstream, node: fx.Node, states: States, base: Values) -> State | None:
-    dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
-    parts: Any = node.args[0]
-    if dim != 1 or not isinstance(parts, (list, tuple)):
+    parts, dim = concatenated(node)
+    if dim not in (1, 1 - base[node].ndim) or not parts:
         return None
     reached = [
         position for position, part in enumerate(parts) if not isinstance(states.get(part, Unchanged()), Unchanged)

@@ -44,13 +44,35 @@ def sliced(network: nn.Module, layers: Sequence[Layer], kept: Sequence[Tensor]) 
 def _keep_kernels(network: nn.Module, layers: Sequence[Layer], kept: Sequence[Tensor]) -> None:
     if any(not mask.any() for mask in kept):
         raise ValueError("a layer keeps no kernel")
+    outputs: dict[str, Tensor] = {}
+    inputs: dict[str, Tensor] = {}
     for layer, mask in zip(layers, kept, strict=True):
-        index = mask.nonzero().squeeze(1)
-        for name in (*layer.convs, *layer.followers):
-            _keep_outputs(network.get_submodule(name), index)
-    for layer, mask in zip(layers, kept, strict=True):  # after all outputs, so that less is gathered
-        for name, inputs in layer.readers.items():
-            _keep_inputs(network.get_submodule(name), mask.repeat_interleave(inputs).nonzero().squeeze(1))
+        outputs.update(dict.fromkeys(layer.convs, mask))
+        for name in layer.followers:
+            _write(outputs, name, layer.span(name), mask, _channels(network.get_submodule(name)))
+        for name, each in layer.readers.items():
+            weight = network.get_submodule(name).weight
+            assert isinstance(weight, Tensor)
+            _write(inputs, name, layer.span(name), mask.repeat_interleave(each), weight.shape[1])
+    for name, mask in outputs.items():
+        _keep_outputs(network.get_submodule(name), mask.nonzero().squeeze(1))
+    for name, mask in inputs.items():  # after all outputs, so that less is gathered
+        _keep_inputs(network.get_submodule(name), mask.nonzero().squeeze(1))
+
+
+def _write(masks: dict[str, Tensor], name: str, span: slice, mask: Tensor, total: int) -> None:
+    """Write the mask of a layer into that of a module, which keeps what is of no layer."""
+    if len(mask) == total:
+        masks[name] = mask
+        return
+    if name not in masks:
+        masks[name] = mask.new_ones(total)
+    masks[name][span] = mask
+
+
+def _channels(module: nn.Module) -> int:
+    """Return the number of channels of a follower; 0 where it has no tensors."""
+    return next((len(value) for value in (*module.parameters(), *module.buffers()) if value.ndim > 0), 0)
 
 
 def _keep_outputs(module: nn.Module, index: Tensor) -> None:

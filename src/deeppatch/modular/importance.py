@@ -34,10 +34,15 @@ def importances(network: nn.Module, layers: Sequence[Layer], x: Tensor, labels: 
             for name, inputs in layer.readers.items():
 
                 def record(
-                    _module: nn.Module, read: tuple[Tensor, ...], index: int = index, inputs: int = inputs
+                    _module: nn.Module,
+                    read: tuple[Tensor, ...],
+                    index: int = index,
+                    name: str = name,
+                    inputs: int = inputs,
                 ) -> None:
                     wide = read[0].abs().flatten(2).sum(2) if read[0].ndim > 2 else read[0].abs()
-                    maps[index] = wide.unflatten(1, (-1, inputs)).sum(2)  # the last reader overwrites earlier ones
+                    own = wide[:, layers[index].span(name)]
+                    maps[index] = own.unflatten(1, (-1, inputs)).sum(2)  # the last reader overwrites earlier ones
 
                 stack.enter_context(hooked_before(network.get_submodule(name), record))
         batches = x.split(256)

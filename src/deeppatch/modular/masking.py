@@ -36,11 +36,29 @@ def masked(network: nn.Module, layers: Sequence[Layer], masks: Sequence[Tensor])
         return before
 
     with ExitStack() as stack:
-        for layer, mask in zip(layers, masks, strict=True):
-            for name, inputs in layer.readers.items():
-                wide = mask.repeat_interleave(inputs, 1)
-                stack.enter_context(hooked_before(network.get_submodule(name), hook(wide)))
+        for name, wide in _masks_of_inputs(network, layers, masks).items():
+            stack.enter_context(hooked_before(network.get_submodule(name), hook(wide)))
         yield
+
+
+def _masks_of_inputs(network: nn.Module, layers: Sequence[Layer], masks: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Return for each reader the mask (P, inputs) of all its inputs: 1 for those that are of no layer."""
+    read: dict[str, list[tuple[int, Tensor]]] = {}
+    for layer, mask in zip(layers, masks, strict=True):
+        for name, inputs in layer.readers.items():
+            read.setdefault(name, []).append((layer.span(name).start, mask.repeat_interleave(inputs, 1)))
+    wide: dict[str, Tensor] = {}
+    for name, parts in read.items():
+        weight = network.get_submodule(name).weight
+        assert isinstance(weight, Tensor)
+        pieces, end = [], 0
+        for start, mask in sorted(parts, key=lambda part: part[0]):
+            pieces += [mask.new_ones(len(mask), start - end), mask]
+            end = start + mask.shape[1]
+        pieces.append(pieces[-1].new_ones(len(pieces[-1]), weight.shape[1] - end))
+        pieces = [piece for piece in pieces if piece.shape[1]]
+        wide[name] = torch.cat(pieces, 1) if len(pieces) > 1 else pieces[0]
+    return wide
 
 
 def masked_logits(network: nn.Module, layers: Sequence[Layer], masks: Sequence[Tensor], x: Tensor) -> Tensor:

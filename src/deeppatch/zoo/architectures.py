@@ -11,6 +11,7 @@ from torchvision.models.mobilenetv2 import MobileNetV2
 from torchvision.models.shufflenetv2 import ShuffleNetV2
 from torchvision.models.vgg import VGG, make_layers
 
+from deeppatch.zoo.incecnn import InceCNN
 from deeppatch.zoo.mobilenet import MobileNet
 from deeppatch.zoo.rescnn import rescnn, weak_rescnn, weak_rescnn_for_svhn
 from deeppatch.zoo.resnet_cifar import CifarResNet
@@ -88,14 +89,17 @@ ARCHITECTURES: dict[str, Callable[[int], nn.Module]] = {
     "simcnn": SimCNN,
     "simcnn_x0_25": partial(SimCNN, width=0.25),
     "simcnn_x0_125": partial(SimCNN, width=0.125),
+    "simcnn_bn": partial(SimCNN, hidden=4096, norm=True),
     "simcnn_poorfit": partial(SimCNN, dropout=0),
     "simcnn_weak": weak_simcnn,
     "simcnn_svhn_weak": weak_simcnn_for_svhn,
     "rescnn": rescnn,
     "rescnn_x0_25": partial(rescnn, width=0.25),
+    "rescnn_bn": partial(rescnn, dropout=0.5, norm=True),
     "rescnn_poorfit": partial(rescnn, dropout=0),
     "rescnn_weak": weak_rescnn,
     "rescnn_svhn_weak": weak_rescnn_for_svhn,
+    "incecnn": InceCNN,
 }
 
 # the width and height in pixels that a network was made for, where it is not 32

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from deeppatch.zoo.published_names import RENAMINGS, Renaming
+
 # what DataParallel, torch.compile, Lightning and people's own classes put in front of a network's names
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "backbone.", "network.")
 # what wrappers of parts of a network put into the middle
@@ -48,8 +50,9 @@ class Match:
 def match(state: Mapping[str, Shaped], own: Mapping[str, Shaped]) -> list[Match]:
     """Return the exact matches of a checkpoint's names with a network's, the plainest first, or else the closest one.
 
-    Prefixes of wrappers are stripped, in any order and number, and names of other versions are replaced, where the rest
-    then fits exactly. Batch counters may be missing; numbers without a dimension may lie beside the network's tensors.
+    Prefixes of wrappers are stripped, in any order and number, and names of other versions and of published checkpoints
+    are replaced, where the rest then fits exactly. Batch counters may be missing; numbers without a dimension may lie
+    beside the network's tensors.
 
     Args:
         state: The tensors of the checkpoint by name.
@@ -78,6 +81,8 @@ def _readings(names: Names) -> Iterator[Names]:
         for inner in (outer, _without_middle(outer)):
             yield inner
             yield _with_parts_renamed(inner)
+            published = (_as_published(inner, renaming) for renaming in RENAMINGS.values())
+            yield from (names for names in published if names != inner)
 
 
 def _unwrapped(names: Names, depth: int) -> Iterator[Names]:
@@ -95,6 +100,11 @@ def _without_middle(names: Names) -> Names:
 
 def _with_parts_renamed(names: Names) -> Names:
     return _distinct({old: ".".join(RENAMED.get(p, p) for p in new.split(".")) for new, old in names.items()}, names)
+
+
+def _as_published(names: Names, renaming: Renaming) -> Names:
+    renamed = {old: new for name, old in names.items() if (new := renaming.apply(name)) is not None}
+    return _distinct(renamed, names)
 
 
 def _distinct(renamed: Names, before: Names) -> Names:

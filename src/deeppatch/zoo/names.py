@@ -9,8 +9,9 @@ from deeppatch.errors import UserError, closest
 ARCHITECTURE_NAMES = (
     "resnet8", "resnet20", "resnet32", "resnet18", "resnet18_imagenet_stem", "resnet50", "resnet20a", "resnet32a",
     "resnet44a", "resnet56a", "resnet110a", "vgg13_bn", "mobilenetv2_x0_5", "shufflenetv2_x1_0", "mobilenet",
-    "shufflenet_g2", "simcnn", "simcnn_x0_25", "simcnn_x0_125", "simcnn_poorfit", "simcnn_weak", "simcnn_svhn_weak",
-    "rescnn", "rescnn_x0_25", "rescnn_poorfit", "rescnn_weak", "rescnn_svhn_weak",
+    "shufflenet_g2", "simcnn", "simcnn_x0_25", "simcnn_x0_125", "simcnn_bn", "simcnn_poorfit", "simcnn_weak",
+    "simcnn_svhn_weak", "rescnn", "rescnn_x0_25", "rescnn_bn", "rescnn_poorfit", "rescnn_weak", "rescnn_svhn_weak",
+    "incecnn",
 )  # fmt: skip
 LIBRARIES = ("timm", "torchvision")
 FORMS = "timm:NAME, torchvision:NAME, or package.module:function"

@@ -1,4 +1,4 @@
-"""SimCNN and its overly simple variants, without normalisation, for images of 32x32 pixels (Qi et al., ASE 2022)."""
+"""SimCNN, without and with batch normalisation, and its overly simple variants (Qi et al., ASE 2022; TOSEM 2023)."""
 
 from __future__ import annotations
 
@@ -10,24 +10,32 @@ LAYERS = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 51
 
 
 class SimCNN(nn.Module):
-    """Thirteen convolutions and three linear layers; `width` scales channels, `dropout` 0 makes the poor-fit variant.
+    """Thirteen convolutions and three linear layers for images of 32x32 pixels.
 
-    Keys are those of the published checkpoints: conv_0 to conv_12, fc_13 to fc_15.
+    `width` scales channels, `dropout` 0 makes the poor-fit variant. `hidden` is the width of the linear layers between,
+    and with `norm` a batch normalisation follows each convolution: GradSplitter's variant has both, and 4,096.
+
+    Keys are those of the published checkpoints: conv_0 to conv_12, fc_13 to fc_15; with `norm` the convolution is 0 and
+    its normalisation 1 within each of the former.
     """
 
-    def __init__(self, classes: int, width: float = 1.0, dropout: float = 0.5) -> None:
+    def __init__(
+        self, classes: int, width: float = 1.0, dropout: float = 0.5, *, hidden: int = 512, norm: bool = False
+    ) -> None:
         super().__init__()
         self.steps: list[str] = []  # the layers of the convolutional part, in order
         channels = 3
         for layer in LAYERS:
             if isinstance(layer, int):
                 self.steps.append(f"conv_{sum(step != 'M' for step in self.steps)}")
-                self.add_module(self.steps[-1], init_normal(nn.Conv2d(channels, round(layer * width), 3, padding=1)))
-                channels = round(layer * width)
+                outputs = round(layer * width)
+                conv = init_normal(nn.Conv2d(channels, outputs, 3, padding=1))
+                self.add_module(self.steps[-1], nn.Sequential(conv, nn.BatchNorm2d(outputs)) if norm else conv)
+                channels = outputs
             else:
                 self.steps.append(layer)
         self.dropout = nn.Dropout(dropout)
-        hidden = round(512 * width)
+        hidden = round(hidden * width)
         self.fc_13 = nn.Linear(channels, hidden)
         self.fc_14 = nn.Linear(hidden, hidden)
         self.fc_15 = nn.Linear(hidden, classes)

@@ -109,8 +109,9 @@ def load_network(network: nn.Module, state: dict[str, Tensor], origin: Path | st
     """Load a state dict into a network, after all of it has been checked.
 
     Prefixes of wrappers (`module.`, `_orig_mod.`, `model.`, ...) and names of other versions of the same networks
-    (`linear`, `shortcut`) are renamed where the rest then fits exactly. Batch counters may be missing, and single
-    numbers beside the network's tensors, as `n_averaged`, are ignored.
+    (`linear`, `shortcut`, and those of `published_names`) are renamed where the rest then fits exactly. Batch counters
+    may be missing; single numbers beside the network's tensors, as `n_averaged`, and layers that a published network
+    never reads are ignored.
 
     Raises:
         WrongWeights: In one line, for missing or surplus names, shapes that differ, another number of classes, and

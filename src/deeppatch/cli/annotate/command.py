@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from deeppatch.cli.arguments import model_name
 from deeppatch.cli.declared import Folder
@@ -35,6 +37,8 @@ class Options(StageOptions):
     """The options of annotate."""
 
     bias: str | None = None
+    splits: Path | None = None
+    split_digest: str = ""
     method: str = "hybrid"
     budget: str = "1%"
     features: str = "penultimate"
@@ -49,13 +53,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_bias(group: argparse._ArgumentGroup) -> None:
-    """Add --bias, which all stages of HybridRepair share."""
+    """Add --bias and --splits, which all stages of HybridRepair share."""
     group.add_argument(
         "--bias",
         choices=list(BIASES),
         help="cut the data set as HybridRepair does, into biased train and val, test and pool, with class bias A "
         "(none), B or C (default: the data set's own parts)",
     )
+    group.add_argument(
+        "--splits",
+        type=Path,
+        metavar="FILE",
+        help="a .npz file that says which images are train and val under --bias: arrays such as B_train and B_val of "
+        "indices in the first and in the second slice of the data set (default: they are drawn by --seed)",
+    )
+
+
+def split_problems(options: Any) -> list[str]:
+    """Return the problems with --splits."""
+    return ["--splits says which images --bias takes: give --bias too"] * bool(options.splits and not options.bias)
 
 
 def add_selection(parser: argparse.ArgumentParser, *epochs: str) -> None:
@@ -113,6 +129,7 @@ def problems(options: Options) -> list[str]:
         messages += [f"--{name} {getattr(options, name)}: give at least 1"] * (getattr(options, name) < 1)
     if options.features != "penultimate" and options.method not in BY_FEATURES:
         messages.append(f"--features {options.features} can only be used with --method {', '.join(BY_FEATURES)}")
+    messages += split_problems(options)
     if not options.bias and not options.dataset.startswith("folder:"):
         messages.append(
             f"-d {options.dataset}: give --bias to simulate a pool, or folder:PATH with images in PATH/pool"

@@ -38,7 +38,7 @@ def pool_of(context: Context) -> Pool:
 def partition_of(context: Context) -> Partition:
     """Return the partition of the data set under --bias."""
     options = context.options
-    return biased_split.partition(context.source, options.bias, options.seed, options.limit)
+    return biased_split.partition(context.source, options.bias, options.seed, options.limit, context.given_split)
 
 
 def check_partition(context: Context, parts: Partition) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deeppatch.cli.annotate.command import add_bias
+from deeppatch.cli.annotate.command import add_bias, split_problems
 from deeppatch.cli.arguments import add_degradations
 from deeppatch.cli.compare import further
 from deeppatch.cli.declared import Folder
@@ -57,6 +57,8 @@ class Options(StageOptions):
     hold_out: str | None = None
     degradation: str = ""
     bias: str | None = None
+    splits: Path | None = None
+    split_digest: str = ""
     files: list[Path] = field(default_factory=list)
     networks: list[Path] = field(default_factory=list)
     require: list[str] = field(default_factory=list)
@@ -125,7 +127,7 @@ def problems(options: Options) -> list[str]:
         requirements.check_names(parsed, known, own=bool(specification.own))
     except UserError as error:
         messages.append(f"--require {error}")
-    messages += further.problems(options)
+    messages += split_problems(options) + further.problems(options)
     if not options.require:
         messages += ["--confident belongs to requirements; give some with --require"] if options.confident else []
     return messages

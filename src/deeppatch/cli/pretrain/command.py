@@ -6,9 +6,10 @@ import argparse
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deeppatch.cli.annotate.command import add_bias
+from deeppatch.cli.annotate.command import add_bias, split_problems
 from deeppatch.cli.declared import DEGRADATION_FILES, Folder
 from deeppatch.cli.options import RepairOptions
 from deeppatch.pretraining.recipes import RECIPES
@@ -63,6 +64,8 @@ class Options(RepairOptions):
     train: bool = False
     recipe: str = "default"
     bias: str | None = None
+    splits: Path | None = None
+    split_digest: str = ""
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
     state: str = "pretrained"
@@ -117,6 +120,7 @@ def problems(options: Options) -> list[str]:
         messages.append("--state corrected only measures: leave out --train, --recipe, --bias, --mean and --std")
     elif options.bias and not (options.train or options.weights):
         messages.append(f"--bias {options.bias}: published weights have seen all training images; add --train")
+    messages += split_problems(options)
     if options.bias and options.val_share:
         messages.append("--val_share and --bias exclude each other: a bias has its own val")
     return messages

@@ -79,15 +79,15 @@ def inherit_warm_start(context: Context, model: Classifier, recipe: Recipe, sett
 
 
 def finished_runs(context: Context) -> pd.DataFrame:
-    """Return the rows of all finished runs with this bias and limit, each with the wall time of its record.
+    """Return the rows of all finished runs with this bias, split and limit, each with the wall time of its record.
 
     Runs from labels that have changed since are left out, which is logged. UserError when there is none.
     """
     options = context.options
-    rows = []
+    rows, same = [], ("bias", "split_digest", "limit")
     for path in sorted(model_folder(options).glob("relearn-*/row.csv")):
         record = recorded(path.parent / RECORD)
-        if record and all(record["settings"][name] == getattr(options, name) for name in ("bias", "limit")):
+        if record and all(record["settings"].get(name, "") == getattr(options, name) for name in same):
             try:
                 content = context.stage.read(path, record["command"])
             except StaleArtifact as error:
