@@ -13,6 +13,9 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM, which schedulers of clusters and containers send; whatever handles Ctrl-C handles it too."""
 
 
+ERRORS = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}
+
+
 @contextmanager
 def ended_in_order() -> Iterator[None]:
     """Raise KeyboardInterrupt at SIGINT and Terminated at SIGTERM within the block, once.
@@ -21,24 +24,21 @@ def ended_in_order() -> Iterator[None]:
     that is ignored (as a shell does for a job in the background), or that has a handler of its own, stays so. Handlers
     belong to the main thread; in another one nothing is changed.
     """
-    mine = {
-        signal.SIGINT: (KeyboardInterrupt, signal.default_int_handler),
-        signal.SIGTERM: (Terminated, signal.SIG_DFL),
-    }
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    taken = {number: error for number, (error, usual) in mine.items() if signal.getsignal(number) == usual}
+    usual = (signal.default_int_handler, signal.SIG_DFL)
+    before = {number: action for number in ERRORS if (action := signal.getsignal(number)) in usual}
 
     def end(number: int, _frame: FrameType | None) -> None:
-        for each in taken:
+        for each in before:
             signal.signal(each, signal.SIG_DFL)
-        raise taken[signal.Signals(number)]
+        raise ERRORS[signal.Signals(number)]
 
-    for number in taken:
+    for number in before:
         signal.signal(number, end)
     try:
         yield
     finally:
-        for number in taken:
-            signal.signal(number, mine[number][1])
+        for number in before:
+            signal.signal(number, before[number])
