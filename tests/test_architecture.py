@@ -26,7 +26,7 @@ LAYERS = (
     ("evaluation", "features", "attack"),
     ("training",),
     ("graph", "data", "zoo"),
-    ("cache",),
+    ("cache", "divergence"),
     ("artifacts", "distributed"),
     ("stage",),
     ("lock", "storage"),

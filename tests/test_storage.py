@@ -6,11 +6,13 @@ import json
 import multiprocessing
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from deeppatch import storage
-from deeppatch.storage import RECORD, read_record, recover, replace_folder, write_bytes
+from deeppatch.errors import UserError
+from deeppatch.storage import RECORD, check_place, read_record, recover, replace_folder, write_bytes
 
 
 def write_often(path: Path, letter: str, count: int) -> None:
@@ -95,3 +97,32 @@ def test_what_a_kill_in_between_left_is_mended(tmp_path):
 def test_a_record_that_is_none_is_none(tmp_path, content):
     (tmp_path / RECORD).write_text(content)
     assert read_record(tmp_path) is None
+
+
+def disk(free: float, total: float = 1e9):
+    """Stand in for shutil.disk_usage."""
+    return lambda _place: SimpleNamespace(free=free, total=total)
+
+
+@pytest.mark.parametrize("there", ["", "stage", "stage/assess"])
+def test_a_run_begins_only_with_enough_free_space(tmp_path, monkeypatch, there):
+    folder = tmp_path / "stage" / "assess"
+    (tmp_path / there).mkdir(parents=True, exist_ok=True)
+    monkeypatch.setattr(storage.shutil, "disk_usage", disk(storage.FREE_BYTES))
+    check_place(folder)
+    monkeypatch.setattr(storage.shutil, "disk_usage", disk(storage.FREE_BYTES - 1))
+    with pytest.raises(UserError, match=r"no space is left for .*assess: 16.0 MiB are free, and a run begins with 16"):
+        check_place(folder)
+    monkeypatch.setattr(storage.shutil, "disk_usage", disk(0, 0))  # /proc and the like have no size
+    check_place(folder)
+
+
+@pytest.mark.parametrize(("made", "locked"), [("a/b", "a/b"), ("a", "a"), ("a/b/c", "a/b/c"), ("a/b/c", "a/b")])
+def test_a_run_begins_only_where_it_may_write(tmp_path, monkeypatch, made, locked):
+    (tmp_path / made).mkdir(parents=True)
+    check_place(tmp_path / "a/b/c")
+    refuse = tmp_path / locked
+    monkeypatch.setattr(os, "access", lambda place, _mode: place != refuse)
+    with pytest.raises(PermissionError) as error:
+        check_place(tmp_path / "a/b/c")
+    assert error.value.filename == str(refuse)

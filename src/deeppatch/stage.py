@@ -14,7 +14,7 @@ import pandas as pd
 
 from deeppatch.errors import MissingArtifact, StaleArtifact
 from deeppatch.lock import FolderLock
-from deeppatch.storage import RECORD, read_record, recover, replace_folder, sha256, write_bytes
+from deeppatch.storage import RECORD, check_place, read_record, recover, replace_folder, sha256, write_bytes
 
 
 class Stage:
@@ -37,9 +37,15 @@ class Stage:
         self._start = time.monotonic()
 
     def begin(self, *, resume: bool = False) -> None:
-        """Take the folder for this run; without `resume` what an unfinished run has left is deleted. Raises Busy."""
+        """Take the folder for this run; without `resume` what an unfinished run has left is deleted.
+
+        Busy where another process writes it; PermissionError or UserError where it cannot be written, or no space is
+        left, so that this is known before the work.
+        """
         if not self.writes or self._lock is not None:
             return
+        for place in (self.folder, self.unfinished):
+            check_place(place)
         lock = FolderLock(self.folder)
         lock.acquire()
         self._lock = lock

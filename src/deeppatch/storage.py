@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import hashlib
 import json
 import os
@@ -15,6 +16,7 @@ from typing import Any
 from deeppatch.errors import UserError
 
 RECORD = "run.json"
+FREE_BYTES = 16 * 2**20  # the least with which a run begins
 _EXCHANGE = 2  # RENAME_EXCHANGE of Linux' renameat2
 _HERE = -100  # AT_FDCWD
 
@@ -40,6 +42,24 @@ def write_bytes(path: Path, content: bytes) -> None:
         if isinstance(error, OSError):
             error.filename = str(path) if error.filename in (None, str(partial)) else error.filename
         raise
+
+
+def check_place(folder: Path) -> None:
+    """Raise an error unless a run may begin to write `folder`, which need not exist yet.
+
+    PermissionError where the folder, or the nearest one above it, is not writable; UserError where less than 16 MiB are
+    free, which a checkpoint of a small network fills.
+    """
+    there = [each for each in (folder, *folder.parents) if each.exists()]
+    for each in there[: 2 if there[0] == folder else 1]:
+        if each.is_dir() and not os.access(each, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(each))
+    disk = shutil.disk_usage(there[0])
+    if disk.total and disk.free < FREE_BYTES:
+        raise UserError(
+            f"no space is left for {folder}: {disk.free / 2**20:.1f} MiB are free, and a run begins with "
+            f"{FREE_BYTES // 2**20} or more; free some, or choose another --output_dir"
+        )
 
 
 def sync_folder(folder: Path) -> None:

@@ -23,15 +23,14 @@ from deeppatch.data.epochs import degraded_epochs as degraded_epochs
 from deeppatch.data.images import Images
 from deeppatch.distributed import ranks
 from deeppatch.distributed.data_parallel import Batch, Stream, gather_batches, own_shards, replicated
-from deeppatch.errors import UserError
+from deeppatch.divergence import FirstLoss, Validation, check_accuracy, check_loss
+from deeppatch.divergence import Loss as Loss
 from deeppatch.metrics import accuracy
 from deeppatch.optimizers import adam as adam
 from deeppatch.optimizers import adam_with_initial_rate as adam_with_initial_rate
 from deeppatch.optimizers import constant_sgd as constant_sgd
 from deeppatch.optimizers import sgd as sgd
 from deeppatch.progress import info, measured, track
-
-Loss = Callable[[nn.Module, Batch], Tensor]
 
 
 def cross_entropy(model: nn.Module, batch: Batch) -> Tensor:
@@ -112,10 +111,10 @@ class SGDSettings:
         return sgd(parameters, **asdict(self), steps=sum(len(batches) for batches in epochs))
 
 
-def accuracy_on(images: Images, *, amp: bool = False) -> Callable[[nn.Module], float]:
+def accuracy_on(images: Images, *, batch_size: int = 256, amp: bool = False) -> Validation:
     """Return a function that measures a model's accuracy, in [0, 1], on clean images that are on its device."""
-    view = views.clean(images, 256)
-    return lambda model: accuracy(predict(model, view, amp=amp), view.labels)
+    view = views.clean(images, batch_size)
+    return Validation(lambda model: accuracy(predict(model, view, amp=amp), view.labels), view.labels)
 
 
 @dataclass
@@ -157,10 +156,12 @@ def seeded(seed: int | None) -> Iterator[None]:
 
 def accuracy_over_levels(
     images: Images, corruption: Corruption, *, batch_size: int = 256, amp: bool = False
-) -> Callable[[nn.Module], float]:
+) -> Validation:
     """Return a function that measures a model's accuracy, in [0, 1], on all images, clean and at each level."""
     view = views.append(images, corruption, batch_size)
-    return lambda model: accuracy(predict(model, view, amp=amp, label="validating"), view.labels)
+    return Validation(
+        lambda model: accuracy(predict(model, view, amp=amp, label="validating"), view.labels), view.labels
+    )
 
 
 def take_step(optimizer: torch.optim.Optimizer, loss: Tensor | Sequence[Tensor | None]) -> None:
@@ -201,13 +202,15 @@ def fit(
 ) -> History:
     """Train a model in place, and leave it in the state of its best epoch, in eval mode.
 
-    A resumed run has the same result, to the byte, as a run without interruption. UserError when the loss is no longer
-    finite. `amp` runs forward passes in bfloat16, and `label` names the training in messages.
+    A resumed run has the same result, to the byte, as a run without interruption. UserError when the training has
+    become useless, as `divergence` defines it. `amp` runs forward passes in bfloat16, and `label` names the training in
+    messages.
 
     Args:
         epochs: A stream of batches for each epoch. Streams of epochs that an interrupted run has finished are not read,
             so one that selects its data by the model must do so when it is read, independently of earlier epochs.
-        validate: Returns the validation accuracy in [0, 1] after each epoch; nan where there is none.
+        validate: Returns the validation accuracy in [0, 1] after each epoch; nan where there is none. With a
+            `Validation`, a model that falls from above chance to chance is an error.
         loss: Returns the loss of a model on a batch.
         schedule: The schedule of the optimizer's learning rate, which steps after each batch.
         checkpoint: Where the state after each epoch is saved, and resumed from.
@@ -218,7 +221,8 @@ def fit(
         carried: What else the checkpoint saves and restores: what a stream of batches keeps of earlier epochs.
     """
     history = History()
-    best_state: dict[str, Tensor] = copy.deepcopy(model.state_dict())
+    given_state: dict[str, Tensor] = copy.deepcopy(model.state_dict())
+    best_state = given_state
     saved = ranks.broadcast_from_rank0(checkpoint.load) if checkpoint else None
     others: dict[str, Stateful] = {"optimizer": optimizer, "schedule": schedule}
     others |= {"carried": carried} if carried else {}
@@ -228,22 +232,19 @@ def fit(
         best_state = {key: value.to(best_state[key].device) for key, value in saved["best"].items()}
         load_states(others, saved)
         info(f"{label}: resumed after epoch {len(history.loss)}")
+    first = FirstLoss(saved.get("first_loss") if saved else None)
     with torch.enable_grad(), replicated(model) as replica:
         for epoch, batches in enumerate(epochs):
             if epoch < len(history.loss):
-                if (
-                    saved and epoch == len(history.loss) - 1
-                ):  # drawing the skipped epochs may have changed the random states
+                # drawing the skipped epochs may have changed the random states
+                if saved and epoch == len(history.loss) - 1:
                     runtime.restore_random_states(saved["random"])
                 continue
             enter_training(model)
             name = f"{label}, epoch {epoch + 1}"
-            history.loss.append(train_epoch(replica, batches, loss, optimizer, schedule, amp=amp, label=name))
-            finite = all(bool(each.isfinite().all()) for each in model.parameters())
-            if not (finite and math.isfinite(history.loss[-1])):
-                raise UserError(
-                    f"{name}: the loss is not finite; check the weights, or start anew with a lower learning rate"
-                )
+            noted = first.noting(loss)
+            history.loss.append(train_epoch(replica, batches, noted, optimizer, schedule, amp=amp, label=name))
+            check_loss(name, model, history.loss[-1], first)
             history.accuracy.append(validate(model))
             on_val = f", validation accuracy {100 * history.accuracy[-1]:.2f} %"
             info(f"{name}: loss {history.loss[-1]:.4f}{'' if math.isnan(history.accuracy[-1]) else on_val}")
@@ -261,9 +262,12 @@ def fit(
                         "model": model.state_dict(),
                         "best": best_state,
                         **states_of(others),
+                        "first_loss": first.value,
                         "random": runtime.random_states(),
                     }
                 )
+    if history.accuracy:
+        check_accuracy(label, validate, model, history.accuracy[choose(history)], given_state)
     model.load_state_dict(best_state)
     model.eval()
     return history

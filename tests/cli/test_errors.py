@@ -630,6 +630,15 @@ def test_a_full_disk_leaves_what_was_there_before(bench, monkeypatch):
     assert bench.hashes() == before
 
 
+@pytest.mark.parametrize("line", ["eval -e 1", "select -f featswap", "correct", "switch", "eval --state corrected"])
+def test_a_disk_that_is_nearly_full_is_told_before_the_work(bench, monkeypatch, line):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _place: SimpleNamespace(total=1e9, free=1e6))
+    monkeypatch.setattr("deeppatch.training.fit", lambda *_given, **_options: pytest.fail("it has begun"))
+    before = bench.files()
+    assert bench.refused(line).startswith("no space is left for ")
+    assert bench.files() == before
+
+
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.EPERM])
 def test_an_output_folder_that_cannot_be_written(pretrained, monkeypatch, number):
     def refuse(self, *_arguments, **_options):

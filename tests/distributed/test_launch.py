@@ -119,4 +119,4 @@ def test_sigterm_is_heard_while_the_main_thread_is_blocked():
     os.kill(process.pid, signal.SIGTERM)
     with contextlib.closing(process.stdout):
         assert process.communicate(timeout=20)[1] == "last words\n"
-    assert process.returncode == 1
+    assert process.returncode == 128 + signal.SIGTERM

@@ -26,7 +26,7 @@ from deeppatch.data.given_split import GivenSplit, given_split
 from deeppatch.data.scaling import Scaling
 from deeppatch.data.splits import Splits, split
 from deeppatch.distributed import ranks
-from deeppatch.errors import Busy, StaleArtifact, UserError
+from deeppatch.errors import StaleArtifact, UserError
 from deeppatch.progress import info
 from deeppatch.stage import Stage, git_revision
 from deeppatch.storage import read_given
@@ -211,7 +211,7 @@ class Context:
         def taken() -> str | None:
             try:
                 self.stage.begin(resume=self.options.resume)
-            except Busy as error:
+            except UserError as error:  # another writer, or a full disk
                 return str(error)
             return None
 

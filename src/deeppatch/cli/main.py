@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
 import shlex
@@ -12,6 +13,8 @@ from dataclasses import replace
 import deeppatch
 from deeppatch import progress
 from deeppatch.cli.options import SCRIPTS
+from deeppatch.cli.signals import Terminated, ended_in_order
+from deeppatch.distributed import launch
 from deeppatch.errors import RequirementsBroken, UserError, closest
 from deeppatch.lock import released_at_end
 
@@ -47,7 +50,10 @@ deeppatch --version prints the version; deeppatch --print-completion bash (or zs
 
 
 def main(script: str, arguments: Sequence[str] | None = None, prefix: str = "python src/{script}.py") -> None:
-    """Run the command of a script in src/ and exit: status 2 and one line on a user's mistake, 130 on Ctrl-C."""
+    """Run the command of a script in src/ and exit.
+
+    The status is 2 on a user's mistake, which is one line, 130 on Ctrl-C and 143 on SIGTERM.
+    """
     sys.exit(guarded(script, sys.argv[1:] if arguments is None else arguments, prefix))
 
 
@@ -71,17 +77,21 @@ def console() -> None:
 
 def guarded(script: str, arguments: Sequence[str], prefix: str) -> int:
     """Run a command and return its exit status; a user's mistake is reported as one line on stderr."""
+    # torchrun sends the signal on that every rank has had already, so that a second one means nothing
+    orderly = ended_in_order() if launch.requested_ranks() == 1 else contextlib.nullcontext()
     try:
-        with progress.console_output():
+        with orderly, progress.console_output():
             run(script, arguments, prefix)
     except UserError as error:
         return _fail(str(error))
     except RequirementsBroken as error:
         print(error, file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("\n[info] interrupted; finished work is kept: continue with the same command and -r", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:
+        terminated = isinstance(error, Terminated)
+        how = "ended by SIGTERM" if terminated else "interrupted"
+        print(f"\n[info] {how}; finished work is kept: continue with the same command and -r", file=sys.stderr)
+        return 143 if terminated else 130
     except BrokenPipeError:  # the process that read the output has ended
         return 1
     except OSError as error:
@@ -100,7 +110,6 @@ def run(script: str, arguments: Sequence[str], prefix: str) -> None:
     from deeppatch.cli.naming import IDENTITIES
     from deeppatch.cli.sinks import logged
     from deeppatch.data import corruption_names
-    from deeppatch.distributed import launch
 
     module = importlib.import_module(f"deeppatch.cli.{COMMANDS[script]}.command")
     command = shlex.join([*prefix.format(script=script, stage=COMMANDS[script]).split(), *arguments])

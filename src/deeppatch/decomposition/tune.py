@@ -15,6 +15,7 @@ from deeppatch.data.dataset import Data
 from deeppatch.decomposition.features import Features, LastLayer, ShuffledFeatures
 from deeppatch.decomposition.head import DecomposedHead, decompose, with_head
 from deeppatch.decomposition.influence import measure
+from deeppatch.divergence import Validation
 from deeppatch.metrics import accuracy
 from deeppatch.training import History, Stream, accuracy_on, adam, clean_epochs, cross_entropy, fit
 
@@ -150,11 +151,11 @@ def feature_epochs(train: Features, settings: TuneSettings) -> list[ShuffledFeat
     return [ShuffledFeatures(train, settings.batch_size, settings.seed, epoch) for epoch in range(settings.epochs)]
 
 
-def head_accuracy(features: Features) -> Callable[[nn.Module], float]:
+def head_accuracy(features: Features) -> Validation:
     """Return a function that measures the accuracy of a head, in [0, 1], on features."""
 
     @torch.no_grad()
     def measured(head: nn.Module) -> float:
         return accuracy(head(features.values).argmax(1), features.labels)
 
-    return measured
+    return Validation(measured, features.labels)

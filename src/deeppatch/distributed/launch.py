@@ -37,8 +37,9 @@ def resume_command(command: str) -> str:
 def joined_ranks(command: str) -> Iterator[None]:
     """Join the other ranks within the block; with one process nothing is done.
 
-    Only rank 0 prints. When a rank ends too early, the others raise RankLost or are terminated, and one of them reports
-    how to resume `command`. An error that occurs on all ranks is reported by one of them; the others exit silently.
+    Only rank 0 prints. When a rank ends too early, the others raise RankLost or get SIGTERM from torchrun, and one of
+    them reports how to resume `command`. SIGTERM to torchrun itself reaches all ranks too; a rank that gets it exits
+    with status 143. An error that occurs on all ranks is reported by one of them; the others exit silently.
     """
     if requested_ranks() == 1:
         yield
@@ -54,8 +55,9 @@ def joined_ranks(command: str) -> Iterator[None]:
         except RuntimeError:  # the machine that held the store has ended
             return True
 
-    lost = f"a process of this run has ended; finished work is kept, go on with: {resume_command(command)}"
-    with _exit_on_sigterm(lambda: _write_stderr(f"error: {lost}\n") if reports_first() else None):
+    go_on = f"finished work is kept, go on with: {resume_command(command)}"
+    lost, told = f"a process of this run has ended; {go_on}", f"SIGTERM has ended this run, or a part of it; {go_on}"
+    with _exit_on_sigterm(lambda: _write_stderr(f"error: {told}\n") if reports_first() else None):
         try:
             with _only_rank0_prints():
                 yield
@@ -103,7 +105,7 @@ def _exit_on_sigterm(report: Callable[[], object]) -> Iterator[None]:
         while received := reader.recv(1):
             if received[0] == signal.SIGTERM:
                 report()
-                os._exit(1)
+                os._exit(128 + signal.SIGTERM)
 
     before = signal.signal(signal.SIGTERM, lambda *_: None)
     descriptor = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
 from deeppatch.artifacts import Checkpoint
-from deeppatch.data import views
 from deeppatch.data.dataset import Data
 from deeppatch.data.splits import subset
-from deeppatch.metrics import accuracy
 from deeppatch.modular import gradient
 from deeppatch.modular.analysis import Analysis
 from deeppatch.modular.modules import SearchResult
-from deeppatch.training import adam_with_initial_rate, fit, predict
+from deeppatch.training import accuracy_on, adam_with_initial_rate, fit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +41,7 @@ class GradientSearch:
         checkpoint: Checkpoint | None = None,
     ) -> SearchResult:
         """Train thresholds and heads on train; val chooses the epoch. `history` has one row for each epoch."""
-        train, val = data.train, views.clean(data.val, gradient.BATCH_SIZE)
+        train, on_val = data.train, accuracy_on(data.val, batch_size=gradient.BATCH_SIZE)
         if self.images:
             train = subset(train, self.images, seed, data.name)
         steps = -(-len(train) // gradient.BATCH_SIZE)
@@ -57,12 +55,12 @@ class GradientSearch:
             initial_lr=10 * self.lr,
             steps=steps * gradient.WARM_UP_EPOCHS,
         )
-        strong = accuracy(predict(analysis.model, val, label="strong model"), val.labels)
+        strong = on_val(analysis.model)
         choose = gradient.choose_smallest(strong, self.max_drop / 100)
         history = fit(
             splitter,
             gradient.epochs(splitter, train, gradient.BATCH_SIZE, seed, self.epochs),
-            lambda model: accuracy(predict(model, val), val.labels),
+            replace(on_val, before=strong),
             loss=gradient.splitting_loss(self.alpha),
             optimizer=optimizer,
             schedule=schedule,

@@ -8,12 +8,10 @@ from typing import TypeVar
 from torch import nn
 
 from deeppatch.artifacts import Checkpoint
-from deeppatch.data import views
 from deeppatch.data.dataset import Data
-from deeppatch.metrics import accuracy
 from deeppatch.pretraining.halfway import Halfway
 from deeppatch.pretraining.recipes import Recipe
-from deeppatch.training import History, clean_epochs, cross_entropy, fit, predict, seeded, sgd
+from deeppatch.training import History, accuracy_on, clean_epochs, cross_entropy, fit, seeded, sgd
 from deeppatch.zoo.classifier import device_of
 
 Trained = TypeVar("Trained", bound=nn.Module)
@@ -75,12 +73,11 @@ def train_classifier(
         steps=steps,
         milestones=None if recipe.milestones is None else [round(share * steps) for share in recipe.milestones],
     )
-    val = views.clean(data.val, recipe.batch_size)
     with seeded(seed if reseed else None):
         history = fit(
             trained,
             epochs,
-            lambda network: accuracy(predict(network, val, amp=amp), val.labels),
+            accuracy_on(data.val, batch_size=recipe.batch_size, amp=amp),
             loss=cross_entropy,
             optimizer=optimizer,
             schedule=schedule,

@@ -73,6 +73,7 @@ def run(options: Options) -> None:
     from deeppatch.cli.context import open_stage
     from deeppatch.cli.influence import inputs, report
     from deeppatch.decomposition.influence import measure
+    from deeppatch.storage import check_place
 
     context = open_stage(options, STAGE)
     last = inputs.last_layer(context)
@@ -83,6 +84,8 @@ def run(options: Options) -> None:
     given = inputs.given_sets(context, last)
     if options.augment and not context.source.augment:
         raise UserError(f"--augment: a crop or mirror image would change the class in {options.dataset}; leave it out")
+    for k in options.k:
+        check_place(context.folder(STAGE, k=k))
     everything = last.training_features(augment_seed=options.seed if options.augment else None)
     for influence in measure(everything, len(context.source.classes), options.k):
         report.write_influence(context, influence, len(everything), given)

@@ -138,6 +138,7 @@ def run(options: Options) -> None:
         return
     context = open_stage(options, "eval")
     model = load_corrected(context, base_model(context))
+    context.begin()
     report(context, model, {"weights": f"corrected: {correction(options)}"})
     context.stage.finish()
 
