@@ -46,6 +46,15 @@ def test_regions_repeat_by_seed_and_ignore_the_length_of_features(features):
     assert torch.equal(first.centers, again.centers)
 
 
+def test_clusters_do_not_depend_on_the_number_of_threads(features, monkeypatch):
+    found = []
+    for threads in (1, 3):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        found.append(clusters.cluster_pool(features, 8, 1))
+    assert torch.equal(found[0].cluster, found[1].cluster)
+    assert torch.equal(found[0].distance, found[1].distance)
+
+
 def test_wide_features_are_reduced_first(features, monkeypatch):
     rotation, _ = torch.linalg.qr(torch.randn(300, 300, generator=torch.Generator().manual_seed(1)))
     wide = features @ rotation[:10]

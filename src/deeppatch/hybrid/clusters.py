@@ -51,7 +51,7 @@ def cluster_pool(features: Tensor, budget: int, seed: int) -> PoolClusters:
 
     Features are normalised to length 1, and reduced to at most 64 dimensions by PCA. There is one cluster for every 10
     images, but at least as many as the budget. The centre of a cluster is the member nearest to its mean. This runs on
-    the CPU and on one thread, so that sums are reproducible.
+    the CPU, and all sums on one thread, so that they are reproducible.
     """
     with threadpool_limits(limits=1):
         points = _reduce(F.normalize(features.float(), dim=1).cpu().numpy(), seed)
@@ -166,7 +166,10 @@ def _reduce(points: np.ndarray, seed: int) -> np.ndarray:
 def _dense(points: np.ndarray) -> np.ndarray:
     if len(points) < MIN_CLUSTER:
         return np.ones(len(points), bool)
-    return HDBSCAN(min_cluster_size=MIN_CLUSTER, min_samples=MIN_SAMPLES, copy=True).fit_predict(points) >= 0
+    # most of the time goes into neighbours; threads share the images, so that results do not depend on their number
+    threads = torch.get_num_threads()
+    density = HDBSCAN(min_cluster_size=MIN_CLUSTER, min_samples=MIN_SAMPLES, n_jobs=threads, copy=True)
+    return density.fit_predict(points) >= 0
 
 
 def _k_means(points: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
