@@ -47,6 +47,8 @@ Answer = Callable[[Tensor], Tensor]
 def main() -> None:
     """Measure all degradations, and write the table."""
     options = parser().parse_args()
+    if options.patch is None:
+        raise SystemExit("give the patch of the base with --patch FILE")
     device = machine.prepared(options.device)
     data = load_data(options.dataset, options.data_dir, limit=options.limit)
     classes = options.dataset if options.dataset in CLASSES else len(data.classes)
@@ -140,7 +142,7 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of this benchmark's options."""
     found = machine.parser(__doc__ or "")
     found.add_argument("--weights", type=Path, metavar="FILE", help="weights of the base (default: the published ones)")
-    found.add_argument("--patch", type=Path, metavar="FILE", required=True, help="a patch of the base")
+    found.add_argument("--patch", type=Path, metavar="FILE", help="a patch of the base (needed)")
     found.add_argument("-m", "--model", default="resnet32a", metavar="NAME")
     found.add_argument("-d", "--dataset", default="cifar10", metavar="NAME")
     found.add_argument("--data_dir", type=Path, default=Path("data"), metavar="FOLDER")
