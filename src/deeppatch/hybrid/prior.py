@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from scipy.stats import norm
+from scipy.stats import chi2, norm
 from torch import Tensor
 
 from deeppatch.hybrid.calibration import bias_corrected_temperature
@@ -114,7 +114,8 @@ def estimate_prior(
     The network is calibrated on val. EM estimates the prior of the pool, with an interval by bootstrap over its images;
     the estimate by the confusion matrix is bootstrapped over images of both. Where the two differ in a class by more
     than their intervals (95 % over all classes, Bonferroni), the shift is not one of classes alone, and the correction
-    is refused. Where no class differs between val and pool by more than sampling noise, nothing is corrected.
+    is refused. Where the classes of val and pool differ by no more than sampling noise (a likelihood ratio test of q = p
+    at 5 %, for as many images as both samples are worth: N M / (N + M)), nothing is corrected.
 
     Args:
         val_logits: Logits (M, C) of val, whose classes are distributed as those of the training images.
@@ -135,13 +136,14 @@ def estimate_prior(
     train = calibration.posteriors(val_logits).mean(0).cpu()
     posteriors = calibration.posteriors(pool_logits).cpu()
     pool = pool_prior(posteriors, train)
-    drawn = _draws_of_pool(posteriors / train, pool, generator)
+    ratios = posteriors / train
+    drawn = _draws_of_pool(ratios, pool, generator)
     confusion = _confusion(val_logits.argmax(1).cpu(), val_labels.cpu(), len(pool))
     predicted = pool_logits.argmax(1).cpu().bincount(minlength=len(pool)).double()
     by_confusion = prior_by_confusion(confusion / confusion.sum(), predicted / predicted.sum())
     drawn_by_confusion = _draws_by_confusion(confusion, predicted, generator)
     deviations = [each.std(0) for each in (drawn, drawn_by_confusion)]
-    decision, reason = _decide(train, pool, by_confusion, deviations, len(val_labels))
+    decision, reason = _decide(ratios, train, pool, by_confusion, deviations, len(val_labels))
     if decision == REFUSED and trust:
         decision, reason = CORRECTED, f"{reason}; corrected because this was asked for"
     if known is not None:
@@ -154,9 +156,12 @@ def estimate_prior(
 
 
 def _decide(
-    train: Tensor, pool: Tensor, by_confusion: Tensor, deviations: list[Tensor], images: int
+    ratios: Tensor, train: Tensor, pool: Tensor, by_confusion: Tensor, deviations: list[Tensor], images: int
 ) -> tuple[str, str]:
-    """Compare the two estimates with each other, and the pool with val, each class at LEVEL / C."""
+    """Compare the two estimates with each other, each class at LEVEL / C, and the pool with val, all classes at once.
+
+    `ratios` (N, C) are posteriors over prior p of the pool's images, and `images` is the number of those of val.
+    """
     bound = float(norm.ppf(1 - LEVEL / (2 * len(pool))))
     of_pool, of_confusion = deviations
     apart = (pool - by_confusion).abs() - bound * (of_pool + of_confusion)
@@ -166,11 +171,11 @@ def _decide(
             f"two estimates of the pool's classes differ by more than their intervals (class {differing}: "
             f"{100 * pool[differing]:.1f} % and {100 * by_confusion[differing]:.1f} %), so that not only classes differ"
         )
-    noise = (of_pool.square() + train * (1 - train) / images).sqrt()
-    shift = (pool - train).abs() - bound * noise
-    if not bool((shift > 0).any()):
-        return NO_SHIFT, "no class differs between val and the pool by more than sampling noise"
-    return CORRECTED, f"{int((shift > 0).sum())} of {len(pool)} classes differ between val and the pool"
+    gained = ((ratios @ pool).log() - (ratios @ train).log()).mean()
+    statistic = 2 * float(gained) * len(ratios) * images / (len(ratios) + images)
+    if chi2.sf(statistic, len(pool) - 1) > LEVEL:
+        return NO_SHIFT, "the classes of val and of the pool differ by no more than sampling noise"
+    return CORRECTED, "the classes of val and of the pool differ by more than sampling noise"
 
 
 def _draws_of_pool(ratios: Tensor, start: Tensor, generator: torch.Generator) -> Tensor:

@@ -39,7 +39,7 @@ def pool_of(context: Context) -> Pool:
 
 
 def judge_of(pool: Pool) -> Callable[[Tensor, Tensor], dict[str, float]] | None:
-    """Return a function that measures pseudo-labels (indices in the pool, labels) of a simulated pool; None for another.
+    """Return a function that measures pseudo-labels of a simulated pool, from indices and labels; else None.
 
     It returns diagnostics, which are not available in the field.
     """
