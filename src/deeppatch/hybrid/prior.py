@@ -114,8 +114,8 @@ def estimate_prior(
     The network is calibrated on val. EM estimates the prior of the pool, with an interval by bootstrap over its images;
     the estimate by the confusion matrix is bootstrapped over images of both. Where the two differ in a class by more
     than their intervals (95 % over all classes, Bonferroni), the shift is not one of classes alone, and the correction
-    is refused. Where the classes of val and pool differ by no more than sampling noise (a likelihood ratio test of q = p
-    at 5 %, for as many images as both samples are worth: N M / (N + M)), nothing is corrected.
+    is refused. Where the classes of val and pool differ by no more than sampling noise, nothing is corrected: a
+    likelihood ratio test of q = p at 5 %, for as many images as both samples are worth, N M / (N + M).
 
     Args:
         val_logits: Logits (M, C) of val, whose classes are distributed as those of the training images.
