@@ -5,8 +5,8 @@ python benchmarks/hybrid_views.py [-m mobilenet] [--images 256] [--pool 2000] [-
 
 Views: whole batches as tensors against torchvision's AugMix, image by image in the worker processes of a DataLoader,
 one for each thread. BADGE: distances by products against gradients written out, on random predictions and features of
-the network's width. A step of the safe recipe: with its views, against its forward and backward passes only; `times_as_fast`
-above 0.87 means below 1.15 of these. Both of a pair take turns; times are medians. Selection: each part once, on images of noise.
+the network's width. A step of the safe recipe: with its views, against its forward and backward passes
+only. Both of a pair take turns; times are medians. Selection: each part once, on images of noise.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ def test_calibration_is_the_minimum_that_plain_gradient_descent_finds():
     plain.step(loss)
     assert found.temperature == pytest.approx(1 / scale.item(), rel=1e-4)
     assert found.temperature == pytest.approx(2.5, rel=0.3)
-    assert torch.allclose(found.biases, (biases - biases.mean()).detach(), atol=1e-4)
+    assert torch.allclose(found.biases, (biases - biases.mean()).detach(), atol=1e-3)
     assert torch.allclose(found.posteriors(logits).mean(0), targets.mean(0), atol=1e-5)
 
 
