@@ -5,7 +5,8 @@ python benchmarks/hybrid_views.py [-m mobilenet] [--images 256] [--pool 2000] [-
 
 Views: whole batches as tensors against torchvision's AugMix, image by image in the worker processes of a DataLoader,
 one for each thread. BADGE: distances by products against gradients written out, on random predictions and features of
-the network's width. Both of a pair take turns; times are medians. Selection: each part once, on images of noise.
+the network's width. A step of the safe recipe: with its views, against its forward and backward passes
+only. Both of a pair take turns; times are medians. Selection: each part once, on images of noise.
 """
 
 from __future__ import annotations
@@ -24,10 +25,15 @@ from torchvision.transforms.v2 import AugMix
 
 from deeppatch import runtime
 from deeppatch.data.augmix import views
+from deeppatch.data.images import Images
+from deeppatch.distributed.data_parallel import Stream
 from deeppatch.hybrid.clusters import cluster_pool
+from deeppatch.hybrid.confidence import PseudoLabelling
 from deeppatch.hybrid.diversity import diverse_gradients
 from deeppatch.hybrid.oracle import Oracle
+from deeppatch.hybrid.safe_training import SafeData, SafeEpoch, SafeRecipe, SafeState, safe_loss
 from deeppatch.hybrid.selection_methods import METHODS, SelectionInputs
+from deeppatch.training import constant_sgd, train_epoch
 from deeppatch.zoo.architectures import ARCHITECTURES
 from deeppatch.zoo.classifier import Classifier
 
@@ -131,6 +137,36 @@ def time_selection(options: argparse.Namespace, device: torch.device, model: Cla
     ]
 
 
+def time_safe_step(options: argparse.Namespace, device: torch.device, model: Classifier) -> dict[str, Any]:
+    """Take steps of the safe recipe, views included, and only their forward and backward passes."""
+    pixels = torch.randint(0, 256, (options.pool, 3, 32, 32), dtype=torch.uint8).to(device)
+    labels = torch.arange(options.pool, device=device) % CLASSES
+    replay, bought = Images(pixels, labels), Images(pixels[:20], labels[:20])
+    prior, batch = torch.full((CLASSES,), 1 / CLASSES, device=device), max(2, options.images // 4)
+    data = SafeData(replay, bought, pixels, torch.arange(options.pool, device=device), prior, crop=True, mirror=True)
+    state = SafeState(model, data, SafeRecipe(), PseudoLabelling(prior, 0.99), 0.99, 1)
+    loss = safe_loss(torch.zeros(CLASSES, device=device))
+    ready = next(iter(SafeEpoch(state, 0, batch, 1)))
+    optimizer, schedule = constant_sgd(model.parameters(), lr=1e-4, momentum=0.9, weight_decay=0)
+    weak = ready[0][batch:].contiguous()
+
+    def train(batches: Stream) -> None:
+        model.train()
+        with torch.enable_grad():
+            train_epoch(model, batches, loss, optimizer, schedule)
+
+    def passes() -> None:
+        state.teacher(weak)
+        train([ready])
+
+    calls: dict[str, Callable[[], object]] = {
+        "step": lambda: train(SafeEpoch(state, 0, batch, 1)), "passes": passes,
+    }  # fmt: skip
+    times = turns(calls, device, options.rounds)
+    note = f"{batch} labelled images and {len(weak)} of the pool; the usual is forward and backward passes alone"
+    return row("safe step", times, len(ready[0]), note)
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the parser of this benchmark's options."""
     found = machine.parser(__doc__ or "")
@@ -151,7 +187,8 @@ def main() -> None:
     model = Classifier(ARCHITECTURES[options.model](CLASSES), [0.5] * 3, [0.25] * 3)
     model = model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     rows = [time_views(options, device), time_badge(options, device, model.network.fc.in_features)]
-    frame = pd.DataFrame([*rows, *time_selection(options, device, model)])
+    rows += [*time_selection(options, device, model), time_safe_step(options, device, model)]
+    frame = pd.DataFrame(rows)
     print(f"{machine.heading(device)}; {options.model}, {options.rounds} rounds")
     print(frame.to_string(index=False, float_format="%.3f", na_rep=""))
     whole = options.whole or options.pool

@@ -72,7 +72,8 @@ def test_hybrid_views_times_both_ways_and_the_parts_of_a_selection(tmp_path):
     command = "benchmarks/hybrid_views.py -m resnet8 --images 16 --views 2 --pool 120 --rounds 1 --device cpu"
     table = timed(command, tmp_path / "times.csv").set_index("part")
     assert list(table.index[:2]) == ["views", "badge"]
-    assert len(table) == 6
+    assert len(table) == 7
+    assert "4 labelled images and 12 of the pool" in table.note["safe step"]
     assert table.us_an_item["views"] == pytest.approx(1e6 * table.seconds["views"] / (16 * 2))
     assert table.us_an_item["badge"] == pytest.approx(1e6 * table.seconds["badge"] / (120 // 20))
     ratio = table.usual_seconds / table.seconds

@@ -19,7 +19,7 @@ _PUBLIC = {
     "train_patch": "patching.training", "fit_switch": "patching.calibration", "finetune": "retrain.finetune",
     "influence": "decomposition.influence", "decompose": "decomposition.head",
     "split_into_modules": "modular.splitting", "join_module": "modular.joining",
-    "choose_labels": "hybrid.choosing", "relearn": "hybrid.relearning",
+    "choose_labels": "hybrid.choosing", "relearn": "hybrid.relearning", "correct_prior": "hybrid.prior_correction",
     "save": "saving", "load": "saving",
 }  # fmt: skip
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from deeppatch.decomposition.influence import influence as influence
     from deeppatch.evaluation import evaluate as evaluate
     from deeppatch.hybrid.choosing import choose_labels as choose_labels
+    from deeppatch.hybrid.prior_correction import correct_prior as correct_prior
     from deeppatch.hybrid.relearning import relearn as relearn
     from deeppatch.ledger.comparing import compare as compare
     from deeppatch.localization.ratio_estimation import estimate_ratio as estimate_ratio

@@ -52,6 +52,7 @@ COMPANY = {
     ("evaluate", "experts"): "--router benefit",
     **{("correct", option): f"-c {peer}" for peer, options in naming.PEER_OPTIONS.items() for option in options},
     ("annotate", "features"): "--bias B --method hybrid", ("relearn", "labels"): "-d folder:photos",
+    **{("relearn", name): "--bias B --pseudo_labels safe" for name in ("scope", "no_prior", "trust_prior")},
 }  # fmt: skip
 NO_OTHER_CHOICE = "another"
 # options that the common command line has, and that a stage refuses off their default
@@ -141,6 +142,9 @@ def test_the_short_list_of_what_changes_nothing():
         ("correct", "-c finetune --limit 9", "correct-finetune-limit9"), ("influence", "", "influence"),
         ("evaluate", "--router flips", "switch-patch-replace-perfloss-flips"), ("modularize", "", "modularize-grad"),
         ("annotate", "--bias B", "annotate-hybrid-biasB"), ("relearn", "--bias B", "relearn-hybrid-biasB"),
+        ("relearn", "--bias B --method prior", "relearn-prior-biasB"),
+        ("relearn", "--bias B --pseudo_labels safe --scope head --no_prior",
+         "relearn-hybrid-safe-head-no-prior-biasB"),
         ("pretrain", "--train --bias B", "pretrain-biasB"), ("decompose", "sweep", "decompose-sweep"),
     ],
 )  # fmt: skip

@@ -267,7 +267,11 @@ def test_commands_hand_the_truth_to_the_oracle_and_the_truth_s_holder_alone():
         }  # fmt: skip
         found |= {f"{path.parent.name}/{path.stem}": uses} if uses else {}
         assert path.parent.name == "annotate" or not imported_words(tree) & {"diagnostics", "PoolTruth"}, path.name
-    assert found == {"annotate/command": {"oracle=pool.truth"}, "annotate/report": {"pool.truth is None", "PoolTruth"}}
+    assert found == {
+        "annotate/command": {"oracle=pool.truth"},
+        "annotate/report": {"pool.truth is None", "PoolTruth"},
+        "annotate/inputs": {"pool.truth is None", "judge_of_pseudo_labels"},
+    }
 
 
 def test_what_chooses_hands_the_labels_that_are_given_to_an_oracle_and_to_nothing_else():

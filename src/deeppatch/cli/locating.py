@@ -16,6 +16,7 @@ from deeppatch.cli.naming import IDENTITIES, artifact_id, model_folder, readable
 from deeppatch.cli.options import DEFAULT_K, DEFAULT_KS, OPTION_NAMES, command_for
 from deeppatch.data import corruption_names
 from deeppatch.errors import MissingArtifact, UserError
+from deeppatch.hybrid.names import PRIOR
 from deeppatch.retrain.names import STATISTICS_OF_PATCH
 from deeppatch.storage import RECORD, read_given, read_record, sha256
 
@@ -103,6 +104,13 @@ def _of_evaluate(options: Any) -> dict[str, Role]:
     return {"base": BASE, **found, **({"router": GIVEN_ROUTER} if options.router_file else {})}
 
 
+def _of_relearn(options: Any) -> dict[str, Role]:
+    """Read the selection of annotate, but for the correction of the prior, which needs no label."""
+    if options.compare:
+        return {}
+    return {"base": BASE} if options.method == PRIOR else {"base": BASE, "selection": SELECTION}
+
+
 # stages that are not here read base weights only
 READS: dict[str, Callable[[Any], dict[str, Role]]] = {
     "pretrain": lambda _options: {},
@@ -117,7 +125,7 @@ READS: dict[str, Callable[[Any], dict[str, Role]]] = {
     "export": lambda _options: {"base": BASE, "patch": PATCH, "router": ROUTER},
     "decompose": lambda options: {"base": BASE, **_of_influence(options)},
     "compose": lambda _options: {"base": BASE, "modules": MODULES},
-    "relearn": lambda options: {} if options.compare else {"base": BASE, "selection": SELECTION},
+    "relearn": _of_relearn,
 }  # fmt: skip
 
 

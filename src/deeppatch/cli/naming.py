@@ -17,6 +17,7 @@ from typing import Any
 from deeppatch.cli.options import ANNOTATE, DEFAULT_K, DEFAULT_KS, DEFAULT_RATIO, DEFAULT_SEED
 from deeppatch.data import corruption_names
 from deeppatch.data.names import slug
+from deeppatch.hybrid.names import PRIOR
 from deeppatch.modular.weak_networks import published_weak_network
 from deeppatch.retrain.names import PEERS, STATISTICS_OF_PATCH
 from deeppatch.storage import RECORD, read_given, sha256
@@ -85,6 +86,8 @@ def hashed(stage: str, options: Any) -> tuple[str, ...]:
         return names + TRAINING
     if stage == "pretrain" and options.bias:  # which cannot do without
         return tuple(name for name in names if name != "train")
+    if stage == "relearn" and options.method == PRIOR:  # which trains nothing
+        return ("trust_prior", *_MACHINE)
     if stage == "correct":
         readers = {**dict.fromkeys(TRAINING, TRAINED_CORRECTIONS), **OF_CORRECTION}
         return tuple(name for name in names if options.crt_method in readers.get(name, (options.crt_method,)))
@@ -206,9 +209,7 @@ def _decompose(options: Any) -> str:
 
 def _given(paths: Sequence[Path]) -> str:
     """Tell given files apart by content."""
-    digest = hashlib.sha256()
-    for path in paths:
-        digest.update(hashlib.sha256(read_given(path)).digest())
+    digest = hashlib.sha256(b"".join(hashlib.sha256(read_given(path)).digest() for path in paths))
     return f"given-{digest.hexdigest()[:6]}"
 
 
@@ -230,23 +231,21 @@ def _compose(options: Any) -> str:
 
 def _annotate(options: Any) -> str:
     """A budget of 5% is called 5pc."""
-    named = {
-        "budget": options.budget,
-        "": options.features,
-        "encoder": options.encoder,
-        "epochs": options.encoder_epochs,
-        "views": options.views,
-    }
-    usual = [ANNOTATE[name] for name in ("budget", "features", "encoder", "encoder_epochs", "views")]
-    parts = [f"{name}{value}" for (name, value), default in zip(named.items(), usual, strict=True) if value != default]
+    words = {"budget": "budget", "features": "", "encoder": "encoder", "encoder_epochs": "epochs", "views": "views"}
+    given = {name: getattr(options, name) for name in words}
+    parts = [f"{words[name]}{value}" for name, value in given.items() if value != ANNOTATE[name]]
     return "-".join(["annotate", options.method, *parts]).replace("%", "pc")
 
 
 def _relearn(options: Any) -> str:
     if options.compare:
         return "relearn-compare"
+    if options.method == PRIOR:
+        return "relearn-prior"
     parts = [_annotate(options).replace("annotate", "relearn", 1)]
-    return "-".join(parts + [options.use] * (options.use != "both"))
+    usual = {"use": "both", "pseudo_labels": "published", "scope": "all"}
+    parts += [getattr(options, name) for name, value in usual.items() if getattr(options, name, value) != value]
+    return "-".join(parts + ["no-prior"] * bool(getattr(options, "no_prior", False)))
 
 
 _CORRECTION = ("crt_method", "crt_type", "fs_method", "susp_ratio", "susp_side")
@@ -294,5 +293,9 @@ IDENTITIES: dict[str, Identity] = {
         (),
         ("files", "networks", "require", "gate", "confident", *_BESIDE_THE_TABLE, *_MACHINE),
     ),
-    "relearn": Identity(_relearn, (*_CHOICE, "use", "compare"), ("labels", "epochs", "lr", "steps", "ramp", *_MACHINE)),
+    "relearn": Identity(
+        _relearn,
+        (*_CHOICE, "use", "compare", "pseudo_labels", "scope", "no_prior"),
+        ("labels", "epochs", "lr", "steps", "ramp", "trust_prior", *_MACHINE),
+    ),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -36,6 +37,19 @@ class PoolTruth:
                 pseudo_labels.to(device)[others] == self._truth[others]
             ),
         }
+
+
+def judge_of_pseudo_labels(truth: Tensor) -> Callable[[Tensor, Tensor], dict[str, float]]:
+    """Return a function that tells which share of pseudo-labels is correct, from indices (m,) in the pool and labels.
+
+    The share is in percent; `truth` int64 (N,) are the true labels of the pool.
+    """
+
+    def judge(index: Tensor, labels: Tensor) -> dict[str, float]:
+        correct = labels.to(truth.device) == truth[index.to(truth.device)]
+        return {"pseudo_labels_correct_percent": 100 * correct.double().mean().item()}
+
+    return judge
 
 
 def _percent(correct: Tensor) -> float | None:

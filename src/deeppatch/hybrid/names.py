@@ -12,3 +12,11 @@ BY_FEATURES = ("coreset", "typiclust", "uherding", "hybrid")
 USES = ("both", "labels", "unlabelled")
 # the class biases of HybridRepair's protocol
 BIASES = ("A", "B", "C")
+# how relearn trains: HybridRepair's recipe, or thresholds, an averaged teacher and a corrected prior
+PSEUDO_LABELS = ("published", "safe")
+# which parameters the safe recipe trains: all, the last layer, or that and the normalisations
+SCOPES = ("all", "head", "norms")
+# how much an image without label counts in the safe recipe: wholly above a threshold, or by its confidence
+WEIGHTINGS = ("threshold", "soft")
+# what relearn does without labels or training: it corrects the class prior
+PRIOR = "prior"

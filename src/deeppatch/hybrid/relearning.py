@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from deeppatch import runtime
 from deeppatch.artifacts import Checkpoint, state_digest
-from deeppatch.cache import ContentCache, Entry, content_key
+from deeppatch.cache import ContentCache
 from deeppatch.data.augmix import views as augmix_views
 from deeppatch.data.dataset import Data
-from deeppatch.data.images import Images
 from deeppatch.data.pool import check_pool
 from deeppatch.errors import DataProblem, UserError, check_positive
 from deeppatch.hybrid.consistency import consistency
-from deeppatch.hybrid.names import USES
+from deeppatch.hybrid.names import PSEUDO_LABELS, USES
+from deeppatch.hybrid.safe_repair import SafeRepair, SafeTraining, safe_repair
 from deeppatch.hybrid.selection import UNKNOWN, Selection
 from deeppatch.hybrid.semisupervised import repair
 from deeppatch.hybrid.training_data import Recipe, RepairSettings, SemiSupervisedData, known_and_weights
-from deeppatch.progress import info
+from deeppatch.hybrid.warm_start import warm_start
+from deeppatch.hybrid.warm_start import warm_start_facts as warm_start_facts
 from deeppatch.training import History, accuracy_on
 from deeppatch.zoo.classifier import device_of
+
+# learning rates: that of the published recipe and of every warm start, and that with which the safe recipe begins
+LEARNING_RATES = {"published": 1e-3, "safe": 0.03}
 
 
 @dataclass(frozen=True)
@@ -34,13 +36,15 @@ class Relearned:
 
     Args:
         start: The warm start: the accuracy before repair is that of this network.
-        repaired: The repaired copy after the last epoch, in eval mode.
+        repaired: The repaired copy, in eval mode: after the last epoch, in the safe recipe held to its floor.
         history: The history of the repair; `watched` has the accuracy on test after each epoch.
+        safe: The steps of the safe recipe.
     """
 
     start: nn.Module
     repaired: nn.Module
     history: History
+    safe: SafeRepair | None = None
 
 
 def relearn(
@@ -50,8 +54,11 @@ def relearn(
     selection: Selection,
     *,
     epochs: int = 10,
-    lr: float = 1e-3,
+    lr: float | None = None,
     use: str = "both",
+    pseudo_labels: str = "published",
+    scope: str = "all",
+    prior: Tensor | bool = True,
     views: int = 8,
     recipe: Recipe | None = None,
     amp: bool = False,
@@ -67,9 +74,17 @@ def relearn(
         pool_pixels: The images of the pool, uint8 (N, 3, H, W).
         selection: The selection of `choose_labels`, with labels unless only unlabelled images are used.
         epochs: The number of epochs of the warm start, and of the repair.
-        lr: The constant learning rate of SGD.
+        lr: The learning rate of SGD: constant in the published recipe (default: 1e-3), falling to zero along a cosine
+            in the safe one (default: 0.03, after a warm start at 1e-3).
         use: `both`, `labels` for only the supervised phase, or `unlabelled` for only pseudo-labels.
-        views: The number of AugMix views of each image of the pool, in addition to itself.
+        pseudo_labels: `published` for HybridRepair's recipe. `safe` corrects the class prior first, trains with
+            logit-adjusted labels, and with pseudo-labels of an averaged teacher that exceed thresholds of their class;
+            the whole pool is read, propagated labels are not. Its result is the best on val of networks between start
+            and end.
+        scope: What the safe recipe trains: `all`, `head`, or `norms`, which is the last layer and normalisations.
+        prior: For the safe recipe: True to estimate the class shares of the pool, False to correct nothing, or the
+            shares (C,) themselves.
+        views: The number of AugMix views of each image of the pool, in addition to itself (published recipe).
         recipe: The constants of the training, such as the batch size (default: as published).
         amp: Whether forward passes run in bfloat16.
         seed: The seed of all random choices.
@@ -81,8 +96,8 @@ def relearn(
         `deeppatch.training.History` of the repair; `history.watched` has the accuracy on test after each epoch.
 
     Raises:
-        UserError: When a label is missing, there are no unlabelled images to use, `use` is unknown, or the model
-            classifies no training image correctly.
+        UserError: When a label is missing, there are no unlabelled images to use, `use`, `pseudo_labels` or `scope` is
+            unknown, or the model classifies no training image correctly.
 
     Li, Chen and Xu, "HybridRepair: towards annotation-efficient repair for deep learning models", ISSTA 2022.
 
@@ -98,15 +113,18 @@ def relearn(
     >>> len(repaired.history.loss)
     2
     """
+    if pseudo_labels not in PSEUDO_LABELS:
+        raise UserError(f"pseudo_labels={pseudo_labels!r} is unknown; choose from {', '.join(PSEUDO_LABELS)}")
     relearned = repair_from_warm_start(
         model,
         data,
         pool_pixels,
         selection,
-        RepairSettings(epochs, lr, seed=seed, amp=amp),
+        RepairSettings(epochs, LEARNING_RATES[pseudo_labels] if lr is None else lr, seed=seed, amp=amp),
         use=use,
         views=views,
         recipe=recipe,
+        safe=SafeTraining(scope, prior) if pseudo_labels == "safe" else None,
         cache=cache,
         checkpoint=checkpoint,
     )
@@ -124,6 +142,7 @@ def repair_from_warm_start(
     use: str = "both",
     views: int = 8,
     recipe: Recipe | None = None,
+    safe: SafeTraining | None = None,
     cache: ContentCache | None = None,
     start_checkpoint: Checkpoint | None = None,
     checkpoint: Checkpoint | None = None,
@@ -135,10 +154,12 @@ def repair_from_warm_start(
         data: The data; `train` is replayed, accuracy on `val` and `test` is measured only.
         pool_pixels: The images of the pool, uint8 (N, 3, H, W).
         selection: The selection of `choose_labels`, with labels unless only unlabelled images are used.
-        settings: The epochs, the learning rate and the seed of both the warm start and the repair.
+        settings: The epochs, the learning rate and the seed of both the warm start and the repair; with `safe` the
+            warm start has the published learning rate.
         use: One of USES: `both`, `labels` or `unlabelled`.
         views: The number of AugMix views of each image of the pool, in addition to itself.
         recipe: The constants of the training (default: as published).
+        safe: What the safe recipe is told, to repair by it in place of the published one.
         cache: Where the warm start is stored, so that several repairs share it.
         start_checkpoint: Where the training of the warm start is saved after each epoch, and resumed from.
         checkpoint: Where the repair is saved after each epoch, and resumed from; it must continue from the same warm
@@ -165,9 +186,11 @@ def repair_from_warm_start(
         raise UserError(f"use={use!r} is unknown; choose from {', '.join(USES)}")
     if use != "unlabelled" and bool((selection.labels == UNKNOWN).any()):
         raise UserError("labels of the selection are missing; give them with selection.with_labels(labels)")
-    if use == "unlabelled" and not len(selection.unlabelled):
+    if use == "unlabelled" and not len(selection.unlabelled) and safe is None:
         raise UserError("use='unlabelled': the selection has no unlabelled images; choose another method")
     check_positive(epochs=settings.epochs, lr=settings.lr)
+    if safe is not None:
+        safe.check(len(data.classes))
     check_pool(pool_pixels)
     _check_fit(selection, len(pool_pixels), len(data.classes))
     device = device_of(model)
@@ -179,7 +202,21 @@ def repair_from_warm_start(
         data, pool_pixels.to(device), selection, use=use, views=views, settings=settings
     )
     on_val, on_test = (accuracy_on(part, amp=settings.amp) for part in (data.val, data.test))
-    start = warm_start(model, training_data, recipe, settings, on_val, cache=cache, checkpoint=start_checkpoint)
+    first = settings if safe is None else settings_of_warm_start(settings)
+    start = warm_start(model, training_data, recipe, first, on_val, cache=cache, checkpoint=start_checkpoint)
+    if safe is not None:
+        steps = safe_repair(
+            start,
+            data,
+            training_data.pool,
+            selection,
+            settings,
+            use=use,
+            training=safe,
+            recipe=recipe,
+            checkpoint=checkpoint,
+        )
+        return Relearned(start, steps.floor.network, steps.history, steps)
     if checkpoint is not None:
         chosen = {"known": training_data.known, "weights": training_data.weights}
         checkpoint = checkpoint.with_settings(start=state_digest(start.state_dict()), selection=state_digest(chosen))
@@ -188,6 +225,11 @@ def repair_from_warm_start(
         repaired, training_data, recipe, settings, on_val, watch=lambda m: {"test": on_test(m)}, checkpoint=checkpoint
     )
     return Relearned(start, repaired, history)
+
+
+def settings_of_warm_start(settings: RepairSettings) -> RepairSettings:
+    """Return the settings of the warm start before the safe recipe: those of the repair, at the published rate."""
+    return replace(settings, lr=LEARNING_RATES["published"])
 
 
 def _check_fit(selection: Selection, count: int, classes: int) -> None:
@@ -232,51 +274,3 @@ def semi_supervised_data(
         mirror=data.mirror,
         supervised=use != "unlabelled",
     )
-
-
-def warm_start_facts(model: nn.Module, train: Images, recipe: Recipe, settings: RepairSettings) -> dict[str, Any]:
-    """Return everything that the warm start depends on, as the key of the cache."""
-    content = {"pixels": train.pixels, "labels": train.labels}
-    return {
-        "base": state_digest(model.state_dict()),
-        "train": state_digest(content),  # type: ignore[arg-type]
-        "device": train.labels.device.type,
-        "batch": recipe.batch,
-        "steps": recipe.steps,
-        "seed": settings.seed,
-        "epochs": settings.epochs,
-        "lr": settings.lr,
-        "amp": settings.amp,
-    }
-
-
-def warm_start(
-    model: nn.Module,
-    data: SemiSupervisedData,
-    recipe: Recipe,
-    settings: RepairSettings,
-    validate: Callable[[nn.Module], float],
-    *,
-    cache: ContentCache | None = None,
-    checkpoint: Checkpoint | None = None,
-) -> nn.Module:
-    """Return a copy of a model, fine-tuned with cross entropy on the training images that it classifies correctly.
-
-    The accuracy before repair is that of this copy (Li, Chen and Xu, ISSTA 2022). A cache stores it by all that it
-    depends on, and a checkpoint is bound to the same facts.
-    """
-    tuned = copy.deepcopy(model)
-    facts = warm_start_facts(model, data.train, recipe, settings) if cache or checkpoint else {}
-    cached = cache.read(facts) if cache else None
-    if cache and cached:
-        tuned.load_state_dict(cached.tensors)
-        info(f"warm start: {cache.path(facts)}")
-        return tuned
-    if checkpoint:
-        checkpoint = checkpoint.with_settings(start=content_key(facts))
-    plain = replace(recipe, smoothing=0.0)
-    repair(tuned, data.training_images_only(), plain, settings, validate, checkpoint=checkpoint, label="finetune")
-    if cache:
-        cache.write(facts, Entry(tuned.state_dict()))
-        info(f"warm start: {cache.path(facts)}")
-    return tuned

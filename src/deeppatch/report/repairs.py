@@ -12,7 +12,13 @@ from deeppatch.training import History
 
 # the settings that define a kind of run; runs of one kind differ only by seed
 TRAINING_OPTIONS = ["epochs", "lr", "batch_size", "steps", "ramp"]
-KIND_COLUMNS = ["method", "use", "features", "encoder", "encoder_epochs", "budget", "views", *TRAINING_OPTIONS]
+SAFE_OPTIONS = ["pseudo_labels", "scope", "no_prior"]
+OF_CHOICE = ["features", "encoder", "encoder_epochs", "budget", "views"]
+KIND_COLUMNS = ["method", "use", *SAFE_OPTIONS, *OF_CHOICE, *TRAINING_OPTIONS]
+# what the safe recipe watches after each epoch
+OF_PSEUDO_LABELS = (
+    "confident_percent", "pseudo_label_entropy", "least_class_share", "pseudo_labels_correct_percent",
+)  # fmt: skip
 SUMMARISED = ["finetuned_percent", "last_percent", "gained_points", "fixed", "broken"]
 
 
@@ -59,7 +65,17 @@ def epochs(history: History) -> pd.DataFrame:
     )
     if "entropy" in history.watched[0]:
         table["pool_entropy"] = [values["entropy"] for values in history.watched]
+    for name in OF_PSEUDO_LABELS:
+        if any(name in values for values in history.watched):
+            table[name] = [values.get(name) for values in history.watched]
     return table
+
+
+def diagnosed_by_epoch(table: pd.DataFrame) -> dict[str, Any]:
+    """Return the diagnostics of pseudo-labels after the last epoch that had any, where the pool is simulated."""
+    name = "pseudo_labels_correct_percent"
+    known = table[name].dropna().tolist() if name in table else []
+    return {name: float(known[-1])} if known else {}
 
 
 def least_entropy(table: pd.DataFrame) -> dict[str, Any]:
@@ -103,6 +119,7 @@ def name_of(kind: Mapping[Hashable, Any], kinds: pd.DataFrame) -> str:
     alike = same[same["features"] == kind["features"]]
     compared = {
         "use": same,
+        **dict.fromkeys(SAFE_OPTIONS, same),
         "features": same,
         "encoder": alike,
         "encoder_epochs": alike,

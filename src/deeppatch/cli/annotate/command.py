@@ -9,9 +9,9 @@ from typing import Any
 
 from deeppatch.cli.arguments import model_name
 from deeppatch.cli.declared import Folder
-from deeppatch.cli.options import ANNOTATE, StageOptions
+from deeppatch.cli.options import ANNOTATE, StageOptions, call
 from deeppatch.hybrid.budget import budget_problem
-from deeppatch.hybrid.names import BIASES, BY_FEATURES, METHODS
+from deeppatch.hybrid.names import BIASES, BY_FEATURES, METHODS, PRIOR
 
 STAGE = "annotate"
 DESCRIPTION = "Annotate: choose which images of a pool to label, within a budget, and which to learn from without."
@@ -80,10 +80,11 @@ def add_selection(parser: argparse.ArgumentParser, *epochs: str) -> None:
     add_bias(group)
     group.add_argument(
         "--method",
-        choices=list(METHODS),
+        choices=[*METHODS, PRIOR],
         default=ANNOTATE["method"],
         metavar="NAME",
-        help=f"method that chooses images: {', '.join(METHODS)} (default: {ANNOTATE['method']})",
+        help=f"method that chooses images: {', '.join(METHODS)} (default: {ANNOTATE['method']}); relearn has prior, "
+        "too, which corrects the network for the shares of the classes in the pool, without labels and training",
     )
     group.add_argument(
         "--budget",
@@ -122,6 +123,13 @@ def add_selection(parser: argparse.ArgumentParser, *epochs: str) -> None:
 
 
 def problems(options: Options) -> list[str]:
+    """Return the problems with this stage's own options."""
+    command = f"{call(options.prefix, 'relearn')} --method {PRIOR}"
+    chooses_nothing = f"--method {PRIOR} needs no label, so that annotate has nothing to choose; run only {command}"
+    return [chooses_nothing] * (options.method == PRIOR) + problems_of_selection(options)
+
+
+def problems_of_selection(options: Options) -> list[str]:
     """Return the problems with the options of the selection."""
     problem = budget_problem(options.budget)
     messages = [f"--budget {options.budget}: {problem}"] if problem else []

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from deeppatch.cache import ContentCache
 from deeppatch.cli.context import Context
@@ -13,6 +15,7 @@ from deeppatch.data import biased_split
 from deeppatch.data.biased_split import Partition
 from deeppatch.data.pool import Pool, folder_pool, simulated_pool
 from deeppatch.errors import StaleArtifact
+from deeppatch.hybrid.diagnostics import judge_of_pseudo_labels
 from deeppatch.hybrid.encoder_training import EncoderSettings, TrainedEncoder, train_encoder
 from deeppatch.progress import info
 from deeppatch.zoo.resolve import resolve
@@ -33,6 +36,14 @@ def pool_of(context: Context) -> Pool:
     pool = folder_pool(folder, context.scaling, context.device, limit=options.limit, seed=options.seed)
     info(f"pool: {len(pool)} images without labels in {folder}")
     return pool
+
+
+def judge_of(pool: Pool) -> Callable[[Tensor, Tensor], dict[str, float]] | None:
+    """Return a function that measures pseudo-labels of a simulated pool, from indices and labels; else None.
+
+    It returns diagnostics, which are not available in the field.
+    """
+    return None if pool.truth is None else judge_of_pseudo_labels(pool.truth)
 
 
 def partition_of(context: Context) -> Partition:

@@ -9,7 +9,7 @@ from pathlib import Path
 from deeppatch.cli.annotate import command as annotate
 from deeppatch.cli.declared import Folder
 from deeppatch.cli.options import DEFAULT_SEED
-from deeppatch.hybrid.names import USES
+from deeppatch.hybrid.names import PRIOR, PSEUDO_LABELS, SCOPES, USES
 
 STAGE = "relearn"
 DESCRIPTION = "Relearn: repair a network with the labels that annotate chose and, in HybridRepair, unlabelled images."
@@ -30,9 +30,10 @@ ARTIFACTS = (
         "relearn-METHOD",
         "the repaired network",
         {
-            "weights.safetensors": "the weights after the last epoch",
-            "history.csv": "losses and accuracy after each epoch",
+            "weights.safetensors": "the weights of the repaired network",
+            "history.csv": "losses and accuracy after each epoch, where one was trained",
             "classes.csv": "accuracy of each class before and after",
+            "prior.csv": "the estimated shares of the classes in the pool, where the prior was estimated",
             "row.csv": "one row that says what was run and what came of it, for `--compare`",
             "metrics.json": "the same, accuracy by epoch and class, and diagnostics where the pool is simulated",
         },
@@ -47,6 +48,10 @@ class Options(annotate.Options):
     labels: Path | None = None
     selection: Path | None = None
     use: str = "both"
+    pseudo_labels: str = "published"
+    scope: str = "all"
+    no_prior: bool = False
+    trust_prior: bool = False
     epochs: int = 10
     lr: float = 1e-3
     steps: int | None = None
@@ -59,6 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this stage, and those that identify annotate's folder."""
     annotate.add_selection(parser, "--encoder_epochs")
     group = parser.add_argument_group("relearn")
+    add_safe(group)
     group.add_argument(
         "--labels",
         type=Path,
@@ -72,7 +78,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="labels: only the supervised phase; unlabelled: only pseudo-labels, no label (default: both)",
     )
     group.add_argument("-e", "--epochs", type=int, default=10, metavar="N", help="epochs (default: 10)")
-    group.add_argument("--lr", type=float, default=1e-3, metavar="X", help="learning rate of SGD (default: 1e-3)")
+    group.add_argument(
+        "--lr",
+        type=float,
+        default=1e-3,
+        metavar="X",
+        help="learning rate of SGD (default: 1e-3; 0.03 at the start with --pseudo_labels safe)",
+    )
     group.add_argument("--steps", type=int, metavar="N", help="at most N batches per phase, for CPUs (default: all)")
     group.add_argument(
         "--ramp",
@@ -91,9 +103,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(batch_size=64)
 
 
+def add_safe(group: argparse._ArgumentGroup) -> None:
+    """Add the arguments of the safe recipe and of the correction of the prior."""
+    group.add_argument(
+        "--pseudo_labels",
+        choices=list(PSEUDO_LABELS),
+        default="published",
+        help="published: the recipe of HybridRepair; safe: the prior corrected, logit-adjusted labels, pseudo-labels "
+        "of an averaged teacher above self-adaptive thresholds, and a floor (default: published)",
+    )
+    group.add_argument(
+        "--scope",
+        choices=list(SCOPES),
+        default="all",
+        help="what the safe recipe trains: all, the last layer (head), or that and the normalisations (norms)",
+    )
+    group.add_argument(
+        "--no_prior", action="store_true", help="let the safe recipe start without the correction of the prior"
+    )
+    group.add_argument(
+        "--trust_prior",
+        action="store_true",
+        help="correct the prior even if two estimates contradict each other, as where not only classes have shifted",
+    )
+
+
+def preset(options: argparse.Namespace) -> dict[str, object]:
+    """Return the learning rate of the safe recipe, which is not that of the published one."""
+    return {"lr": 0.03} if options.pseudo_labels == "safe" else {}
+
+
 def problems(options: Options) -> list[str]:
     """Return the problems with this stage's own options."""
-    messages = annotate.problems(options)
+    messages = annotate.problems_of_selection(options) + _problems_of_safe(options)
     messages += [f"--epochs {options.epochs}: give at least 1"] * (options.epochs < 1)
     messages += [f"--steps {options.steps}: give at least 1"] * (options.steps is not None and options.steps < 1)
     messages += [f"--ramp {options.ramp}: give 0 or more"] * (options.ramp < 0)
@@ -105,6 +147,20 @@ def problems(options: Options) -> list[str]:
     return messages
 
 
+def _problems_of_safe(options: Options) -> list[str]:
+    safe, prior = options.pseudo_labels == "safe", options.method == PRIOR
+    wrong = {
+        f"--scope {options.scope} can only be used with --pseudo_labels safe": options.scope != "all" and not safe,
+        "--no_prior can only be used with --pseudo_labels safe": options.no_prior and not safe,
+        "--trust_prior can only be used with --method prior or --pseudo_labels safe": options.trust_prior
+        and not (safe or prior),
+        "--trust_prior and --no_prior contradict each other": options.trust_prior and options.no_prior,
+        "--method prior reads no labels: leave --labels and --selection out": prior
+        and bool(options.labels or options.selection),
+    }
+    return [message for message, holds in wrong.items() if holds]
+
+
 def run(options: Options) -> None:
     """Repair the network and report, or compare the results of earlier runs."""
     from deeppatch.cli.context import open_stage
@@ -113,8 +169,35 @@ def run(options: Options) -> None:
     if options.compare:
         any_seed = type(options)(**{**vars(options), "seed": DEFAULT_SEED})  # the comparison is over all seeds
         report.compare(open_stage(any_seed, STAGE), inputs.finished_runs)
+    elif options.method == PRIOR:
+        _correct_prior(options)
+    else:
+        _repair(options)
+
+
+def _correct_prior(options: Options) -> None:
+    from deeppatch.cli.annotate.inputs import pool_of
+    from deeppatch.cli.context import open_stage
+    from deeppatch.cli.predecessors import base_model
+    from deeppatch.cli.relearn import report
+    from deeppatch.hybrid.prior_correction import correct_prior
+
+    context = open_stage(options, STAGE)
+    model = base_model(context)
+    pool = pool_of(context)
+    if context.already_finished():
         return
-    _repair(options)
+    corrected = correct_prior(
+        model,
+        context.data,
+        pool.pixels,
+        trust=options.trust_prior,
+        batch_size=options.batch_size,
+        amp=options.amp,
+        seed=options.seed,
+    )
+    report.report_prior(context, model, corrected)
+    context.stage.finish()
 
 
 def _repair(options: Options) -> None:
@@ -122,7 +205,7 @@ def _repair(options: Options) -> None:
     from deeppatch.cli.context import open_stage
     from deeppatch.cli.predecessors import base_model
     from deeppatch.cli.relearn import inputs, report
-    from deeppatch.hybrid.relearning import repair_from_warm_start
+    from deeppatch.hybrid.relearning import repair_from_warm_start, settings_of_warm_start
     from deeppatch.hybrid.training_data import Recipe, RepairSettings
 
     context = open_stage(options, STAGE)
@@ -133,6 +216,7 @@ def _repair(options: Options) -> None:
         return
     recipe = Recipe(batch=options.batch_size, ramp=options.ramp, steps=options.steps)
     settings = RepairSettings(options.epochs, options.lr, seed=options.seed, amp=options.amp)
+    safe = inputs.safe_training(options, pool) if options.pseudo_labels == "safe" else None
     cache = inputs.warm_starts(context)
     start_checkpoint, checkpoint = context.checkpoint("checkpoint-start.pt"), context.checkpoint()
     relearned = repair_from_warm_start(
@@ -144,11 +228,12 @@ def _repair(options: Options) -> None:
         use=options.use,
         views=options.views,
         recipe=recipe,
+        safe=safe,
         cache=cache,
         start_checkpoint=start_checkpoint,
         checkpoint=checkpoint,
     )
-    inputs.inherit_warm_start(context, model, recipe, settings)
+    inputs.inherit_warm_start(context, model, recipe, settings_of_warm_start(settings) if safe else settings)
     report.report(context, selection, model, relearned)
     context.stage.finish()
     for each in (start_checkpoint, checkpoint):

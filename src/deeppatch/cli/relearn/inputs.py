@@ -13,6 +13,7 @@ from torch import Tensor
 
 from deeppatch.artifacts import DAMAGE, state_digest
 from deeppatch.cache import ContentCache
+from deeppatch.cli.annotate.inputs import judge_of
 from deeppatch.cli.annotate.report import PAGE
 from deeppatch.cli.context import Context
 from deeppatch.cli.naming import model_folder
@@ -21,6 +22,7 @@ from deeppatch.data.label_file import read_labels
 from deeppatch.data.pool import Pool
 from deeppatch.errors import OtherBase, StaleArtifact, UserError
 from deeppatch.hybrid.relearning import warm_start_facts
+from deeppatch.hybrid.safe_repair import SafeTraining
 from deeppatch.hybrid.selection import UNKNOWN, Selection, selection_from_bytes
 from deeppatch.hybrid.training_data import Recipe, RepairSettings
 from deeppatch.progress import info
@@ -45,7 +47,8 @@ def load_selection(context: Context, model: Classifier, pool: Pool) -> Selection
         files = [pool.names[index] for index in selection.bought.tolist()]
         given = read_labels(content, options.labels, files, context.source.classes)
         selection = _answered(selection, given, options.labels)
-    if options.use == "unlabelled" and not len(selection.unlabelled):
+    published = options.pseudo_labels == "published"  # the safe recipe reads the whole pool
+    if published and options.use == "unlabelled" and not len(selection.unlabelled):
         raise UserError(f"--use unlabelled: --method {options.method} reads no unlabelled images; leave --use out")
     if options.use != "unlabelled" and bool((selection.labels == UNKNOWN).any()):
         raise UserError(
@@ -65,6 +68,11 @@ def _answered(selection: Selection, given: Tensor, origin: Path) -> Selection:
         sharing = f", and {lost - skipped} images that would have shared their labels" if lost > skipped else ""
         info(f"{skipped} of {len(given)} chosen images are skipped: left out of the repair{sharing}")
     return answered
+
+
+def safe_training(options: Any, pool: Pool) -> SafeTraining:
+    """Return what the options tell the safe recipe, with a judge of pseudo-labels where the pool is simulated."""
+    return SafeTraining(options.scope, not options.no_prior, options.trust_prior, judge=judge_of(pool))
 
 
 def warm_starts(context: Context) -> ContentCache:

@@ -7,14 +7,17 @@ from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from deeppatch.artifacts import tensors_to_bytes
 from deeppatch.cli.annotate.inputs import partition_of
 from deeppatch.cli.context import Context
+from deeppatch.cli.relearn.safe_report import counts_of_safe, steps_of_safe, what_helped, write_prior
 from deeppatch.data import views
+from deeppatch.hybrid.prior import PriorEstimate
 from deeppatch.hybrid.relearning import Relearned
-from deeppatch.hybrid.selection import Selection
+from deeppatch.hybrid.selection import Selection, supervised
 from deeppatch.hybrid.semisupervised import EVAL_BATCH_SIZE
 from deeppatch.metrics import paired_difference
 from deeppatch.progress import info
@@ -29,29 +32,82 @@ DIAGNOSTIC = "diagnostic_"
 def report(context: Context, selection: Selection, model: nn.Module, relearned: Relearned) -> None:
     """Write weights, history.csv, metrics.json, row.csv and classes.csv of model, warm start and repaired network.
 
+    Of the safe recipe also prior.csv and what each of its steps has gained.
+
     Accuracy before repair is that of the warm start, the headline that of the last epoch; test images
     choose nothing.
     """
-    test = views.clean(context.splits.test, EVAL_BATCH_SIZE)
-    networks = [model, relearned.start, relearned.repaired]
-    predicted = [predict(network, test, amp=context.options.amp, label="testing") for network in networks]
-    predictions = dict(zip(NETWORKS, predicted, strict=True))
+    use, networks = context.options.use, [model, relearned.start, relearned.repaired]
+    predictions = {name: tested(context, network) for name, network in zip(NETWORKS, networks, strict=True)}
     table = repairs.epochs(relearned.history)
-    classes = repairs.by_class(predictions, test.labels, context.source.classes)
-    outcome = repairs.outcome(predictions["finetuned"], predictions["last"], test.labels)
+    steps = steps_of_safe(context, relearned, predictions) if relearned.safe else {}
     row = {
         **identity(context, selection),
-        **selection.counts(context.options.use),
+        **(counts_of_safe(selection, relearned.safe, use) if relearned.safe else selection.counts(use)),
         "tau": selection.facts.get("tau"),
-        "raw_percent": repairs.percent(predictions["raw"] == test.labels),
-        **outcome,
+        **measured(context, predictions),
         **repairs.least_entropy(table),
-        "test_images": len(test.labels),
+        **steps,
+        "test_images": len(context.splits.test),
     }
-    diagnosed = diagnostics(context)
-    stage = context.stage
-    stage.write("weights.safetensors", tensors_to_bytes(relearned.repaired.state_dict()))
-    stage.write_table("history.csv", table)
+    diagnosed = {**diagnostics(context), **repairs.diagnosed_by_epoch(table)}
+    context.stage.write_table("history.csv", table)
+    write(context, row, predictions, relearned.repaired, diagnosed, table["test_percent"].tolist())
+    if relearned.safe and relearned.safe.prior:
+        write_prior(context, relearned.safe.prior)
+    summarize(row, diagnosed)
+    if relearned.safe:
+        info(what_helped(row, use))
+    judge(context, predictions, "relearned")
+
+
+def report_prior(context: Context, model: nn.Module, corrected: nn.Module) -> None:
+    """Write weights, metrics.json, row.csv, classes.csv and prior.csv of a network and its corrected copy."""
+    estimate: PriorEstimate = corrected.prior  # type: ignore[assignment]
+    raw = tested(context, model)
+    predictions = dict(zip(NETWORKS, (raw, raw, tested(context, corrected)), strict=True))
+    nothing = torch.empty(0, dtype=torch.long)
+    selection = supervised(nothing, nothing)
+    row = {
+        **identity(context, selection),
+        **selection.counts(),
+        "tau": None,
+        **measured(context, predictions),
+        "prior_decision": estimate.decision,
+        "test_images": len(context.splits.test),
+    }
+    row["prior_percent"] = row["last_percent"]
+    write(context, row, predictions, corrected, {}, [])
+    write_prior(context, estimate)
+    info(f"test accuracy: {row['raw_percent']:.2f} %, {row['last_percent']:.2f} % with the correction of the prior")
+    judge(context, predictions, "corrected")
+
+
+def tested(context: Context, network: nn.Module) -> Tensor:
+    """Return the classes (M,) that a network predicts for the test images."""
+    view = views.clean(context.splits.test, EVAL_BATCH_SIZE)
+    return predict(network, view, amp=context.options.amp, label="testing")
+
+
+def measured(context: Context, predictions: dict[str, Tensor]) -> dict[str, Any]:
+    """Return the accuracies of all NETWORKS in percent, and what has changed from the second to the third."""
+    labels = context.splits.test.labels
+    raw = repairs.percent(predictions["raw"] == labels)
+    return {"raw_percent": raw, **repairs.outcome(predictions["finetuned"], predictions["last"], labels)}
+
+
+def write(
+    context: Context,
+    row: dict[str, Any],
+    predictions: dict[str, Tensor],
+    repaired: nn.Module,
+    diagnosed: dict[str, Any],
+    test_percent_by_epoch: list[float],
+) -> None:
+    """Write the weights, and the row as CSV and JSON with each class and the diagnostics."""
+    stage, labels = context.stage, context.splits.test.labels
+    classes = repairs.by_class(predictions, labels, context.source.classes)
+    stage.write("weights.safetensors", tensors_to_bytes(repaired.state_dict()))
     stage.write_table("classes.csv", classes)
     flat = {f"{DIAGNOSTIC}{name}": value for name, value in diagnosed.items()}
     stage.write_table("row.csv", pd.DataFrame([{**row, **flat}]))
@@ -59,16 +115,20 @@ def report(context: Context, selection: Selection, model: nn.Module, relearned: 
         "metrics.json",
         {
             **row,
-            "test_percent_by_epoch": table["test_percent"].tolist(),
+            "test_percent_by_epoch": test_percent_by_epoch,
             "classes": json.loads(classes.to_json(orient="records")),  # null where a class has no image
             "diagnostics_not_available_in_the_field": diagnosed,
         },
     )
     print(classes.to_string(index=False, float_format="%.2f"))
-    summarize(row, diagnosed)
-    gained = paired_difference(*(predictions[name] == test.labels for name in ("last", "raw"))).scaled(100)
-    info(str(verdict("relearned", gained, base="the raw network")))
-    info(f"written to {stage.folder}")
+
+
+def judge(context: Context, predictions: dict[str, Tensor], name: str) -> None:
+    """Log the verdict on the repaired network, and where everything is."""
+    labels = context.splits.test.labels
+    gained = paired_difference(*(predictions[each] == labels for each in ("last", "raw"))).scaled(100)
+    info(str(verdict(name, gained, base="the raw network")))
+    info(f"written to {context.stage.folder}")
 
 
 def identity(context: Context, selection: Selection) -> dict[str, Any]:
@@ -79,13 +139,16 @@ def identity(context: Context, selection: Selection) -> dict[str, Any]:
         parts = partition_of(context)
         split = {"split": parts.order, "split_digest": parts.digest[:16]}
     encoder = selection.facts.get("encoder") or {}
-    named = ("bias", "seed", "limit", "method", "use", "budget", "views", "epochs", "lr", "batch_size", "steps", "ramp")
+    named = (
+        "bias", "seed", "limit", "method", "use", "budget", "views", "epochs", "lr", "batch_size", "steps", "ramp",
+        "pseudo_labels", "scope", "no_prior",
+    )  # fmt: skip
     return {
         "dataset": context.source.name,
         "model": options.model,
         **split,
         **{name: getattr(options, name) for name in named},
-        "features": selection.facts["features"],
+        "features": selection.facts.get("features"),
         "encoder": encoder.get("encoder"),
         "encoder_epochs": encoder.get("epochs"),
     }

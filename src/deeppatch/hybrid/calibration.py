@@ -1,0 +1,66 @@
+"""Calibrate a classifier on held-out images: one temperature, and one bias for each class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.optimize import minimize
+from scipy.special import log_softmax
+from torch import Tensor
+from torch.nn import functional as F
+
+LEAST_SCALE = 1e-3  # of the logits: one over the temperature
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A calibration of logits z: the posteriors are softmax(z / temperature + biases), with biases float64 (C,)."""
+
+    temperature: float
+    biases: Tensor
+
+    def posteriors(self, logits: Tensor) -> Tensor:
+        """Return the calibrated class probabilities, float64 (N, C), of logits (N, C)."""
+        return F.softmax(logits.double() / self.temperature + self.biases.to(logits.device), 1)
+
+
+def bias_corrected_temperature(logits: Tensor, labels: Tensor) -> Calibration:
+    """Fit a temperature and class biases by minimising the cross entropy on held-out images.
+
+    This is bias-corrected temperature scaling (Alexandari, Kundaje and Shrikumar, "Maximum likelihood with
+    bias-corrected calibration is hard-to-beat at label shift adaptation", ICML 2020). The problem is convex in the
+    scale 1 / T and the biases, and is solved by L-BFGS in float64. One further image that has a share 1 / C of each
+    class is counted in, spread over all images, so that the minimum is finite where all images are classified
+    correctly, and where a class has no image (Platt, 1999, does the same for two classes).
+
+    Args:
+        logits: Logits (N, C) of images that the network was not trained on.
+        labels: Their classes, int64 (N,).
+
+    Returns:
+        The calibration. The mean of its posteriors over these images is the share of each class among them, up to the
+        image that is counted in.
+
+    >>> logits = torch.tensor([[4.0, 0.0], [4.0, 0.0], [0.0, 4.0], [4.0, 0.0]])
+    >>> found = bias_corrected_temperature(logits, torch.tensor([0, 0, 1, 1]))
+    >>> found.temperature > 1, found.posteriors(logits).mean(0).round(decimals=2).tolist()
+    (True, [0.5, 0.5])
+    """
+    scores = logits.detach().double().cpu().numpy()
+    count, classes = scores.shape
+    spread = 1 / (count + 1)
+    targets = np.full(scores.shape, spread / classes)
+    targets[np.arange(count), labels.cpu().numpy()] += 1 - spread
+
+    def loss_and_gradient(values: np.ndarray) -> tuple[float, np.ndarray]:
+        log_posteriors = log_softmax(values[0] * scores + values[1:], axis=1)
+        errors = (np.exp(log_posteriors) - targets) / count
+        return -(targets * log_posteriors).sum() / count, np.concatenate([[(errors * scores).sum()], errors.sum(0)])
+
+    start = np.concatenate([[1.0], np.zeros(classes)])
+    bounds = [(LEAST_SCALE, None), *[(None, None)] * classes]
+    options = {"maxiter": 1000, "gtol": 1e-9, "ftol": 1e-14}
+    found = minimize(loss_and_gradient, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options).x
+    return Calibration(float(1 / found[0]), torch.from_numpy(found[1:] - found[1:].mean()))
