@@ -51,6 +51,11 @@ class Validation:
         """Return how far an accuracy is from chance (0) to no error (1)."""
         return (accuracy - self.chance) / max(1 - self.chance, 1e-9)
 
+    def surely_above_chance(self, accuracy: float) -> bool:
+        """Tell whether an accuracy is well above chance, and by more than three standard deviations of guesses."""
+        spread = math.sqrt(self.chance * (1 - self.chance) / len(self.labels))
+        return self.above_chance(accuracy) >= ABOVE_CHANCE and accuracy > self.chance + 3 * spread
+
 
 class FirstLoss:
     """The loss of the first batch of a training: that of the model before any step."""
@@ -105,7 +110,7 @@ def check_accuracy(
     if (start := validate.before) is None:
         model.load_state_dict(before)
         start = validate(model)
-    if validate.above_chance(start) >= ABOVE_CHANCE:
+    if validate.surely_above_chance(start):
         raise UserError(
             f"{name}: training has taken the validation accuracy from {100 * start:.1f} % to {100 * accuracy:.1f} %, "
             f"which is chance; {ADVICE}"

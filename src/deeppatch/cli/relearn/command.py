@@ -33,10 +33,10 @@ ARTIFACTS = (
             "weights.safetensors": "the weights of the repaired network",
             "history.csv": "losses and accuracy after each epoch, where one was trained",
             "classes.csv": "accuracy of each class before and after",
-            "prior.csv": "the estimated shares of the classes in the pool, where the prior was estimated",
             "row.csv": "one row that says what was run and what came of it, for `--compare`",
             "metrics.json": "the same, accuracy by epoch and class, and diagnostics where the pool is simulated",
         },
+        {"prior.csv": "the estimated shares of the classes in the pool, where the prior was estimated"},
     ),
 )
 
