@@ -247,6 +247,16 @@ def test_changed_settings_are_named(tmp_path, changes, named):
     assert str(tmp_path / "checkpoint.pt") in str(error.value)
 
 
+def test_a_run_that_goes_on_with_other_threads_says_so(tmp_path, caplog, monkeypatch):
+    caplog.set_level("INFO", "deeppatch")
+    checkpoint(tmp_path).save({"epoch": 3})
+    assert checkpoint(tmp_path).load() == {"epoch": 3}
+    assert caplog.text == ""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    assert checkpoint(tmp_path).load() == {"epoch": 3}
+    assert "threads and goes on with 7: bytes will differ by rounding" in caplog.text
+
+
 def test_the_order_of_settings_does_not_matter(tmp_path):
     checkpoint(tmp_path).save({"epoch": 3})
     reordered = dict(reversed(SETTINGS.items()))

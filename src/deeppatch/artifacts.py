@@ -7,7 +7,8 @@ import io
 import json
 import pickle
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +19,8 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from deeppatch.errors import StaleArtifact
-from deeppatch.storage import write_bytes
+from deeppatch.progress import info
+from deeppatch.storage import is_of, parse_json, write_bytes
 
 # what torch and safetensors raise for files that they cannot read
 DAMAGE = (
@@ -48,12 +50,23 @@ def tensors_from_bytes(content: bytes, origin: Path) -> tuple[dict[str, Tensor],
     try:
         tensors = load_safetensors(content)
         length = int.from_bytes(content[:8], "little")
-        meta = json.loads(content[8 : 8 + length]).get("__metadata__", {}).get("deeppatch", "{}")
-        return tensors, json.loads(meta)
+        meta = parse_json(parse_json(content[8 : 8 + length]).get("__metadata__", {}).get("deeppatch", "{}"))
     except (safetensors.SafetensorError, ValueError) as error:
         raise StaleArtifact(
             f"{origin} is damaged, or is not a safetensors file; give another one, or make it again"
         ) from error
+    check_meta(meta, origin)
+    return tensors, meta
+
+
+def check_meta(meta: Any, origin: Path) -> None:
+    """Raise StaleArtifact unless the metadata of a file is an object whose known values are of their types."""
+    known = {"base": str, "kind": str, "router": str, "classes": [str], "image_size": [int], "order": str}
+    fits = isinstance(meta, dict) and all(is_of(meta[name], kind) for name, kind in known.items() if name in meta)
+    if not fits or len(meta.get("image_size", (1, 1))) != 2 or min(meta.get("image_size", (1,))) < 1:
+        raise StaleArtifact(
+            f"{origin}: its metadata is not of this version's form; give another file, or make it again"
+        )
 
 
 class Checkpoint:
@@ -86,7 +99,7 @@ class Checkpoint:
         if not self.writes:
             return
         buffer = io.BytesIO()
-        torch.save({"settings": self.settings, "state": state}, buffer)
+        torch.save({"settings": self.settings, "state": state, "threads": torch.get_num_threads()}, buffer)
         content = buffer.getvalue()
         write_bytes(self.path, hashlib.sha256(content).digest() + content)
 
@@ -97,15 +110,27 @@ class Checkpoint:
         digest, content = (whole := self.path.read_bytes())[:32], whole[32:]
         if hashlib.sha256(content).digest() != digest:
             raise StaleArtifact(f"{self.path} is damaged; delete it and run without -r")
-        saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        with self.undamaged():
+            saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            before, now, state = parse_json(saved["settings"]), json.loads(self.settings), dict(saved["state"])
+            before.keys()
         if saved["settings"] != self.settings:
-            before, now = json.loads(saved["settings"]), json.loads(self.settings)
             changed = [k for k in sorted(before.keys() | now.keys()) if before.get(k, "absent") != now.get(k, "absent")]
             raise StaleArtifact(
                 f"{self.path} was left by a run with other settings ({', '.join(changed)}); "
                 "repeat those, or run without -r to start anew"
             )
-        return saved["state"]
+        if (threads := saved.get("threads")) not in (None, now_threads := torch.get_num_threads()):
+            info(f"this run began with {threads} threads and goes on with {now_threads}: bytes will differ by rounding")
+        return state
+
+    @contextmanager
+    def undamaged(self) -> Iterator[None]:
+        """Raise StaleArtifact where the block fails at what the file holds, as it does where that is not a state."""
+        try:
+            yield
+        except DAMAGE as error:
+            raise StaleArtifact(f"{self.path} is damaged; delete it and run without -r") from error
 
     def remove(self) -> None:
         """Delete the checkpoint."""

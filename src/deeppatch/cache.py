@@ -61,7 +61,8 @@ class ContentCache:
             return None
         with contextlib.suppress(StaleArtifact):
             tensors, meta = tensors_from_bytes(path.read_bytes(), path)
-            if meta.get("digest") == state_digest(tensors) and meta.get("facts") == dict(facts):
+            noted = isinstance(meta.get("notes"), dict)
+            if noted and meta.get("digest") == state_digest(tensors) and meta.get("facts") == dict(facts):
                 return Entry(tensors, meta["notes"])
         info(f"{path} is damaged; computing it again")
         return None

@@ -116,7 +116,7 @@ def _living(content: bytes, silence: float) -> dict[str, Any] | None:
     try:
         owner = json.loads(content)
         process, started, host = int(owner["process"]), owner["started"], owner["host"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
     if host != socket.gethostname():
         return dict(owner) if silence < SILENCE else None

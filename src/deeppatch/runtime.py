@@ -25,6 +25,7 @@ from torch import nn
 from deeppatch.errors import UserError
 
 Value = TypeVar("Value")
+THREADS_PER_CORE = 4  # at most
 BFLOAT16_ASSUMED: ContextVar[bool] = ContextVar("BFLOAT16_ASSUMED", default=False)
 
 
@@ -71,6 +72,9 @@ def prepare(seed: int) -> None:
     threads = os.environ.get("DEEPPATCH_THREADS", "0")
     if not threads.isdecimal():
         raise UserError(f"DEEPPATCH_THREADS={threads}: give a whole number of threads, 0 for one per core")
+    most = THREADS_PER_CORE * (os.cpu_count() or 1)
+    if len(threads) > 9 or int(threads) > most:
+        raise UserError(f"DEEPPATCH_THREADS={threads[:12]}: give at most {most}, four for each core of this machine")
     torch.set_num_threads(int(threads) or max(1, cores // local_ranks()))
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.backends.cudnn.deterministic = True

@@ -20,7 +20,7 @@ from deeppatch.patching.router import Router
 from deeppatch.patching.switch import Switch
 from deeppatch.patching.switched import SwitchedModel
 from deeppatch.retrain.bank import Bank
-from deeppatch.storage import read_given, write_bytes
+from deeppatch.storage import parse_json, read_given, write_bytes
 from deeppatch.zoo.classifier import Classifier
 
 ROUTER = "router/"  # in front of a router's tensors, in the file of a switched model
@@ -125,12 +125,12 @@ def _content(value: object) -> bytes:
 
 def _from_json(content: bytes, path: Path) -> Ranking | Tensor:
     try:
-        found = json.loads(content)
+        found = parse_json(content)
         if "layers" in found:
             return Ranking.from_json(found)
         rows = [found[str(label)] for label in range(len(found))]
         return torch.tensor(rows, dtype=torch.long).view(len(rows), -1)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise StaleArtifact(f"{path} holds neither a ranking nor the features of each class") from error
 
 

@@ -14,7 +14,17 @@ import pandas as pd
 
 from deeppatch.errors import MissingArtifact, StaleArtifact
 from deeppatch.lock import FolderLock
-from deeppatch.storage import RECORD, check_place, read_record, recover, replace_folder, sha256, write_bytes
+from deeppatch.storage import (
+    RECORD,
+    check_place,
+    is_of,
+    parse_json,
+    read_record,
+    recover,
+    replace_folder,
+    sha256,
+    write_bytes,
+)
 
 
 class Stage:
@@ -33,6 +43,7 @@ class Stage:
         self.facts = facts
         self.inputs: dict[str, str] = {}
         self.outputs: dict[str, str] = {}
+        self.seconds: dict[str, float] = {}
         self._lock: FolderLock | None = None
         self._start = time.monotonic()
 
@@ -71,6 +82,14 @@ class Stage:
                 raise StaleArtifact(f"{path} was made from another {origin}; make it again with: {command}")
         self.inherit(path, content)
         return content
+
+    def read_json(self, path: Path, command: str, **kinds: Any) -> dict[str, Any]:
+        """Return what an earlier stage's JSON file holds, checked as by `read`; `kinds` are those of its values."""
+        with contextlib.suppress(ValueError):
+            found = parse_json(self.read(path, command))
+            if is_of(found, {str: object}) and all(is_of(found.get(name), kind) for name, kind in kinds.items()):
+                return dict(found)
+        raise StaleArtifact(f"{path} does not hold what its stage writes; make it again with: {command}")
 
     def _recorded(self, path: Path, command: str) -> tuple[dict[str, Any], bytes]:
         record_path = path.parent / RECORD
@@ -111,6 +130,7 @@ class Stage:
         record = {
             **self.facts,
             "wall_seconds": round(time.monotonic() - self._start, 2),
+            **({"seconds": self.seconds} if self.seconds else {}),
             "inputs": self.inputs,
             "outputs": self.outputs,
         }

@@ -7,6 +7,7 @@ import ctypes
 import errno
 import hashlib
 import json
+import math
 import os
 import secrets
 import shutil
@@ -140,10 +141,58 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def parse_json(content: bytes | str) -> Any:
+    """Return the value of a JSON text; ValueError where it is none, nested too deeply, or has NaN or infinity.
+
+    >>> parse_json('{"a": [1, null]}')
+    {'a': [1, None]}
+    """
+    try:
+        return json.loads(content, parse_constant=_refused, parse_float=_finite)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def _refused(name: str) -> Any:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _finite(text: str) -> float:
+    return number if math.isfinite(number := float(text)) else _refused(text)
+
+
 def read_record(folder: Path) -> dict[str, Any] | None:
     """Return the record of a finished run, or None where a folder has none that can be read."""
-    with contextlib.suppress(OSError, ValueError, RecursionError):
-        record = json.loads((folder / RECORD).read_bytes())
-        if isinstance(record, dict) and all(isinstance(record.get(name), dict) for name in ("inputs", "outputs")):
+    with contextlib.suppress(OSError, ValueError):
+        record = parse_json((folder / RECORD).read_bytes())
+        if isinstance(record, dict) and _is_record(record):
             return record
     return None
+
+
+def _is_record(record: dict[str, Any]) -> bool:
+    """Tell whether what a record holds is of the types that readers rely on; older versions may lack the optional."""
+    if not all(is_of(record.get(name), {str: str}) for name in ("inputs", "outputs")):
+        return False
+    optional = {
+        "settings": {str: object}, "defaults": {str: object}, "consumed": {str: {str: object}}, "stage": str,
+        "command": str, "wall_seconds": (int, float), "data": {str: object},
+    }  # fmt: skip
+    data = {"classes": [str], "image_size": [int], "parts": {str: {str: object}}}
+    given = record.get("data", {})
+    return all(is_of(record[name], kind) for name, kind in optional.items() if name in record) and (
+        not given or all(is_of(given.get(name), kind) for name, kind in data.items())
+    )
+
+
+def is_of(value: Any, kind: Any) -> bool:
+    """Tell whether a JSON value is of a kind: a type or several, [kind] for a list, {str: kind} for an object.
+
+    >>> is_of({"a": [1, 2]}, {str: [int]}), is_of({"a": ["1"]}, {str: [int]}), is_of(True, int)
+    (True, False, False)
+    """
+    if isinstance(kind, list):
+        return isinstance(value, list) and all(is_of(each, kind[0]) for each in value)
+    if isinstance(kind, dict):
+        return isinstance(value, dict) and all(is_of(each, kind[str]) for each in value.values())
+    return isinstance(value, kind) and (not isinstance(value, bool) or kind in (bool, object))

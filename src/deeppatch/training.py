@@ -226,11 +226,12 @@ def fit(
     saved = ranks.broadcast_from_rank0(checkpoint.load) if checkpoint else None
     others: dict[str, Stateful] = {"optimizer": optimizer, "schedule": schedule}
     others |= {"carried": carried} if carried else {}
-    if saved:
-        history = History(**saved["history"])
-        model.load_state_dict(saved["model"])
-        best_state = {key: value.to(best_state[key].device) for key, value in saved["best"].items()}
-        load_states(others, saved)
+    if saved and checkpoint:
+        with checkpoint.undamaged():
+            history = History(**saved["history"])
+            model.load_state_dict(saved["model"])
+            best_state = {key: value.to(best_state[key].device) for key, value in saved["best"].items()}
+            load_states(others, saved)
         info(f"{label}: resumed after epoch {len(history.loss)}")
     first = FirstLoss(saved.get("first_loss") if saved else None)
     with torch.enable_grad(), replicated(model) as replica:

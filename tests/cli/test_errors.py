@@ -399,6 +399,20 @@ def test_threads_that_are_no_number(empty, launch, refusal):
         assert said.startswith(f"DEEPPATCH_THREADS={given}: give a whole number of threads")
 
 
+def test_more_threads_than_a_machine_can_bear_are_refused(empty, launch, refusal):
+    script, arguments = empty.arguments("eval -e 1")
+    most = 4 * (os.cpu_count() or 1)
+    for given in (str(most + 1), "5000", "99999999", "9" * 5000):
+        said = refusal(launch(script, arguments, DEEPPATCH_THREADS=given))
+        assert said.startswith("DEEPPATCH_THREADS=")
+        assert said.endswith(f": give at most {most}, four for each core of this machine")
+
+
+@pytest.mark.parametrize("option", ["--output_dir", "--weights", "-d", "--data_dir"])
+def test_a_character_that_no_path_can_have(empty, option):
+    assert "has a NUL character" in empty.refused(f"eval {option} 'a\0b'")
+
+
 # data sets that cannot be
 
 

@@ -56,7 +56,7 @@ class Place:
         files = [path for path in self.folder(name).iterdir() if path.name not in ("run.json", "metrics.json")]
         hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
         metrics = json.loads((self.folder(name) / "metrics.json").read_text())
-        return {**hashes, **{key: value for key, value in metrics.items() if key != "seconds"}}
+        return {**hashes, **metrics}
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +90,10 @@ def test_a_search_leaves_exactly_these_files_and_what_they_say_agrees(done, name
     assert (table["multiply_adds"] <= metrics["multiply_adds"]).all()
     assert metrics["chosen"] == history.loc[history["best"]].iloc[0, 0]
     assert history["best"].sum() == 1
-    assert list(metrics["seconds"]) == ["analysis", "search", "evaluation"]
-    assert all(seconds > 0 for seconds in metrics["seconds"].values())
+    assert "seconds" not in metrics, "bytes repeat"
+    seconds = json.loads((folder / "run.json").read_bytes())["seconds"]
+    assert list(seconds) == ["analysis", "search", "evaluation"]
+    assert all(each > 0 for each in seconds.values())
     sensitivity = pd.read_csv(folder / "sensitivity.csv")
     assert list(sensitivity["layer"]) == ["conv_0.0+conv_2.0", "conv_1.0"]
     assert metrics["sensitive_layers"] == list(sensitivity.loc[sensitivity["sensitive"], "layer"])

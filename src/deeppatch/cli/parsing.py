@@ -61,6 +61,8 @@ def parse(module: ModuleType, arguments: Sequence[str], prefix: str) -> Any:
     share.
     """
     parser = parser_of(module, prefix)
+    if any("\0" in word for word in arguments):
+        raise UserError("an argument has a NUL character, which no path and no name can have; check the command")
     words = normalise(arguments)
     given = parser.parse_args(words)
     if hasattr(module, "preset"):

@@ -14,6 +14,7 @@ from deeppatch.errors import StaleArtifact
 from deeppatch.graph.hooks import convolutions
 from deeppatch.localization.ranking import Ranking
 from deeppatch.progress import info
+from deeppatch.storage import parse_json
 from deeppatch.zoo.classifier import Classifier
 
 
@@ -36,7 +37,7 @@ def load_ranking(context: Context, model: Classifier) -> tuple[Ranking, float | 
     path, command = found.path, found.command
     content = given_or_read(context, found)
     try:
-        parsed = json.loads(content)
+        parsed = parse_json(content)
         ranking, estimated = Ranking.from_json(parsed), parsed.get("ratio")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StaleArtifact(f"{path} is no ranking; make one with: {command}") from error

@@ -14,7 +14,7 @@ from deeppatch.artifacts import state_digest, tensors_from_bytes, tensors_to_byt
 from deeppatch.data.files import StoredPixels
 from deeppatch.data.given_split import GivenSplit
 from deeppatch.data.sources import Images, Source
-from deeppatch.errors import DataProblem
+from deeppatch.errors import DataProblem, StaleArtifact
 
 BIASES = ("A", "B", "C")
 # the sampling weight of each class, by the number of classes: as published, for GTSRB to three decimals
@@ -79,6 +79,9 @@ class Partition:
 def partition_from_bytes(content: bytes, origin: Path) -> Partition:
     """Return the partition that `Partition.to_bytes` has serialised; StaleArtifact when it is damaged."""
     lists, meta = tensors_from_bytes(content, origin)
+    listed = lists.keys() == {"train", "val", "test", "pool"}
+    if not listed or "order" not in meta or any(each.dtype != torch.int64 or each.ndim != 1 for each in lists.values()):
+        raise StaleArtifact(f"{origin} is not a split; make it again with pretrain --bias")
     return Partition(**lists, order=meta["order"])
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from deeppatch.errors import UserError
+from deeppatch.storage import parse_json
 
 
 def to_json(indices: Tensor) -> bytes:
@@ -20,7 +21,7 @@ def to_json(indices: Tensor) -> bytes:
 def parse(content: bytes, origin: Path, classes: int, width: int) -> Tensor:
     """Parse the published form as int64 (classes, k) of features from 0 to `width` - 1; UserError if it is invalid."""
     try:
-        sets: Any = json.loads(content)
+        sets: Any = parse_json(content)
     except ValueError as error:
         raise UserError(f"{origin} is not JSON; give a file of the form {{class: [features]}}") from error
     if not isinstance(sets, dict) or not all(isinstance(row, list) for row in sets.values()):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from deeppatch.artifacts import tensors_from_bytes, tensors_to_bytes
-from deeppatch.errors import UserError
+from deeppatch.errors import StaleArtifact, UserError
 
 UNKNOWN = -1
 
@@ -103,7 +103,16 @@ class Selection:
 def selection_from_bytes(content: bytes, origin: Path) -> Selection:
     """Return the selection that `Selection.to_bytes` has serialised; StaleArtifact when it is damaged."""
     tensors, facts = tensors_from_bytes(content, origin)
-    return Selection(**tensors, facts=facts)
+    wanted = {name: torch.int64 for name in ("bought", "labels", "members", "lender", "unlabelled")}
+    types = {name: value.dtype for name, value in tensors.items() if value.ndim == 1}
+    if types != wanted | {"weights": torch.float32} or types.keys() != tensors.keys():
+        raise StaleArtifact(f"{origin} is not a selection; give a selection.safetensors that annotate left")
+    found = Selection(**tensors, facts=facts)
+    pairs = ((found.bought, found.labels), (found.members, found.lender), (found.unlabelled, found.weights))
+    lent = not len(found.lender) or 0 <= int(found.lender.min()) <= int(found.lender.max()) < len(found.bought)
+    if not lent or any(len(one) != len(other) for one, other in pairs):
+        raise StaleArtifact(f"{origin} is damaged: its lists do not fit each other; run annotate again")
+    return found
 
 
 def supervised(bought: Tensor, labels: Tensor) -> Selection:

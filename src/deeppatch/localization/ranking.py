@@ -11,6 +11,7 @@ import torch
 
 from deeppatch.errors import UserError
 from deeppatch.runtime import generator
+from deeppatch.storage import is_of
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,13 @@ class Ranking:
 
     @staticmethod
     def from_json(content: dict[str, Any]) -> Ranking:
-        """Return the ranking that `to_json` has converted."""
+        """Return the ranking that `to_json` has converted; ValueError where the content is of another form."""
         layers = content["layers"]
+        row = {"scores": [(int, float)], "order": [int]}
+        if not is_of(layers, {str: {str: object}}) or not is_of(content["method"], str):
+            raise ValueError("no ranking")
+        if not all(is_of(layer.get(name), kind) for layer in layers.values() for name, kind in row.items()):
+            raise ValueError("no ranking")
         return Ranking(
             content["method"],
             {name: layer["scores"] for name, layer in layers.items()},

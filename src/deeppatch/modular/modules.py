@@ -72,7 +72,8 @@ class Modules:
         """Return the modules that `to_bytes` has serialised; StaleArtifact when the file is damaged or another one."""
         tensors, meta = tensors_from_bytes(content, origin)
         kept = {name.removeprefix("kept/"): mask for name, mask in tensors.items() if name.startswith("kept/")}
-        if "base" not in meta or not kept or any(mask.dtype != torch.bool for mask in kept.values()):
+        masks = all(mask.dtype == torch.bool and mask.ndim == 2 for mask in kept.values())
+        if "base" not in meta or not kept or not masks or len({len(mask) for mask in kept.values()}) > 1:
             raise StaleArtifact(f"{origin} holds no modules; give a modules.safetensors that modularize left")
         state = {name.removeprefix("heads/"): value for name, value in tensors.items() if name.startswith("heads/")}
         heads = None

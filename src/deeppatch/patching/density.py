@@ -51,6 +51,11 @@ class Density(nn.Module):
         """Return the density with a state; StaleArtifact where it is none."""
         if state.keys() != KEYS:
             raise StaleArtifact(f"{origin} is not a router; give a router.safetensors that evaluate left")
+        width = len(state["centre"].flatten())
+        shapes = {"centres": (len(state["centres"].flatten()) // max(1, width), width), "centre": (width,)}
+        shapes |= {"whitening": (width, width), "threshold": ()}
+        if any(tuple(state[name].shape) != shape for name, shape in shapes.items()):
+            raise StaleArtifact(f"{origin} is damaged: its tensors are not those of a router; run evaluate again")
         return Density(state["centres"], state["centre"], state["whitening"], state["threshold"].item())
 
 

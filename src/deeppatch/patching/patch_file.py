@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deeppatch.artifacts import state_digest, tensors_from_bytes, tensors_to_bytes
+from deeppatch.artifacts import check_meta, state_digest, tensors_from_bytes, tensors_to_bytes
 from deeppatch.errors import StaleArtifact
 from deeppatch.graph.hooks import convolutions
 from deeppatch.patching.attachment import Attachment, attach
@@ -65,9 +65,12 @@ class Patch:
         """Return the patch that `to_bytes` has serialised; StaleArtifact when the file is damaged or not a patch."""
         tensors, meta = tensors_from_bytes(content, origin)
         about = meta.get("about", {})
-        if not {"kind", "base"} <= meta.keys() or meta["kind"] not in UNITS or not isinstance(about, dict):
+        check_meta(about, origin)
+        chosen = {k.removeprefix("channels/"): v for k, v in tensors.items() if k.startswith("channels/")}
+        of_channels = chosen and all(v.dtype == torch.int64 and v.ndim == 1 for v in chosen.values())
+        if not {"kind", "base"} <= meta.keys() or meta["kind"] not in UNITS or not of_channels:
             raise StaleArtifact(f"{origin} is not a patch; give a patch.safetensors that correct left")
-        channels = {k.removeprefix("channels/"): v.tolist() for k, v in tensors.items() if k.startswith("channels/")}
+        channels = {name: v.tolist() for name, v in chosen.items()}
         parameters = {key: value for key, value in tensors.items() if not key.startswith("channels/")}
         return Patch(meta["kind"], meta["base"], channels, parameters, about)
 

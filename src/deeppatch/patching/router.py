@@ -186,6 +186,12 @@ class Router(nn.Module):
         told = {key.removeprefix(DENSITY): value for key, value in state.items() if key.startswith(DENSITY)}
         if meta.get("router") not in FEATURES or own.keys() - {"sizes"} != {"weight", "bias", "threshold"}:
             raise StaleArtifact(f"{origin} is not a router; give a router.safetensors that evaluate left")
+        weight, bias, threshold, sizes = own["weight"], own["bias"], own["threshold"], own.get("sizes")
+        networks = 1 if sizes is None else len(sizes.flatten())
+        shaped = weight.ndim == 1 and bias.numel() == networks and threshold.numel() == 1
+        summed = sizes is None or (sizes.dtype == torch.int64 and int(sizes.sum()) == len(weight.flatten()))
+        if not (shaped and summed and all(own[name].is_floating_point() for name in ("weight", "bias", "threshold"))):
+            raise StaleArtifact(f"{origin} is damaged: its tensors are not those of a router; run evaluate again")
         density = Density.of(told, origin) if told else None
         return Router(
             meta["router"], own["weight"], own["bias"], own["threshold"].item(), sizes=own.get("sizes"), density=density

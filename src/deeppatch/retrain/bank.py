@@ -16,6 +16,7 @@ from deeppatch.errors import StaleArtifact, UserError
 from deeppatch.graph.hooks import Hook, hooked
 from deeppatch.graph.statistics import batch_norms
 from deeppatch.retrain.selector import Selector
+from deeppatch.storage import is_of
 from deeppatch.zoo.classifier import device_of
 
 SELECTOR = ("weight", "bias", "threshold")
@@ -63,8 +64,11 @@ class Bank:
         """Return the bank that `to_bytes` has serialised; StaleArtifact when the file is damaged or not a bank."""
         tensors, meta = tensors_from_bytes(content, origin)
         wanted = {"scale", "shift", *(f"selector/{name}" for name in SELECTOR)}
-        if not {"bank", "base", "norms"} <= meta.keys() or tensors.keys() != wanted:
+        names = all(is_of(meta.get(name), [str]) for name in ("bank", "norms"))
+        if "base" not in meta or not names or not meta["norms"] or tensors.keys() != wanted:
             raise StaleArtifact(f"{origin} is not a bank of statistics; give a bank.safetensors that correct left")
+        if not _fits(tensors, len(meta["bank"])):
+            raise StaleArtifact(f"{origin} is damaged: its tensors are not those of a bank; run correct again")
         about = {name: value for name, value in meta.items() if name not in ("bank", "base", "norms")}
         return Bank(meta["base"], tuple(meta["bank"]), tuple(meta["norms"]), tensors, about)
 
@@ -137,6 +141,14 @@ class BankedClassifier(nn.Module):
             return torch.where(clean, output, (maps * scale + shift).to(output.dtype))
 
         return hook
+
+
+def _fits(tensors: dict[str, Tensor], conditions: int) -> bool:
+    shapes = {name: tuple(each.shape) for name, each in tensors.items()}
+    tables = shapes["scale"] == shapes["shift"] and len(shapes["scale"]) == 2 and shapes["scale"][0] == conditions
+    rows = shapes["selector/weight"][:1] == shapes["selector/bias"] == (conditions,)
+    numbers = all(each.is_floating_point() for each in tensors.values())
+    return bool(conditions and numbers and tables and rows and tensors["selector/threshold"].numel() == 1)
 
 
 def tables(networks: list[nn.Module]) -> dict[str, Tensor]:

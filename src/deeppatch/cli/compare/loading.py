@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,7 +24,7 @@ from deeppatch.patching.patch_file import Patch
 from deeppatch.patching.router import Router
 from deeppatch.patching.switch import Switch
 from deeppatch.saving import ROUTER, load
-from deeppatch.storage import read_given, sha256
+from deeppatch.storage import is_of, parse_json, read_given, sha256
 from deeppatch.zoo import weights
 from deeppatch.zoo.classifier import Classifier
 
@@ -203,4 +203,10 @@ def _whole_name(source: Source) -> str:
 
 def _metrics(source: Source) -> dict[str, Any]:
     path = source.path.with_name("metrics.json")
-    return dict(json.loads(path.read_bytes())) if source.record and path.is_file() else {}
+    if not source.record or not path.is_file():
+        return {}
+    with contextlib.suppress(ValueError):
+        found = parse_json(path.read_bytes())
+        if is_of(found, {str: object}) and is_of(found.get("stored_bytes", 0), int):
+            return dict(found)
+    raise StaleArtifact(f"{path} does not hold what its stage writes; run {source.record.get('stage')} again")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -59,7 +58,7 @@ def weak_model(context: Context) -> Classifier:
     """Return the weak model of a `weak_context`; if it is missing, it is trained as by pretrain."""
     path, command = prepare_weak_model(context)
     state, _ = tensors_from_bytes(context.stage.read(path, command), path)
-    origin = json.loads(context.stage.read(path.parent / "metrics.json", command))["weights"]
+    origin = context.stage.read_json(path.parent / "metrics.json", command, weights=str)["weights"]
     info(f"inherited {path} ({origin})")
     return restore(context, state, path)
 

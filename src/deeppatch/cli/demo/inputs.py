@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,5 +23,4 @@ def left_by(stage: str, words: Sequence[str], prefix: str) -> tuple[Path, str]:
 def read_metrics(own: Stage, stage: str, words: Sequence[str], prefix: str) -> dict[str, Any]:
     """Read, for the stage `own`, the metrics.json that a stage has left when it was run with these words."""
     folder, command = left_by(stage, words, prefix)
-    found: dict[str, Any] = json.loads(own.read(folder / METRICS, command))
-    return found
+    return own.read_json(folder / METRICS, command)

@@ -25,7 +25,7 @@ ARTIFACTS = (
             "modules.csv": "the kernels that each module keeps of each layer, and its multiply-adds",
             "history.csv": "the search, a row for each epoch or generation",
             "sensitivity.csv": "accuracy when modules keep only a part of one layer",
-            "metrics.json": "accuracy of the network and of all modules together, their cost, and seconds of each step",
+            "metrics.json": "accuracy of the network and of all modules together, and their cost",
             "kept.png": "a plot of the kernels that modules keep, by layer",
             "overlap.png": "a plot of the kernels that two modules share",
             "search.png": "a plot of the search",
@@ -151,7 +151,7 @@ def run(options: Options) -> None:
         return
     base, data = state_digest(model.state_dict()), context.data
     analysing, searching = (context.checkpoint(name, base=base) for name in ("analysis.pt", "checkpoint.pt"))
-    seconds: dict[str, float] = {}
+    seconds = context.stage.seconds  # of this run alone: run.json has them, and no file whose bytes repeat
     with timed("analysis", seconds):
         analysis = analyse(model, data, images=options.sensitivity_images, seed=options.seed, checkpoint=analysing)
         report.sensitivity(context, analysis)
@@ -162,7 +162,7 @@ def run(options: Options) -> None:
         found = measure_modules(model, modules, data, batch_size=options.batch_size)
         assert modules.history is not None
         facts = report.modules(context, analysis, modules.history, found)
-    context.stage.write_json("metrics.json", {**facts, "seconds": seconds})
+    context.stage.write_json("metrics.json", facts)
     context.stage.finish()
     for checkpoint in (analysing, searching):
         checkpoint.remove()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from deeppatch.hybrid.safe_repair import SafeTraining
 from deeppatch.hybrid.selection import UNKNOWN, Selection, selection_from_bytes
 from deeppatch.hybrid.training_data import Recipe, RepairSettings
 from deeppatch.progress import info
-from deeppatch.storage import RECORD, read_given
+from deeppatch.storage import RECORD, parse_json, read_given
 from deeppatch.zoo.classifier import Classifier
 
 
@@ -98,10 +97,10 @@ def finished_runs(context: Context) -> pd.DataFrame:
         if record and all(record["settings"].get(name, "") == getattr(options, name) for name in same):
             try:
                 content = context.stage.read(path, record["command"])
+                row = _only_row(content, path)
             except StaleArtifact as error:
                 info(f"left out: {error}")
                 continue
-            (row,) = pd.read_csv(io.BytesIO(content)).to_dict("records")
             rows.append({**row, "wall_seconds": record["wall_seconds"]})
     if not rows:
         command = context.command("relearn")
@@ -109,10 +108,18 @@ def finished_runs(context: Context) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def _only_row(content: bytes, path: Path) -> dict[str, Any]:
+    try:
+        (row,) = pd.read_csv(io.BytesIO(content)).to_dict("records")
+    except ValueError as error:  # those of pandas are among them
+        raise StaleArtifact(f"{path} does not hold one row") from error
+    return {str(name): value for name, value in row.items()}
+
+
 def recorded(path: Path) -> dict[str, Any] | None:
     """Return the record of a run, or None if it cannot be read because the run has not finished."""
     with contextlib.suppress(*DAMAGE):
-        record = json.loads(path.read_bytes())
+        record = parse_json(path.read_bytes())
         return {
             "settings": dict(record["settings"]),
             "command": str(record["command"]),

@@ -157,8 +157,9 @@ def identity(context: Context, selection: Selection) -> dict[str, Any]:
 def diagnostics(context: Context) -> dict[str, Any]:
     """Return annotate's diagnostics of a simulated pool; nothing for a real pool."""
     path = context.folder("annotate") / "selection.json"
-    found = json.loads(context.stage.read(path, context.command("annotate")))["diagnostics"] or {}
-    return {name: value for name, value in found.items() if name.endswith("_percent")}
+    found = context.stage.read_json(path, context.command("annotate"), diagnostics=(dict, type(None)))
+    shares = {name: value for name, value in (found.get("diagnostics") or {}).items() if name.endswith("_percent")}
+    return {name: value for name, value in shares.items() if isinstance(value, (int, float, type(None)))}
 
 
 def summarize(row: dict[str, Any], diagnosed: dict[str, Any]) -> None:
