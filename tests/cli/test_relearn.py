@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow  # stages from end to end, each some seconds
 
 LEFT = {"run.json", "weights.safetensors", "history.csv", "metrics.json", "row.csv", "classes.csv"}
 SHARED = "--bias B --budget 6 --views 2"
-TRAINING = "-e 2 --lr 0.01 --steps 2"
+TRAINING = "-e 2 --lr 0.003 --steps 2"
 LINES = {
     **{method: f"relearn {SHARED} --method {method} {TRAINING}" for method in METHODS},
     "hybrid-labels": f"relearn {SHARED} --method hybrid {TRAINING} --use labels",
