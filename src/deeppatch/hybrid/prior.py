@@ -164,7 +164,8 @@ def _decide(
     """
     bound = float(norm.ppf(1 - LEVEL / (2 * len(pool))))
     of_pool, of_confusion = deviations
-    apart = (pool - by_confusion).abs() - bound * (of_pool + of_confusion)
+    # at the edge, where a class is absent, draws do not differ; less than an image of val means nothing
+    apart = (pool - by_confusion).abs() - bound * (of_pool + of_confusion) - 1 / images
     if bool((apart > 0).any()):
         differing = int(apart.argmax())
         return REFUSED, (
