@@ -294,7 +294,8 @@ IDENTITIES: dict[str, Identity] = {
         ("files", "networks", "require", "gate", "confident", *_BESIDE_THE_TABLE, *_MACHINE),
     ),
     "relearn": Identity(
-        _relearn, (*_CHOICE, "use", "compare", "pseudo_labels", "scope", "no_prior"),
+        _relearn,
+        (*_CHOICE, "use", "compare", "pseudo_labels", "scope", "no_prior"),
         ("labels", "epochs", "lr", "steps", "ramp", "trust_prior", *_MACHINE),
     ),  # fmt: skip
 }
