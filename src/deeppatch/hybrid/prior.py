@@ -111,28 +111,28 @@ def estimate_prior(
 ) -> PriorEstimate:
     """Estimate the class prior of a pool, and decide whether the network is to be corrected for it.
 
-        The network is calibrated on val. EM estimates the prior of the pool, with an interval by bootstrap over its images.
-        If only classes differ, the confusion matrix of val says how often each class is predicted at that prior. Where that
-        differs from how often it is predicted by more than both intervals (by bootstrap over val and pool, 95 % over all
-        classes, Bonferroni), the shift is not one of classes alone, and the correction is refused. (To compare with the
+    The network is calibrated on val. EM estimates the prior of the pool, with an interval by bootstrap over its images.
+    If only classes differ, the confusion matrix of val says how often each class is predicted at that prior. Where that
+    differs from how often it is predicted by more than both intervals (by bootstrap over val and pool, 95 % over all
+    classes, Bonferroni), the shift is not one of classes alone, and the correction is refused. (To compare with the
     inverted matrix instead would say nothing of classes that are hardly ever predicted, where it is singular.) Where
-        the classes of val and pool differ by no more than sampling noise, nothing is corrected: a likelihood ratio test of
-        q = p at 5 %, for as many images as both samples are worth, N M / (N + M).
+    the classes of val and pool differ by no more than sampling noise, nothing is corrected: a likelihood ratio test of
+    q = p at 5 %, for as many images as both samples are worth, N M / (N + M).
 
-        Args:
-            val_logits: Logits (M, C) of val, whose classes are distributed as those of the training images.
-            val_labels: Their classes, int64 (M,).
-            pool_logits: Logits (N, C) of the pool.
-            generator: The source of the draws, on the CPU.
-            known: The prior of the pool, (C,), where it is known; it is then corrected for in any case.
-            trust: Whether the correction is made even if the shift is not one of classes alone.
+    Args:
+        val_logits: Logits (M, C) of val, whose classes are distributed as those of the training images.
+        val_labels: Their classes, int64 (M,).
+        pool_logits: Logits (N, C) of the pool.
+        generator: The source of the draws, on the CPU.
+        known: The prior of the pool, (C,), where it is known; it is then corrected for in any case.
+        trust: Whether the correction is made even if the shift is not one of classes alone.
 
-        >>> generator = torch.Generator().manual_seed(1)
-        >>> labels = torch.arange(400) % 2
-        >>> logits = 4 * torch.nn.functional.one_hot(labels, 2) + torch.randn(400, 2, generator=generator)
-        >>> found = estimate_prior(logits, labels, logits[labels == 0].repeat(3, 1), generator)
-        >>> found.decision, found.pool.round(decimals=1).tolist()
-        ('corrected', [1.0, 0.0])
+    >>> generator = torch.Generator().manual_seed(1)
+    >>> labels = torch.arange(400) % 2
+    >>> logits = 4 * torch.nn.functional.one_hot(labels, 2) + torch.randn(400, 2, generator=generator)
+    >>> found = estimate_prior(logits, labels, logits[labels == 0].repeat(3, 1), generator)
+    >>> found.decision, found.pool.round(decimals=1).tolist()
+    ('corrected', [1.0, 0.0])
     """
     calibration = bias_corrected_temperature(val_logits, val_labels)
     train = calibration.posteriors(val_logits).mean(0).cpu()
