@@ -102,7 +102,16 @@ def test_without_a_shift_nothing_changes_and_another_shift_is_refused_unless_it_
         found = estimate_prior(val, labels, other, torch.Generator().manual_seed(1), trust=trust)
         assert found.decision == decision
         assert bool(found.correction.any()) == trust
-        assert "not only classes differ" in found.reason
+        assert "% would be if only the shares of the classes differed" in found.reason
+
+
+def test_a_class_that_is_never_predicted_does_not_make_the_estimates_contradict_each_other():
+    val, labels = drawn(OF_VAL, 2000, 3)
+    unseen = torch.tensor([0.0, 0.0, 0.0, -40.0])  # class 3 is never predicted, its posterior still says something
+    found = estimate_prior(val + unseen, labels, drawn(OF_POOL, 4000, 4)[0] + unseen, torch.Generator().manual_seed(1))
+    assert not ((val + unseen).argmax(1) == 3).any()
+    assert found.decision == CORRECTED
+    assert found.pool[3].item() == pytest.approx(0.4, abs=0.04)
 
 
 def network(*, bias: bool = True) -> nn.Module:

@@ -111,11 +111,13 @@ def estimate_prior(
 ) -> PriorEstimate:
     """Estimate the class prior of a pool, and decide whether the network is to be corrected for it.
 
-    The network is calibrated on val. EM estimates the prior of the pool, with an interval by bootstrap over its images;
-    the estimate by the confusion matrix is bootstrapped over images of both. Where the two differ in a class by more
-    than their intervals (95 % over all classes, Bonferroni), the shift is not one of classes alone, and the correction
-    is refused. Where the classes of val and pool differ by no more than sampling noise, nothing is corrected: a
-    likelihood ratio test of q = p at 5 %, for as many images as both samples are worth, N M / (N + M).
+    The network is calibrated on val. EM estimates the prior of the pool, with an interval by bootstrap over its images.
+    If only classes differ, the confusion matrix of val says how often each class is predicted at that prior. Where that
+    differs from how often it is predicted by more than both intervals (by bootstrap over val and pool, 95 % over all
+    classes, Bonferroni), the shift is not one of classes alone, and the correction is refused. (To compare with the
+    inverted matrix instead would say nothing of classes that are hardly ever predicted, where it is singular.) Where
+    the classes of val and pool differ by no more than sampling noise, nothing is corrected: a likelihood ratio test of
+    q = p at 5 %, for as many images as both samples are worth, N M / (N + M).
 
     Args:
         val_logits: Logits (M, C) of val, whose classes are distributed as those of the training images.
@@ -141,9 +143,9 @@ def estimate_prior(
     confusion = _confusion(val_logits.argmax(1).cpu(), val_labels.cpu(), len(pool))
     predicted = pool_logits.argmax(1).cpu().bincount(minlength=len(pool)).double()
     by_confusion = prior_by_confusion(confusion / confusion.sum(), predicted / predicted.sum())
-    drawn_by_confusion = _draws_by_confusion(confusion, predicted, generator)
-    deviations = [each.std(0) for each in (drawn, drawn_by_confusion)]
-    decision, reason = _decide(ratios, train, pool, by_confusion, deviations, len(val_labels))
+    decision, reason = _decide(ratios, train, pool, len(val_labels))
+    if contradiction := _contradiction(confusion, predicted, pool, drawn.std(0), generator):
+        decision, reason = REFUSED, contradiction
     if decision == REFUSED and trust:
         decision, reason = CORRECTED, f"{reason}; corrected because this was asked for"
     if known is not None:
@@ -155,23 +157,43 @@ def estimate_prior(
     return PriorEstimate(train, pool, low, high, by_confusion, decision, reason, correction)
 
 
-def _decide(
-    ratios: Tensor, train: Tensor, pool: Tensor, by_confusion: Tensor, deviations: list[Tensor], images: int
-) -> tuple[str, str]:
-    """Compare the two estimates with each other, each class at LEVEL / C, and the pool with val, all classes at once.
+def _contradiction(
+    confusion: Tensor, predicted: Tensor, pool: Tensor, deviation: Tensor, generator: torch.Generator
+) -> str:
+    """Say where predictions for the pool contradict its estimated prior, whose deviation is given (C,); else ''.
 
-    `ratios` (N, C) are posteriors over prior p of the pool's images, and `images` is the number of those of val.
+    `confusion` (C, C) are numbers of images of val by predicted and true class, `predicted` (C,) those of the pool.
     """
-    bound = float(norm.ppf(1 - LEVEL / (2 * len(pool))))
-    of_pool, of_confusion = deviations
-    # at the edge, where a class is absent, draws do not differ; less than an image of val means nothing
-    apart = (pool - by_confusion).abs() - bound * (of_pool + of_confusion) - 1 / images
-    if bool((apart > 0).any()):
-        differing = int(apart.argmax())
-        return REFUSED, (
-            f"two estimates of the pool's classes differ by more than their intervals (class {differing}: "
-            f"{100 * pool[differing]:.1f} % and {100 * by_confusion[differing]:.1f} %), so that not only classes differ"
-        )
+    classes = len(pool)
+    counts = [_multinomial(each.flatten(), generator) for each in (confusion, predicted)]
+    expected, observed = _predicted_at(confusion, pool), predicted / predicted.sum()
+    drawn = _predicted_at(counts[0].view(-1, classes, classes), pool) - counts[1] / predicted.sum()
+    bound = float(norm.ppf(1 - LEVEL / (2 * classes)))
+    allowed = bound * (drawn.std(0) + _rates(confusion) @ deviation)
+    allowed += (pool / (confusion.sum(0) + 1)).sum()  # one image more or less of each class in val means nothing
+    apart = (expected - observed).abs() - allowed
+    if not bool((apart > 0).any()):
+        return ""
+    index = int(apart.argmax())
+    return (
+        f"{100 * observed[index]:.1f} % of the pool are predicted as class {index}, while "
+        f"{100 * expected[index]:.1f} % would be if only the shares of the classes differed"
+    )
+
+
+def _predicted_at(confusion: Tensor, prior: Tensor) -> Tensor:
+    """Return how often each class would be predicted at a prior, (..., C)."""
+    return _rates(confusion) @ prior
+
+
+def _rates(confusion: Tensor) -> Tensor:
+    """Return P(predicted | class), (..., C, C), with one image more of each class, predicted as images of val are."""
+    overall = confusion.sum(-1, keepdim=True) / confusion.sum((-2, -1), keepdim=True)
+    return (confusion + overall) / (confusion.sum(-2, keepdim=True) + 1)
+
+
+def _decide(ratios: Tensor, train: Tensor, pool: Tensor, images: int) -> tuple[str, str]:
+    """Test whether pool and val differ; `ratios` (N, C) are posteriors over prior p, `images` the size of val."""
     gained = ((ratios @ pool).log() - (ratios @ train).log()).mean()
     statistic = 2 * float(gained) * len(ratios) * images / (len(ratios) + images)
     if chi2.sf(statistic, len(pool) - 1) > LEVEL:
@@ -195,15 +217,8 @@ def _confusion(predictions: Tensor, labels: Tensor, classes: int) -> Tensor:
     return (predictions * classes + labels).bincount(minlength=classes**2).view(classes, classes).double()
 
 
-def _draws_by_confusion(confusion: Tensor, predicted: Tensor, generator: torch.Generator) -> Tensor:
-    """Return bootstrap draws (DRAWS, C) of the other estimate over images of val and of the pool."""
-    classes = len(predicted)
-    drawn = [_multinomial(counts.flatten(), generator) for counts in (confusion, predicted)]
-    return prior_by_confusion(drawn[0].view(-1, classes, classes), drawn[1])
-
-
 def _multinomial(counts: Tensor, generator: torch.Generator) -> Tensor:
-    """Return shares (DRAWS, K) of as many images as `counts` (K,) has, drawn in its proportions."""
+    """Return DRAWS of as many images as `counts` (K,) has, in its proportions, as numbers (DRAWS, K)."""
     total = int(counts.sum())
     cells = [torch.multinomial(counts, total, replacement=True, generator=generator) for _ in range(DRAWS)]
-    return torch.stack([each.bincount(minlength=len(counts)) for each in cells]).double() / total
+    return torch.stack([each.bincount(minlength=len(counts)) for each in cells]).double()

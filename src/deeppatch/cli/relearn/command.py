@@ -124,7 +124,8 @@ def add_safe(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--trust_prior",
         action="store_true",
-        help="correct the prior even if two estimates contradict each other, as where not only classes have shifted",
+        help="correct the prior even if the predictions for the pool contradict it, as where not only "
+        "classes have shifted",
     )
 
 
