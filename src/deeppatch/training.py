@@ -25,6 +25,7 @@ from deeppatch.distributed import ranks
 from deeppatch.distributed.data_parallel import Batch, Stream, gather_batches, own_shards, replicated
 from deeppatch.errors import UserError
 from deeppatch.metrics import accuracy
+from deeppatch.optimizers import FreshMoments as FreshMoments
 from deeppatch.optimizers import adam as adam
 from deeppatch.optimizers import adam_with_initial_rate as adam_with_initial_rate
 from deeppatch.optimizers import constant_sgd as constant_sgd

@@ -281,7 +281,7 @@ IDENTITIES: dict[str, Identity] = {
     "modularize": Identity(
         _modularize,
         ("method", "no_head", "preset"),
-        (*_SEARCH, "alpha", "max_drop", "lr", "patience", *_MACHINE),
+        (*_SEARCH, "importance", "start", "alpha", "max_drop", "lr", "patience", *_MACHINE),
     ),
     "compose": Identity(
         _compose, ("method", "no_head", "preset", "fit", "weak", "target", "join"), ("weak_epoch", *_MACHINE)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 METHODS = ("grad", "ga")
+IMPORTANCES = ("pooled", "unpooled", "random")
+STARTS = {"grad": ("importance", "ones", "zeros", "random"), "ga": ("importance", "random")}
+GRADIENT_PRESETS = ("auto", "published")
 PRESETS = (
     "auto", "simcnn-cifar10", "simcnn-svhn", "simcnn-svhn_5", "rescnn-cifar10", "rescnn-svhn", "rescnn-svhn_5"
 )  # fmt: skip

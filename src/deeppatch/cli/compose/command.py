@@ -12,7 +12,7 @@ from deeppatch.cli.declared import Folder
 from deeppatch.cli.options import StageOptions
 from deeppatch.errors import UserError
 from deeppatch.modular.join_names import parse
-from deeppatch.modular.names import FITS, JOINS, METHODS, PRESETS
+from deeppatch.modular.names import FITS, GRADIENT_PRESETS, JOINS, METHODS, PRESETS
 from deeppatch.modular.weak_networks import mix_of
 
 STAGE = "compose"
@@ -81,7 +81,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--method", choices=METHODS, default="grad", help="modularize's (default: grad)")
     group.add_argument("--no_head", action="store_true", help="modularize's: modules without heads")
-    group.add_argument("--preset", choices=PRESETS, default="auto", help="modularize's (default: auto)")
+    group.add_argument(
+        "--preset",
+        choices=dict.fromkeys([*GRADIENT_PRESETS, *PRESETS]),
+        default="auto",
+        help="modularize's (default: auto)",
+    )
     group.add_argument(
         "--modules", type=Path, metavar="FILE", help="a modules.safetensors to use instead of the one from modularize"
     )
