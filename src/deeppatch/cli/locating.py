@@ -115,7 +115,7 @@ READS: dict[str, Callable[[Any], dict[str, Role]]] = {
     "evaluate": _of_evaluate,
     "export": lambda _options: {"base": BASE, "patch": PATCH, "router": ROUTER},
     "decompose": lambda options: {"base": BASE, **_of_influence(options)},
-    "compose": lambda _options: {"base": BASE, "modules": MODULES},
+    "compose": lambda options: {} if options.assemble else {"base": BASE, "modules": MODULES},
     "relearn": lambda options: {} if options.compare else {"base": BASE, "selection": SELECTION},
 }  # fmt: skip
 

@@ -218,6 +218,8 @@ def _modularize(options: Any) -> str:
 
 
 def _compose(options: Any) -> str:
+    if options.assemble:
+        return "compose-assembled"
     parts = [_modularize(options).replace("modularize", "compose", 1), options.fit]
     usual = published_weak_network(options.model, options.dataset, options.fit)
     parts += [options.weak] if options.weak not in (None, usual) else []
@@ -284,7 +286,9 @@ IDENTITIES: dict[str, Identity] = {
         (*_SEARCH, "importance", "start", "alpha", "max_drop", "lr", "patience", *_MACHINE),
     ),
     "compose": Identity(
-        _compose, ("method", "no_head", "preset", "fit", "weak", "target", "join"), ("weak_epoch", *_MACHINE)
+        _compose,
+        ("method", "no_head", "preset", "fit", "weak", "target", "join"),
+        ("weak_epoch", "assemble", "onnx", *_MACHINE),
     ),
     "annotate": Identity(_annotate, _CHOICE, _MACHINE),
     "compare": Identity(
