@@ -39,7 +39,7 @@ COMPANY = {
     ("pretrain", "mean"): "--mean 0 0 0 --std 1 1 1", ("pretrain", "std"): "--mean 0 0 0 --std 1 1 1",
     ("decompose", "csg"): "mutual-info", ("decompose", "draws"): "essential", ("decompose", "lr"): "finetune",
     ("decompose", "max_epoch"): "finetune", ("decompose", "head_only"): "finetune", ("decompose", "action"): "",
-    ("modularize", "patience"): "--method ga",
+    ("modularize", "patience"): "--method ga", ("compose", "onnx"): "--assemble .",
     **{(stage, "hold_out"): "-n noise" for stage in ("pretrain", "assess", "correct", "evaluate", "export", "compare")},
     **{(stage, "severity"): "-n fog" for stage in ("pretrain", "assess", "correct", "evaluate", "export", "compare")},
     **{("compare", name): "--adapt tent" for name in ("stream", "per_corruption", "single", "adapt_batch")},

@@ -89,15 +89,13 @@ def compare_assembled(
             view = views.clean(images, batch_size)
             return 100 * accuracy(predict(network, view, amp=amp, label="comparing"), view.labels)
 
-    rows = [(name, percent(network, data.val), percent(network, data.test)) for name, network in networks.items()]
-    table = pd.DataFrame(rows, columns=["network", "val_accuracy", "accuracy"])
-    bases = table[table["network"].isin(whole)]
-    if not len(bases):
-        return table
-    best = bases.loc[bases["val_accuracy"].idxmax()]
-    summary = [
-        {"network": BEST, "val_accuracy": best["val_accuracy"], "accuracy": best["accuracy"]},
-        {"network": MEAN, "val_accuracy": bases["val_accuracy"].mean(), "accuracy": bases["accuracy"].mean()},
-    ]
-    first = len(table) - len(bases)
-    return pd.concat([table[:first], pd.DataFrame(summary), bases], ignore_index=True)
+    found = {name: (percent(each, data.val), percent(each, data.test)) for name, each in networks.items()}
+    bases = {name: found.pop(name) for name in whole}
+    if bases:
+        found[BEST] = max(bases.values(), key=lambda each: each[0])
+        found[MEAN] = (
+            sum(val for val, _ in bases.values()) / len(bases),
+            sum(test for _, test in bases.values()) / len(bases),
+        )
+    rows = [(name, *numbers) for name, numbers in {**found, **bases}.items()]
+    return pd.DataFrame(rows, columns=["network", "val_accuracy", "accuracy"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -80,8 +79,7 @@ def trained_for_the_task(context: Context) -> dict[str, nn.Module]:
         return {}
     content = read_given(found.path)
     state, meta = tensors_from_bytes(content, found.path)
-    with contextlib.suppress(KeyError):
-        check_classes(context, meta, found.path)
+    check_classes(context, meta, found.path)
     context.stage.inherit(found.path, content)
     info(f"inherited {found.path} ({FROM_SCRATCH})")
     return {FROM_SCRATCH: restore(context, state, found.path)}

@@ -176,9 +176,9 @@ def run_assembling(options: Options) -> None:
     others = assembling.trained_for_the_task(context)
     if context.already_finished():
         return
-    settings = {"batch_size": options.batch_size, "amp": options.amp}
-    assembled = assemble(models, context.data, **settings)
-    table = compare_assembled(assembled, models, context.data, others, **settings)
+    batch_size, amp = options.batch_size, options.amp
+    assembled = assemble(models, context.data, batch_size=batch_size, amp=amp)
+    table = compare_assembled(assembled, models, context.data, others, batch_size=batch_size, amp=amp)
     assembling.report(context, assembled, table)
 
 
