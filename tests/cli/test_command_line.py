@@ -27,7 +27,16 @@ DEFAULTS = {
     "patch": None, "finetuned": None, "amp": False, "sink": None,
 }  # fmt: skip
 OWN_DEFAULTS = {
-    "eval": {"train": False, "recipe": "default", "bias": None, "mean": None, "std": None, "state": "pretrained"},
+    "eval": {
+        "train": False,
+        "recipe": "default",
+        "bias": None,
+        "mean": None,
+        "std": None,
+        "state": "pretrained",
+        "modular": False,
+        "modular_weights": (1.0, 1.0, 0.5),
+    },
     "select": {"mem": 2048, "refine": 0, "race": None},
     "correct": {
         "passes": None,

@@ -260,7 +260,20 @@ IDENTITIES: dict[str, Identity] = {
     "pretrain": Identity(
         lambda options: "pretrain",
         (),
-        ("train", "recipe", "max_epoch", "lr", "momentum", "weight_decay", "mean", "std", "weights", *_MACHINE),
+        (
+            "train",
+            "modular",
+            "modular_weights",
+            "recipe",
+            "max_epoch",
+            "lr",
+            "momentum",
+            "weight_decay",
+            "mean",
+            "std",
+            "weights",
+            *_MACHINE,
+        ),
     ),
     # pretrain --state corrected
     "eval": Identity(lambda options: f"eval-{correction(options)}", _CORRECTION, _MACHINE),
