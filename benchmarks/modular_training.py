@@ -63,7 +63,14 @@ def row(options: argparse.Namespace, data: Data, seed: int, weights: tuple[float
     model = Classifier(bare, statistics.mean, statistics.std).to(data.val.labels.device)
     recipe = Recipe(epochs=options.train_epochs, lr=options.lr, batch_size=options.batch_size)
     trained, _history = train_for_modularity(model, data, recipe, weights=ModularityWeights(*weights), seed=seed)
-    settings = GradientSearch(epochs=options.epochs, images=options.search_images)
+    settings = GradientSearch(
+        epochs=options.epochs,
+        images=options.search_images,
+        lr=options.search_lr,
+        alpha=options.alpha,
+        max_drop=options.max_drop,
+        head=not options.no_head,
+    )
     modules = split_into_modules(trained, data, method=settings, sensitivity_images=100, seed=seed)
     found = measure_modules(trained, modules, data)
     overlap = 1 - found.dissimilarity[~torch.eye(len(data.classes), dtype=torch.bool)]
@@ -90,6 +97,10 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--images", type=int, metavar="N", help="training images (default: all)")
     found.add_argument("--search_images", type=int, metavar="N", help="of the search (default: all of these)")
     found.add_argument("--epochs", type=int, default=60, metavar="N", help="of the search (default: 60)")
+    found.add_argument("--search_lr", type=float, default=0.001, metavar="X", help="of the search (default: 0.001)")
+    found.add_argument("--alpha", type=float, default=0.5, metavar="A", help="modularize's (default: 0.5)")
+    found.add_argument("--max_drop", type=float, default=1.0, metavar="POINTS", help="modularize's (default: 1)")
+    found.add_argument("--no_head", action="store_true", help="modularize's")
     found.add_argument("--train_epochs", type=int, default=30, metavar="N", help="of the network (default: 30)")
     found.add_argument("--lr", type=float, default=0.02, metavar="X")
     found.add_argument("--batch_size", type=int, default=32, metavar="N")

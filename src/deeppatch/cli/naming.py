@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deeppatch.cli.module_stems import compose, modularize
 from deeppatch.cli.options import ANNOTATE, DEFAULT_K, DEFAULT_KS, DEFAULT_RATIO, DEFAULT_SEED
 from deeppatch.data import corruption_names
 from deeppatch.data.names import slug
-from deeppatch.modular.weak_networks import published_weak_network
 from deeppatch.retrain.names import PEERS, STATISTICS_OF_PATCH
 from deeppatch.storage import RECORD, read_given, sha256
 from deeppatch.zoo.names import model_slug
@@ -210,24 +210,6 @@ def _given(paths: Sequence[Path]) -> str:
     return f"given-{digest.hexdigest()[:6]}"
 
 
-def _modularize(options: Any) -> str:
-    parts = ["modularize", options.method]
-    parts += ["no-head"] if options.no_head else []
-    parts += [options.preset] if options.preset != "auto" else []
-    return "-".join(parts)
-
-
-def _compose(options: Any) -> str:
-    if options.assemble:
-        return "compose-assembled"
-    parts = [_modularize(options).replace("modularize", "compose", 1), options.fit]
-    usual = published_weak_network(options.model, options.dataset, options.fit)
-    parts += [options.weak] if options.weak not in (None, usual) else []
-    parts += [options.target] if options.target != "all" else []
-    parts += [join.replace(":", "").replace(",", "-") for join in options.join or []]
-    return "-".join(parts)
-
-
 def _annotate(options: Any) -> str:
     """A budget of 5% is called 5pc."""
     named = {
@@ -294,12 +276,12 @@ IDENTITIES: dict[str, Identity] = {
         _decompose, ("action", "head_only", "k", "indices"), ("csg", "draws", "lr", "max_epoch", *_MACHINE)
     ),
     "modularize": Identity(
-        _modularize,
+        modularize,
         ("method", "no_head", "preset"),
         (*_SEARCH, "importance", "start", "alpha", "max_drop", "lr", "patience", *_MACHINE),
     ),
     "compose": Identity(
-        _compose,
+        compose,
         ("method", "no_head", "preset", "fit", "weak", "target", "join"),
         ("weak_epoch", "assemble", "onnx", *_MACHINE),
     ),
