@@ -35,7 +35,7 @@ OWN_DEFAULTS = {
         "std": None,
         "state": "pretrained",
         "modular": False,
-        "modular_weights": (1.0, 1.0, 0.5),
+        "modular_weights": None,
     },
     "select": {"mem": 2048, "refine": 0, "race": None},
     "correct": {

@@ -165,5 +165,7 @@ def test_mistakes_are_named(data):
         assemble([split("a", 5, ("red", "green"))], data)
     with pytest.raises(UserError, match="two models are called a"):
         assemble([split("a", 5), split("a", 8)], data)
+    with pytest.raises(UserError, match="b: there are 3 modules, and 2 names of classes"):
+        SplitModel(network(5), split("a", 5).modules, ("red", "green"), "b")
     with pytest.raises(UserError, match="the modules of a have no heads"):
         assemble([split("a", 5, heads=False)], data)

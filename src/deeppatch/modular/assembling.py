@@ -41,7 +41,11 @@ class SplitModel:
         network: The name of its network in the zoo, or `package.module:function`, by which `load` builds it again;
             without one `load` needs the networks.
 
-    >>> split = SplitModel(nn.Flatten(), Modules("", {}), ("cat", "dog"), name="first", data="pets")
+    Raises:
+        UserError: When there is not one module for each of the classes.
+
+    >>> modules = Modules("", {"conv": torch.ones(2, 8, dtype=torch.bool)})
+    >>> split = SplitModel(nn.Flatten(), modules, ("cat", "dog"), name="first", data="pets")
     >>> split.offers("dog"), split.offers("pets:cat"), split.offers("owl")
     ([1], [0], [])
     """
@@ -52,6 +56,13 @@ class SplitModel:
     name: str = "model"
     data: str = ""
     network: str = ""
+
+    def __post_init__(self) -> None:
+        if len(self.classes) != self.modules.classes:
+            raise UserError(
+                f"{self.name}: there are {self.modules.classes} modules, and {len(self.classes)} names of classes; name "
+                "the classes of the model that was split"
+            )
 
     def offers(self, wanted: str) -> list[int]:
         """Return the indices of the classes called `wanted`, or DATA:NAME."""

@@ -68,7 +68,7 @@ class Options(RepairOptions):
     std: Sequence[float] | None = None
     state: str = "pretrained"
     modular: bool = False
-    modular_weights: Sequence[float] = MODULARITY
+    modular_weights: Sequence[float] | None = None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -93,7 +93,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--modular_weights",
         type=float,
         nargs=3,
-        default=MODULARITY,
         metavar=("COHESION", "COUPLING", "COMPACTNESS"),
         help="weights of these terms with --modular, which they reach after half of the training (default: "
         f"{' '.join(f'{each:g}' for each in MODULARITY)})",
@@ -143,9 +142,9 @@ def problems(options: Options) -> list[str]:
 def _problems_of_modularity(options: Options) -> list[str]:
     """Return the problems with training for modularity."""
     messages = []
-    if not all(0 <= each < math.inf for each in options.modular_weights):
+    if not all(0 <= each < math.inf for each in options.modular_weights or []):
         messages.append("--modular_weights: give three numbers of 0 or more")
-    if not options.modular and tuple(options.modular_weights) != MODULARITY:
+    if options.modular_weights is not None and not options.modular:
         messages.append("--modular_weights goes with --modular")
     if options.modular and (options.weights or options.state == "corrected"):
         messages.append("--modular trains from scratch: leave out --weights and --state corrected")

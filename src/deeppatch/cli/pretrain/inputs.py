@@ -11,6 +11,7 @@ from torch import nn
 from deeppatch.cli.context import Context
 from deeppatch.cli.predecessors import check_classes, metadata
 from deeppatch.modular.modularity_loss import ModularityLoss, ModularityWeights
+from deeppatch.modular.names import MODULARITY
 from deeppatch.pretraining.normalisation import of_training_images
 from deeppatch.pretraining.recipes import Recipe
 from deeppatch.progress import info
@@ -77,7 +78,7 @@ def modularity_loss(context: Context, model: Classifier, recipe: Recipe) -> Modu
     options = context.options
     if not options.modular:
         return None
-    weights = ModularityWeights(*options.modular_weights)
+    weights = ModularityWeights(*(options.modular_weights or MODULARITY))
     return ModularityLoss(model, context.example, weights, steps=recipe.steps(len(context.data.train)))
 
 
