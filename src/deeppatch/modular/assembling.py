@@ -60,8 +60,8 @@ class SplitModel:
     def __post_init__(self) -> None:
         if len(self.classes) != self.modules.classes:
             raise UserError(
-                f"{self.name}: there are {self.modules.classes} modules, and {len(self.classes)} names of classes; name "
-                "the classes of the model that was split"
+                f"{self.name}: there are {self.modules.classes} modules, and {len(self.classes)} names of classes; "
+                "name the classes of the model that was split"
             )
 
     def offers(self, wanted: str) -> list[int]:
