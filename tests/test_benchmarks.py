@@ -147,3 +147,30 @@ def test_repair_names_the_revision_of_the_stages_and_of_what_collected_them(repa
     assert repair.made_by(["a", "a"], "b") == later
     assert repair.made_by(["a", "b"], "b")["revision"] == "revisions a, b"
     assert repair.made_by([None], None) == {"revision": None}
+
+
+def test_reuse_compares_both_uses_with_their_controls(tmp_path):
+    command = "benchmarks/reuse.py -m simcnn_svhn_weak --images 60 --seeds 1 --models 2 --epochs 2 --train_epochs 1"
+    table = timed(f"{command} --device cpu", tmp_path / "reuse.csv").set_index(["part", "network"])
+    assert list(table.loc["better"].index) == [
+        "assembled", "base models together", "best base model", "mean of base models", "base 0", "base 1",
+    ]  # fmt: skip
+    assert list(table.loc["new task"].index) == ["assembled", "base models together", "trained from scratch"]
+    bases = table.loc["better"].loc[["base 0", "base 1"], "accuracy"]
+    assert table.loc[("better", "mean of base models"), "accuracy"] == pytest.approx(bases.mean())
+    assert table["f1"].notna().sum() == 2
+
+
+def test_splitting_and_modular_training_leave_a_row_for_each_setting(tmp_path):
+    few = "-m simcnn_svhn_weak --images 60 --seeds 1 --epochs 2 --train_epochs 1 --device cpu"
+    table = timed(f"benchmarks/splitting.py {few} --generations 1 --sensitivity_images 10", tmp_path / "s.csv")
+    assert len(table) == 9
+    table = table.set_index("settings")
+    assert table.loc["grad, published", "kernels_kept"] == 100, "two epochs are too few for thresholds of one"
+    places = {"pooled": "grad, ours", "unpooled": "ga, importance before pooling", "random": "ga, random importance"}
+    found = {place: table.loc[name, "importance_accuracy"] for place, name in places.items()}
+    assert found["unpooled"] == table.loc["grad, importance before pooling", "importance_accuracy"]
+    assert found["random"] == table.loc["grad, random importance", "importance_accuracy"]
+    table = timed(f"benchmarks/modular_training.py {few}", tmp_path / "m.csv").set_index("training")
+    assert list(table.index) == ["plain", "modular 1 1 0.5"]
+    assert table["pairwise_overlap"].between(0, 100).all()

@@ -19,6 +19,7 @@ _PUBLIC = {
     "train_patch": "patching.training", "fit_switch": "patching.calibration", "finetune": "retrain.finetune",
     "influence": "decomposition.influence", "decompose": "decomposition.head",
     "split_into_modules": "modular.splitting", "join_module": "modular.joining",
+    "SplitModel": "modular.assembling", "assemble": "modular.assembling",
     "choose_labels": "hybrid.choosing", "relearn": "hybrid.relearning", "correct_prior": "hybrid.prior_correction",
     "save": "saving", "load": "saving",
 }  # fmt: skip
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from deeppatch.ledger.comparing import compare as compare
     from deeppatch.localization.ratio_estimation import estimate_ratio as estimate_ratio
     from deeppatch.localization.scoring import rank_filters as rank_filters
+    from deeppatch.modular.assembling import SplitModel as SplitModel
+    from deeppatch.modular.assembling import assemble as assemble
     from deeppatch.modular.joining import join_module as join_module
     from deeppatch.modular.splitting import split_into_modules as split_into_modules
     from deeppatch.patching.calibration import fit_switch as fit_switch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -56,3 +57,29 @@ def adam_with_initial_rate(
     optimizer = Adam([group for group in groups if group["params"]], lr=lr)
     rates = [lambda _step: 1.0, lambda step: initial_lr / lr if step < steps else 1.0]
     return optimizer, LambdaLR(optimizer, rates[: len(optimizer.param_groups)])
+
+
+class FreshMoments(LRScheduler):
+    """Another schedule, and an optimizer that forgets its moments after each of some numbers of batches, `restarts`.
+
+    That is a new optimizer at each of them, with the rates of `schedule`.
+    """
+
+    def __init__(self, schedule: LRScheduler, restarts: Sequence[int]) -> None:
+        self.schedule = schedule
+        self.restarts = frozenset(restarts)
+        self.optimizer = schedule.optimizer
+
+    def step(self, epoch: int | None = None) -> None:
+        """Set the rates of the next batch, and forget the moments where it begins anew."""
+        self.schedule.step()
+        if self.schedule.last_epoch in self.restarts:
+            self.optimizer.state.clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the schedule."""
+        return self.schedule.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the state of the schedule."""
+        self.schedule.load_state_dict(state_dict)

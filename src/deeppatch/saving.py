@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from deeppatch.decomposition import index_sets
 from deeppatch.errors import StaleArtifact, UserError
 from deeppatch.hybrid.selection import Selection, selection_from_bytes
 from deeppatch.localization.ranking import Ranking
+from deeppatch.modular.assembling import AssembledClassifier, Origin
 from deeppatch.modular.modules import Modules
 from deeppatch.patching.patch_file import Patch
 from deeppatch.patching.router import Router
@@ -22,6 +26,7 @@ from deeppatch.patching.switched import SwitchedModel
 from deeppatch.retrain.bank import Bank
 from deeppatch.storage import parse_json, read_given, write_bytes
 from deeppatch.zoo.classifier import Classifier
+from deeppatch.zoo.resolve import resolve
 
 ROUTER = "router/"  # in front of a router's tensors, in the file of a switched model
 
@@ -32,7 +37,7 @@ def save(value: object, path: Path | str) -> Path:
     Args:
         value: A model (its state dict, and the names of its classes), a `Patch`, a `Router`, a switched model (patch,
             router and vote, without the model that was patched and the measurements of `fit_switch`), a `Bank`,
-            `Modules`, a `Selection`, a `Ranking`, or the features of each class, int64 (C, k).
+            `Modules`, an assembled classifier, a `Selection`, a `Ranking`, or the features of each class, int64 (C, k).
         path: The file; `.safetensors`, or `.json` for a ranking and for features.
 
     Raises:
@@ -56,13 +61,14 @@ def save(value: object, path: Path | str) -> Path:
     return path
 
 
-def load(path: Path | str, model: nn.Module | None = None) -> Any:
+def load(path: Path | str, model: nn.Module | Mapping[str, nn.Module] | None = None) -> Any:
     """Read what `save` wrote, or what a stage of the command line left.
 
     Args:
         path: The file.
         model: For weights, the bare network that they are loaded into (in place), or a `Classifier`; for a switched
-            model, the classifier that was patched.
+            model, the classifier that was patched. For an assembled classifier, the networks of its `SplitModel`s by
+            their names, where these did not say what the zoo calls them; they are not changed.
 
     Returns:
         What was saved; weights as a `Classifier` in eval mode.
@@ -84,6 +90,8 @@ def load(path: Path | str, model: nn.Module | None = None) -> Any:
     if path.suffix == ".json":
         return _from_json(content, path)
     tensors, meta = tensors_from_bytes(content, path)
+    if "assembled" in meta:
+        return AssembledClassifier.from_bytes(content, path, partial(_network_of_module, model, path))
     if any(name.startswith(ROUTER) for name in tensors):
         return _switched(tensors, meta, path, _needed(model, path, "the classifier that was patched"))
     if "router" in meta:
@@ -104,7 +112,7 @@ def _content(value: object) -> bytes:
         return (json.dumps(value.to_json()) + "\n").encode()
     if isinstance(value, Tensor):
         return index_sets.to_json(value)
-    if isinstance(value, (Patch, Router, Modules, Selection, Bank)):
+    if isinstance(value, (Patch, Router, Modules, Selection, Bank, AssembledClassifier)):
         return value.to_bytes()
     if isinstance(value, SwitchedModel):
         if value.router is None:
@@ -123,6 +131,18 @@ def _content(value: object) -> bytes:
     )
 
 
+def _network_of_module(model: object, path: Path, origin: Origin) -> nn.Module:
+    """Return the network that a module of an assembled classifier is a part of."""
+    if isinstance(model, Mapping) and origin.model in model:
+        return copy.deepcopy(model[origin.model])
+    if not origin.network:
+        raise UserError(
+            f"{path} has modules of {origin.model}, a network of one's own; give it: load(path, "
+            f"{{{origin.model!r}: network}})"
+        )
+    return resolve(origin.network).build(origin.outputs)
+
+
 def _from_json(content: bytes, path: Path) -> Ranking | Tensor:
     try:
         found = parse_json(content)
@@ -134,8 +154,8 @@ def _from_json(content: bytes, path: Path) -> Ranking | Tensor:
         raise StaleArtifact(f"{path} holds neither a ranking nor the features of each class") from error
 
 
-def _needed(model: nn.Module | None, path: Path, what: str) -> nn.Module:
-    if model is None:
+def _needed(model: nn.Module | Mapping[str, nn.Module] | None, path: Path, what: str) -> nn.Module:
+    if not isinstance(model, nn.Module):
         raise UserError(f"{path} holds tensors of a model; give {what} as the second argument")
     return model
 

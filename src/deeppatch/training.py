@@ -26,6 +26,7 @@ from deeppatch.distributed.data_parallel import Batch, Stream, gather_batches, o
 from deeppatch.divergence import FirstLoss, Validation, check_accuracy, check_loss
 from deeppatch.divergence import Loss as Loss
 from deeppatch.metrics import accuracy
+from deeppatch.optimizers import FreshMoments as FreshMoments
 from deeppatch.optimizers import adam as adam
 from deeppatch.optimizers import adam_with_initial_rate as adam_with_initial_rate
 from deeppatch.optimizers import constant_sgd as constant_sgd

@@ -35,6 +35,8 @@ OWN_DEFAULTS = {
         "mean": None,
         "std": None,
         "state": "pretrained",
+        "modular": False,
+        "modular_weights": None,
     },
     "select": {"mem": 2048, "refine": 0, "race": None},
     "correct": {

@@ -40,7 +40,8 @@ COMPANY = {
     ("pretrain", "mean"): "--mean 0 0 0 --std 1 1 1", ("pretrain", "std"): "--mean 0 0 0 --std 1 1 1",
     ("decompose", "csg"): "mutual-info", ("decompose", "draws"): "essential", ("decompose", "lr"): "finetune",
     ("decompose", "max_epoch"): "finetune", ("decompose", "head_only"): "finetune", ("decompose", "action"): "",
-    ("modularize", "preset"): "--method ga", ("modularize", "patience"): "--method ga",
+    ("pretrain", "modular_weights"): "--modular",
+    ("modularize", "patience"): "--method ga", ("compose", "onnx"): "--assemble .",
     **{(stage, "hold_out"): "-n noise" for stage in ("pretrain", "assess", "correct", "evaluate", "export", "compare")},
     **{(stage, "severity"): "-n fog" for stage in ("pretrain", "assess", "correct", "evaluate", "export", "compare")},
     **{("compare", name): "--adapt tent" for name in ("stream", "per_corruption", "single", "adapt_batch")},
@@ -91,7 +92,7 @@ def changed(action: argparse.Action, file: str) -> str:
         "dataset": "cifar10", "target": "3", "join": "outlier", "budget": "7", "sensitive": "0.1 0.4", "race": "0.2",
         "val_share": "0.3", "susp_ratio": "0.4", "mean": "0.1 0.1 0.1", "std": "2 2 2", "momentum": "0.5",
         "weak": "rescnn_weak", "noise_type": "fog", "require": "clean>=0", "hold_out": "shot_noise",
-        "calibrate_on": "test:5", "alarm": "0.1",
+        "calibrate_on": "test:5", "alarm": "0.1", "modular_weights": "1 2 3",
         "robust_threshold": "0.1", "crossover_prob": "0.1", "eta": "0.1",
     }  # fmt: skip
     return f"{flag} {special.get(action.dest, '3')}"

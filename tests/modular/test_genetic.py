@@ -231,3 +231,13 @@ def test_children_have_as_many_bits_a_layer_where_the_preset_keeps_ratios():
     assert np.array_equal(counts[0], counts[1])
     assert not np.array_equal(crossed, kept)
     assert not np.array_equal(counts[0], counts[2])
+
+
+def test_a_random_first_population_is_of_fair_coins():
+    genome = Problem().search().genomes[0]
+    bits = initial_population(
+        genome, replace(PRESET, population=400, first="random"), (0,), numpy_generator(1, "coins")
+    )
+    assert bits.shape == (400, sum(genome.lengths))
+    assert bits.mean(0) == pytest.approx(np.full(bits.shape[1], 0.5), abs=0.1), "no group is preferred"
+    assert bits.sum(1).std() > 1, "and no share is fixed"

@@ -15,7 +15,7 @@ from deeppatch.modular import gradient
 from deeppatch.modular.gradient import BinaryStep, HeadEpoch, Splitter
 from deeppatch.modular.layers import find_layers
 from deeppatch.modular.masking import sliced_logits
-from deeppatch.training import History, adam, fit
+from deeppatch.training import FreshMoments, History, adam, adam_with_initial_rate, fit
 
 
 @pytest.fixture
@@ -32,6 +32,22 @@ def test_thresholds_begin_in_the_order_of_importance():
     importance = [torch.tensor([[0.3, 0.1, 0.2, 0.9], [0.0, 0.0, 5.0, 1.0]])]
     (found,) = gradient.first_thresholds(importance, 0.2)
     assert found.tolist() == [pytest.approx([0.3, 0.1, 0.2, 0.4]), pytest.approx([0.1, 0.2, 0.4, 0.3])]
+
+
+def test_the_other_starts_are_ones_zeros_and_numbers_by_seed():
+    importance = [torch.rand(2, 4), torch.rand(2, 3)]
+    assert torch.equal(
+        gradient.initial_thresholds("importance", importance, 0.2, 1)[0], gradient.first_thresholds(importance, 0.2)[0]
+    )
+    for start, value in (("ones", 1.0), ("zeros", 0.0)):
+        found = gradient.initial_thresholds(start, importance, 0.2, 1)
+        assert [each.unique().tolist() for each in found] == [[value]] * 2
+    one, same, other = (
+        torch.cat(gradient.initial_thresholds("random", importance, 0.2, seed), 1) for seed in (1, 1, 2)
+    )
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+    assert 0 < (one > 0).sum() < one.numel()
 
 
 @pytest.fixture
@@ -138,6 +154,28 @@ def test_phases_are_the_published_ones(splitter, some):
     assert kinds.count("masks") == 100
     splitter.heads = None
     assert not any(isinstance(each, HeadEpoch) for each in gradient.epochs(splitter, some, 8, 1, 9))
+
+
+def test_a_new_phase_begins_with_these_epochs(splitter, some):
+    kinds = [isinstance(each, HeadEpoch) for each in gradient.epochs(splitter, some, 8, 1, 30)]
+    changes = [epoch for epoch in range(1, 30) if kinds[epoch] != kinds[epoch - 1]]
+    assert gradient.switches(30) == changes == [5, 10, 12, 17, 19, 24, 26]
+
+
+def test_fresh_moments_are_those_of_a_new_optimizer_at_each_switch():
+    start = torch.randn(4, generator=torch.Generator().manual_seed(3))
+    ours = torch.nn.Parameter(start.clone())
+    optimizer, schedule = adam_with_initial_rate([torch.nn.Parameter(start)], [ours], lr=0.01, initial_lr=0.1, steps=3)
+    schedule = FreshMoments(schedule, [3, 5])
+    plain = torch.nn.Parameter(start.clone())
+    for step in range(8):
+        if step in (0, 3, 5):  # by definition: a new Adam wherever a phase begins
+            by_hand = torch.optim.Adam([plain], lr=0.1 if step < 3 else 0.01)
+        for parameter, stepped in ((ours, optimizer), (plain, by_hand)):
+            parameter.grad = (parameter.detach() - step) ** 3
+            stepped.step()
+        schedule.step()
+        torch.testing.assert_close(ours, plain)
 
 
 def test_the_loss_is_cross_entropy_and_the_mean_mask(splitter, some):

@@ -170,5 +170,31 @@ def test_mistakes_are_told(model, data):
 def test_names_are_those_of_the_registries():
     assert tuple(METHODS) == names.METHODS
     assert tuple(PRESETS) == names.PRESETS
+    for kind, settings in (("grad", GradientSearch), ("ga", GeneticSearch)):
+        with pytest.raises(UserError, match="start 'no'"):
+            split_into_modules(
+                network(),
+                Data(images(60, 1), images(30, 2), images(30, 3), CLASSES, "colours"),
+                method=settings(start="no"),
+            )
+        for start in names.STARTS[kind]:
+            assert settings(start=start).start == start
     assert JOINS == names.JOINS
     assert tuple(FITS) == names.FITS
+
+
+@pytest.mark.parametrize(
+    "method",
+    [GradientSearch.published(epochs=3), GradientSearch(epochs=2, start="random"),
+     GradientSearch(epochs=2, start="zeros"), GeneticSearch(preset=SMALL, generations=1, start="random")],
+    ids=["published", "random thresholds", "zero thresholds", "random first population"],
+)  # fmt: skip
+def test_controls_and_the_published_start_leave_modules_that_answer(model, data, method):
+    modules = split_into_modules(model, data, method=method, importance="random", sensitivity_images=15)
+    assert modules.composed(model, data.example)(data.example).shape == (2, 3)
+    shares = modules.shares()
+    assert ((shares > 0) & (shares <= 1)).all()
+    if method == GradientSearch.published(epochs=3):
+        assert (shares == 1).all(), "a threshold of one needs a thousand steps of 0.001 to reach zero"
+    if getattr(method, "start", "") == "zeros":
+        assert shares.max() < 0.5, "one kernel of each layer, and those that two epochs of small steps add"

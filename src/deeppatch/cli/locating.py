@@ -124,7 +124,7 @@ READS: dict[str, Callable[[Any], dict[str, Role]]] = {
     "evaluate": _of_evaluate,
     "export": lambda _options: {"base": BASE, "patch": PATCH, "router": ROUTER},
     "decompose": lambda options: {"base": BASE, **_of_influence(options)},
-    "compose": lambda _options: {"base": BASE, "modules": MODULES},
+    "compose": lambda options: {} if options.assemble else {"base": BASE, "modules": MODULES},
     "relearn": _of_relearn,
 }  # fmt: skip
 

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deeppatch.cli.module_stems import compose, modularize
 from deeppatch.cli.options import ANNOTATE, DEFAULT_K, DEFAULT_KS, DEFAULT_RATIO, DEFAULT_SEED
 from deeppatch.data import corruption_names
 from deeppatch.data.names import slug
 from deeppatch.hybrid.names import PRIOR
-from deeppatch.modular.weak_networks import published_weak_network
 from deeppatch.retrain.names import PEERS, STATISTICS_OF_PATCH
 from deeppatch.storage import RECORD, read_given, sha256
 from deeppatch.zoo.names import model_slug
@@ -213,22 +213,6 @@ def _given(paths: Sequence[Path]) -> str:
     return f"given-{digest.hexdigest()[:6]}"
 
 
-def _modularize(options: Any) -> str:
-    parts = ["modularize", options.method]
-    parts += ["no-head"] if options.no_head else []
-    parts += [options.preset] if options.preset != "auto" else []
-    return "-".join(parts)
-
-
-def _compose(options: Any) -> str:
-    parts = [_modularize(options).replace("modularize", "compose", 1), options.fit]
-    usual = published_weak_network(options.model, options.dataset, options.fit)
-    parts += [options.weak] if options.weak not in (None, usual) else []
-    parts += [options.target] if options.target != "all" else []
-    parts += [join.replace(":", "").replace(",", "-") for join in options.join or []]
-    return "-".join(parts)
-
-
 def _annotate(options: Any) -> str:
     """A budget of 5% is called 5pc."""
     words = {"budget": "budget", "features": "", "encoder": "encoder", "encoder_epochs": "epochs", "views": "views"}
@@ -255,12 +239,12 @@ _BESIDE_THE_TABLE = (
     "adapt", "stream", "per_corruption", "single", "adapt_batch", "attack", "attack_images", "latency",
 )  # fmt: skip
 _MACHINE = ("batch_size", "amp")
+_PRETRAIN = (
+    "train", "modular", "modular_weights", "recipe", "max_epoch", "lr", "momentum", "weight_decay", "mean", "std",
+    "weights", *_MACHINE,
+)  # fmt: skip
 IDENTITIES: dict[str, Identity] = {
-    "pretrain": Identity(
-        lambda options: "pretrain",
-        (),
-        ("train", "recipe", "max_epoch", "lr", "momentum", "weight_decay", "mean", "std", "weights", *_MACHINE),
-    ),
+    "pretrain": Identity(lambda options: "pretrain", (), _PRETRAIN),
     # pretrain --state corrected
     "eval": Identity(lambda options: f"eval-{correction(options)}", _CORRECTION, _MACHINE),
     "assess": Identity(_assess, ("fs_method", "refine", "race", "crt_type", "susp_ratio", "susp_side"), _MACHINE),
@@ -280,12 +264,14 @@ IDENTITIES: dict[str, Identity] = {
         _decompose, ("action", "head_only", "k", "indices"), ("csg", "draws", "lr", "max_epoch", *_MACHINE)
     ),
     "modularize": Identity(
-        _modularize,
+        modularize,
         ("method", "no_head", "preset"),
-        (*_SEARCH, "alpha", "max_drop", "lr", "patience", *_MACHINE),
+        (*_SEARCH, "importance", "start", "alpha", "max_drop", "lr", "patience", *_MACHINE),
     ),
     "compose": Identity(
-        _compose, ("method", "no_head", "preset", "fit", "weak", "target", "join"), ("weak_epoch", *_MACHINE)
+        compose,
+        ("method", "no_head", "preset", "fit", "weak", "target", "join"),
+        ("weak_epoch", "assemble", "onnx", *_MACHINE),
     ),
     "annotate": Identity(_annotate, _CHOICE, _MACHINE),
     "compare": Identity(
@@ -297,5 +283,5 @@ IDENTITIES: dict[str, Identity] = {
         _relearn,
         (*_CHOICE, "use", "compare", "pseudo_labels", "scope", "no_prior"),
         ("labels", "epochs", "lr", "steps", "ramp", "trust_prior", *_MACHINE),
-    ),  # fmt: skip
+    ),
 }

@@ -42,7 +42,10 @@ class Images:
 
 @dataclass(frozen=True)
 class Source:
-    """A data set; `augment` says whether a cropped image keeps its class, and `mirror` whether a mirrored one does."""
+    """A data set; `augment` says whether a cropped image keeps its class, and `mirror` whether a mirrored one does.
+
+    `parts` are whole data sets, and the labels of the classes that are selected of each, where this is a selection.
+    """
 
     name: str
     train: Images
@@ -50,6 +53,7 @@ class Source:
     classes: tuple[str, ...]
     augment: bool = True
     mirror: bool = True
+    parts: tuple[tuple[Source, tuple[int, ...]], ...] = ()
 
     def only(self, name: str, classes: Sequence[int]) -> Source:
         """Return the data set `name` that has some of this one's classes, in the order of `classes`."""

@@ -20,17 +20,50 @@ def names() -> list[str]:
     return [*DATASET_NAMES, *(f"{mix}:T" for mix in MIXES)]
 
 
+def selection(name: str) -> list[tuple[str, list[str]]] | None:
+    """Return the data sets of NAME:CLASSES+NAME:CLASSES, each with the classes that are selected; None for others.
+
+    Classes are indices, ranges of indices or names: `digits:0-4+svhn:7,9`. No classes mean all. DataProblem where a
+    data set is unknown, or can be no part of a selection.
+
+    >>> selection("digits:0-2,7+svhn")
+    [('digits', ['0', '1', '2', '7']), ('svhn', [])]
+    """
+    kind, colon, _ = name.partition(":")
+    if kind in FILE_KINDS or "+" not in name and not (colon and kind in DATASET_NAMES):
+        return None
+    found = []
+    for part in name.split("+"):
+        own, _, classes = part.partition(":")
+        if own not in DATASET_NAMES or own == "imagenet":
+            possible = [each for each in DATASET_NAMES if each != "imagenet"]
+            raise DataProblem(
+                f"{name}: {own} cannot be a part of a selection of classes{closest(own, possible)}; choose from "
+                f"{', '.join(possible)}"
+            )
+        found.append((own, [each for word in classes.split(",") if word for each in _range(word)]))
+    return found
+
+
+def _range(word: str) -> list[str]:
+    first, dash, last = word.partition("-")
+    if dash and first.isdecimal() and last.isdecimal():
+        return [str(number) for number in range(int(first), int(last) + 1)]
+    return [word]
+
+
 def check_name(name: str) -> None:
     """Raise DataProblem unless `name` is that of a data set."""
     kind, _, detail = name.partition(":")
     if kind in MIXES and detail not in map(str, range(MIXES[kind])):
         raise DataProblem(f"{name}: name the class to correct, {kind}:0 to {kind}:{MIXES[kind] - 1}")
-    if kind in FILE_KINDS and detail:
+    if kind in FILE_KINDS and detail or selection(name) is not None:
         return
     if name not in DATASET_NAMES and kind not in MIXES:
         guess = closest(name, [*DATASET_NAMES, *MIXES])
         raise DataProblem(
-            f"{name}: unknown data set{guess}; choose from {', '.join(names())}, folder:PATH, npz:FILE or hf:PATH"
+            f"{name}: unknown data set{guess}; choose from {', '.join(names())}, folder:PATH, npz:FILE or hf:PATH, "
+            "or select classes, as digits:0-4"
         )
 
 

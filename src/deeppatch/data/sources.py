@@ -19,12 +19,13 @@ from torchvision.transforms.v2.functional import InterpolationMode, resize
 
 from deeppatch.data import svhn_gtsrb
 from deeppatch.data.arrays import load_npz
+from deeppatch.data.class_selection import select_classes
 from deeppatch.data.files import Files
 from deeppatch.data.folders import Listing, NoImages, list_classes
 from deeppatch.data.hugging_face import load_saved
 from deeppatch.data.images import Images, Source, joined
 from deeppatch.data.mapped import decoded
-from deeppatch.data.names import check_folder, check_name, slug
+from deeppatch.data.names import check_folder, check_name, selection, slug
 from deeppatch.data.scaling import Scaling, Sizing
 from deeppatch.errors import DataProblem
 from deeppatch.runtime import generator
@@ -50,6 +51,8 @@ def load(name: str, data_dir: Path, seed: int, sizing: Sizing = NO_SIZING) -> So
     """
     check_name(name)
     kind, _, detail = name.partition(":")
+    if parts := selection(name):
+        return select_classes(slug(name), {own: load(own, data_dir, seed, sizing) for own, _ in parts}, parts)
     if kind == "folder":
         return _folder(Path(detail), slug(name), sizing)
     if kind == "hf":

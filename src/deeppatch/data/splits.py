@@ -10,8 +10,9 @@ import torch
 from sklearn.model_selection import train_test_split
 
 from deeppatch.data import biased_split
+from deeppatch.data.class_selection import selected
 from deeppatch.data.given_split import GivenSplit
-from deeppatch.data.sources import Images, Source
+from deeppatch.data.images import Images, Source
 from deeppatch.errors import DataProblem
 from deeppatch.progress import info
 from deeppatch.runtime import generator
@@ -42,10 +43,22 @@ def split(
     if bias is not None:
         indices, images = biased_split.partition(source, bias, seed, limit, given), biased_split.combined(source)
         return Splits(*(images.take(part) for part in (indices.train, indices.val, indices.test)))
-    parts = (*hold_out(source.train, val_share, seed, source.name, source.classes), source.test)
+    parts = (*_train_and_val(source, seed, val_share), source.test)
     if limit is not None:
         parts = tuple(subset(part, limit, seed, source.name, source.classes) for part in parts)  # type: ignore[assignment]
     return Splits(*parts)
+
+
+def _train_and_val(source: Source, seed: int, val_share: float | None) -> tuple[Images, Images]:
+    """Return train and val; those of a selection are the selected images of its whole data sets' train and val.
+
+    So an image is in train for every selection of a data set, or in val for every one.
+    """
+    if not source.parts:
+        return hold_out(source.train, val_share, seed, source.name, source.classes)
+    split_parts = [_train_and_val(whole, seed, val_share) for whole, _classes in source.parts]
+    own = [classes for _whole, classes in source.parts]
+    return selected([each[0] for each in split_parts], own), selected([each[1] for each in split_parts], own)
 
 
 def hold_out(

@@ -20,7 +20,7 @@ from deeppatch.graph.folding import folded
 from deeppatch.graph.hooks import convolutions
 from deeppatch.graph.tracing import Untraceable
 from deeppatch.modular import sensitivity
-from deeppatch.modular.importance import importances
+from deeppatch.modular.importance_places import measured_importance
 from deeppatch.modular.layers import Layer, layers_to_split
 from deeppatch.modular.modules import as_classifier
 from deeppatch.progress import info
@@ -75,11 +75,18 @@ class Analysis:
 
 
 def analyse(
-    model: nn.Module, data: Data, *, images: int = 1000, seed: int = 2021, checkpoint: Checkpoint | None = None
+    model: nn.Module,
+    data: Data,
+    *,
+    images: int = 1000,
+    importance: str = "pooled",
+    seed: int = 2021,
+    checkpoint: Checkpoint | None = None,
 ) -> Analysis:
     """Measure importance on val, and sensitivity on `images` of it; with a checkpoint, layer by layer.
 
-    UserError for a network that cannot be split (see `layers_to_split`).
+    `importance` says where kernels' maps are read (`measured_importance`). UserError for a network that cannot be
+    split (see `layers_to_split`).
     """
     model = copy.deepcopy(as_classifier(model)).eval()
     data = data.to(device_of(model))
@@ -94,22 +101,22 @@ def analyse(
         info(f"{len(fixed)} convolutions keep all of their kernels: other tensors are added to their outputs")
     saved = (checkpoint.load() if checkpoint else None) or {}
     analysis = Analysis(model, network, layers, [], torch.zeros(0))
-    importance = saved.get("importance") or importances(
-        network, layers, analysis.inputs(data.val), data.val.labels, len(data.classes)
+    values = saved.get("importance") or measured_importance(
+        importance, network, layers, (analysis.inputs(data.val), data.val.labels), len(data.classes), seed
     )
     sampled = subset(data.val, images, seed, data.name)
 
     def save(table: Tensor) -> None:
         if checkpoint:
-            checkpoint.save({"importance": importance, "sensitivity": table})
+            checkpoint.save({"importance": values, "sensitivity": table})
 
     table = sensitivity.measure(
         network,
         layers,
-        importance,
+        values,
         analysis.inputs(sampled),
         sampled.labels,
         save=save,
         table=saved.get("sensitivity"),
     )
-    return Analysis(model, network, layers, importance, table)
+    return Analysis(model, network, layers, values, table)

@@ -193,7 +193,12 @@ class PopulationSearch:
 def initial_population(
     genome: Genome, preset: Preset, sensitive: Sequence[int], generator: np.random.Generator
 ) -> Bits:
-    """Draw the first population: in every layer a share of the bits, important groups with higher probability."""
+    """Draw the first population: in every layer a share of the bits, important groups with higher probability.
+
+    Where the preset's `first` is "random", each bit is set with probability 1/2 instead.
+    """
+    if preset.first == "random":
+        return generator.random((preset.population, sum(genome.lengths))) < 0.5
     parts = []
     for layer, length in enumerate(genome.lengths):
         ratios = preset.ratios if layer in sensitive else preset.insensitive_ratios

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 import torch
@@ -21,6 +21,7 @@ from deeppatch.modular.genome import Genome
 from deeppatch.modular.importance import orders
 from deeppatch.modular.masking import replicas_of, sliced_logits
 from deeppatch.modular.modules import SearchResult
+from deeppatch.modular.names import STARTS
 from deeppatch.modular.presets import PRESETS, Preset, thresholds
 from deeppatch.modular.winograd import optimize_for_cpu
 
@@ -37,6 +38,7 @@ class GeneticSearch:
         drop: If the preset names no sensitive layers, a layer is sensitive when accuracy falls by more than this where
             only `share` of its kernels are kept.
         share: The share of a layer's kernels that are kept when its sensitivity is measured.
+        start: How the first population is drawn: "importance" prefers important kernels, "random" is a control.
     """
 
     preset: str | Preset = "auto"
@@ -45,6 +47,7 @@ class GeneticSearch:
     images: int = 2500
     drop: float = 0.05
     share: float = 0.5
+    start: str = "importance"
 
     def run(
         self,
@@ -58,7 +61,10 @@ class GeneticSearch:
         """Search, always in float32. `history` has one row for each generation, from 0 on."""
         if isinstance(self.preset, str) and self.preset not in PRESETS:
             raise UserError(f"preset {self.preset!r}: choose from {', '.join(PRESETS)}, or give a Preset")
+        if self.start not in STARTS["ga"]:
+            raise UserError(f"start {self.start!r}: the genetic search begins by {' or '.join(STARTS['ga'])}")
         preset = PRESETS[self.preset] if isinstance(self.preset, str) else self.preset
+        preset = preset if self.start == preset.first else replace(preset, first=self.start)
         searched, held_out = halves(data.val, seed, data.name)
         searched = subset(searched, self.images, seed, data.name)
         x = analysis.inputs(searched)

@@ -94,6 +94,30 @@ def first_thresholds(importance: Sequence[Tensor], start: float) -> list[Tensor]
     return thresholds
 
 
+def initial_thresholds(start: str, importance: Sequence[Tensor], distance: float, seed: int) -> list[Tensor]:
+    """Return initial thresholds (classes, kernels) by layer.
+
+    Args:
+        start: "importance" for `first_thresholds`; "ones" (published), "zeros", with which modules begin with one
+            kernel in each layer, or "random", numbers of a normal distribution, with which they begin as a random half.
+        importance: The importance of kernels to classes, (classes, kernels) by layer.
+        distance: How far the mean threshold is from zero, for "importance".
+        seed: The seed of random thresholds.
+    """
+    if start == "importance":
+        return first_thresholds(importance, distance)
+    if start == "random":
+        source = generator(seed, "thresholds")
+        return [torch.randn(values.shape, generator=source).to(values.device) for values in importance]
+    return [torch.full(values.shape, float(start == "ones"), device=values.device) for values in importance]
+
+
+def switches(count: int) -> list[int]:
+    """Return the epochs, of `count`, with which another phase begins: of heads only, or of masks and heads."""
+    cycles = range(WARM_UP_EPOCHS, count, sum(CYCLE))
+    return [epoch for first in cycles for epoch in (first, first + CYCLE[0]) if epoch < count]
+
+
 def _keep_at_least_one(mask: Tensor, values: Tensor) -> Tensor:
     """Keep the kernel of the highest threshold where a module would keep none of a layer."""
     dead = mask.sum(1, keepdim=True) == 0

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pandas as pd
 
 from deeppatch.artifacts import Checkpoint
 from deeppatch.data.dataset import Data
 from deeppatch.data.splits import subset
+from deeppatch.errors import UserError
 from deeppatch.modular import gradient
 from deeppatch.modular.analysis import Analysis
 from deeppatch.modular.modules import SearchResult
-from deeppatch.training import accuracy_on, adam_with_initial_rate, fit
+from deeppatch.modular.names import STARTS
+from deeppatch.modular.presets import PUBLISHED_GRADIENT
+from deeppatch.training import FreshMoments, accuracy_on, adam_with_initial_rate, fit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +25,9 @@ class GradientSearch:
 
     `alpha` weighs the share of kernels kept against the cross entropy. Of the epochs whose accuracy on val is less than
     `max_drop` points below the whole network's, the one with the smallest modules is chosen. Without `head`, a module
-    answers by the logit of its class. `images` is how many images of train are read (None: all).
+    answers by the logit of its class. `images` is how many images of train are read (None: all). `start` says how
+    thresholds begin (`gradient.initial_thresholds`). With `fresh_optimizer` Adam begins anew whenever the training goes
+    from heads to masks and back, as in the published code; `GradientSearch.published()` has all published settings.
     """
 
     epochs: int = gradient.EPOCHS
@@ -30,6 +36,19 @@ class GradientSearch:
     max_drop: float = 1.0
     head: bool = True
     images: int | None = None
+    start: str = "importance"
+    fresh_optimizer: bool = False
+
+    @staticmethod
+    def published(**changes: Any) -> GradientSearch:
+        """Return the settings of the published code, with `changes`.
+
+        >>> settings = GradientSearch.published(epochs=12)
+        >>> settings.alpha, settings.start, settings.epochs
+        (0.1, 'ones', 12)
+        """
+        settings: dict[str, Any] = {**PUBLISHED_GRADIENT, "fresh_optimizer": True, **changes}
+        return GradientSearch(**settings)
 
     def run(
         self,
@@ -41,11 +60,14 @@ class GradientSearch:
         checkpoint: Checkpoint | None = None,
     ) -> SearchResult:
         """Train thresholds and heads on train; val chooses the epoch. `history` has one row for each epoch."""
+        if self.start not in STARTS["grad"]:
+            raise UserError(f"start {self.start!r}: thresholds begin by {', '.join(STARTS['grad'])}")
         train, on_val = data.train, accuracy_on(data.val, batch_size=gradient.BATCH_SIZE)
         if self.images:
             train = subset(train, self.images, seed, data.name)
         steps = -(-len(train) // gradient.BATCH_SIZE)
-        first = gradient.first_thresholds(analysis.importance, 2 * steps * self.lr)  # about two epochs away from zero
+        # by importance they are about two epochs away from zero
+        first = gradient.initial_thresholds(self.start, analysis.importance, 2 * steps * self.lr, seed)
         frozen = (analysis.model.normalize, analysis.network)
         splitter = gradient.Splitter(frozen, analysis.layers, first, head=self.head).to(data.val.labels.device)
         optimizer, schedule = adam_with_initial_rate(
@@ -55,6 +77,8 @@ class GradientSearch:
             initial_lr=10 * self.lr,
             steps=steps * gradient.WARM_UP_EPOCHS,
         )
+        if self.fresh_optimizer and splitter.heads is not None:
+            schedule = FreshMoments(schedule, [steps * epoch for epoch in gradient.switches(self.epochs)])
         strong = on_val(analysis.model)
         choose = gradient.choose_smallest(strong, self.max_drop / 100)
         history = fit(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 PUBLISHED_THRESHOLDS = {2: 0.95, 4: 0.95, 8: 0.85, 10: 0.80}
+# settings of the gradient search that the published code has, where ours are others (Qi et al., TOSEM 2023)
+PUBLISHED_GRADIENT = {"alpha": 0.1, "start": "ones"}
 TOLERANCE = 0.05  # compositions are kept if their accuracy is at most this much below the strong model's
 
 
@@ -17,7 +19,8 @@ class Preset:
     `mutation` is the share of a child's bits that are drawn anew, and `gamma` the accuracy below which accuracy weighs
     more. `thresholds` has for a number of composed classes the accuracy from which compositions are kept, None for the
     strong model's less five points. `alpha` weighs accuracy against dissimilarity, and `size` the share of kernels
-    dropped; `keep_ratio` lets a mutation set as many bits of a layer as it clears.
+    dropped; `keep_ratio` lets a mutation set as many bits of a layer as it clears. `first` is "importance" where first
+    candidates prefer important groups in the shares of `ratios`, or "random" where each of their bits is a fair coin.
     """
 
     sensitive: tuple[int, ...] | None
@@ -31,6 +34,7 @@ class Preset:
     alpha: float = 0.9
     size: float = 0.0
     keep_ratio: bool = False
+    first: str = "importance"
 
     @property
     def parents(self) -> int:

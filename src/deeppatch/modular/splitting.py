@@ -24,6 +24,7 @@ def split_into_modules(
     *,
     method: Method = "grad",
     sensitivity_images: int = 1000,
+    importance: str = "pooled",
     amp: bool = False,
     seed: int = 2021,
     checkpoint: Checkpoint | None = None,
@@ -38,6 +39,8 @@ def split_into_modules(
         method: "grad" (GradSplitter) or "ga" (CNNSplitter) with their default settings, or a `GradientSearch` or
             `GeneticSearch` with other settings.
         sensitivity_images: The number of val images on which the sensitivity of layers is measured.
+        importance: Where the response of kernels to classes is read: "pooled", where the next layer reads it;
+            "unpooled", before max pooling, as published; or "random", a control that reads nothing.
         amp: Whether the gradient search trains in bfloat16.
         seed: The seed of all random choices.
         checkpoint: Where the search is saved after every epoch or generation, and resumed from.
@@ -64,7 +67,7 @@ def split_into_modules(
         >>> modules.composed(network, data.example)(data.example).shape  # all modules as one classifier
         torch.Size([2, 2])
     """
-    analysis = analyse(model, data, images=sensitivity_images, seed=seed)
+    analysis = analyse(model, data, images=sensitivity_images, importance=importance, seed=seed)
     with torch.random.fork_rng(devices=[]):  # heads are drawn on the CPU
         torch.random.default_generator.manual_seed(seed)
         return search(analysis, data, method, amp=amp, seed=seed, checkpoint=checkpoint)

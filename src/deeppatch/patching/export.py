@@ -86,6 +86,12 @@ def export(model: nn.Module, patch: Patch, switched: SwitchedModel, example: Ten
     yield "switched.pt2", program_bytes(_program(SwitchedGraph(whole), blank))
 
 
+def classifier_onnx(model: nn.Module, example: Tensor) -> bytes:
+    """Return a classifier of pixels (N, 3, H, W) in [0, 1], of the size of `example`, as one ONNX file for any N."""
+    whole = copy.deepcopy(model).cpu().eval()
+    return onnx_bytes(_program(whole, torch.zeros_like(example, device="cpu")), ["scores"])
+
+
 def onnx_bytes(program: ExportedProgram, outputs: list[str]) -> bytes:
     """Convert a program to one ONNX file with its weights, whose input is called `pixels`."""
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass

@@ -7,11 +7,11 @@ from typing import TypeVar
 
 from torch import nn
 
-from deeppatch.artifacts import Checkpoint
+from deeppatch.artifacts import Checkpoint, Stateful
 from deeppatch.data.dataset import Data
 from deeppatch.pretraining.halfway import Halfway
 from deeppatch.pretraining.recipes import Recipe
-from deeppatch.training import History, accuracy_on, clean_epochs, cross_entropy, fit, seeded, sgd
+from deeppatch.training import History, Loss, accuracy_on, clean_epochs, cross_entropy, fit, seeded, sgd
 from deeppatch.zoo.classifier import device_of
 
 Trained = TypeVar("Trained", bound=nn.Module)
@@ -27,6 +27,8 @@ def train_classifier(
     reseed: bool = True,
     checkpoint: Checkpoint | None = None,
     halfway: Halfway | None = None,
+    loss: Loss = cross_entropy,
+    carried: Stateful | None = None,
 ) -> tuple[Trained, History]:
     """Train a copy of a classifier with SGD and cross entropy, and return it in the state of its best epoch.
 
@@ -40,6 +42,8 @@ def train_classifier(
             draws from it as it is.
         checkpoint: Where the training is saved after each epoch, and resumed from.
         halfway: Keeps the state at half of the best epoch.
+        loss: The loss of a batch.
+        carried: What the loss keeps of earlier batches, for the checkpoint.
 
     Returns:
         The trained classifier, in eval mode, and the training loss and validation accuracy of each epoch.
@@ -78,11 +82,12 @@ def train_classifier(
             trained,
             epochs,
             accuracy_on(data.val, batch_size=recipe.batch_size, amp=amp),
-            loss=cross_entropy,
+            loss=loss,
             optimizer=optimizer,
             schedule=schedule,
             checkpoint=checkpoint,
             after_epoch=None if halfway is None else halfway.keep,
+            carried=carried,
             amp=amp,
             label="pretrain",
         )

@@ -34,6 +34,10 @@ class Recipe:
     underfitted: bool = False
     statistics: tuple[Triple, Triple] | None = None
 
+    def steps(self, images: int) -> int:
+        """Return the number of batches of the whole training on a number of images."""
+        return self.epochs * -(-images // self.batch_size)
+
 
 # strong, weak and poorfit as in Qi et al., ASE 2022: a network to split, and weak ones for its modules to correct;
 # hybrid as in the code of Li et al., ISSTA 2022: a network to repair, trained on biased data

@@ -30,6 +30,7 @@ from deeppatch.zoo.classifier import Classifier
 
 PRETRAINED = "pretrained"
 FINETUNED, ALWAYS, SWITCHED, DECOMPOSED = "finetuned", "patched always on", "switched", "decomposed"
+ASSEMBLED = "assembled"
 STATISTICS = "norms, nothing trained"
 
 
@@ -53,6 +54,9 @@ def load_member(context: Context, model: Classifier, source: Source) -> Member:
     sizes = {source.path.name: len(content)}
     if any(name.startswith(ROUTER) for name in tensors):
         name, network = SWITCHED, load(source.path, model)
+    elif ASSEMBLED in meta:
+        check_classes(context, meta, source.path)
+        name, network = ASSEMBLED, load(source.path)
     elif "router" in meta:
         name, network = (
             _switched_name(source),

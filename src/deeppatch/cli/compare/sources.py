@@ -15,7 +15,7 @@ from deeppatch.storage import read_given, read_record, sha256
 # the file of each stage that holds a network or a part of one, first what is preferred
 FILES = {
     "correct": ("weights.safetensors", "patch.safetensors", "bank.safetensors"), "evaluate": ("router.safetensors",),
-    "relearn": ("weights.safetensors",), "decompose": ("weights.safetensors",),
+    "relearn": ("weights.safetensors",), "decompose": ("weights.safetensors",), "compose": ("assembled.safetensors",),
 }  # fmt: skip
 
 

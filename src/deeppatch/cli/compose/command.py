@@ -12,17 +12,34 @@ from deeppatch.cli.declared import Folder
 from deeppatch.cli.options import StageOptions
 from deeppatch.errors import UserError
 from deeppatch.modular.join_names import parse
-from deeppatch.modular.names import FITS, JOINS, METHODS, PRESETS
+from deeppatch.modular.names import FITS, GRADIENT_PRESETS, JOINS, METHODS, PRESETS
 from deeppatch.modular.weak_networks import mix_of
 
 STAGE = "compose"
-DESCRIPTION = """Compose: join a weak model and the module of a strong model for one class, which it corrects.
+DESCRIPTION = """Compose: join a weak model and the module of a strong model for one class, which it corrects; or,
+with --assemble, make a classifier of modules of several models.
 
 -m and -d name the strong model and its data, as for modularize. The weak model has other classes, and last the one to
-correct (-d cifar10-mix:T, svhn-mix:T or digits-mix:T); it is trained by its recipe where pretrain has not left it."""
+correct (-d cifar10-mix:T, svhn-mix:T or digits-mix:T); it is trained by its recipe where pretrain has not left it.
+
+With --assemble FOLDER ... -d names the data of the new classifier, which may select classes of several data sets
+(-d digits:0-4+svhn:5-9), and the folders are those that modularize left for models that know these classes. Each class
+is answered by the module of highest F1 on val; nothing is trained. Beside it are measured its base models and, where
+pretrain has left one, the network -m that was trained for these data."""
 EXAMPLE = "-m simcnn -d cifar10 --val_share 0.2 --fit simple --target all"
 REPAIR = False
 ARTIFACTS = (
+    Folder(
+        "compose-assembled",
+        "a classifier of modules of several models, with `--assemble`",
+        {
+            "assembled.safetensors": "the classifier: the modules, where they are from, and the names of the classes",
+            "modules.csv": "precision, recall and F1 of every module that a class could have, and which it has",
+            "table.csv": "accuracy of the classifier, its base models, and the network that was trained for the data",
+            "metrics.json": "the same numbers, and the origin of each module",
+        },
+        {"assembled.onnx": "the classifier, from pixels to scores, with `--onnx`"},
+    ),
     Folder(
         "compose-METHOD[-no-head][-PRESET]-FIT",
         "a weak model's classes before and after a module corrects each",
@@ -49,6 +66,8 @@ class Options(StageOptions):
     no_head: bool = False
     preset: str = "auto"
     modules: Path | None = None
+    assemble: Sequence[Path] | None = None
+    onnx: bool = False
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,15 +100,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--method", choices=METHODS, default="grad", help="modularize's (default: grad)")
     group.add_argument("--no_head", action="store_true", help="modularize's: modules without heads")
-    group.add_argument("--preset", choices=PRESETS, default="auto", help="modularize's (default: auto)")
+    group.add_argument(
+        "--preset",
+        choices=dict.fromkeys([*GRADIENT_PRESETS, *PRESETS]),
+        default="auto",
+        help="modularize's (default: auto)",
+    )
     group.add_argument(
         "--modules", type=Path, metavar="FILE", help="a modules.safetensors to use instead of the one from modularize"
+    )
+    group.add_argument(
+        "--assemble",
+        type=Path,
+        nargs="+",
+        metavar="FOLDER",
+        help="folders that modularize left, of whose modules a classifier for -d is made, instead of correcting a weak "
+        "model",
+    )
+    group.add_argument(
+        "--onnx",
+        action="store_true",
+        help="with --assemble: write the classifier as ONNX, too (needs deeppatch[export])",
     )
 
 
 def problems(options: Options) -> list[str]:
     """Return the problems with this stage's own options."""
-    messages = []
+    if options.assemble is not None:
+        return _problems_of_assembling(options)
+    messages = ["--onnx goes with --assemble"] * options.onnx
     if options.weak_epoch is not None and options.weak_epoch < 1:
         messages.append(f"--weak_epoch {options.weak_epoch}: give a whole number above 0")
     try:
@@ -109,7 +148,41 @@ def problems(options: Options) -> list[str]:
     return messages
 
 
+def _problems_of_assembling(options: Options) -> list[str]:
+    """Return the options of the other use of this stage, and folders that were not left by modularize."""
+    idle = ("target", "fit", "weak", "join", "weak_epoch", "method", "no_head", "preset", "modules")
+    given = [name for name in idle if getattr(options, name) != options.defaults.get(name)]
+    return [f"--{name} is of no use with --assemble: leave it out" for name in given]
+
+
 def run(options: Options) -> None:
+    """Correct a weak model by modules of a strong one, or assemble a classifier of modules."""
+    if options.assemble is None:
+        run_correction(options)
+    else:
+        run_assembling(options)
+
+
+def run_assembling(options: Options) -> None:
+    """Assemble a classifier, compare it with its base models, and report."""
+    from deeppatch.cli.compose import assembling
+    from deeppatch.cli.context import open_stage
+    from deeppatch.modular.assembling import assemble
+    from deeppatch.modular.assembly_controls import compare_assembled
+
+    assert options.assemble is not None
+    context = open_stage(options, STAGE)
+    models = assembling.split_models(context, options.assemble)
+    others = assembling.trained_for_the_task(context)
+    if context.already_finished():
+        return
+    batch_size, amp = options.batch_size, options.amp
+    assembled = assemble(models, context.data, batch_size=batch_size, amp=amp)
+    table = compare_assembled(assembled, models, context.data, others, batch_size=batch_size, amp=amp)
+    assembling.report(context, assembled, table)
+
+
+def run_correction(options: Options) -> None:
     """Train or read the weak models, join each with its class's module, and report before and after."""
     from deeppatch.artifacts import state_digest
     from deeppatch.cli.compose import inputs

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from deeppatch.cli.declared import Folder
 from deeppatch.cli.options import StageOptions
-from deeppatch.modular.names import METHODS, PRESETS
+from deeppatch.modular.names import GRADIENT_PRESETS, IMPORTANCES, METHODS, PRESETS, STARTS
+from deeppatch.modular.presets import PUBLISHED_GRADIENT
 
 STAGE = "modularize"
 DESCRIPTION = "Modularize: find for each class the kernels that it needs; leave them as modules, and compose these."
@@ -43,6 +45,8 @@ class Options(StageOptions):
     search_images: int | None = None
     sensitivity_images: int = 1000
     sensitive: Sequence[float] = (0.05, 0.5)
+    importance: str = "pooled"
+    start: str = "importance"
     alpha: float = 0.5
     max_drop: float = 1.0
     lr: float = 0.001
@@ -105,13 +109,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--preset",
-        choices=PRESETS,
+        choices=dict.fromkeys([*GRADIENT_PRESETS, *PRESETS]),
         default="auto",
-        help="ga: published settings of a network and data set, or derived ones (default: auto)",
+        help="grad: published for GradSplitter's own settings (--alpha 0.1 --start ones, a new optimizer in each "
+        "phase), auto for ours (--alpha 0.5 --start importance); ga: those published for a network and data set, or "
+        "auto (default: auto)",
+    )
+    group.add_argument(
+        "--importance",
+        choices=IMPORTANCES,
+        default="pooled",
+        help="where the response of a kernel is read: where the next layer reads it (pooled), before max pooling, as "
+        "published (unpooled), or nowhere, as a control (random) (default: pooled)",
+    )
+    group.add_argument(
+        "--start",
+        choices=STARTS["grad"],
+        default="importance",
+        help="grad: how thresholds begin; ga: the first population, importance or random (default: importance)",
     )
     group.add_argument(
         "--patience", type=int, metavar="N", help="ga: end after N generations without a better one (default: never)"
     )
+
+
+def preset(options: argparse.Namespace) -> Mapping[str, Any]:
+    """Return the defaults of --preset."""
+    return PUBLISHED_GRADIENT if (options.method, options.preset) == ("grad", "published") else {}
 
 
 def problems(options: Options) -> list[str]:
@@ -128,10 +152,18 @@ def problems(options: Options) -> list[str]:
             messages.append(f"--{name} {getattr(options, name)}: give 0 or more")
     if options.method == "ga":
         messages += ["--no_head can only be used with --method grad"] * options.no_head
-    else:
-        given = {"preset": "auto", "patience": None}
-        messages += [f"--{k} can only be used with --method ga" for k, v in given.items() if getattr(options, k) != v]
-    return messages
+        if options.start not in STARTS["ga"]:
+            messages.append(f"--start {options.start} can only be used with --method grad")
+    elif options.patience is not None:
+        messages.append("--patience can only be used with --method ga")
+    return messages + problems_of_preset(options.method, options.preset)
+
+
+def problems_of_preset(method: str, preset: str) -> list[str]:
+    """Return what is wrong with a preset that another method has."""
+    fitting = {"grad": GRADIENT_PRESETS, "ga": PRESETS}[method]
+    other = "ga" if method == "grad" else "grad"
+    return [] if preset in fitting else [f"--preset {preset} can only be used with --method {other}"]
 
 
 def run(options: Options) -> None:
@@ -153,7 +185,14 @@ def run(options: Options) -> None:
     analysing, searching = (context.checkpoint(name, base=base) for name in ("analysis.pt", "checkpoint.pt"))
     seconds = context.stage.seconds  # of this run alone: run.json has them, and no file whose bytes repeat
     with timed("analysis", seconds):
-        analysis = analyse(model, data, images=options.sensitivity_images, seed=options.seed, checkpoint=analysing)
+        analysis = analyse(
+            model,
+            data,
+            images=options.sensitivity_images,
+            importance=options.importance,
+            seed=options.seed,
+            checkpoint=analysing,
+        )
         report.sensitivity(context, analysis)
     with timed("search", seconds):
         modules = search(analysis, data, settings_of(context), amp=options.amp, seed=options.seed, checkpoint=searching)

@@ -19,6 +19,7 @@ def settings_of(context: Context) -> GradientSearch | GeneticSearch:
             patience=options.patience,
             drop=drop,
             share=share,
+            start=options.start,
             **images,
         )
     epochs = {"epochs": options.budget} if options.budget else {}
@@ -28,5 +29,7 @@ def settings_of(context: Context) -> GradientSearch | GeneticSearch:
         max_drop=options.max_drop,
         head=not options.no_head,
         images=options.search_images,
+        start=options.start,
+        fresh_optimizer=options.preset == "published",
         **epochs,
     )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from deeppatch.cli.annotate.command import add_bias, split_problems
 from deeppatch.cli.declared import DEGRADATION_FILES, Folder
 from deeppatch.cli.options import RepairOptions
+from deeppatch.modular.names import MODULARITY
 from deeppatch.pretraining.recipes import RECIPES
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ class Options(RepairOptions):
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
     state: str = "pretrained"
+    modular: bool = False
+    modular_weights: Sequence[float] | None = None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -82,6 +85,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--std", type=float, nargs=3, metavar="S", help="standard deviation of the channels (default: the zoo's)"
+    )
+    group.add_argument(
+        "--modular",
+        action="store_true",
+        help="train so that modularize finds small modules: images of a class use the same few kernels, and images of "
+        "different classes different ones",
+    )
+    group.add_argument(
+        "--modular_weights",
+        type=float,
+        nargs=3,
+        metavar=("COHESION", "COUPLING", "COMPACTNESS"),
+        help="weights of these terms with --modular, which they reach after half of the training (default: "
+        f"{' '.join(f'{each:g}' for each in MODULARITY)})",
     )
     group.add_argument(
         "--state",
@@ -118,11 +135,23 @@ def problems(options: Options) -> list[str]:
         messages.append("--std: give numbers above 0")
     if options.state == "corrected" and (options.train or options.mean or options.bias):
         messages.append("--state corrected only measures: leave out --train, --recipe, --bias, --mean and --std")
-    elif options.bias and not (options.train or options.weights):
+    elif options.bias and not (options.train or options.modular or options.weights):
         messages.append(f"--bias {options.bias}: published weights have seen all training images; add --train")
     messages += split_problems(options)
     if options.bias and options.val_share:
         messages.append("--val_share and --bias exclude each other: a bias has its own val")
+    return messages + _problems_of_modularity(options)
+
+
+def _problems_of_modularity(options: Options) -> list[str]:
+    """Return the problems with training for modularity."""
+    messages = []
+    if not all(0 <= each < math.inf for each in options.modular_weights or []):
+        messages.append("--modular_weights: give three numbers of 0 or more")
+    if options.modular_weights is not None and not options.modular:
+        messages.append("--modular_weights goes with --modular")
+    if options.modular and (options.weights or options.state == "corrected"):
+        messages.append("--modular trains from scratch: leave out --weights and --state corrected")
     return messages
 
 
@@ -146,12 +175,14 @@ def run(options: Options) -> None:
 def run_pretrained(options: Options, context: Context) -> None:
     """Load or train the network, measure it, and write its weights."""
     from deeppatch.cli.annotate.inputs import write_partition
-    from deeppatch.cli.pretrain.inputs import classifier, read_weights
+    from deeppatch.cli.pretrain.inputs import classifier, modularity_loss, read_weights
     from deeppatch.cli.pretrain.report import report, write_training, write_weights
     from deeppatch.data.views import to_float
     from deeppatch.evaluation import check_classifier, check_corruption
+    from deeppatch.modular.modularity_loss import measure_modularity
     from deeppatch.pretraining.classifier import train_classifier
     from deeppatch.pretraining.halfway import Halfway
+    from deeppatch.training import cross_entropy
 
     weights = read_weights(context)
     if context.already_finished():
@@ -170,6 +201,7 @@ def run_pretrained(options: Options, context: Context) -> None:
             epochs=options.max_epoch,
             batch_size=options.batch_size,
         )
+        loss = modularity_loss(context, model, recipe)
         model, history = train_classifier(
             model,
             context.data,
@@ -179,8 +211,12 @@ def run_pretrained(options: Options, context: Context) -> None:
             reseed=False,  # the stage has seeded torch
             checkpoint=context.checkpoint(),
             halfway=halfway if recipe.underfitted else None,
+            loss=loss or cross_entropy,
+            carried=loss,
         )
         facts = write_training(context, history, halfway, recipe.underfitted)
+        if loss is not None:
+            facts["modularity_on_val"] = measure_modularity(model, context.data.val)
     else:
         facts = {"weights": f"{weights.path.name}, {weights.origin}"}
     write_weights(context, model)

@@ -10,7 +10,10 @@ from torch import nn
 
 from deeppatch.cli.context import Context
 from deeppatch.cli.predecessors import check_classes, metadata
+from deeppatch.modular.modularity_loss import ModularityLoss, ModularityWeights
+from deeppatch.modular.names import MODULARITY
 from deeppatch.pretraining.normalisation import of_training_images
+from deeppatch.pretraining.recipes import Recipe
 from deeppatch.progress import info
 from deeppatch.zoo import weights
 from deeppatch.zoo.classifier import Classifier
@@ -37,11 +40,16 @@ def read_weights(context: Context) -> Weights | None:
     """Read the weights to start from, given or published; None if the network is to be trained from scratch."""
     options, entry = context.options, published(context)
     path: Path | None = options.weights
-    if path is None and entry is not None and not options.train:
+    if path is None and entry is not None and not (options.train or options.modular):
         path = weights.fetch_entry(entry)
     if path is None:
         given = "--train" if options.recipe == "default" else f"--recipe {options.recipe}"
-        why = given if options.train else f"no weights are published for {options.model} on {options.dataset}"
+        given = "--modular" if options.modular and not options.train else given
+        why = (
+            given
+            if options.train or options.modular
+            else f"no weights are published for {options.model} on {options.dataset}"
+        )
         info(f"weights: training from scratch ({why})")
         return None
     state = weights.read(path, context.new_network)
@@ -63,6 +71,15 @@ def classifier(context: Context, weights_file: Weights | None) -> Classifier:
         return context.place(Classifier(context.new_network(), *normalisation(context, None)))
     info(f"weights: {weights_file.path} ({weights_file.origin})")
     return context.place(Classifier(weights_file.network, *normalisation(context, weights_file.normalisation)))
+
+
+def modularity_loss(context: Context, model: Classifier, recipe: Recipe) -> ModularityLoss | None:
+    """Return the loss of --modular, or None without it."""
+    options = context.options
+    if not options.modular:
+        return None
+    weights = ModularityWeights(*(options.modular_weights or MODULARITY))
+    return ModularityLoss(model, context.example, weights, steps=recipe.steps(len(context.data.train)))
 
 
 def normalisation(
