@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from deeppatch.cli.correct.peers import EPOCHS, FOLDERS, PeerOptions, add_peer_arguments, peer_problems
+from deeppatch.cli.corrections import OF_CORRECTION
 from deeppatch.cli.declared import Folder
-from deeppatch.cli.naming import OF_CORRECTION, given_options
+from deeppatch.cli.naming import given_options
 from deeppatch.retrain.names import CONDITIONS, STATISTICS, STATISTICS_OF_PATCH
 
 STAGE = "correct"

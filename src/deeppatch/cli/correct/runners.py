@@ -14,7 +14,7 @@ from deeppatch.cli.context import Context
 from deeppatch.cli.correct.inputs import chosen_filters
 from deeppatch.cli.correct.report import Correction
 from deeppatch.cli.correct.statistics import run_statistics
-from deeppatch.cli.naming import PEER_OPTIONS
+from deeppatch.cli.corrections import PEER_OPTIONS
 from deeppatch.cli.predecessors import load_finetuned
 from deeppatch.data import views
 from deeppatch.data.epochs import count_passes, degraded_epochs
