@@ -20,7 +20,7 @@ PEER_OPTIONS = {
 # options of correct that only some corrections read, and by which
 TRAINED_CORRECTIONS = ("patch", "finetune", "norms", "surgical", *PEERS)
 OF_CORRECTION: dict[str, tuple[str, ...]] = {
-    "passes": TRAINED_CORRECTIONS, "filter_seed": ("patch",), "statistics": ("interpolate",),
+    "passes": TRAINED_CORRECTIONS, "filter_seed": ("patch",), "init": ("patch",), "statistics": ("interpolate",),
     "conditions": ("bank",), "block": ("surgical",), "max_clean_drop": ("interpolate", "bank"),
     "unlabelled": (STATISTICS_OF_PATCH,),
     **{each: tuple(p for p in PEERS if each in PEER_OPTIONS[p]) for own in PEER_OPTIONS.values() for each in own},

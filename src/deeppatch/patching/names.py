@@ -2,6 +2,8 @@
 
 # kinds of units that replace a convolution
 UNITS = ("replace", "crtunit")
+# where new filters start: at the original ones, or drawn, as in the published code
+INITS = ("original", "fresh")
 # DeepPatch's published -p, and the options that it stands for
 PUBLISHED_PATCHES = {
     "DP": {"crt_type": "replace"}, "DC": {"crt_type": "crtunit"},
