@@ -44,6 +44,7 @@ def test_logits_and_features_of_one_pass_belong_together(tiny):
 HEADS = {"mobilenetv2_x0_5": "network.classifier.1", "simcnn_weak": "network.5", "simcnn_svhn_weak": "network.3"}
 HEADS |= {name: "network.classifier.2" for name in ARCHITECTURES if name.startswith("rescnn")}
 SEVERAL = {name for name in ARCHITECTURES if name == "vgg13_bn" or (name.startswith("simcnn") and "weak" not in name)}
+HEADS |= {"incecnn": "network.fc_12"}
 FAMILIES = ["resnet8", "mobilenetv2_x0_5", "simcnn_weak", "simcnn_svhn_weak", "rescnn_weak", "mobilenet"]
 
 

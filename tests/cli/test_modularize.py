@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
+from deeppatch import training
 from deeppatch.artifacts import Checkpoint
 from deeppatch.data.sources import load
 from deeppatch.data.splits import halves, split
@@ -181,9 +182,7 @@ def test_the_gradient_search_trains_on_train_and_chooses_by_val(fresh, monkeypat
     streams, views = [], []
     monkeypatch.setattr(gradient_search, "fit", lambda model, epochs, *a, **k: (
         streams.extend(epochs) or fit(model, epochs, *a, **k)))  # fmt: skip
-    monkeypatch.setattr(
-        gradient_search, "predict", lambda model, view, **k: views.append(view) or predict(model, view, **k)
-    )
+    monkeypatch.setattr(training, "predict", lambda model, view, **k: views.append(view) or predict(model, view, **k))
     fresh.ran(GRAD)
     parts = split(load("digits_5", Path("data"), 2021), 2021, 150)
     assert (len(streams), len(views)) == (8, 9), "of the strong model too"

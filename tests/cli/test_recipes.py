@@ -141,7 +141,7 @@ def test_training_images_are_augmented_by_the_recipe_and_val_images_never(digits
         return wrong
 
     monkeypatch.setattr(classifier, "fit", watched)
-    monkeypatch.setattr(classifier, "predict", half_right)
+    monkeypatch.setattr(training, "predict", half_right)
     folder, _said = digits(f"--recipe {recipe} -e 2 -b 32")
     assert [(epoch.augment, epoch.mirror) for epoch in seen] == [(cropped, False)] * 2
     assert pd.read_csv(folder / "history.csv").val_accuracy_percent.tolist() == [80, 80]

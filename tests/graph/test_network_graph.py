@@ -21,10 +21,10 @@ from deeppatch.localization.ablation import CorrectCounts, DegradedBatch, count_
 from deeppatch.localization.channel_delta import ChannelDelta, Downstream
 from deeppatch.zoo.architectures import ARCHITECTURES
 
-# but for width, dropout or depth these are simcnn_x0_25, rescnn_x0_25 and resnet32a
+# but for width, dropout, depth or normalisation these are simcnn_x0_25, rescnn_x0_25 and resnet32a
 SAME = {
     "simcnn", "simcnn_poorfit", "simcnn_x0_125", "rescnn", "rescnn_poorfit", "resnet20", "resnet32", "resnet32a",
-    "resnet44a", "resnet56a", "resnet110a",
+    "resnet44a", "resnet56a", "resnet110a", "simcnn_bn", "rescnn_bn",
 }  # fmt: skip
 SMALL = sorted(ARCHITECTURES.keys() - {"resnet50"} - SAME)
 # one network of each family; the others repeat their operations

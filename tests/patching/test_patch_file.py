@@ -212,7 +212,7 @@ def test_what_a_patch_says_about_itself_survives(tiny, pixels):
     assert again.about == described.about
     assert Patch.from_bytes(patch.to_bytes(), ORIGIN).about == {}
     meta = {"kind": "replace", "base": patch.base, "about": ["a"]}
-    with pytest.raises(StaleArtifact, match="is not a patch"):
+    with pytest.raises(StaleArtifact, match="its metadata is not of this version's form"):
         Patch.from_bytes(tensors_to_bytes(patch.tensors, meta), ORIGIN)
 
 
