@@ -9,6 +9,7 @@ import torch
 from deeppatch import runtime
 from deeppatch.distributed import ranks
 from deeppatch.errors import UserError
+from deeppatch.progress import console_output
 
 
 @pytest.fixture
@@ -48,11 +49,14 @@ def test_the_cpu_needs_no_cuda(monkeypatch):
     assert runtime.pick_device("cpu") == torch.device("cpu")
 
 
-def test_auto_is_cuda_where_there_is_one(monkeypatch):
+def test_auto_is_cuda_where_there_is_one(monkeypatch, capsys):
     pretend_cuda(monkeypatch, 0)
     assert runtime.pick_device("auto") == torch.device("cpu")
+    with console_output():
+        assert runtime.pick_device("auto", 1) == torch.device("cpu")
+    assert capsys.readouterr().out.startswith("[info] warning: --gpu 1: there is no CUDA device")
     with pytest.raises(UserError, match="^--gpu 1 can only be used with --device cuda$"):
-        runtime.pick_device("auto", 1)
+        runtime.pick_device("cpu", 1)
     chosen = pretend_cuda(monkeypatch, 2)
     assert runtime.pick_device("auto", 1) == torch.device("cuda", 1)
     assert chosen == [1]

@@ -23,6 +23,7 @@ import torchvision
 from torch import nn
 
 from deeppatch.errors import UserError
+from deeppatch.progress import info
 
 Value = TypeVar("Value")
 THREADS_PER_CORE = 4  # at most
@@ -37,12 +38,17 @@ def default_device() -> str:
 def pick_device(kind: str, gpu: int = 0) -> torch.device:
     """Return the device for `kind` (`cpu`, `cuda`, or `auto`: CUDA if there is one) and GPU index `gpu`.
 
-    With several ranks, each uses the GPU of its local rank.
+    Under `auto` an index on a machine without CUDA is a warning, because published commands have one. With several
+    ranks, each uses the GPU of its local rank.
 
     Raises:
         UserError: When there is no such device.
     """
-    kind = default_device() if kind == "auto" else kind
+    if kind == "auto":
+        kind = default_device()
+        if kind == "cpu" and gpu:
+            info(f"warning: --gpu {gpu}: there is no CUDA device; the CPU computes (--device cuda insists on one)")
+            gpu = 0
     if kind == "cpu" and gpu:
         raise UserError(f"--gpu {gpu} can only be used with --device cuda")
     if kind == "cpu":

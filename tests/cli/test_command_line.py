@@ -42,6 +42,7 @@ OWN_DEFAULTS = {
     "correct": {
         "passes": None,
         "filter_seed": None,
+        "init": "original",
         "statistics": "linear",
         "conditions": "level",
         "block": 1,

@@ -12,8 +12,8 @@ from PIL import Image
 
 from deeppatch.artifacts import state_digest, tensors_from_bytes
 from deeppatch.cli.correct.runners import RUNNERS
+from deeppatch.cli.corrections import OF_CORRECTION, TRAINED_CORRECTIONS
 from deeppatch.cli.locating import CORRECTED
-from deeppatch.cli.naming import OF_CORRECTION, TRAINED_CORRECTIONS
 from deeppatch.localization.ranking import random_ranking
 from deeppatch.patching.patch_file import Patch
 from deeppatch.retrain.names import METHODS, STATISTICS_OF_PATCH

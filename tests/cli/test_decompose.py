@@ -227,8 +227,8 @@ def test_a_wrong_file_is_one_clear_line(refuse, content, said):
         ("decompose validate -i nowhere.json", "nowhere.json: No such file or directory; check the path"),
         ("decompose validate --csg x.pth", "--csg can only be used with essential and mutual-info, not with validate"),
         (
-            "decompose validate --lr 1 --draws 0",
-            "--lr can only be used with finetune and sweep, not with validate; --draws 0",
+            "decompose mutual-info --lr 1 --draws 0",
+            "--lr can only be used with finetune and sweep, not with mutual-info; --draws 0",
         ),
         ("decompose sweep --head-only", "--head_only can only be used with finetune, not with sweep"),
         ("decompose validate -k 5 -i x.json", "-k and -i exclude each other"),

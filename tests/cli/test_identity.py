@@ -9,7 +9,7 @@ import json
 
 import pytest
 
-from deeppatch.cli import naming, options, parsing
+from deeppatch.cli import corrections, naming, options, parsing
 from deeppatch.cli.main import COMMANDS
 from deeppatch.errors import Contradictions
 
@@ -51,7 +51,7 @@ COMPANY = {
     ("correct", "filter_seed"): "-f random", ("correct", "block"): "-c surgical",
     ("correct", "max_clean_drop"): "-c bank", ("correct", "unlabelled"): "-c statistics --unlabelled .",
     ("evaluate", "experts"): "--router benefit",
-    **{("correct", option): f"-c {peer}" for peer, options in naming.PEER_OPTIONS.items() for option in options},
+    **{("correct", option): f"-c {peer}" for peer, options in corrections.PEER_OPTIONS.items() for option in options},
     ("annotate", "features"): "--bias B --method hybrid", ("relearn", "labels"): "-d folder:photos",
     **{("relearn", name): "--bias B --pseudo_labels safe" for name in ("scope", "no_prior", "trust_prior")},
 }  # fmt: skip

@@ -9,7 +9,8 @@ from deeppatch.artifacts import state_digest, tensors_from_bytes
 from deeppatch.cli import parsing
 from deeppatch.cli.correct import command
 from deeppatch.cli.correct.runners import PEERS
-from deeppatch.cli.naming import PEER_OPTIONS, artifact_id
+from deeppatch.cli.corrections import PEER_OPTIONS
+from deeppatch.cli.naming import artifact_id
 
 # 24 images of train and 6 of val, clean and at six levels
 VAL = 6 * 7

@@ -15,6 +15,7 @@ from deeppatch.data import views
 from deeppatch.data.corruptions import GaussianBlur
 from deeppatch.data.dataset import Data
 from deeppatch.data.images import Images
+from deeppatch.errors import UserError
 from deeppatch.metrics import accuracy
 from deeppatch.patching.patch_file import Patch, apply
 from deeppatch.patching.training import fit_patch, train_patch
@@ -206,3 +207,23 @@ def test_any_module_with_images_that_are_not_square_is_patched(kind):
     view = views.append(images, blur, 23)
     assert accuracy(predict(patched, view), view.labels) == pytest.approx(max(patch.history.accuracy), abs=1.5 / 46)
     assert set(patch.about) == {"classes", "image_size"}
+
+
+def test_fresh_filters_are_those_of_a_new_convolution(tiny, run):
+    """Drawn as nn.Conv2d draws its weights; nothing else differs from the start at the original ones."""
+    frozen = {"settings": SGDSettings(lr=1e-30, weight_decay=0.0)}
+    started, _history = run("replace", init="fresh", **frozen)
+    original, _history = run("replace", **frozen)
+    torch.manual_seed(1)
+    for name, channels in CHANNELS.items():
+        convolution = tiny.network.get_submodule(name)
+        kernel = convolution.kernel_size
+        new = nn.Conv2d(convolution.in_channels, len(channels), kernel, bias=False).weight
+        assert torch.equal(started.tensors[f"{name}.rows"], new)
+        assert torch.equal(original.tensors[f"{name}.rows"], convolution.weight[channels])
+
+
+def test_there_is_no_third_start(tiny, images, blur):
+    data = Data(images, images, images, tuple("abcd"))
+    with pytest.raises(UserError, match="choose from original, fresh"):
+        train_patch(tiny, data, blur, CHANNELS, init="zero")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from deeppatch.cli.options import DEFAULT_RATIO, DEFAULT_SEED
 from deeppatch.data import corruption_names, names
 from deeppatch.errors import UserError
 from deeppatch.localization.names import RANKINGS, SIDES
-from deeppatch.patching.names import UNITS
+from deeppatch.patching.names import PUBLISHED_PATCHES, UNITS
 from deeppatch.report.names import SINKS
 from deeppatch.retrain.names import METHODS, STATISTICS_OF_PATCH
 from deeppatch.zoo.names import ARCHITECTURE_NAMES, FORMS, check_model
@@ -21,6 +22,22 @@ class Suggestions(list[str]):
 
     def __contains__(self, value: object) -> bool:
         return True
+
+
+class PublishedPatch(argparse.Action):
+    """Set the options that a value of DeepPatch's published -p stands for."""
+
+    def __call__(self, parser: object, namespace: argparse.Namespace, values: Any, option: str | None = None) -> None:
+        """Set them in the namespace."""
+        for name, value in PUBLISHED_PATCHES[values].items():
+            setattr(namespace, name, value)
+
+
+def add_names(parser: argparse.ArgumentParser, dest: str, *names: str) -> None:
+    """Let an option that a parser has be called by further names."""
+    action = next(action for action in parser._actions if action.dest == dest)
+    action.option_strings = [*action.option_strings, *names]
+    parser._option_string_actions |= dict.fromkeys(names, action)
 
 
 def model_name(text: str) -> str:
@@ -219,6 +236,14 @@ def _add_repair(parser: argparse.ArgumentParser) -> None:
         choices=sorted(UNITS),
         default="replace",
         help="kind of patch: new filters, or correction units after the old ones (default: replace)",
+    )
+    stages.add_argument(
+        "-p",
+        "--pt_method",
+        dest="crt_type",
+        action=PublishedPatch,
+        choices=list(PUBLISHED_PATCHES),
+        help="the published spelling: DP is --crt_type replace, DC crtunit, and DP-s replace with -n spatial",
     )
     stages.add_argument("--crt_epoch", type=int, default=20, metavar="N", help="epochs of the correction (default: 20)")
     stages.add_argument(

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deeppatch.cli.corrections import OF_CORRECTION, TRAINED_CORRECTIONS, TRAINING, correction, estimates_only
 from deeppatch.cli.module_stems import compose, modularize
 from deeppatch.cli.options import ANNOTATE, DEFAULT_K, DEFAULT_KS, DEFAULT_RATIO, DEFAULT_SEED
 from deeppatch.data import corruption_names
 from deeppatch.data.names import slug
 from deeppatch.hybrid.names import PRIOR
-from deeppatch.retrain.names import PEERS, STATISTICS_OF_PATCH
 from deeppatch.storage import RECORD, read_given, sha256
 from deeppatch.zoo.names import model_slug
 
@@ -35,24 +35,6 @@ NO_SETTINGS = (
     "model", "dataset", "weights", "ranking", "patch", "finetuned", "switched", "router_file", "modules", "selection",
     "state", "splits", "prefix", "command", "defaults", "version", "help",
 )  # fmt: skip
-# how a correction is trained
-TRAINING = ("lr", "momentum", "weight_decay", "crt_epoch")
-# the options of methods of other papers, which are also arguments of their functions
-PEER_OPTIONS = {
-    "sensei": ("popsize", "robust_threshold", "crossover_prob"),
-    "apricot": ("rdlm", "rdlm_images", "rdlm_epoch", "fix_steps", "eta", "strategy"),
-    "robot": ("select", "select_images", "select_only", "select_half"),
-    "gini": ("select_images", "select_only", "select_half"),
-    "augmix": ("augmix_weight", "augmix_blur"),
-}
-# options of correct that only some corrections read, and by which
-TRAINED_CORRECTIONS = ("patch", "finetune", "norms", "surgical", *PEERS)
-OF_CORRECTION: dict[str, tuple[str, ...]] = {
-    "passes": TRAINED_CORRECTIONS, "filter_seed": ("patch",), "statistics": ("interpolate",),
-    "conditions": ("bank",), "block": ("surgical",), "max_clean_drop": ("interpolate", "bank"),
-    "unlabelled": (STATISTICS_OF_PATCH,),
-    **{each: tuple(p for p in PEERS if each in PEER_OPTIONS[p]) for own in PEER_OPTIONS.values() for each in own},
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -84,6 +66,8 @@ def hashed(stage: str, options: Any) -> tuple[str, ...]:
     names = IDENTITIES[stage].hashed
     if stage == "assess" and options.fs_method == "ratioestim":
         return names + TRAINING
+    if stage == "decompose" and options.action == "validate":  # which accepts it, as the published command does
+        return tuple(name for name in names if name != "lr")
     if stage == "pretrain" and options.bias:  # which cannot do without
         return tuple(name for name in names if name != "train")
     if stage == "relearn" and options.method == PRIOR:  # which trains nothing
@@ -104,7 +88,7 @@ def own_settings(stage: str, options: Any) -> dict[str, object]:
 def unused_options(stage: str, options: Any) -> list[str]:
     """Return the options that a stage accepts for the common command line and does not read, and that were given."""
     identity = IDENTITIES[stage]
-    always = () if stage == "correct" else identity.hashed
+    always = () if stage in ("correct", "decompose") else identity.hashed
     read = {*IN_SUFFIX, *INCIDENTAL, *identity.named, *always, *hashed(stage, options), *NO_SETTINGS}
     return [name for name in given_options(options) if name not in read]
 
@@ -154,23 +138,6 @@ def _content(value: object) -> object:
     if isinstance(value, (list, tuple)):
         return [_content(each) for each in value]
     return value
-
-
-def estimates_only(options: Any) -> bool:
-    """Tell whether normalisations get new statistics, and nothing is trained."""
-    return getattr(options, "crt_method", None) == "norms" and getattr(options, "crt_epoch", None) == 0
-
-
-def correction(options: Any) -> str:
-    """Return the part of a name that tells one correction from another."""
-    if estimates_only(options):
-        return "norms-statistics"
-    if options.crt_method != "patch":
-        return str(options.crt_method)
-    name = f"patch-{options.crt_type}-{options.fs_method}"
-    usual = None if options.fs_method == "ratioestim" else DEFAULT_RATIO
-    name += f"-ratio{options.susp_ratio:g}" if options.susp_ratio not in (None, usual) else ""
-    return name + (f"-{options.susp_side}" if options.susp_side != "front" else "")
 
 
 def _assess(options: Any) -> str:

@@ -11,8 +11,8 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 import deeppatch
-from deeppatch.cli.arguments import add_shared
-from deeppatch.cli.naming import estimates_only
+from deeppatch.cli.arguments import add_names, add_shared
+from deeppatch.cli.corrections import estimates_only
 from deeppatch.cli.options import StageOptions, call
 from deeppatch.data import corruption_names, names
 from deeppatch.errors import Contradictions, UserError, closest
@@ -94,9 +94,7 @@ def add_options(parser: argparse.ArgumentParser, module: ModuleType) -> None:
     add_shared(parser, repair=getattr(module, "REPAIR", True))
     module.add_arguments(parser)
     if module.STAGE in EPOCHS and "--epochs" not in parser._option_string_actions:
-        action = next(action for action in parser._actions if action.dest == EPOCHS[module.STAGE])
-        action.option_strings = [*action.option_strings, "--epochs"]
-        parser._option_string_actions["--epochs"] = action
+        add_names(parser, EPOCHS[module.STAGE], "--epochs")
 
 
 def parser_for(stage: str, prefix: str, description: str, example: str) -> argparse.ArgumentParser:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from deeppatch.errors import UserError
 from deeppatch.graph import hooks
-from deeppatch.patching.units import UNITS, Unit
+from deeppatch.patching.units import UNITS, ReplacedConv2d, Unit
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,12 @@ class Attachment:
     def parameters(self) -> list[nn.Parameter]:
         """Return the new parameters: the only ones to train."""
         return [parameter for unit in self.units.values() for parameter in _new_parameters(unit)]
+
+    def draw_filters(self) -> None:
+        """Let the new filters start fresh instead of at the original ones; correction units are fresh anyway."""
+        for unit in self.units.values():
+            if isinstance(unit, ReplacedConv2d):
+                unit.draw()
 
     def enter_training(self) -> None:
         """Set the training mode: the patch's batch normalisations use batch statistics, all else is in eval mode."""

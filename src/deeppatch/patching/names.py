@@ -2,6 +2,13 @@
 
 # kinds of units that replace a convolution
 UNITS = ("replace", "crtunit")
+# where new filters start: at the original ones, or drawn, as in the published code
+INITS = ("original", "fresh")
+# DeepPatch's published -p, and the options that it stands for
+PUBLISHED_PATCHES = {
+    "DP": {"crt_type": "replace"}, "DC": {"crt_type": "crtunit"},
+    "DP-s": {"crt_type": "replace", "noise_type": "spatial"},
+}  # fmt: skip
 # a router whose answer is the mean of two networks' probabilities
 AVERAGE = "average"
 # how a switched model decides between the original network and the others

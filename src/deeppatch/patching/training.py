@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from deeppatch.artifacts import Checkpoint, state_digest
 from deeppatch.data import corruptions
 from deeppatch.data.dataset import Data
-from deeppatch.errors import check_positive
+from deeppatch.errors import UserError, check_positive
 from deeppatch.evaluation import check_classifier
 from deeppatch.patching.attachment import attach
+from deeppatch.patching.names import INITS
 from deeppatch.patching.patch_file import Patch, extract
 from deeppatch.training import (
     SGDSettings,
@@ -34,6 +35,7 @@ def train_patch(
     channels: dict[str, list[int]],
     *,
     kind: str = "replace",
+    init: str = "original",
     epochs: int = 20,
     passes: int | None = None,
     lr: float = 0.01,
@@ -57,6 +59,8 @@ def train_patch(
         corruption: The degradation: what `deeppatch.corruption` takes or returns.
         channels: The output channels to patch, by the name of their convolution, as `Ranking.choose` returns them.
         kind: `replace` for new filters, `crtunit` for correction units after the old ones (DeepCorrect, TIP 2019).
+        init: Where the new filters of `replace` start: `original`, at the filters that they replace, or `fresh`, drawn
+            as for a new convolution, as in the published code.
         epochs: The number of passes over `train`.
         passes: The number of images to train on, each time that one is, instead of `epochs`: for equal budgets.
         lr: The initial learning rate of SGD, which falls to zero along a cosine.
@@ -93,6 +97,8 @@ def train_patch(
         torch.Size([5, 2])
     """
     check_positive(epochs=epochs, batch_size=batch_size, lr=lr)
+    if init not in INITS:
+        raise UserError(f"init={init!r}: choose from {', '.join(INITS)}")
     data, degrade = data.to(device_of(model)), corruptions.corruption(corruption, seed=seed)
     check_classifier(model, data.example, len(data.classes))
     with seeded(seed if reseed else None):
@@ -107,6 +113,7 @@ def train_patch(
             amp=amp,
             checkpoint=checkpoint,
             about=describe(model, data),
+            init=init,
         )
 
 
@@ -122,6 +129,7 @@ def fit_patch(
     amp: bool = False,
     checkpoint: Checkpoint | None = None,
     about: dict[str, Any] | None = None,
+    init: str = "original",
 ) -> Patch:
     """Train units of `kind` at `channels` of a model on given batches and return the best epoch's patch.
 
@@ -130,6 +138,8 @@ def fit_patch(
     """
     patched = copy.deepcopy(model)
     attachment = attach(network_of(patched), channels, kind, normalize_of(patched, example))
+    if init == "fresh":
+        attachment.draw_filters()
     optimizer, schedule = (settings or SGDSettings()).optimizer(attachment.parameters(), epochs)
     history = fit(
         patched,

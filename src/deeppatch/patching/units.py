@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 
 import torch
@@ -13,7 +14,7 @@ class ReplacedConv2d(nn.Module):
     """ReplaceCorrect (TOSEM 2023): channels I of the output come from |I| new filters without bias.
 
     This equals one convolution with new weight rows I, which runs here: the frozen weight with the trained `rows`
-    (|I|, C_in, k, k) written into it. The rows are initialised with the original filters.
+    (|I|, C_in, k, k) written into it. The rows are initialised with the original filters; `draw` draws fresh ones.
     """
 
     kind = "replace"
@@ -24,6 +25,10 @@ class ReplacedConv2d(nn.Module):
         self.original = original
         self.register_buffer("channels", channels, persistent=False)
         self.rows = nn.Parameter(original.weight.detach()[channels].clone())
+
+    def draw(self) -> None:
+        """Draw the new filters from torch's generator, with the distribution of a new convolution's weights."""
+        nn.init.kaiming_uniform_(self.rows, a=math.sqrt(5))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C_in, H, W) to (N, C_out, H', W'), as the original convolution does."""

@@ -13,13 +13,20 @@ ARCHITECTURE_NAMES = (
     "simcnn_svhn_weak", "rescnn", "rescnn_x0_25", "rescnn_bn", "rescnn_poorfit", "rescnn_weak", "rescnn_svhn_weak",
     "incecnn",
 )  # fmt: skip
+# how HybridRepair calls networks; letters of either case are taken for all names of the zoo
+ALIASES = {"shufflenetg2": "shufflenet_g2"}
 LIBRARIES = ("timm", "torchvision")
 FORMS = "timm:NAME, torchvision:NAME, or package.module:function"
 FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 
 def check_model(name: str) -> str:
-    """Return a network's name; raise UserError when it has none of the forms that there are."""
+    """Return a network's name as the zoo spells it; raise UserError when it has none of the forms that there are.
+
+    >>> check_model("ShuffleNetG2")
+    'shufflenet_g2'
+    """
+    name = _of_zoo(name) or name
     library, colon, detail = name.partition(":")
     if not colon and name not in ARCHITECTURE_NAMES:
         guess = closest(name, ARCHITECTURE_NAMES)
@@ -32,6 +39,12 @@ def check_model(name: str) -> str:
     if colon and library not in LIBRARIES and not FUNCTION.fullmatch(name):
         raise UserError(f"{name!r} is no function; write it as package.module:function, and run where it is importable")
     return name
+
+
+def _of_zoo(name: str) -> str | None:
+    """Return the name of a network of the zoo in whatever letters it is written; None where it is none."""
+    small = ALIASES.get(name.lower(), name.lower())
+    return small if small in ARCHITECTURE_NAMES else None
 
 
 def model_slug(name: str) -> str:

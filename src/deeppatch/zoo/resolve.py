@@ -54,7 +54,8 @@ def resolve(name: str, image_size: int | None = None) -> Architecture:
     >>> resolve("resnet32").build(10).fc.out_features
     10
     """
-    library, colon, detail = check_model(name).partition(":")
+    name = check_model(name)
+    library, colon, detail = name.partition(":")
     if not colon:
         return _of_zoo(name)
     return LIBRARIES[library](detail, image_size) if library in LIBRARIES else _own(name)

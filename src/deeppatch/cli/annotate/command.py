@@ -12,6 +12,7 @@ from deeppatch.cli.declared import Folder
 from deeppatch.cli.options import ANNOTATE, StageOptions, call
 from deeppatch.hybrid.budget import budget_problem
 from deeppatch.hybrid.names import BIASES, BY_FEATURES, METHODS, PRIOR
+from deeppatch.hybrid.published_names import bias_here, method_here
 
 STAGE = "annotate"
 DESCRIPTION = "Annotate: choose which images of a pool to label, within a budget, and which to learn from without."
@@ -56,9 +57,10 @@ def add_bias(group: argparse._ArgumentGroup) -> None:
     """Add --bias and --splits, which all stages of HybridRepair share."""
     group.add_argument(
         "--bias",
+        type=bias_here,
         choices=list(BIASES),
         help="cut the data set as HybridRepair does, into biased train and val, test and pool, with class bias A "
-        "(none), B or C (default: the data set's own parts)",
+        "(none), B or C, which the authors number 0, 1 and 2 (default: the data set's own parts)",
     )
     group.add_argument(
         "--splits",
@@ -80,11 +82,13 @@ def add_selection(parser: argparse.ArgumentParser, *epochs: str) -> None:
     add_bias(group)
     group.add_argument(
         "--method",
+        type=method_here,
         choices=[*METHODS, PRIOR],
         default=ANNOTATE["method"],
         metavar="NAME",
-        help=f"method that chooses images: {', '.join(METHODS)} (default: {ANNOTATE['method']}); relearn has prior, "
-        "too, which corrects the network for the shares of the classes in the pool, without labels and training",
+        help=f"method that chooses images: {', '.join(METHODS)}; the published names, such as TTA (hybrid) and "
+        f"SSLRandom, are understood (default: {ANNOTATE['method']}); relearn has prior, too, which corrects the "
+        "network for the shares of the classes in the pool, without labels and training",
     )
     group.add_argument(
         "--budget",

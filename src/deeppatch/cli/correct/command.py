@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from deeppatch.cli.correct.peers import EPOCHS, FOLDERS, PeerOptions, add_peer_arguments, peer_problems
+from deeppatch.cli.corrections import OF_CORRECTION
 from deeppatch.cli.declared import Folder
-from deeppatch.cli.naming import OF_CORRECTION, given_options
+from deeppatch.cli.naming import given_options
+from deeppatch.patching.names import INITS
 from deeppatch.retrain.names import CONDITIONS, STATISTICS, STATISTICS_OF_PATCH
 
 STAGE = "correct"
@@ -81,6 +83,7 @@ class Options(PeerOptions):
 
     passes: int | None = None
     filter_seed: int | None = None
+    init: str = "original"
     statistics: str = "linear"
     conditions: str = "level"
     block: int = 1
@@ -104,6 +107,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="patch: seed of filters that are drawn at random, with -f random or --susp_side random, where splits and "
         "training shall have the same seed (default: that of --seed)",
+    )
+    group.add_argument(
+        "--init",
+        choices=list(INITS),
+        default="original",
+        help="patch: where the new filters start, at those that they replace, or drawn, as in the published code "
+        "(default: original)",
     )
     group.add_argument(
         "--statistics",
@@ -161,6 +171,8 @@ def problems(options: Options) -> list[str]:
         )
     if options.filter_seed is not None and options.fs_method != "random" and options.susp_side != "random":
         messages.append("--filter_seed draws nothing here: add -f random or --susp_side random")
+    if options.init != "original" and options.crt_type != "replace":
+        messages.append(f"--init {options.init} can only be used with --crt_type replace: correction units are new")
     if options.block < 1:
         messages.append(f"--block {options.block}: give a number from 1 on; blocks are counted from the input")
     if options.max_clean_drop is not None and not 0 <= options.max_clean_drop <= 100:

@@ -14,7 +14,7 @@ from deeppatch.cli.context import Context
 from deeppatch.cli.correct.inputs import chosen_filters
 from deeppatch.cli.correct.report import Correction
 from deeppatch.cli.correct.statistics import run_statistics
-from deeppatch.cli.naming import PEER_OPTIONS
+from deeppatch.cli.corrections import PEER_OPTIONS
 from deeppatch.cli.predecessors import load_finetuned
 from deeppatch.data import views
 from deeppatch.data.epochs import count_passes, degraded_epochs
@@ -48,6 +48,7 @@ def run_patch(context: Context, model: Classifier) -> Correction | None:
         context.corruption,
         channels,
         kind=options.crt_type,
+        init=options.init,
         checkpoint=checkpoint,
         **_training(context),
     )
@@ -56,7 +57,7 @@ def run_patch(context: Context, model: Classifier) -> Correction | None:
         data.train, context.corruption, epochs=options.crt_epoch, passes=options.passes, batch_size=options.batch_size
     )
     validated = len(views.append(data.val, context.corruption, options.batch_size).index)
-    facts = {"kind": options.crt_type, **facts}
+    facts = {"kind": options.crt_type, **({"init": options.init} if options.init != "original" else {}), **facts}
     passes = count_passes(epochs, validated)
     return Correction("patch.safetensors", patch.to_bytes(), passes, patch.history, facts=facts)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from deeppatch.cli.arguments import add_names, model_name
 from deeppatch.cli.declared import Folder
 from deeppatch.cli.options import DEFAULT_K, DEFAULT_KS, StageOptions
 from deeppatch.decomposition.names import ACTIONS
@@ -31,6 +32,10 @@ ACTIONS_BY_OPTION = {
     "csg": ("essential", "mutual-info"), "head_only": ("finetune",), "draws": ("essential",),
     "lr": ("finetune", "sweep"), "max_epoch": ("finetune", "sweep"),
 }  # fmt: skip
+IDLE = ("validate", "lr")  # the published command accepts it
+# the authors' networks for CIFAR-10 have shortcuts without parameters
+PUBLISHED_MODELS = {f"resnet{depth}": f"resnet{depth}a" for depth in (20, 32, 44, 56, 110)}
+PUBLISHED_DATA = {**dict.fromkeys(PUBLISHED_MODELS.values(), "cifar10"), "resnet50": "imagenet"}
 ARTIFACTS = (
     Folder(
         "decompose-validate",
@@ -94,13 +99,39 @@ class Options(StageOptions):
     batch_size: int = 64
 
 
+class PublishedModel(argparse.Action):
+    """Take the network that the published command names behind the action, and its data unless -d came before."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option: str | None = None) -> None:
+        """Set model and dataset in the namespace."""
+        try:
+            model = PUBLISHED_MODELS.get(values) or model_name(values)
+        except argparse.ArgumentTypeError as error:
+            raise argparse.ArgumentError(self, str(error)) from None
+        namespace.model = model
+        if namespace.dataset == parser.get_default("dataset"):
+            namespace.dataset = PUBLISHED_DATA.get(model, namespace.dataset)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this stage."""
     parser.add_argument("action", choices=list(ACTIONS), metavar="ACTION", help=", ".join(ACTIONS))
+    parser.add_argument(
+        "model",
+        nargs="?",
+        action=PublishedModel,
+        default=argparse.SUPPRESS,
+        metavar="MODEL",
+        help="the network as the authors' command names it: resnet20 is resnet20a on cifar10, resnet50 is on imagenet; "
+        "the same as -m and -d",
+    )
+    add_names(parser, "weights", "-w", "--weights_file")
+    add_names(parser, "gpu", "-g")
     group = parser.add_argument_group("decompose")
     group.add_argument(
         "-i",
         "--indices",
+        "--inds_file",
         type=Path,
         nargs="+",
         metavar="FILE",
@@ -127,9 +158,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="number of random draws of the noise (essential; default: %(default)s)",
     )
     tuning = parser.add_argument_group("finetune, sweep")
-    tuning.add_argument("--lr", type=float, default=2e-4, metavar="X", help="learning rate of Adam (default: 2e-4)")
     tuning.add_argument(
-        "-e", "--max_epoch", "--epochs", type=int, default=5, metavar="N", help="epochs (default: %(default)s)"
+        "--lr", type=float, default=2e-4, metavar="X", help="learning rate of Adam, idle in validate (default: 2e-4)"
+    )
+    tuning.add_argument(
+        "-e",
+        "--max_epoch",
+        "--epochs",
+        "--num_epochs",
+        type=int,
+        default=5,
+        metavar="N",
+        help="epochs (default: %(default)s)",
     )
     tuning.add_argument(
         "--head_only",
@@ -144,7 +184,9 @@ def problems(options: Options) -> list[str]:
     messages = [
         f"--{name} can only be used with {' and '.join(actions)}, not with {options.action}"
         for name, actions in ACTIONS_BY_OPTION.items()
-        if options.action not in actions and getattr(options, name) != getattr(Options, name)
+        if options.action not in actions
+        and (options.action, name) != IDLE
+        and getattr(options, name) != getattr(Options, name)
     ]
     if options.draws < 1:
         messages.append(f"--draws {options.draws}: give at least 1")

@@ -158,7 +158,7 @@ def _problems_of_modularity(options: Options) -> list[str]:
 def run(options: Options) -> None:
     """Measure one state of a model; the weights of the pretrained one are written for the later stages."""
     from deeppatch.cli.context import open_stage
-    from deeppatch.cli.naming import correction
+    from deeppatch.cli.corrections import correction
     from deeppatch.cli.predecessors import base_model, load_corrected
     from deeppatch.cli.pretrain.report import report
 

@@ -9,8 +9,8 @@ from torch import nn
 from deeppatch import metrics
 from deeppatch.artifacts import tensors_to_bytes
 from deeppatch.cli.context import Context
+from deeppatch.cli.corrections import correction
 from deeppatch.cli.degradation_report import write_degradations
-from deeppatch.cli.naming import correction
 from deeppatch.cli.pretrain.inputs import published, spaced
 from deeppatch.evaluation import correct_by_level
 from deeppatch.pretraining.halfway import Halfway

@@ -1,0 +1,44 @@
+"""What depends on the correction that -c names: which options it reads, and its part of an artifact's name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from deeppatch.cli.options import DEFAULT_RATIO
+from deeppatch.retrain.names import PEERS, STATISTICS_OF_PATCH
+
+# how a correction is trained
+TRAINING = ("lr", "momentum", "weight_decay", "crt_epoch")
+# the options of methods of other papers, which are also arguments of their functions
+PEER_OPTIONS = {
+    "sensei": ("popsize", "robust_threshold", "crossover_prob"),
+    "apricot": ("rdlm", "rdlm_images", "rdlm_epoch", "fix_steps", "eta", "strategy"),
+    "robot": ("select", "select_images", "select_only", "select_half"),
+    "gini": ("select_images", "select_only", "select_half"),
+    "augmix": ("augmix_weight", "augmix_blur"),
+}
+# options of correct that only some corrections read, and by which
+TRAINED_CORRECTIONS = ("patch", "finetune", "norms", "surgical", *PEERS)
+OF_CORRECTION: dict[str, tuple[str, ...]] = {
+    "passes": TRAINED_CORRECTIONS, "filter_seed": ("patch",), "init": ("patch",), "statistics": ("interpolate",),
+    "conditions": ("bank",), "block": ("surgical",), "max_clean_drop": ("interpolate", "bank"),
+    "unlabelled": (STATISTICS_OF_PATCH,),
+    **{each: tuple(p for p in PEERS if each in PEER_OPTIONS[p]) for own in PEER_OPTIONS.values() for each in own},
+}  # fmt: skip
+
+
+def estimates_only(options: Any) -> bool:
+    """Tell whether normalisations get new statistics, and nothing is trained."""
+    return getattr(options, "crt_method", None) == "norms" and getattr(options, "crt_epoch", None) == 0
+
+
+def correction(options: Any) -> str:
+    """Return the part of a name that tells one correction from another."""
+    if estimates_only(options):
+        return "norms-statistics"
+    if options.crt_method != "patch":
+        return str(options.crt_method)
+    name = f"patch-{options.crt_type}-{options.fs_method}"
+    usual = None if options.fs_method == "ratioestim" else DEFAULT_RATIO
+    name += f"-ratio{options.susp_ratio:g}" if options.susp_ratio not in (None, usual) else ""
+    return name + (f"-{options.susp_side}" if options.susp_side != "front" else "")
