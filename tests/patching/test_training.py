@@ -219,8 +219,8 @@ def test_fresh_filters_are_those_of_a_new_convolution(tiny, run):
         convolution = tiny.network.get_submodule(name)
         kernel = convolution.kernel_size
         new = nn.Conv2d(convolution.in_channels, len(channels), kernel, bias=False).weight
-        assert torch.equal(started.tensors[f"{name}.rows"], new)
-        assert torch.equal(original.tensors[f"{name}.rows"], convolution.weight[channels])
+        assert torch.equal(started.tensors[f"units/{name}/rows"], new)
+        assert torch.equal(original.tensors[f"units/{name}/rows"], convolution.weight[channels])
 
 
 def test_there_is_no_third_start(tiny, images, blur):
