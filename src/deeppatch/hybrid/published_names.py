@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deeppatch.hybrid.names import BIASES, METHODS
+from deeppatch.hybrid.names import BIASES, METHODS, PRIOR
 
 METHODS_HERE = {
     "tta": "hybrid", "sslconsistency": "ssl-consistency", "sslconsistency-imp": "ssl-consistency-imp",
@@ -17,7 +17,7 @@ def method_here(name: str) -> str:
     ('ssl-consistency-imp', 'mcp', 'hybrid')
     """
     small = METHODS_HERE.get(name.lower(), name.lower())
-    return small if small in METHODS else name
+    return small if small in (*METHODS, PRIOR) else name
 
 
 def bias_here(name: str) -> str:

@@ -18,6 +18,8 @@ from deeppatch.modular.names import STARTS
 from deeppatch.modular.presets import PUBLISHED_GRADIENT
 from deeppatch.training import FreshMoments, accuracy_on, adam_with_initial_rate, fit
 
+WHOLE = ("importance", "ones")  # starts at which all kernels are kept: modules begin as the whole network
+
 
 @dataclass(frozen=True, kw_only=True)
 class GradientSearch:
@@ -84,7 +86,7 @@ class GradientSearch:
         history = fit(
             splitter,
             gradient.epochs(splitter, train, gradient.BATCH_SIZE, seed, self.epochs),
-            replace(on_val, before=strong),
+            replace(on_val, before=strong) if self.start in WHOLE else on_val,
             loss=gradient.splitting_loss(self.alpha),
             optimizer=optimizer,
             schedule=schedule,
