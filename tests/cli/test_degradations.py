@@ -204,7 +204,11 @@ def test_held_out_types_are_measured_apart_and_seen_by_nothing_else(pretrained, 
     for line in (f"select {given}", f"correct {PATCH} --crt_epoch 1 --lr 0.1 {given}"):
         pretrained.ran(line)
     said = pretrained.ran(f"switch {PATCH} {given}").out
-    long = [line for line in said.splitlines() if not line.startswith(("[info]", "repaired", "intervals")) and len(line) > 100]
+    long = [
+        line
+        for line in said.splitlines()
+        if not line.startswith(("[info]", "repaired", "intervals")) and len(line) > 100
+    ]
     assert long == []
     (found,) = pretrained.root.glob("switch-*")
     assert "-without-contrast+released-C-" in found.name
