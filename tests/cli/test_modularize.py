@@ -167,7 +167,7 @@ def test_importance_and_holdout_read_val_alone(fresh, monkeypatch):
     parts = split(source, 2021, 150)
     seen = []
     real = analysis.measured_importance
-    monkeypatch.setattr(analysis, "measured_importance", lambda *a: seen.append(a[2]) or real(*a))
+    monkeypatch.setattr(analysis, "measured_importance", lambda *a: seen.append(a[3]) or real(*a))
     fresh.ran(f"{GRAD} --budget 1")
     ((x, labels),) = seen
     assert len(x) == len(parts.val)
