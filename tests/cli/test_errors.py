@@ -69,7 +69,10 @@ def test_unknown_data_is_named_whatever_the_stage(empty, script):
     known = (
         "digits, cifar10, cifar100, svhn, gtsrb, svhn_5, digits_5, imagenet, cifar10-mix:T, svhn-mix:T, digits-mix:T"
     )
-    assert line == f"mnist: unknown data set; choose from {known}, folder:PATH, npz:FILE or hf:PATH"
+    assert line == (
+        f"mnist: unknown data set; choose from {known}, folder:PATH, npz:FILE or hf:PATH, "
+        "or select classes, as digits:0-4"
+    )
     guess = empty.refused(f"{script} -d cifr10")
     assert guess.startswith("cifr10: unknown data set (did you mean cifar10?); choose from digits, ")
 
