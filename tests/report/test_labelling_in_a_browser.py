@@ -25,7 +25,7 @@ ENTER, ESCAPE, LEFT, RIGHT, DOWN, BACKSPACE, CONTROL, TAB = (
     "\ue007", "\ue00c", "\ue012", "\ue014", "\ue015", "\ue003", "\ue009", "\ue004"
 )  # fmt: skip
 CLASSES = ("cat", "dog", "catfish")
-HOSTILE_FILES = ["</script><img src=x onerror=alert(1)>.png", 'quo"te, comma.png', "zwei\nzeilen.png", "=1+1.png",
+HOSTILE_FILES = ["</script><img src=x onerror=alert(1)>.png", 'quo"tea, comma.png', "zwei\nzeilen.png", "=1+1.png",
                  "__proto__", "zo\u00eb \U0001f408.png", "a\rb.png", "(skipped)"]  # fmt: skip
 HOSTILE_CLASSES = ("</script><b>", 'a "cat", or', "__proto__", "=SUM(1)", "\u017dlu\u0165", "two\nlines", "(skipped)",
                    "constructor")  # fmt: skip
@@ -182,9 +182,7 @@ def test_the_tenth_class_has_the_key_0(browser):
 
 
 def test_one_of_100_classes_is_found_by_typing_and_digits_are_text_meanwhile(browser):
-    classes = tuple(
-        f"{kind} {number}" for kind in ("Café", "owl", "barn owl", "9-spotted") for number in range(25)
-    )
+    classes = tuple(f"{kind} {number}" for kind in ("Café", "owl", "barn owl", "9-spotted") for number in range(25))
     browser.open(names(6), classes)
     browser.press("cafe 2")
     shown = "return [...byId('classes').children].filter(b => !b.hidden).map(b => b.lastChild.textContent)"
@@ -237,6 +235,9 @@ def test_labels_outlive_the_page_in_this_browser_and_selections_do_not_mix(brows
     browser.press("3")
     browser.driver.close()
     browser.driver.switch_to.window(first)
+    end = time.monotonic() + 10  # a message between windows takes its time
+    while browser.labels != [0, SKIPPED, 2] and time.monotonic() < end:
+        time.sleep(0.05)
     assert browser.labels == [0, SKIPPED, 2], "two windows with one page agree"
 
 
