@@ -3,7 +3,7 @@
 python benchmarks/modular_training.py [-m NAME] [-d digits] [--images N] [--seeds N ...] [--weights A B C ...]
 
 For each seed and each triple of weights (cohesion, coupling, compactness; 0 0 0 is plain training) a network is
-trained, split by the gradient search, and measured. On CIFAR-10, as the table in RESULTS has it:
+trained, split by the gradient search, and measured. On CIFAR-10:
 
 python benchmarks/modular_training.py -m simcnn_x0_25 -d cifar10 --images 16000 --train_epochs 40 --lr 0.01
 """
@@ -11,25 +11,19 @@ python benchmarks/modular_training.py -m simcnn_x0_25 -d cifar10 --images 16000 
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
+import base_networks
 import machine
 import pandas as pd
 import torch
 
-from deeppatch.data.dataset import Data, load_data
-from deeppatch.data.splits import subset
+from deeppatch.data.dataset import Data
 from deeppatch.modular.gradient_search import GradientSearch
 from deeppatch.modular.measuring import measure_modules
 from deeppatch.modular.modularity_loss import ModularityWeights, measure_modularity, train_for_modularity
 from deeppatch.modular.names import MODULARITY
 from deeppatch.modular.splitting import split_into_modules
-from deeppatch.pretraining.normalisation import of_training_images
-from deeppatch.pretraining.recipes import Recipe
-from deeppatch.zoo.classifier import Classifier
-from deeppatch.zoo.resolve import resolve
 
 PLAIN = (0.0, 0.0, 0.0)
 
@@ -42,26 +36,18 @@ def main() -> None:
     triples = list(zip(*[iter(options.weights)] * 3, strict=True))
     rows: list[dict[str, Any]] = []
     for seed in options.seeds:
-        data = load_data(options.dataset, options.data_dir, seed=seed, val_share=0.2)
-        if options.images:
-            data = replace(data, train=subset(data.train, options.images, seed, data.name))
-        data = data.to(device)
+        data = base_networks.given(options, seed, device)
         for weights in [PLAIN, *triples]:
             rows.append(row(options, data, seed, weights))
             print(rows[-1], flush=True)
     table = pd.DataFrame(rows)
     print(table.groupby("training", sort=False).mean(numeric_only=True).drop(columns="seed").to_string())
-    machine.write(table, options, device, images=f"{len(data.train)} train, {len(data.val)} val and {len(data.test)} "
-                  f"test images of {options.dataset}")  # fmt: skip
+    machine.write(table, options, device, images=base_networks.images_of(data, options.dataset))
 
 
 def row(options: argparse.Namespace, data: Data, seed: int, weights: tuple[float, float, float]) -> dict[str, Any]:
     """Train a network with these weights, split it, and return what is measured."""
-    torch.manual_seed(seed)
-    statistics = of_training_images(data.train)
-    bare = resolve(options.model).build(len(data.classes))
-    model = Classifier(bare, statistics.mean, statistics.std).to(data.val.labels.device)
-    recipe = Recipe(epochs=options.train_epochs, lr=options.lr, batch_size=options.batch_size)
+    model, recipe = base_networks.untrained(options, data, seed), base_networks.recipe(options)
     trained, _history = train_for_modularity(model, data, recipe, weights=ModularityWeights(*weights), seed=seed)
     settings = GradientSearch(
         epochs=options.epochs,
@@ -88,22 +74,14 @@ def row(options: argparse.Namespace, data: Data, seed: int, weights: tuple[float
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of this benchmark's options."""
-    found = machine.parser(__doc__ or "")
-    found.add_argument("-m", "--model", default="simcnn_svhn_weak", metavar="NAME")
-    found.add_argument("-d", "--dataset", default="digits", metavar="NAME")
-    found.add_argument("--data_dir", type=Path, default=Path("data"))
-    found.add_argument("--seeds", type=int, nargs="+", default=[2021, 2022, 2023], metavar="N")
+    found = base_networks.parser(__doc__ or "")
     found.add_argument("--weights", type=float, nargs="+", default=MODULARITY, metavar="X", help="triples of weights")
-    found.add_argument("--images", type=int, metavar="N", help="training images (default: all)")
     found.add_argument("--search_images", type=int, metavar="N", help="of the search (default: all of these)")
     found.add_argument("--epochs", type=int, default=60, metavar="N", help="of the search (default: 60)")
     found.add_argument("--search_lr", type=float, default=0.001, metavar="X", help="of the search (default: 0.001)")
     found.add_argument("--alpha", type=float, default=0.5, metavar="A", help="modularize's (default: 0.5)")
     found.add_argument("--max_drop", type=float, default=1.0, metavar="POINTS", help="modularize's (default: 1)")
     found.add_argument("--no_head", action="store_true", help="modularize's")
-    found.add_argument("--train_epochs", type=int, default=30, metavar="N", help="of the network (default: 30)")
-    found.add_argument("--lr", type=float, default=0.02, metavar="X")
-    found.add_argument("--batch_size", type=int, default=32, metavar="N")
     return found
 
 

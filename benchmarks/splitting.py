@@ -15,23 +15,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import base_networks
 import machine
 import pandas as pd
 import torch
 from torch import nn
 
-from deeppatch.data.dataset import Data, load_data
-from deeppatch.data.splits import subset
+from deeppatch.data.dataset import Data
 from deeppatch.modular.analysis import Analysis, analyse
 from deeppatch.modular.genetic_search import GeneticSearch
 from deeppatch.modular.gradient_search import GradientSearch
 from deeppatch.modular.measuring import measure_modules
 from deeppatch.modular.splitting import search
-from deeppatch.pretraining.classifier import train_classifier
-from deeppatch.pretraining.normalisation import of_training_images
-from deeppatch.pretraining.recipes import Recipe
 from deeppatch.saving import load
-from deeppatch.zoo.classifier import Classifier
 from deeppatch.zoo.resolve import resolve
 
 IMPORTANCES = ("pooled", "unpooled", "random")
@@ -44,10 +40,7 @@ def main() -> None:
     print(machine.heading(device))
     rows: list[dict[str, Any]] = []
     for seed in options.seeds:
-        data = load_data(options.dataset, options.data_dir, seed=seed, val_share=0.2)
-        if options.images:
-            data = replace(data, train=subset(data.train, options.images, seed, data.name))
-        data = data.to(device)
+        data = base_networks.given(options, seed, device)
         model = network(options, data, seed).to(device)
         images = options.sensitivity_images
         analyses = {place: analyse(model, data, images=images, importance=place, seed=seed) for place in IMPORTANCES}
@@ -56,21 +49,15 @@ def main() -> None:
             print(rows[-1], flush=True)
     table = pd.DataFrame(rows)
     print(table.groupby("settings", sort=False).mean(numeric_only=True).drop(columns="seed").to_string())
-    machine.write(table, options, device, images=f"{len(data.train)} train, {len(data.val)} val and {len(data.test)} "
-                  f"test images of {options.dataset}")  # fmt: skip
+    machine.write(table, options, device, images=base_networks.images_of(data, options.dataset))
 
 
 def network(options: argparse.Namespace, data: Data, seed: int) -> nn.Module:
     """Return the network of a seed: read from --weights, or trained here."""
-    torch.manual_seed(seed)
-    bare = resolve(options.model).build(len(data.classes))
     if options.weights:
-        found: nn.Module = load(options.weights, bare)
+        found: nn.Module = load(options.weights, resolve(options.model).build(len(data.classes)))
         return found
-    statistics = of_training_images(data.train)
-    model = Classifier(bare, statistics.mean, statistics.std).to(data.val.labels.device)
-    recipe = Recipe(epochs=options.train_epochs, lr=options.lr, batch_size=options.batch_size)
-    return train_classifier(model, data, recipe, seed=seed)[0]
+    return base_networks.trained(options, data, seed)
 
 
 def variants(options: argparse.Namespace) -> list[tuple[str, str, GradientSearch | GeneticSearch]]:
@@ -117,19 +104,11 @@ def row(
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of this benchmark's options."""
-    found = machine.parser(__doc__ or "")
-    found.add_argument("-m", "--model", default="simcnn_svhn_weak", metavar="NAME")
-    found.add_argument("-d", "--dataset", default="digits", metavar="NAME")
-    found.add_argument("--data_dir", type=Path, default=Path("data"))
+    found = base_networks.parser(__doc__ or "")
     found.add_argument("--weights", type=Path, metavar="FILE", help="a network to split (default: one is trained)")
-    found.add_argument("--seeds", type=int, nargs="+", default=[2021, 2022, 2023], metavar="N")
-    found.add_argument("--images", type=int, metavar="N", help="training images (default: all)")
     found.add_argument("--sensitivity_images", type=int, default=1000, metavar="N")
     found.add_argument("--epochs", type=int, default=145, metavar="N", help="of the gradient search (default: 145)")
     found.add_argument("--generations", type=int, default=30, metavar="N", help="0: no genetic search (default: 30)")
-    found.add_argument("--train_epochs", type=int, default=30, metavar="N", help="of the network (default: 30)")
-    found.add_argument("--lr", type=float, default=0.02, metavar="X")
-    found.add_argument("--batch_size", type=int, default=32, metavar="N")
     return found
 
 
