@@ -157,10 +157,15 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="corrections that are left out, by the beginning of a name",
     )
+    add_running(found)
+    return found
+
+
+def add_running(found: argparse.ArgumentParser) -> None:
+    """Add the options of how stages run, and where."""
     found.add_argument("--jobs", type=int, default=1, metavar="N", help="processes side by side (default: 1)")
     found.add_argument("--data_dir", type=Path, default=Path("data"), metavar="FOLDER")
     found.add_argument("--output_dir", type=Path, default=Path("output"), metavar="FOLDER")
-    return found
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from typing import Any
 
 import machine
 import pandas as pd
-from ledger import at_once
+from ledger import add_running, at_once
 from relearn_table import PRIOR, START, table, with_starts
 from repair import made_by
 
@@ -225,9 +225,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--base_epochs", type=int, default=30, metavar="N", help="of pretrain (default: 30)")
     found.add_argument("--pretrain", default="", metavar="WORDS", help="further options of pretrain, in quotes")
     found.add_argument("--relearn", default="", metavar="WORDS", help="further options of relearn, in quotes")
-    found.add_argument("--jobs", type=int, default=1, metavar="N", help="processes side by side (default: 1)")
-    found.add_argument("--data_dir", type=Path, default=Path("data"), metavar="FOLDER")
-    found.add_argument("--output_dir", type=Path, default=Path("output"), metavar="FOLDER")
+    add_running(found)
     return found
 
 

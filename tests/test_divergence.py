@@ -104,6 +104,15 @@ def test_a_loss_may_grow_and_fall_but_not_a_hundredfold():
     assert LOSS_GROWTH == 100, "as the message says"
 
 
+def test_a_fall_to_chance_needs_a_start_that_guesses_would_not_reach():
+    labels, network = torch.tensor([0, 0, 1, 1, 2, 2]), nn.Linear(2, 2)
+    for count, before in ((1, 4 / 6), (100, 0.45)):  # few images; not far enough from chance
+        check_accuracy("x", Validation(lambda _m: 0.0, labels.repeat(count), before), network, 1 / 3, {})
+    for count, before in ((1, 1.0), (100, 4 / 6)):
+        with pytest.raises(UserError, match=r"to 33\.3 %, which is chance"):
+            check_accuracy("x", Validation(lambda _m: 0.0, labels.repeat(count), before), network, 1 / 3, {})
+
+
 @pytest.mark.parametrize("where", ["weight", "running_mean", "running_var"])
 def test_values_of_the_model_that_are_not_finite_are_a_loss_that_is_not(where):
     norm = nn.BatchNorm2d(3)

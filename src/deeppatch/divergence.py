@@ -113,5 +113,5 @@ def check_accuracy(
     if validate.surely_above_chance(start):
         raise UserError(
             f"{name}: training has taken the validation accuracy from {100 * start:.1f} % to {100 * accuracy:.1f} %, "
-            f"which is chance; {ADVICE}"
+            f"which is chance; {ADVICE}, or with more epochs where it had just begun"
         )

@@ -16,6 +16,7 @@ from torch import Tensor
 from deeppatch.errors import DataProblem
 
 PARTS = ("train", "val")
+# what NumPy raises for files that are no archives, are cut off, or are compressed in a way that it does not know
 DAMAGE = (zipfile.BadZipFile, zlib.error, ValueError, EOFError, KeyError, OSError, NotImplementedError)
 
 
