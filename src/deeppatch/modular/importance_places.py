@@ -10,15 +10,15 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from deeppatch.errors import UserError
+from deeppatch.graph.operations import Operation, operation
 from deeppatch.modular.importance import importances
 from deeppatch.modular.layers import Layer
 from deeppatch.modular.names import IMPORTANCES
 from deeppatch.runtime import generator
 
 BEFORE = "before_pooling_"  # and a number: what reads a map in front of max pooling
-# what may stand between a max pooling and the layer that reads the map: it changes no value in eval mode
-TRANSPARENT = (nn.Flatten, nn.Dropout, nn.Dropout2d, nn.Identity)
-TRANSPARENT_FUNCTIONS = (torch.flatten, F.dropout)
+# what may stand, beside flattening, between a max pooling and the layer that reads the map: idle in eval mode
+IDLE, IDLE_FUNCTIONS = (nn.Dropout, nn.Dropout2d, nn.Identity), (F.dropout,)
 
 
 def measured_importance(
@@ -61,7 +61,7 @@ def before_pooling(network: fx.GraphModule, layers: Sequence[Layer]) -> tuple[fx
     found = []
     for index, layer in enumerate(layers):
         pooling = _max_pooling(probed, nodes[list(layer.readers)[-1]].all_input_nodes[0])
-        if pooling is None or _is_concatenation(pooling.all_input_nodes[0]):
+        if pooling is None or operation(probed, pooling.all_input_nodes[0]) is Operation.CONCATENATION:
             found.append(layer)
             continue
         name = f"{BEFORE}{index}"
@@ -78,7 +78,7 @@ def before_pooling(network: fx.GraphModule, layers: Sequence[Layer]) -> tuple[fx
 def _max_pooling(network: fx.GraphModule, node: fx.Node) -> fx.Node | None:
     """Return the max pooling whose maps reach a step unchanged, or None."""
     while not _is(network, node, (nn.MaxPool2d,), (F.max_pool2d, torch.max_pool2d)):
-        if node.target != "flatten" and not _is(network, node, TRANSPARENT, TRANSPARENT_FUNCTIONS):
+        if operation(network, node) is not Operation.FLATTEN and not _is(network, node, IDLE, IDLE_FUNCTIONS):
             return None
         node = node.all_input_nodes[0]
     return node
@@ -93,7 +93,3 @@ def _is(
     if node.op == "call_module":
         return isinstance(network.get_submodule(str(node.target)), kinds)
     return node.op == "call_function" and node.target in functions
-
-
-def _is_concatenation(node: fx.Node) -> bool:
-    return node.op == "call_function" and node.target in (torch.cat, torch.concat, torch.concatenate)
