@@ -1,6 +1,7 @@
 """Compare every correction at an equal budget of training: peers, baselines, patches, always on and switched.
 
 python benchmarks/ledger.py [--weights FILE] [-m resnet32a] [-d cifar10] [--passes 30000] [--limit 2000] [--jobs N]
+    [--compare WORDS]
 
 The stages run one after the other, corrections in `--jobs` processes side by side: pretrain (reads the weights), assess
 by taylor, every correction that is trained on blur with the same number of training passes, evaluate for each router,
@@ -71,7 +72,8 @@ def main() -> None:
     measured = few if "blur" not in options.tables else []
     failed += at_once(options, [("evaluate", [*shared, *given, *measured]) for given in routed])
     for name in options.tables:
-        stage("compare", [*shared, *(["-n", "all", *few] if name == "grid" else [])])
+        views = ["-n", "all", *few] if name == "grid" else []
+        stage("compare", [*shared, *views, *shlex.split(options.compare)])
         write(options, name)
     if failed:
         raise SystemExit("left out, because they failed: " + "; ".join(failed))
@@ -157,6 +159,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="corrections that are left out, by the beginning of a name",
     )
+    found.add_argument("--compare", default="", metavar="WORDS", help="further options of compare, in quotes")
     add_running(found)
     return found
 
