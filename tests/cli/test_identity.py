@@ -53,6 +53,7 @@ COMPANY = {
     ("evaluate", "experts"): "--router benefit",
     **{("correct", option): f"-c {peer}" for peer, options in corrections.PEER_OPTIONS.items() for option in options},
     ("annotate", "features"): "--bias B --method hybrid", ("relearn", "labels"): "-d folder:photos",
+    **{(stage, "coreset_start"): "--bias B --method coreset" for stage in ("annotate", "relearn")},
     **{("relearn", name): "--bias B --pseudo_labels safe" for name in ("scope", "no_prior", "trust_prior")},
 }  # fmt: skip
 NO_OTHER_CHOICE = "another"
@@ -93,7 +94,7 @@ def changed(action: argparse.Action, file: str) -> str:
         "val_share": "0.3", "susp_ratio": "0.4", "mean": "0.1 0.1 0.1", "std": "2 2 2", "momentum": "0.5",
         "weak": "rescnn_weak", "noise_type": "fog", "require": "clean>=0", "hold_out": "shot_noise",
         "calibrate_on": "test:5", "alarm": "0.1", "modular_weights": "1 2 3",
-        "robust_threshold": "0.1", "crossover_prob": "0.1", "eta": "0.1",
+        "robust_threshold": "0.1", "crossover_prob": "0.1", "eta": "0.1", "tau": "0.3",
     }  # fmt: skip
     return f"{flag} {special.get(action.dest, '3')}"
 

@@ -182,8 +182,13 @@ def _given(paths: Sequence[Path]) -> str:
 
 def _annotate(options: Any) -> str:
     """A budget of 5% is called 5pc."""
-    words = {"budget": "budget", "features": "", "encoder": "encoder", "encoder_epochs": "epochs", "views": "views"}
-    given = {name: getattr(options, name) for name in words}
+    words = {
+        "budget": "budget", "features": "", "encoder": "encoder", "encoder_epochs": "epochs", "views": "views",
+        "tau": "tau", "cluster_size": "size", "coreset_start": "from-", "rounds": "rounds", "step": "step",
+    }  # fmt: skip
+    given = {name: getattr(options, name, ANNOTATE[name]) for name in words}
+    if file := getattr(options, "features_file", None):
+        given["features"] = _given([Path(file)])
     parts = [f"{words[name]}{value}" for name, value in given.items() if value != ANNOTATE[name]]
     return "-".join(["annotate", options.method, *parts]).replace("%", "pc")
 
@@ -200,7 +205,7 @@ def _relearn(options: Any) -> str:
 
 
 _CORRECTION = ("crt_method", "crt_type", "fs_method", "susp_ratio", "susp_side")
-_CHOICE = ("method", "budget", "features", "encoder", "encoder_epochs", "views")
+_CHOICE = tuple(ANNOTATE)
 _SEARCH = ("budget", "search_images", "sensitivity_images", "sensitive")
 _BESIDE_THE_TABLE = (
     "adapt", "stream", "per_corruption", "single", "adapt_batch", "attack", "attack_images", "latency",
@@ -249,6 +254,17 @@ IDENTITIES: dict[str, Identity] = {
     "relearn": Identity(
         _relearn,
         (*_CHOICE, "use", "compare", "pseudo_labels", "scope", "no_prior"),
-        ("labels", "epochs", "lr", "steps", "ramp", "trust_prior", *_MACHINE),
+        (
+            "labels",
+            "epochs",
+            "lr",
+            "weight_decay",
+            "max_batches",
+            "ramp",
+            "pseudo_weight",
+            "pool_weights",
+            "trust_prior",
+            *_MACHINE,
+        ),  # fmt: skip
     ),
 }
