@@ -1,4 +1,4 @@
-"""What does each setting of HybridRepair's ablation study change: tau, weights, size of clusters, rounds, coreset's start?
+"""What does each setting of HybridRepair change: tau, weights, size of clusters, rounds, weight decay, coreset's start?
 
 python benchmarks/ablation.py [-m resnet8] [-d digits] [--bias B] [--seeds N ...] [--budget 40] [--limit N]
     [--rows NAME ...] [-e 4] [--base_epochs 10] [--pretrain WORDS] [--annotate WORDS] [--relearn WORDS]

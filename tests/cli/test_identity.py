@@ -50,7 +50,7 @@ COMPANY = {
     ("correct", "statistics"): "-c interpolate", ("correct", "conditions"): "-c bank",
     ("correct", "filter_seed"): "-f random", ("correct", "block"): "-c surgical",
     ("correct", "max_clean_drop"): "-c bank", ("correct", "unlabelled"): "-c statistics --unlabelled .",
-    ("evaluate", "experts"): "--router benefit",
+    ("evaluate", "experts"): "--router benefit", ("evaluate", "neighbours"): "-n spatial",
     **{("correct", option): f"-c {peer}" for peer, options in corrections.PEER_OPTIONS.items() for option in options},
     ("annotate", "features"): "--bias B --method hybrid", ("relearn", "labels"): "-d folder:photos",
     **{(stage, "coreset_start"): "--bias B --method coreset" for stage in ("annotate", "relearn")},
@@ -87,7 +87,7 @@ def changed(action: argparse.Action, file: str) -> str:
     if action.choices:
         choices = [*sorted(str(each) for each in action.choices), NO_OTHER_CHOICE]
         return f"{flag} {next(each for each in choices if each != str(action.default))}"
-    if action.type is not None and getattr(action.type, "__name__", "") == "Path":
+    if action.type is not None and getattr(action.type, "__name__", "") in ("Path", "network_file"):
         return f"{flag} {file}"
     special = {
         "dataset": "cifar10", "target": "3", "join": "outlier", "budget": "7", "sensitive": "0.1 0.4", "race": "0.2",

@@ -226,7 +226,7 @@ IDENTITIES: dict[str, Identity] = {
     "evaluate": Identity(
         _evaluate,
         (*_CORRECTION, "router", "switch"),
-        ("max_clean_drop", "max_flips", "calibrate_on", "alarm", "experts", *_MACHINE),
+        ("max_clean_drop", "max_flips", "calibrate_on", "alarm", "experts", "neighbours", *_MACHINE),
     ),
     "export": Identity(
         lambda options: f"export-{correction(options)}-{options.router}", (*_CORRECTION, "router"), ("batch_size",)
