@@ -7,6 +7,7 @@ import torch
 
 from deeppatch.artifacts import Checkpoint
 from deeppatch.data.corruptions import Spatial
+from deeppatch.data.dataset import Data
 from deeppatch.data.epochs import ChosenEpochs, clean_stream, degraded_epochs
 from deeppatch.data.images import to_float
 from deeppatch.errors import UserError
@@ -18,7 +19,10 @@ TRAINED = {"epochs": 2, "lr": 0.05, "batch_size": 20}
 
 
 @pytest.fixture
-def train(tiny, data, blur):
+def train(tiny, images, blur):
+    some, few = images.take(torch.arange(40)), images.take(torch.arange(40, 50))
+    data = Data(some, few, few, tuple("abcde"))
+
     def trained(corruption=blur, **options):
         return train_patch(tiny, data, corruption, CHANNELS, **{**TRAINED, **options})
 

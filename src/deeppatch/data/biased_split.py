@@ -104,8 +104,8 @@ def partition(
     """Split the combined data set, and sample train and val from their slices with a class bias (HybridRepair).
 
     CIFAR-10, SVHN and STL-10 are split in the library's order; other data sets, and those sorted by class, after a
-    seeded permutation of each part. `limit` keeps a random subset of that many images of each of the four parts, so that no
-    label of the pool is used. Where a split is `given`, it says which images of the slices are train and val.
+    seeded permutation of each part. `limit` keeps a random subset of that many images of each of the four parts, so
+    that no label of the pool is used. Where a split is `given`, it says which images of the slices are train and val.
     """
     labels = torch.cat([source.train.labels, source.test.labels]).cpu()
     in_order = source.name in ("cifar10", "svhn", "stl10") and not _is_sorted(source.train.labels)

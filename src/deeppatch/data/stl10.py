@@ -15,8 +15,8 @@ CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "
 FILES = tuple(f"{part}_{kind}.bin" for part in ("train", "test") for kind in ("X", "y"))
 FOLDERS = ("stl10", "stl10/stl10_binary", "stl10_binary")
 WHAT_TO_DO = (
-    "get stl10_binary.tar.gz from the data set's own page (cs.stanford.edu/~acoates/stl10) and unpack it, so that {place} "
-    "holds " + ", ".join(FILES)
+    "get stl10_binary.tar.gz from the data set's own page (cs.stanford.edu/~acoates/stl10) and unpack it, so that "
+    "{place} holds " + ", ".join(FILES)
 )
 
 
