@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +181,20 @@ def _given(paths: Sequence[Path]) -> str:
     return f"given-{digest.hexdigest()[:6]}"
 
 
+def _checkpoint(path: Path) -> str:
+    """Tell given checkpoints apart by content; one that is gone, as that of an earlier run may be, has no name."""
+    if not path.is_file():
+        return "absent"
+    state = path.stat()
+    return _checkpoint_as_it_is(path, state.st_size, state.st_mtime_ns)
+
+
+@cache
+def _checkpoint_as_it_is(path: Path, size: int, modified: int) -> str:
+    """Read a large file once, as long as its size and its time of modification stay."""
+    return _given([path])
+
+
 def _annotate(options: Any) -> str:
     """A budget of 5% is called 5pc."""
     words = {
@@ -188,7 +203,7 @@ def _annotate(options: Any) -> str:
     }  # fmt: skip
     given = {name: getattr(options, name, ANNOTATE[name]) for name in words}
     if file := getattr(options, "features_file", None):
-        given["features"] = _given([Path(file)])
+        given["features"] = _checkpoint(Path(file))
     parts = [f"{words[name]}{value}" for name, value in given.items() if value != ANNOTATE[name]]
     return "-".join(["annotate", options.method, *parts]).replace("%", "pc")
 
