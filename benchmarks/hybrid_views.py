@@ -32,7 +32,8 @@ from deeppatch.hybrid.confidence import PseudoLabelling
 from deeppatch.hybrid.diversity import diverse_gradients
 from deeppatch.hybrid.oracle import Oracle
 from deeppatch.hybrid.safe_training import SafeData, SafeEpoch, SafeRecipe, SafeState, safe_loss
-from deeppatch.hybrid.selection_methods import METHODS, SelectionInputs
+from deeppatch.hybrid.selection_inputs import SelectionInputs
+from deeppatch.hybrid.selection_methods import METHODS
 from deeppatch.training import constant_sgd, train_epoch
 from deeppatch.zoo.architectures import ARCHITECTURES
 from deeppatch.zoo.classifier import Classifier

@@ -25,7 +25,7 @@ from typing import Any
 import machine
 import pandas as pd
 from ledger import add_running, at_once
-from relearn_table import PRIOR, START, table, with_starts
+from relearn_table import PRIOR, REFERENCE, START, table, with_starts
 from repair import made_by
 
 from deeppatch.cli import parsing
@@ -169,10 +169,14 @@ def result(options: argparse.Namespace, words: list[str], name: str) -> dict[str
     folder = finished("relearn", [*words, *relearning(options, name)])
     if folder is None:
         return None
-    (row,) = pd.read_csv(folder / "row.csv").to_dict("records")
     method = chosen_by(name)
     folders = [folder, *([finished("annotate", [*words, *annotating(options, method)])] if method else [])]
-    records = [record for each in folders if each and (record := read_record(each))]
+    return outcome(name, folder, [record for each in folders if each and (record := read_record(each))])
+
+
+def outcome(name: str, folder: Path, records: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what relearn left in a folder, as a row; `records` are those of all runs whose seconds count."""
+    (row,) = pd.read_csv(folder / "row.csv").to_dict("records")
     return {
         "bias": row["bias"],
         "seed": row["seed"],
@@ -190,14 +194,14 @@ def result(options: argparse.Namespace, words: list[str], name: str) -> dict[str
     }
 
 
-def write(options: argparse.Namespace, runs: list[dict[str, Any]]) -> None:
-    """Write the table over the seeds, and the runs."""
+def write(options: argparse.Namespace, runs: list[dict[str, Any]], *, reference: str = REFERENCE) -> None:
+    """Write the table over the seeds, in which rows are compared with that of the reference, and the runs."""
     if not runs:
         raise SystemExit("no run has finished; see the messages above")
     frame = pd.DataFrame(runs)
     revisions = made_by(frame.pop("revision").tolist(), machine.git_revision())
     everything = with_starts(frame)
-    shown = table(everything if START in options.rows else frame)
+    shown = table(everything if START in options.rows else frame, reference)
     print(shown.to_string(index=False))
     counts = ", ".join(map(str, sorted(frame["test_images"].unique())))
     known = {**revisions, "seeds": sorted(frame["seed"].unique().tolist()), "n": int(frame["seed"].nunique())}
@@ -208,9 +212,9 @@ def write(options: argparse.Namespace, runs: list[dict[str, Any]]) -> None:
     machine.write(everything, argparse.Namespace(**{**vars(options), "output": beside}), device, images=images, **known)
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of this benchmark's options."""
-    found = machine.parser(__doc__ or "")
+def parser(doc: str = __doc__ or "", rows: Iterable[str] = ROWS) -> argparse.ArgumentParser:
+    """Return the parser of this benchmark's options, or of another that has rows of its own."""
+    found = machine.parser(doc)
     found.add_argument("-m", "--model", default="resnet20", metavar="NAME")
     found.add_argument("-d", "--dataset", default="cifar10", metavar="NAME")
     found.add_argument("--bias", nargs="+", choices=BIASES, default=list(BIASES), metavar="NAME")
@@ -218,7 +222,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--budget", default="350", metavar="N", help="labels, or a share of the pool (default: 350)")
     found.add_argument("--limit", type=int, metavar="N", help="images of each part (default: all)")
     found.add_argument(
-        "--rows", nargs="+", choices=list(ROWS), default=list(ROWS), metavar="NAME", help=f"of {', '.join(ROWS)}"
+        "--rows", nargs="+", choices=list(rows), default=list(rows), metavar="NAME", help=f"of {', '.join(rows)}"
     )
     found.add_argument("--views", type=int, default=8, metavar="N", help="AugMix views of an image (default: 8)")
     found.add_argument("-e", "--epochs", type=int, default=10, metavar="N", help="of relearn (default: 10)")

@@ -21,12 +21,12 @@ def with_starts(runs: pd.DataFrame) -> pd.DataFrame:
     return everything.sort_values("bias", key=lambda column: column.map(place), kind="stable", ignore_index=True)
 
 
-def table(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return a row for each bias and way, in the order of the runs, over the seeds."""
+def table(runs: pd.DataFrame, reference: str = REFERENCE) -> pd.DataFrame:
+    """Return a row for each bias and way, in the order of the runs, over the seeds; all are compared with one."""
     rows = []
     for (bias, name), own in runs.groupby(["bias", "row"], sort=False):
-        others = runs[(runs["bias"] == bias) & (runs["row"] == REFERENCE)]
-        against = None if name == REFERENCE else difference(own, others)
+        others = runs[(runs["bias"] == bias) & (runs["row"] == reference)]
+        against = None if name == reference else difference(own, others)
         rows.append(
             {
                 "bias": bias,
@@ -35,7 +35,7 @@ def table(runs: pd.DataFrame) -> pd.DataFrame:
                 "labels": round(own["labels"].mean(), 1),
                 "accuracy": spelled(accuracy(own), ""),
                 "gain": "" if name == START else spelled(gain(own)),
-                f"against {REFERENCE}": spelled(against) if against else "",
+                f"against {reference}": spelled(against) if against else "",
                 "newly right": round(own["fixed"].mean(), 1),
                 "newly wrong": round(own["broken"].mean(), 1),
                 "seeds below the start": int((own["gained_points"] < 0).sum()),

@@ -23,7 +23,7 @@ LAYERS = (
     ("saving",),
     ("localization", "patching", "retrain", "decomposition", "modular", "hybrid", "report", "adapt"),
     ("pretraining", "ledger"),
-    ("evaluation", "features", "attack"),
+    ("evaluation", "features", "attack", "neighbours"),
     ("training",),
     ("graph", "data", "zoo"),
     ("cache", "divergence"),

@@ -52,6 +52,8 @@ def test_all_seeds_have_a_table():
         ("correct", "-p DP", "--crt_type replace"),
         ("correct", "--pt-method DC", "--crt_type crtunit"),
         ("evaluate", "-p DP-s -d cifar10", "-n spatial -d cifar10"),
+        ("correct", "-p DP-SS --popsize 5", "-n spatial --train_on sensei --popsize 5"),
+        ("assess", "-p SS-DP", "-n spatial"),
         ("annotate", "-m MobileNet --bias 0 --method TTA", "-m mobilenet --bias A --method hybrid"),
         ("annotate", "-m ShuffleNetG2 --bias 1 --method SSLRandom", "-m shufflenet_g2 --bias B --method ssl-random"),
         ("relearn", "-m MOBILENET --bias 2 --method sslconsistency", "-m mobilenet --bias C --method ssl-consistency"),
@@ -92,7 +94,7 @@ def test_a_rate_in_validate_is_idle_and_elsewhere_refused():
 
 def test_a_word_that_nobody_published_is_one_line():
     for stage, line, told in (
-        ("correct", "-p SS-DP", "choose from DP, DC, DP-s"),
+        ("correct", "-p SS-PD", "choose from DP, DC, DP-s, DP-SS, SS-DP"),
         ("annotate", "--bias 3", "choose from A, B, C"),
         ("annotate", "--bias B --method SSLRandm", "did you mean"),
         ("decompose", "validate resnt20", "there is no network resnt20"),

@@ -22,7 +22,8 @@ from deeppatch.features import Embeddings
 from deeppatch.hybrid import encoder_training
 from deeppatch.hybrid.budget import affordable
 from deeppatch.hybrid.selection import Selection, selection_from_bytes
-from deeppatch.hybrid.selection_methods import METHODS, Choice, SelectionInputs
+from deeppatch.hybrid.selection_inputs import SelectionInputs
+from deeppatch.hybrid.selection_methods import METHODS, Choice
 from deeppatch.zoo.entries import PROTOCOL_STATS
 from deeppatch.zoo.normalisation import choose_normalisation
 

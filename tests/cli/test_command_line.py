@@ -43,6 +43,7 @@ OWN_DEFAULTS = {
         "passes": None,
         "filter_seed": None,
         "init": "original",
+        "train_on": "degraded",
         "statistics": "linear",
         "conditions": "level",
         "block": 1,
@@ -61,6 +62,7 @@ OWN_DEFAULTS = {
         "calibrate_on": "val",
         "alarm": None,
         "experts": None,
+        "neighbours": None,
     },
     "export": {"router": "probe", "switched": None},
 }

@@ -102,7 +102,7 @@ def test_a_script_tells_its_version_at_once():
 
 def test_names_are_those_of_the_registries():
     assert tuple(ARCHITECTURES) == zoo_names.ARCHITECTURE_NAMES
-    assert (*sources.SOURCES, "imagenet") == data_names.DATASET_NAMES
+    assert (*sources.SOURCES, *sources.LISTED) == data_names.DATASET_NAMES
     assert sources.MIXES.keys() == data_names.MIXES.keys()
     assert tuple(kinds.KINDS) == corruption_names.COMMON
     assert tuple(units.UNITS) == patching_names.UNITS

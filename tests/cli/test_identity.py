@@ -50,9 +50,10 @@ COMPANY = {
     ("correct", "statistics"): "-c interpolate", ("correct", "conditions"): "-c bank",
     ("correct", "filter_seed"): "-f random", ("correct", "block"): "-c surgical",
     ("correct", "max_clean_drop"): "-c bank", ("correct", "unlabelled"): "-c statistics --unlabelled .",
-    ("evaluate", "experts"): "--router benefit",
+    ("evaluate", "experts"): "--router benefit", ("evaluate", "neighbours"): "-n spatial",
     **{("correct", option): f"-c {peer}" for peer, options in corrections.PEER_OPTIONS.items() for option in options},
     ("annotate", "features"): "--bias B --method hybrid", ("relearn", "labels"): "-d folder:photos",
+    **{(stage, "coreset_start"): "--bias B --method coreset" for stage in ("annotate", "relearn")},
     **{("relearn", name): "--bias B --pseudo_labels safe" for name in ("scope", "no_prior", "trust_prior")},
 }  # fmt: skip
 NO_OTHER_CHOICE = "another"
@@ -86,14 +87,14 @@ def changed(action: argparse.Action, file: str) -> str:
     if action.choices:
         choices = [*sorted(str(each) for each in action.choices), NO_OTHER_CHOICE]
         return f"{flag} {next(each for each in choices if each != str(action.default))}"
-    if action.type is not None and getattr(action.type, "__name__", "") == "Path":
+    if action.type is not None and getattr(action.type, "__name__", "") in ("Path", "network_file"):
         return f"{flag} {file}"
     special = {
         "dataset": "cifar10", "target": "3", "join": "outlier", "budget": "7", "sensitive": "0.1 0.4", "race": "0.2",
         "val_share": "0.3", "susp_ratio": "0.4", "mean": "0.1 0.1 0.1", "std": "2 2 2", "momentum": "0.5",
         "weak": "rescnn_weak", "noise_type": "fog", "require": "clean>=0", "hold_out": "shot_noise",
         "calibrate_on": "test:5", "alarm": "0.1", "modular_weights": "1 2 3",
-        "robust_threshold": "0.1", "crossover_prob": "0.1", "eta": "0.1",
+        "robust_threshold": "0.1", "crossover_prob": "0.1", "eta": "0.1", "tau": "0.3",
     }  # fmt: skip
     return f"{flag} {special.get(action.dest, '3')}"
 

@@ -95,3 +95,41 @@ def test_robot_and_gini_are_trained_for_their_published_epochs_where_none_are_gi
 )
 def test_what_does_not_fit_is_one_line(pretrained, line, said):
     assert said in pretrained.refused(f"correct {line}")
+
+
+def test_a_patch_on_images_of_sensei(corrected):
+    corrected.ran("select -f activation")
+    corrected.ran("correct -f activation --train_on sensei --epochs 1 --popsize 3")
+    metrics = corrected.json("correct-patch-replace-activation/metrics.json")
+    assert (metrics["train_on"], metrics["search"], metrics["candidates"]) == ("sensei", "sampled levels", 3)
+    assert metrics["passes"] == {"train": 24, "forward": 3 * 24 + VAL}
+    said = corrected.refused("correct -f activation --popsize 3")
+    assert said == "--popsize can only be used with -c sensei or --train_on sensei"
+
+
+def test_a_patch_on_top_of_the_network_of_sensei_and_its_neighbours(corrected):
+    base = corrected.at("correct-sensei")
+    line = f"-f activation -p SS-DP --base_from {base}"
+    corrected.ran(f"select {line}")
+    corrected.ran(f"correct {line} --epochs 1")
+    patch = "correct-patch-replace-activation-spatial"
+    assert corrected.json(f"{patch}/metrics.json")["train_on"] == "clean"
+    weights = base / "weights.safetensors"
+    _tensors, meta = tensors_from_bytes(corrected.at(f"{patch}/patch.safetensors").read_bytes(), weights)
+    assert meta["base"] == state_digest(safetensors.torch.load_file(weights))
+    said = corrected.ran(f"switch {line} --neighbours 2").out
+    assert f"inherited {weights}" in said
+    assert "2 neighbours of each test image at each severity, in percent" in said
+    report = "switch-patch-replace-activation-probe-spatial"
+    found = corrected.json(f"{report}/metrics.json")
+    assert found["neighbours"] == 2
+    shares = {(row["network"], row["measure"]): row for row in found["neighbours_percent"]}
+    assert len(shares) == 2 * 3, "pretrained, patched always on, and switched"
+    for network in ("pretrained", "patched always on", "switched"):
+        share, everywhere = (shares[network, each] for each in ("right neighbours", "images with all right"))
+        assert 0 <= everywhere["overall"] <= share["overall"] <= 100
+        assert share["overall"] == pytest.approx(sum(share[f"spatial-{level}"] for level in range(1, 6)) / 5)
+    assert corrected.at(f"{report}/neighbours.csv").exists()
+    assert corrected.refused(f"switch -f activation --base_from {base} --neighbours 2") == (
+        "--neighbours can only be used with -n spatial, which draws other versions of an image"
+    )

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow  # stages from end to end, each some seconds
 
 LEFT = {"run.json", "weights.safetensors", "history.csv", "metrics.json", "row.csv", "classes.csv"}
 SHARED = "--bias B --budget 6 --views 2"
-TRAINING = "-e 2 --lr 0.003 --steps 2"
+TRAINING = "-e 2 --lr 0.003 --max_batches 2"
 LINES = {
     **{method: f"relearn {SHARED} --method {method} {TRAINING}" for method in METHODS},
     "hybrid-labels": f"relearn {SHARED} --method hybrid {TRAINING} --use labels",
@@ -220,6 +220,34 @@ def test_an_interrupted_repair_goes_on_to_the_same_bytes(repaired, fresh, monkey
         assert "finished already" in fresh.ran(f"{line} -r").out
 
 
+def test_labels_in_rounds_are_chosen_by_repaired_networks_and_a_killed_run_goes_on(fresh, monkeypatch):
+    line = f"{SHARED} --method coreset --coreset_start pool --step 4"
+    fresh.ran(f"annotate {line}")
+    folder = "coreset-budget6-views2-from-pool-step4-biasB"
+    first = safetensors.torch.load_file(fresh.at(f"annotate-{folder}") / "selection.safetensors")["bought"]
+    assert (len(first), first[0]) == (4, 0)
+    said = fresh.ran(f"relearn {line} {TRAINING}").out
+    assert "round 2 of 2: 6 labels bought" in said
+    found = fresh.json(f"relearn-{folder}/metrics.json")
+    assert (found["labels_bought"], found["step"], found["coreset_start"]) == (6, 4, "pool")
+    before = fresh.hashes(f"relearn-{folder}")
+    for path in fresh.at(f"relearn-{folder}").iterdir():
+        path.unlink()
+    save = Checkpoint.save
+
+    def interrupted(checkpoint, state):
+        save(checkpoint, state)
+        assert checkpoint.path.name == "checkpoint-round1.pt"
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, "save", interrupted)
+        assert fresh.run(f"relearn {line} {TRAINING} -r").status == 128 + signal.SIGINT
+    assert "relearn: resumed after epoch 1" in fresh.ran(f"relearn {line} {TRAINING} -r").out
+    assert fresh.hashes(f"relearn-{folder}") == before
+    assert fresh.files(f"relearn-{folder}") == LEFT
+
+
 def test_the_comparison_has_every_kind_of_run_and_every_seed(fresh):
     for line in ("eval --train --bias B -e 4 --lr 0.1", f"annotate {SHARED} --method gini", LINES["gini"]):
         fresh.ran(f"{line} --seed 7")
@@ -368,11 +396,25 @@ def test_without_labels_the_field_may_still_guess_and_another_pool_is_refused(fi
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("-e 0 --steps 0", "--epochs 0: give at least 1; --steps 0: give at least 1"),
+        ("-e 0 --steps 0", "--epochs 0: give at least 1; --max_batches 0: give at least 1"),
         ("--ramp -1", "--ramp -1: give 0 or more"),
         ("--lr 0", "--lr 0.0: give a number above 0"),
         ("--method gini --use unlabelled", "--use unlabelled: --method gini reads no unlabelled images"),
         ("--use unlabelled --labels x.csv", "--labels can only be used with --use both or labels; --labels"),
+        ("--tau 2", "2: give auto, mean, or a number from 0 to 1"),
+        ("--method gini --tau mean --cluster_size 3", "--tau mean can only be used with --method hybrid; --cluste"),
+        ("--cluster_size 0 --rounds 0", "--cluster_size 0: give at least 1; --rounds 0: give at least 1"),
+        ("--step 0", "--step 0: give at least 1"),
+        ("--rounds 2 --step 2", "--rounds and --step exclude each other"),
+        ("--rounds 2 --use unlabelled", "--use unlabelled buys no labels: leave --rounds and --step out"),
+        ("--rounds 7", "7 rounds for 6 labels; give 1 to 6 rounds"),
+        ("--coreset_start pool", "--coreset_start pool can only be used with --method coreset"),
+        ("--method mcp --pool_weights equal", "--pool_weights equal can only be used with --method hybrid"),
+        ("--pseudo_weight -1", "--pseudo_weight -1.0: give 0 or more"),
+        ("--pseudo_labels safe --pseudo_weight 3", "--pseudo_weight and --pool_weights are of the published recipe"),
+        ("--features sll", "invalid choice: sll (did you mean ssl?)"),
+        ("--features file", "--features file: name the checkpoint with --features_file"),
+        ("--features nowhere.pt", "nowhere.pt: No such file or directory"),
         ("--method nonsense", "nonsense"),
         ("--use some", "some"),
     ],

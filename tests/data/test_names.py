@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_names_are_those_of_the_registries():
-    assert (*sources.SOURCES, "imagenet") == names.DATASET_NAMES
+    assert (*sources.SOURCES, *sources.LISTED) == names.DATASET_NAMES
     assert names.MIXES.keys() == sources.MIXES.keys()
 
 

@@ -97,3 +97,8 @@ def test_a_lot_never_falls_on_a_place_without_weight(lot):
     weights = torch.tensor([0, 0.1, 0, 0.3, 0.6, 0, 0], dtype=torch.float64)
     place = diversity._sample_index(weights, weights > 0, torch.tensor(lot, dtype=torch.float64))
     assert weights[place] > 0
+
+
+def test_coreset_may_start_from_the_first_image_of_the_pool_as_published():
+    features = cloud(20, 4)
+    assert k_centers(features, None, 6).tolist() == [0, *farthest_first(features, features[:1], 5)]

@@ -16,7 +16,7 @@ from deeppatch.hybrid import relearning, semisupervised
 from deeppatch.hybrid.choosing import choose, choose_labels
 from deeppatch.hybrid.relearning import relearn, repair_from_warm_start, semi_supervised_data, warm_start_facts
 from deeppatch.hybrid.selection import supervised
-from deeppatch.hybrid.selection_methods import SelectionInputs
+from deeppatch.hybrid.selection_inputs import SelectionInputs
 from deeppatch.hybrid.training_data import Recipe, RepairSettings
 
 RECIPE = Recipe(batch=8, steps=2)
@@ -127,6 +127,21 @@ def test_a_mistake_is_one_line(own, data, budget, method, said):
         choose_labels(own, stripes(50, 4).pixels, data, budget, method=method)
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_what_the_studies_vary_changes_the_repair(own, data, tmp_path):
+    pool = stripes(50, 4)
+    selection = choose_labels(own, pool.pixels, data, 5, views=1, oracle=pool.labels)
+    given = [{}, {"pool_weights": "fixed"}, {"pool_weights": "equal"}, {"weight_decay": 0.3},
+             {"recipe": Recipe(batch=8, steps=2, weight=1.0)}]  # fmt: skip
+    cache = ContentCache(tmp_path)
+    found = [relearn(own, data, pool.pixels, selection, epochs=2, lr=0.05, views=1, cache=cache,
+                     **{"recipe": RECIPE, **each}) for each in given]  # fmt: skip
+    assert len({state_digest(each.state_dict()) for each in found}) == len(given)
+    assert len(list(tmp_path.iterdir())) == 2, "the warm start depends on the weight decay only"
+    assert ["entropy" in each.history.watched[0] for each in found] == [True, False, False, True, True]
+    with pytest.raises(UserError, match="pool_weights='x' is unknown; choose from dynamic, fixed, equal"):
+        relearn(own, data, pool.pixels, selection, pool_weights="x")
 
 
 def test_an_unknown_use_is_refused_with_those_that_there_are(own, data):

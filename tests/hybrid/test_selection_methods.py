@@ -9,11 +9,14 @@ import torch
 from torch import Tensor
 
 from deeppatch.data.images import Images
-from deeppatch.hybrid import selection_methods
+from deeppatch.errors import UserError
+from deeppatch.hybrid import selection_inputs, selection_methods
+from deeppatch.hybrid.choice_settings import ChoiceSettings
 from deeppatch.hybrid.diagnostics import PoolTruth
 from deeppatch.hybrid.oracle import Oracle
 from deeppatch.hybrid.selection import UNKNOWN
-from deeppatch.hybrid.selection_methods import MEMBERS_PER_LABEL, METHODS, SelectionInputs
+from deeppatch.hybrid.selection_inputs import SelectionInputs
+from deeppatch.hybrid.selection_methods import MEMBERS_PER_LABEL, METHODS
 from deeppatch.metrics.calibration import fit_temperature
 
 BUDGET = 12
@@ -88,7 +91,7 @@ def test_another_seed_chooses_otherwise(evidence, truth, name):
 
 
 def test_supervised_methods_read_nothing_else_and_look_at_no_view(evidence, truth, monkeypatch):
-    monkeypatch.setattr(selection_methods, "consistency", lambda *_a, **_k: pytest.fail("nine passes for nothing"))
+    monkeypatch.setattr(selection_inputs, "consistency", lambda *_a, **_k: pytest.fail("nine passes for nothing"))
     by_labels = ("none", "random", "mcp", "margin", "entropy", "gini", "coreset", "badge", "typiclust", "uherding")
     for name in (*by_labels, "ssl-random"):
         found = METHODS[name](evidence(), Oracle(truth, BUDGET), BUDGET).selection
@@ -197,7 +200,7 @@ def test_hybrid_spends_at_random_what_regions_leave(evidence, truth, monkeypatch
 
 def test_what_tau_compares_are_pool_and_training_images_as_they_are(evidence, truth, pool, images, tiny, monkeypatch):
     seen = []
-    monkeypatch.setattr(selection_methods, "threshold", lambda *given: seen.append(given) or 0.5)
+    monkeypatch.setattr(selection_inputs, "threshold", lambda *given: seen.append(given) or 0.5)
     METHODS["hybrid"](evidence(), Oracle(truth, BUDGET), BUDGET)
     ((_entropy, logits, train_logits, _draw),) = seen
     with torch.no_grad():
@@ -206,10 +209,47 @@ def test_what_tau_compares_are_pool_and_training_images_as_they_are(evidence, tr
 
 
 def test_nothing_is_read_without_a_label_where_all_is_less_certain_than_tau(evidence, truth, monkeypatch):
-    monkeypatch.setattr(selection_methods, "threshold", lambda *_given: -0.1)
+    monkeypatch.setattr(selection_inputs, "threshold", lambda *_given: -0.1)
     found = METHODS["hybrid"](evidence(), Oracle(truth, BUDGET), BUDGET).selection
     assert len(found.unlabelled) == len(found.weights) == 0
     assert len(found.members) >= BUDGET
+
+
+def test_tau_is_given_or_the_mean_of_the_pool_and_clusters_have_the_size_that_is_asked_for(evidence, truth):
+    entropy = evidence().consistency.entropy
+    for tau, expected in ((0.4, 0.4), (0, 0.0), ("mean", entropy.mean().item())):
+        own = replace(evidence(), settings=ChoiceSettings(tau=tau))
+        found = METHODS["hybrid"](own, Oracle(truth, 3), 3).selection
+        assert found.facts["tau"] == pytest.approx(expected)
+        assert torch.equal(found.unlabelled, (entropy <= found.facts["tau"]).nonzero().flatten())
+    counts = {}
+    for size in (5, 20):
+        own = replace(evidence(), settings=ChoiceSettings(cluster_size=size))
+        clusters = selection_methods.clusters.cluster_pool(own.features, 1, own.seed, size)
+        counts[size] = len(clusters.centers)
+        chosen = METHODS["hybrid"](own, Oracle(truth, 1), 1)
+        assert chosen.selection.bought[0] == clusters.centers[chosen.clusters[0]]
+    dense = int((clusters.cluster >= 0).sum())
+    assert counts == {5: dense // 5, 20: dense // 20}
+
+
+def test_coreset_starts_from_the_pool_where_that_is_asked_for(evidence, truth):
+    own = replace(evidence(), settings=ChoiceSettings(coreset_start="pool"))
+    assert METHODS["coreset"](own, Oracle(truth, 4), 4).selection.bought[0] == 0
+    assert METHODS["coreset"](evidence(), Oracle(truth, 4), 4).selection.bought[0] != 0
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"tau": "best"}, "tau='best': give auto, mean, or a number from 0 to 1"), ({"tau": float("nan")}, "tau=nan"),
+        ({"tau": 1.5}, "tau=1.5: give"), ({"cluster_size": 0}, "cluster_size=0: give at least 1 image"),
+        ({"coreset_start": "x"}, "coreset_start='x' is unknown; choose from train, pool"),
+    ],
+)  # fmt: skip
+def test_settings_out_of_range_are_one_line(given, said):
+    with pytest.raises(UserError, match=said):
+        ChoiceSettings(**given)
 
 
 def test_the_truth_s_holder_tells_the_truth_in_percent(evidence, truth):
@@ -271,6 +311,7 @@ def test_commands_hand_the_truth_to_the_oracle_and_the_truth_s_holder_alone():
         "annotate/command": {"oracle=pool.truth"},
         "annotate/report": {"pool.truth is None", "PoolTruth"},
         "annotate/inputs": {"pool.truth is None", "judge_of_pseudo_labels"},
+        "relearn/inputs": {"oracle=pool.truth"},
     }
 
 

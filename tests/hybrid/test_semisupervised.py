@@ -113,6 +113,11 @@ def test_the_numbers_of_batches_are_those_of_the_definition(knowing, data, image
     assert len(epoch) == len(first) + len(second)
     unweighted = dataclasses.replace(data, consistency_entropy=None)
     assert len(batches(knowing, unweighted)[1]) == max(right, 31) // 8
+    fixed = dataclasses.replace(unweighted, weighted=True)
+    assert len(batches(knowing, fixed)[1]) == len(second), "as many where weights stay"
+    state = RepairState(knowing, fixed, FEW, 5)
+    assert torch.equal(state.weights(3), data.weights)
+    assert not torch.equal(RepairState(knowing, data, FEW, 5).weights(3), data.weights)
     capped = batches(knowing, data, dataclasses.replace(FEW, steps=2))
     assert [len(phase) for phase in capped] == [2, 2]
 

@@ -129,3 +129,8 @@ def test_a_label_that_nobody_has_given_yet_counts_for_none(selection):
 def test_a_phase_has_at_least_one_batch_and_at_most_the_cap():
     assert [Recipe().capped(n) for n in (0, 1, 9)] == [1, 1, 9]
     assert [Recipe(steps=4).capped(n) for n in (0, 1, 9)] == [1, 1, 4]
+
+
+def test_equal_weights_are_equal_whatever_the_certainty(selection):
+    _known, weights = known_and_weights(selection, 10, "both", "equal")
+    assert weights.tolist() == [0, 0, 1, 1, 1, 0, 0, 1, 0, 1]

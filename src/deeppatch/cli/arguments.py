@@ -30,7 +30,8 @@ class PublishedPatch(argparse.Action):
     def __call__(self, parser: object, namespace: argparse.Namespace, values: Any, option: str | None = None) -> None:
         """Set them in the namespace."""
         for name, value in PUBLISHED_PATCHES[values].items():
-            setattr(namespace, name, value)
+            if hasattr(namespace, name):  # stages that train nothing have no train_on
+                setattr(namespace, name, value)
 
 
 def add_names(parser: argparse.ArgumentParser, dest: str, *names: str) -> None:
@@ -171,6 +172,12 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def network_file(text: str) -> Path:
+    """Return the file of a network's weights: what is named, or the one in the folder that is."""
+    path = Path(text)
+    return path / "weights.safetensors" if path.is_dir() else path
+
+
 def _reporting(read: Callable[[str], str | None]) -> Callable[[str], str | None]:
     """Return a function that reports a mistake in the value of an option as argparse does."""
 
@@ -243,7 +250,16 @@ def _add_repair(parser: argparse.ArgumentParser) -> None:
         dest="crt_type",
         action=PublishedPatch,
         choices=list(PUBLISHED_PATCHES),
-        help="the published spelling: DP is --crt_type replace, DC crtunit, and DP-s replace with -n spatial",
+        help="the published spelling: DP is --crt_type replace, DC crtunit, DP-s replace with -n spatial, DP-SS that "
+        "with --train_on sensei, and SS-DP that with --train_on clean, beside --base_from a network of sensei",
+    )
+    stages.add_argument(
+        "--base_from",
+        dest="weights",
+        type=network_file,
+        metavar="PATH",
+        help="start from a corrected network: the folder that correct left for a whole network, as with -c sensei, or "
+        "the file in it; the same as --base FILE",
     )
     stages.add_argument("--crt_epoch", type=int, default=20, metavar="N", help="epochs of the correction (default: 20)")
     stages.add_argument(

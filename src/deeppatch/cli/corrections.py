@@ -22,8 +22,9 @@ TRAINED_CORRECTIONS = ("patch", "finetune", "norms", "surgical", *PEERS)
 OF_CORRECTION: dict[str, tuple[str, ...]] = {
     "passes": TRAINED_CORRECTIONS, "filter_seed": ("patch",), "init": ("patch",), "statistics": ("interpolate",),
     "conditions": ("bank",), "block": ("surgical",), "max_clean_drop": ("interpolate", "bank"),
-    "unlabelled": (STATISTICS_OF_PATCH,),
+    "unlabelled": (STATISTICS_OF_PATCH,), "train_on": ("patch",),
     **{each: tuple(p for p in PEERS if each in PEER_OPTIONS[p]) for own in PEER_OPTIONS.values() for each in own},
+    **{each: ("sensei", "patch") for each in PEER_OPTIONS["sensei"]},  # a patch with --train_on sensei
 }  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -180,10 +181,29 @@ def _given(paths: Sequence[Path]) -> str:
     return f"given-{digest.hexdigest()[:6]}"
 
 
+def _checkpoint(path: Path) -> str:
+    """Tell given checkpoints apart by content; one that is gone, as that of an earlier run may be, has no name."""
+    if not path.is_file():
+        return "absent"
+    state = path.stat()
+    return _checkpoint_as_it_is(path, state.st_size, state.st_mtime_ns)
+
+
+@cache
+def _checkpoint_as_it_is(path: Path, size: int, modified: int) -> str:
+    """Read a large file once, as long as its size and its time of modification stay."""
+    return _given([path])
+
+
 def _annotate(options: Any) -> str:
     """A budget of 5% is called 5pc."""
-    words = {"budget": "budget", "features": "", "encoder": "encoder", "encoder_epochs": "epochs", "views": "views"}
-    given = {name: getattr(options, name) for name in words}
+    words = {
+        "budget": "budget", "features": "", "encoder": "encoder", "encoder_epochs": "epochs", "views": "views",
+        "tau": "tau", "cluster_size": "size", "coreset_start": "from-", "rounds": "rounds", "step": "step",
+    }  # fmt: skip
+    given = {name: getattr(options, name, ANNOTATE[name]) for name in words}
+    if file := getattr(options, "features_file", None):
+        given["features"] = _checkpoint(Path(file))
     parts = [f"{words[name]}{value}" for name, value in given.items() if value != ANNOTATE[name]]
     return "-".join(["annotate", options.method, *parts]).replace("%", "pc")
 
@@ -200,7 +220,7 @@ def _relearn(options: Any) -> str:
 
 
 _CORRECTION = ("crt_method", "crt_type", "fs_method", "susp_ratio", "susp_side")
-_CHOICE = ("method", "budget", "features", "encoder", "encoder_epochs", "views")
+_CHOICE = tuple(ANNOTATE)
 _SEARCH = ("budget", "search_images", "sensitivity_images", "sensitive")
 _BESIDE_THE_TABLE = (
     "adapt", "stream", "per_corruption", "single", "adapt_batch", "attack", "attack_images", "latency",
@@ -221,7 +241,7 @@ IDENTITIES: dict[str, Identity] = {
     "evaluate": Identity(
         _evaluate,
         (*_CORRECTION, "router", "switch"),
-        ("max_clean_drop", "max_flips", "calibrate_on", "alarm", "experts", *_MACHINE),
+        ("max_clean_drop", "max_flips", "calibrate_on", "alarm", "experts", "neighbours", *_MACHINE),
     ),
     "export": Identity(
         lambda options: f"export-{correction(options)}-{options.router}", (*_CORRECTION, "router"), ("batch_size",)
@@ -249,6 +269,17 @@ IDENTITIES: dict[str, Identity] = {
     "relearn": Identity(
         _relearn,
         (*_CHOICE, "use", "compare", "pseudo_labels", "scope", "no_prior"),
-        ("labels", "epochs", "lr", "steps", "ramp", "trust_prior", *_MACHINE),
+        (
+            "labels",
+            "epochs",
+            "lr",
+            "weight_decay",
+            "max_batches",
+            "ramp",
+            "pseudo_weight",
+            "pool_weights",
+            "trust_prior",
+            *_MACHINE,
+        ),  # fmt: skip
     ),
 }

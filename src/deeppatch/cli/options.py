@@ -30,7 +30,11 @@ SHARED_SETTINGS = {
 }  # fmt: skip
 IGNORED = {("pretrain", "weights"), ("pretrain", "ranking"), ("assess", "ranking")}
 # options of a stage that select other artifacts of it; those of annotate
-ANNOTATE = dict(method="hybrid", budget="1%", features="penultimate", encoder="resnet18", encoder_epochs=100, views=8)
+ANNOTATE: dict[str, object] = {
+    "method": "hybrid", "budget": "1%", "features": "penultimate", "features_file": None, "encoder": "resnet18",
+    "encoder_epochs": 100, "views": 8, "tau": "auto", "cluster_size": 10, "coreset_start": "train", "rounds": 1,
+    "step": None,
+}  # fmt: skip
 STAGE_SETTINGS: dict[str, dict[str, object]] = {
     "pretrain": {"recipe": "default"}, "evaluate": {"router": "probe"},
     "modularize": {"method": "grad", "no_head": False, "preset": "auto"}, "annotate": ANNOTATE, "relearn": ANNOTATE,

@@ -43,10 +43,15 @@ WEIGHTS: dict[int, dict[str, tuple[float, ...]]] = {
     },
 }  # fmt: skip
 # images in the train and val slices and in test; other data sets are split in the proportions of CIFAR-10
-SIZES = {"cifar10": (15_000, 5_000, 5_000), "svhn": (5_000, 5_000, 10_000), "gtsrb": (2_500, 2_500, 5_000)}
+SIZES = {
+    "cifar10": (15_000, 5_000, 5_000),
+    "svhn": (5_000, 5_000, 10_000),
+    "gtsrb": (2_500, 2_500, 5_000),
+    "stl10": (2_000, 1_000, 4_000),
+}
 SHARES = tuple(size / 60_000 for size in SIZES["cifar10"])
 # the shares of the two slices that are sampled
-DRAWN_SHARES = {"gtsrb": (0.90, 0.75)}
+DRAWN_SHARES = {"gtsrb": (0.90, 0.75), "stl10": (0.90, 0.75)}
 DEFAULT_DRAWN_SHARES = (0.75, 0.75)
 
 
@@ -98,12 +103,12 @@ def partition(
 ) -> Partition:
     """Split the combined data set, and sample train and val from their slices with a class bias (HybridRepair).
 
-    CIFAR-10 and SVHN are split in the library's order; other data sets, and those sorted by class, after a seeded
-    permutation of each part. `limit` keeps a random subset of that many images of each of the four parts, so that no
-    label of the pool is used. Where a split is `given`, it says which images of the slices are train and val.
+    CIFAR-10, SVHN and STL-10 are split in the library's order; other data sets, and those sorted by class, after a
+    seeded permutation of each part. `limit` keeps a random subset of that many images of each of the four parts, so
+    that no label of the pool is used. Where a split is `given`, it says which images of the slices are train and val.
     """
     labels = torch.cat([source.train.labels, source.test.labels]).cpu()
-    in_order = source.name in ("cifar10", "svhn") and not _is_sorted(source.train.labels)
+    in_order = source.name in ("cifar10", "svhn", "stl10") and not _is_sorted(source.train.labels)
     order = torch.arange(len(labels)) if in_order else _permuted(len(source.train), len(source.test), seed)
     train, val, test, pool = order.tensor_split(_cuts(source.name, len(labels)))
     shares = DRAWN_SHARES.get(source.name, DEFAULT_DRAWN_SHARES)

@@ -102,8 +102,9 @@ def load_data(
     """Load a data set by name, and download it if it is absent and its publisher allows that.
 
     Args:
-        name: `digits` (embedded), `cifar10`, `cifar100`, `svhn`, `gtsrb`, `imagenet`, `folder:PATH` for
-            PATH/{train,test}/CLASS/IMAGE, `npz:FILE` for arrays, or `hf:PATH` for a saved Hugging Face data set.
+        name: `digits` (embedded), `cifar10`, `cifar100`, `svhn`, `gtsrb`, `stl10`, `tinyimagenet`, `imagenet`,
+            `folder:PATH` for PATH/{train,test}/CLASS/IMAGE, `npz:FILE` for arrays, or `hf:PATH` for a saved Hugging
+            Face data set.
         data_dir: The folder of all data sets.
         seed: The seed of the choice of held-out images.
         limit: The size of a class-stratified subset of each part to load (default: all).

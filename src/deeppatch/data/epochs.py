@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol
+from typing import Any, Protocol
 
+from torch import nn
+
+from deeppatch.artifacts import Stateful
 from deeppatch.data import views
 from deeppatch.data.corruptions import Corruption
 from deeppatch.data.images import Images
@@ -71,6 +74,55 @@ class FirstBatches:
     def shard(self, index: int, count: int) -> FirstBatches:
         """Return the same batches of shard `index` (from 0) of `count` shards of each."""
         return FirstBatches(self.epoch.shard(index, count), self.count)
+
+
+@dataclass(frozen=True)
+class ChosenEpochs:
+    """Epochs whose images depend on the network that is trained on them, or on nothing but the clean images.
+
+    Args:
+        epochs: The epochs, as many and as long as the plain ones.
+        carried: What a checkpoint saves of them beside the network, or None.
+        spent: Returns, after the training, what the choice has cost.
+        facts: Returns, after the training, what there is to say of it.
+    """
+
+    epochs: Sequence[Epoch]
+    carried: Stateful | None = None
+    spent: Callable[[], Passes] = Passes
+    facts: Callable[[], dict[str, Any]] = dict
+
+
+class TrainingStream(Protocol):
+    """What chooses the images that a network is trained on, in place of those at random levels."""
+
+    def __call__(
+        self,
+        network: nn.Module,
+        images: Images,
+        corruption: Corruption,
+        plain: Sequence[ShardedEpoch],
+        *,
+        batch_size: int,
+        seed: int,
+        amp: bool,
+    ) -> ChosenEpochs:
+        """Return the epochs for a network, for images that are degraded, and for the epochs at random levels."""
+
+
+def clean_stream(
+    network: nn.Module,
+    images: Images,
+    corruption: Corruption,
+    plain: Sequence[ShardedEpoch],
+    *,
+    batch_size: int,
+    seed: int,
+    amp: bool,
+) -> ChosenEpochs:
+    """Choose clean images only, in epochs as long as the plain ones."""
+    wholes = [views.Shuffled(images, batch_size, seed, number) for number in range(len(plain))]
+    return ChosenEpochs([FirstBatches(whole, len(each.sizes)) for whole, each in zip(wholes, plain, strict=True)])
 
 
 def clean_epochs(

@@ -7,10 +7,22 @@ from pathlib import Path
 
 from deeppatch.errors import DataProblem, closest
 
-DATASET_NAMES = ("digits", "cifar10", "cifar100", "svhn", "gtsrb", "svhn_5", "digits_5", "imagenet")
+DATASET_NAMES = (
+    "digits",
+    "cifar10",
+    "cifar100",
+    "svhn",
+    "gtsrb",
+    "svhn_5",
+    "digits_5",
+    "stl10",
+    "tinyimagenet",
+    "imagenet",
+)
 # a weak model's data: some classes of one data set and last the class to correct, which is one of this number
 MIXES = {"cifar10-mix": 10, "svhn-mix": 5, "digits-mix": 5}
 
+FROM_FILES = ("tinyimagenet", "imagenet")  # their images may stay on disk
 
 FILE_KINDS = ("folder", "npz", "hf")  # a user's own images: an image folder, arrays, a data set of Hugging Face's
 
@@ -35,8 +47,8 @@ def selection(name: str) -> list[tuple[str, list[str]]] | None:
     found = []
     for part in name.split("+"):
         own, _, classes = part.partition(":")
-        if own not in DATASET_NAMES or own == "imagenet":
-            possible = [each for each in DATASET_NAMES if each != "imagenet"]
+        if own not in DATASET_NAMES or own in FROM_FILES:
+            possible = [each for each in DATASET_NAMES if each not in FROM_FILES]
             raise DataProblem(
                 f"{name}: {own} cannot be a part of a selection of classes{closest(own, possible)}; choose from "
                 f"{', '.join(possible)}"

@@ -26,7 +26,12 @@ from deeppatch.data.hugging_face import load_saved
 from deeppatch.data.images import Images, Source, joined
 from deeppatch.data.mapped import decoded
 from deeppatch.data.names import check_folder, check_name, selection, slug
-from deeppatch.data.scaling import Scaling, Sizing
+from deeppatch.data.scaling import Scaling, Sizing, square
+from deeppatch.data.stl10 import CLASSES as STL10_CLASSES
+from deeppatch.data.stl10 import SIDE as STL10_SIZE
+from deeppatch.data.stl10 import stl10
+from deeppatch.data.tiny_imagenet import SIDE as TINY_SIZE
+from deeppatch.data.tiny_imagenet import list_tiny_imagenet
 from deeppatch.errors import DataProblem
 from deeppatch.runtime import generator
 
@@ -57,8 +62,8 @@ def load(name: str, data_dir: Path, seed: int, sizing: Sizing = NO_SIZING) -> So
         return _folder(Path(detail), slug(name), sizing)
     if kind == "hf":
         return load_saved(Path(detail), slug(name), seed, sizing)
-    if name == "imagenet":
-        return _imagenet(data_dir, sizing)
+    if name in LISTED:
+        return LISTED[name](data_dir, sizing)
     if kind == "npz":
         source = load_npz(Path(detail), slug(name), seed)
     else:
@@ -138,6 +143,24 @@ def _svhn(data_dir: Path, seed: int) -> Source:
 
 def _gtsrb(data_dir: Path, seed: int) -> Source:
     return _official_or_folder(svhn_gtsrb.gtsrb, "gtsrb", 43, data_dir, "the files that torchvision downloads")
+
+
+def _stl10(data_dir: Path, seed: int) -> Source:
+    if (data_dir / "stl10" / "train").is_dir():
+        return _folder(data_dir / "stl10", "stl10", Sizing(STL10_SIZE))
+    train, test = (Images(*part) for part in stl10(data_dir))
+    return Source("stl10", train, test, STL10_CLASSES)
+
+
+def _tiny_imagenet(data_dir: Path, sizing: Sizing) -> Source:
+    """Read tiny-imagenet-200/{train,val}; its validation images are the test part."""
+    found = list_tiny_imagenet(data_dir)
+    paths = found.train.paths + found.val.paths
+    pixels = decoded(Files(paths, square(sizing.size or TINY_SIZE, squash=sizing.squash)), sizing.cache)
+    everything = Images(pixels, torch.tensor(found.train.labels + found.val.labels))
+    parts = torch.arange(len(paths)).split([len(found.train.paths), len(found.val.paths)])
+    train, test = (everything.take(part) for part in parts)
+    return Source("tinyimagenet", train, test, found.train.classes)
 
 
 def _first_digits(whole: Callable[[Path, int], Source], name: str, data_dir: Path, seed: int) -> Source:
@@ -233,7 +256,10 @@ def _same_classes(path: Path, names: tuple[str, str], listings: list[Listing]) -
 SOURCES: dict[str, Callable[[Path, int], Source]] = {
     "digits": _digits, "cifar10": _cifar10, "cifar100": _cifar100, "svhn": _svhn, "gtsrb": _gtsrb,
     "svhn_5": partial(_first_digits, _svhn, "svhn_5"), "digits_5": partial(_first_digits, _digits, "digits_5"),
+    "stl10": _stl10,
 }  # fmt: skip
+# data sets in image files, which may stay on disk
+LISTED: dict[str, Callable[[Path, Sizing], Source]] = {"tinyimagenet": _tiny_imagenet, "imagenet": _imagenet}
 MIXES: dict[str, Callable[[str, Path, int, int], Source]] = {
     "cifar10-mix": _cifar10_mix, "svhn-mix": partial(_digits_mix, _svhn), "digits-mix": partial(_digits_mix, _digits),
 }  # fmt: skip

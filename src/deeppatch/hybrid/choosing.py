@@ -11,9 +11,12 @@ from deeppatch.data.dataset import Data
 from deeppatch.data.pool import check_pool
 from deeppatch.errors import UserError
 from deeppatch.hybrid.budget import affordable
+from deeppatch.hybrid.choice_settings import ChoiceSettings
 from deeppatch.hybrid.oracle import Labels, Oracle
+from deeppatch.hybrid.rounds import choose_further
 from deeppatch.hybrid.selection import Selection
-from deeppatch.hybrid.selection_methods import METHODS, Choice, SelectionInputs
+from deeppatch.hybrid.selection_inputs import SelectionInputs
+from deeppatch.hybrid.selection_methods import METHODS, Choice
 from deeppatch.zoo.classifier import device_of
 
 
@@ -27,6 +30,8 @@ def choose_labels(
     oracle: Labels | None = None,
     views: int = 8,
     encode: Callable[[Tensor], Tensor] | None = None,
+    settings: ChoiceSettings | None = None,
+    earlier: Selection | None = None,
     batch_size: int = 256,
     amp: bool = False,
     seed: int = 2021,
@@ -44,6 +49,10 @@ def choose_labels(
         views: The number of AugMix views of each image, in addition to itself (hybrid and ssl-consistency).
         encode: A function from uint8 pixels to the features (N, D) by which coreset, typiclust, uherding and hybrid
             compare images (default: the penultimate features of the model).
+        settings: The threshold tau, the size of clusters and the start of coreset (default: as published, but for the
+            last).
+        earlier: A selection from this pool with its labels, to which this one is added: so labels are bought in
+            rounds, each by the network that those so far have repaired.
         batch_size: The number of images in a batch.
         amp: Whether forward passes run in bfloat16.
         seed: The seed of all random choices.
@@ -53,7 +62,8 @@ def choose_labels(
         -1 where they are unknown.
 
     Raises:
-        UserError: When the method is unknown, or the budget allows no label, or more than the pool has.
+        UserError: When the method is unknown, or the budget allows no label, or more than the pool has, or a label of
+            the earlier selection is missing.
 
     >>> import torch
     >>> from deeppatch.data.images import Images
@@ -80,7 +90,11 @@ def choose_labels(
         amp,
         train_labels=data.train.labels,
         val=data.val,
+        settings=settings or ChoiceSettings(),
     )
+    if earlier is not None:
+        known_method(method)
+        return choose_further(inputs, earlier, budget, method=method, oracle=oracle)
     return choose(inputs, budget, method=method, oracle=oracle).selection
 
 
@@ -109,9 +123,14 @@ def choose(
     >>> choice.reasons, choice.labels_bought, tuple(choice.predictions.shape)
     (['drawn at random', 'drawn at random'], 2, (40, 2))
     """
-    if method not in METHODS:
-        raise UserError(f"method {method!r} is unknown; choose from {', '.join(METHODS)}")
+    known_method(method)
     count = affordable(budget, len(inputs.pool))
     choice = METHODS[method](inputs, Oracle(oracle, count), count)
     selection = replace(choice.selection, facts={**choice.selection.facts, "method": method})
     return replace(choice, selection=selection)
+
+
+def known_method(method: str) -> None:
+    """Raise UserError when there is no such method."""
+    if method not in METHODS:
+        raise UserError(f"method {method!r} is unknown; choose from {', '.join(METHODS)}")

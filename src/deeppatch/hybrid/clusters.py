@@ -15,12 +15,12 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.nn import functional as F
 
+from deeppatch.hybrid.choice_settings import CLUSTER_SIZE
 from deeppatch.hybrid.uncertainty import index_within_group
 
 MIN_CLUSTER = 5
 MIN_SAMPLES = 4  # scikit-learn counts the point itself; this is 3 in the package that HybridRepair uses
 MAX_DIMENSIONS = 64  # in more dimensions HDBSCAN compares all pairs of points
-IMAGES_PER_CLUSTER = 10
 NEIGHBOURS = 20  # by which TypiClust measures how dense a cluster is around an image
 DISTANCES = 2**24  # that are in memory at once
 
@@ -46,17 +46,17 @@ class TypicalImages:
     sizes: Tensor
 
 
-def cluster_pool(features: Tensor, budget: int, seed: int) -> PoolClusters:
+def cluster_pool(features: Tensor, budget: int, seed: int, size: int = CLUSTER_SIZE) -> PoolClusters:
     """Cluster features (N, D) as HybridRepair does: without the noise points of HDBSCAN, by k-means.
 
-    Features are normalised to length 1, and reduced to at most 64 dimensions by PCA. There is one cluster for every 10
-    images, but at least as many as the budget. The centre of a cluster is the member nearest to its mean. This runs on
-    the CPU, and all sums on one thread, so that they are reproducible.
+    Features are normalised to length 1, and reduced to at most 64 dimensions by PCA. There is one cluster for every
+    `size` images, but at least as many as the budget. The centre of a cluster is the member nearest to its mean. This
+    runs on the CPU, and all sums on one thread, so that they are reproducible.
     """
     with threadpool_limits(limits=1):
         points = _reduce(F.normalize(features.float(), dim=1).cpu().numpy(), seed)
         dense = np.flatnonzero(_dense(points))
-        cluster, squared = _k_means(points[dense], max(len(dense) // IMAGES_PER_CLUSTER, min(budget, len(dense))), seed)
+        cluster, squared = _k_means(points[dense], max(len(dense) // size, min(budget, len(dense))), seed)
     order = np.lexsort((squared, cluster))  # by cluster, then from its mean outwards
     _, first = np.unique(cluster[order], return_index=True)
     centers = dense[order[first]]

@@ -8,14 +8,18 @@ from torch import Tensor
 CHUNK = 1024
 
 
-def k_centers(features: Tensor, covered: Tensor, budget: int) -> Tensor:
+def k_centers(features: Tensor, covered: Tensor | None, budget: int) -> Tensor:
     """Return indices (B,) of images, each the farthest from all chosen before it and from `covered` images.
 
     Greedy k-center on Euclidean distances between features (N, D) and (R, D): Sener and Savarese, ICLR 2018, whose
-    labelled training images count as covered from the start. Each step takes time N x D.
+    labelled training images count as covered from the start. With None nothing does, and the first image is chosen
+    first. Each step takes time N x D.
     """
     squares = features.square().sum(1)
-    nearest = torch.cat([torch.cdist(part, covered).amin(1).square() for part in features.split(CHUNK)])
+    if covered is None:
+        nearest = torch.full_like(squares, torch.inf)
+    else:
+        nearest = torch.cat([torch.cdist(part, covered).amin(1).square() for part in features.split(CHUNK)])
     chosen: list[Tensor] = []
     for _ in range(min(budget, len(features))):
         index = nearest.argmax()

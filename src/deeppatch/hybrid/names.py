@@ -16,6 +16,12 @@ BIASES = ("A", "B", "C")
 PSEUDO_LABELS = ("published", "safe")
 # which parameters the safe recipe trains: all, the last layer, or that and the normalisations
 SCOPES = ("all", "head", "norms")
+# the threshold of entropy, but for a number: by distance to the training images, or the mean of the pool
+TAUS = ("auto", "mean")
+# what coreset starts from: the training images, or the first image of the pool, as in the published code
+CORESET_STARTS = ("train", "pool")
+# how unlabelled images are drawn in the published recipe: by certainty, measured after each epoch or once, or evenly
+POOL_WEIGHTS = ("dynamic", "fixed", "equal")
 # how much an image without label counts in the safe recipe: wholly above a threshold, or by its confidence
 WEIGHTINGS = ("threshold", "soft")
 # what relearn does without labels or training: it corrects the class prior

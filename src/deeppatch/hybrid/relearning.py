@@ -16,7 +16,7 @@ from deeppatch.data.dataset import Data
 from deeppatch.data.pool import check_pool
 from deeppatch.errors import DataProblem, UserError, check_positive
 from deeppatch.hybrid.consistency import consistency
-from deeppatch.hybrid.names import PSEUDO_LABELS, USES
+from deeppatch.hybrid.names import POOL_WEIGHTS, PSEUDO_LABELS, USES
 from deeppatch.hybrid.safe_repair import SafeRepair, SafeTraining, safe_repair
 from deeppatch.hybrid.selection import UNKNOWN, Selection
 from deeppatch.hybrid.semisupervised import repair
@@ -55,11 +55,13 @@ def relearn(
     *,
     epochs: int = 10,
     lr: float | None = None,
+    weight_decay: float = RepairSettings.weight_decay,
     use: str = "both",
     pseudo_labels: str = "published",
     scope: str = "all",
     prior: Tensor | bool = True,
     views: int = 8,
+    pool_weights: str = "dynamic",
     recipe: Recipe | None = None,
     amp: bool = False,
     seed: int = 2021,
@@ -76,6 +78,7 @@ def relearn(
         epochs: The number of epochs of the warm start, and of the repair.
         lr: The learning rate of SGD: constant in the published recipe (default: 1e-3), falling to zero along a cosine
             in the safe one (default: 0.03, after a warm start at 1e-3).
+        weight_decay: The L2 penalty.
         use: `both`, `labels` for only the supervised phase, or `unlabelled` for only pseudo-labels.
         pseudo_labels: `published` for HybridRepair's recipe. `safe` corrects the class prior first, trains with
             logit-adjusted labels, and with pseudo-labels of an averaged teacher that exceed thresholds of their class;
@@ -85,7 +88,10 @@ def relearn(
         prior: For the safe recipe: True to estimate the class shares of the pool, False to correct nothing, or the
             shares (C,) themselves.
         views: The number of AugMix views of each image of the pool, in addition to itself (published recipe).
-        recipe: The constants of the training, such as the batch size (default: as published).
+        pool_weights: How likely an image without label is to be drawn (published recipe): `dynamic`, by its certainty
+            after each epoch; `fixed`, by that at the selection; `equal`, all alike. Only selections of `hybrid` differ.
+        recipe: The constants of the training, such as the batch size and the weight of pseudo-labels (default: as
+            published).
         amp: Whether forward passes run in bfloat16.
         seed: The seed of all random choices.
         cache: Where the warm start is stored, so that several repairs share it.
@@ -96,8 +102,8 @@ def relearn(
         `deeppatch.training.History` of the repair; `history.watched` has the accuracy on test after each epoch.
 
     Raises:
-        UserError: When a label is missing, there are no unlabelled images to use, `use`, `pseudo_labels` or `scope` is
-            unknown, or the model classifies no training image correctly.
+        UserError: When a label is missing, there are no unlabelled images to use, `use`, `pseudo_labels`, `scope` or
+            `pool_weights` is unknown, a number is out of range, or the model classifies no training image correctly.
 
     Li, Chen and Xu, "HybridRepair: towards annotation-efficient repair for deep learning models", ISSTA 2022.
 
@@ -120,9 +126,12 @@ def relearn(
         data,
         pool_pixels,
         selection,
-        RepairSettings(epochs, LEARNING_RATES[pseudo_labels] if lr is None else lr, seed=seed, amp=amp),
+        RepairSettings(
+            epochs, LEARNING_RATES[pseudo_labels] if lr is None else lr, weight_decay=weight_decay, seed=seed, amp=amp
+        ),
         use=use,
         views=views,
+        pool_weights=pool_weights,
         recipe=recipe,
         safe=SafeTraining(scope, prior) if pseudo_labels == "safe" else None,
         cache=cache,
@@ -141,6 +150,7 @@ def repair_from_warm_start(
     *,
     use: str = "both",
     views: int = 8,
+    pool_weights: str = "dynamic",
     recipe: Recipe | None = None,
     safe: SafeTraining | None = None,
     cache: ContentCache | None = None,
@@ -158,6 +168,7 @@ def repair_from_warm_start(
             warm start has the published learning rate.
         use: One of USES: `both`, `labels` or `unlabelled`.
         views: The number of AugMix views of each image of the pool, in addition to itself.
+        pool_weights: One of POOL_WEIGHTS: `dynamic`, `fixed` or `equal`.
         recipe: The constants of the training (default: as published).
         safe: What the safe recipe is told, to repair by it in place of the published one.
         cache: Where the warm start is stored, so that several repairs share it.
@@ -182,8 +193,9 @@ def repair_from_warm_start(
     >>> torch.equal(found.start[1].weight, found.repaired[1].weight), len(found.history.loss)
     (False, 2)
     """
-    if use not in USES:
-        raise UserError(f"use={use!r} is unknown; choose from {', '.join(USES)}")
+    for name, value, known in (("use", use, USES), ("pool_weights", pool_weights, POOL_WEIGHTS)):
+        if value not in known:
+            raise UserError(f"{name}={value!r} is unknown; choose from {', '.join(known)}")
     if use != "unlabelled" and bool((selection.labels == UNKNOWN).any()):
         raise UserError("labels of the selection are missing; give them with selection.with_labels(labels)")
     if use == "unlabelled" and not len(selection.unlabelled) and safe is None:
@@ -199,7 +211,7 @@ def repair_from_warm_start(
         sizes = f"{tuple(pool_pixels.shape[2:])}, those of the data {tuple(data.example.shape[2:])}"
         raise UserError(f"images of the pool have size {sizes}; resize the pool")
     training_data = semi_supervised_data(
-        data, pool_pixels.to(device), selection, use=use, views=views, settings=settings
+        data, pool_pixels.to(device), selection, use=use, views=views, settings=settings, pool_weights=pool_weights
     )
     on_val, on_test = (accuracy_on(part, amp=settings.amp) for part in (data.val, data.test))
     first = settings if safe is None else settings_of_warm_start(settings)
@@ -245,7 +257,14 @@ def _check_fit(selection: Selection, count: int, classes: int) -> None:
 
 
 def semi_supervised_data(
-    data: Data, pool_pixels: Tensor, selection: Selection, *, use: str, views: int, settings: RepairSettings
+    data: Data,
+    pool_pixels: Tensor,
+    selection: Selection,
+    *,
+    use: str,
+    views: int,
+    settings: RepairSettings,
+    pool_weights: str = "dynamic",
 ) -> SemiSupervisedData:
     """Combine what a repair learns from: training images, the pool, and the part of the selection that `use` names.
 
@@ -253,7 +272,8 @@ def semi_supervised_data(
     """
     if not isinstance(data.train.pixels, Tensor):
         raise DataProblem(f"{data.name} does not fit in memory; choose other training images")
-    known, weights = known_and_weights(selection, len(pool_pixels), use)
+    weighted = bool(selection.facts.get("weighted"))
+    known, weights = known_and_weights(selection, len(pool_pixels), use, pool_weights)
 
     def entropy(model: nn.Module, epochs: int) -> Tensor:
         generator = runtime.generator(settings.seed, "unsmoothness", epochs)
@@ -269,8 +289,9 @@ def semi_supervised_data(
         weights.to(pool_pixels.device),
         len(data.classes),
         make_views,
-        entropy if selection.facts.get("weighted") else None,
+        entropy if weighted and pool_weights == "dynamic" else None,
         crop=data.crop,
         mirror=data.mirror,
         supervised=use != "unlabelled",
+        weighted=weighted,
     )

@@ -117,9 +117,7 @@ class RepairEpoch:
         generator = runtime.generator(repair.seed, "semi-supervised", self.epoch)
         replayed = data.train.take(repair.replayed() if data.supervised else self._replayed)
         device = replayed.labels.device
-        order = draw_batches(
-            weights, recipe.batch, steps, generator, replacement=data.consistency_entropy is not None
-        ).to(device)
+        order = draw_batches(weights, recipe.batch, steps, generator, replacement=data.with_replacement).to(device)
         shares = mixing_shares(steps, recipe.alpha, generator).to(device)
         replay_batches = data.labelled(replayed, recipe.batch, steps, generator)
         for step, (pixels, labels) in enumerate(replay_batches):

@@ -68,6 +68,7 @@ class SemiSupervisedData:
         crop: Whether labelled images are cropped.
         mirror: Whether cropped images are mirrored.
         supervised: Whether there is a first phase.
+        weighted: Whether images are drawn with replacement though their weights are not updated.
     """
 
     train: Images
@@ -80,17 +81,29 @@ class SemiSupervisedData:
     crop: bool = False
     mirror: bool = False
     supervised: bool = True
+    weighted: bool = False
+
+    @property
+    def with_replacement(self) -> bool:
+        """Whether images of the pool are drawn with replacement, by weight."""
+        return self.weighted or self.consistency_entropy is not None
 
     @property
     def drawn_from(self) -> int:
-        """The number of images in a pass of the second phase: the pool if weights are updated, else those drawable."""
-        return len(self.weights) if self.consistency_entropy else int((self.weights > 0).sum())
+        """The number of images in a pass of the second phase: the pool if drawn by weight, else those drawable."""
+        return len(self.weights) if self.with_replacement else int((self.weights > 0).sum())
 
     def training_images_only(self) -> SemiSupervisedData:
         """Return the same without a pool, so that only training images are replayed."""
         known, weights = self.known[:0], self.weights[:0]
         return replace(
-            self, pool=self.pool[:0], known=known, weights=weights, consistency_entropy=None, supervised=True
+            self,
+            pool=self.pool[:0],
+            known=known,
+            weights=weights,
+            consistency_entropy=None,
+            weighted=False,
+            supervised=True,
         )
 
     def updated_weights(self, consistency_entropy: Tensor) -> Tensor:
@@ -110,11 +123,14 @@ class SemiSupervisedData:
             yield views.crop_and_flip(pixels, batch_crops) if self.crop else pixels, images.labels[indices]
 
 
-def known_and_weights(selection: Selection, count: int, use: str) -> tuple[Tensor, Tensor]:
+def known_and_weights(
+    selection: Selection, count: int, use: str, pool_weights: str = "dynamic"
+) -> tuple[Tensor, Tensor]:
     """Return the labels int64 (N,), UNKNOWN where there is none, and the sampling weights float32 (N,) of a pool.
 
     `use` is one of USES: with `labels` nothing is drawn, with `unlabelled` nothing is known. Where the selection is
-    weighted, images with known labels are drawn with weight 1 even if they are not among its unlabelled images.
+    weighted, images with known labels are drawn with weight 1 even if they are not among its unlabelled images; all
+    others have weight 1, too, where `pool_weights` is `equal`.
     """
     device = selection.bought.device
     known = torch.full((count,), UNKNOWN, device=device)
@@ -122,7 +138,7 @@ def known_and_weights(selection: Selection, count: int, use: str) -> tuple[Tenso
     if use != "unlabelled":
         known[selection.members] = selection.member_labels
     if use != "labels":
-        weights[selection.unlabelled] = selection.weights
+        weights[selection.unlabelled] = 1.0 if pool_weights == "equal" else selection.weights
         if selection.facts.get("weighted"):
             weights[known != UNKNOWN] = 1
     return known, weights

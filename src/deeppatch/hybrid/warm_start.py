@@ -30,6 +30,7 @@ def warm_start_facts(model: nn.Module, train: Images, recipe: Recipe, settings: 
         "epochs": settings.epochs,
         "lr": settings.lr,
         "amp": settings.amp,
+        **({"weight_decay": settings.weight_decay} if settings.weight_decay != RepairSettings.weight_decay else {}),
     }
 
 

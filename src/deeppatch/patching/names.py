@@ -4,10 +4,14 @@
 UNITS = ("replace", "crtunit")
 # where new filters start: at the original ones, or drawn, as in the published code
 INITS = ("original", "fresh")
+# what a patch is trained on: half clean and half degraded images, clean ones, or the worst versions that sensei finds
+STREAMS = ("degraded", "clean", "sensei")
 # DeepPatch's published -p, and the options that it stands for
 PUBLISHED_PATCHES = {
     "DP": {"crt_type": "replace"}, "DC": {"crt_type": "crtunit"},
     "DP-s": {"crt_type": "replace", "noise_type": "spatial"},
+    "DP-SS": {"crt_type": "replace", "noise_type": "spatial", "train_on": "sensei"},
+    "SS-DP": {"crt_type": "replace", "noise_type": "spatial", "train_on": "clean"},
 }  # fmt: skip
 # a router whose answer is the mean of two networks' probabilities
 AVERAGE = "average"

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from deeppatch.artifacts import Checkpoint, state_digest
 from deeppatch.data import corruptions
 from deeppatch.data.dataset import Data
+from deeppatch.data.epochs import ChosenEpochs, TrainingStream
 from deeppatch.errors import UserError, check_positive
 from deeppatch.evaluation import check_classifier
 from deeppatch.patching.attachment import attach
@@ -36,6 +37,7 @@ def train_patch(
     *,
     kind: str = "replace",
     init: str = "original",
+    stream: TrainingStream | None = None,
     epochs: int = 20,
     passes: int | None = None,
     lr: float = 0.01,
@@ -61,6 +63,8 @@ def train_patch(
         kind: `replace` for new filters, `crtunit` for correction units after the old ones (DeepCorrect, TIP 2019).
         init: Where the new filters of `replace` start: `original`, at the filters that they replace, or `fresh`, drawn
             as for a new convolution, as in the published code.
+        stream: What chooses the images to train on, such as `SenseiStream()`, or `clean_stream` for clean images
+            (default: clean with probability 1/2, else at a random level).
         epochs: The number of passes over `train`.
         passes: The number of images to train on, each time that one is, instead of `epochs`: for equal budgets.
         lr: The initial learning rate of SGD, which falls to zero along a cosine.
@@ -101,12 +105,19 @@ def train_patch(
         raise UserError(f"init={init!r}: choose from {', '.join(INITS)}")
     data, degrade = data.to(device_of(model)), corruptions.corruption(corruption, seed=seed)
     check_classifier(model, data.example, len(data.classes))
+    plain = degraded_epochs(data.train, degrade, epochs=epochs, passes=passes, batch_size=batch_size, seed=seed)
+
+    def chosen(patched: nn.Module) -> ChosenEpochs:
+        if stream is None:
+            return ChosenEpochs(plain)
+        return stream(patched, data.train, degrade, plain, batch_size=batch_size, seed=seed, amp=amp)
+
     with seeded(seed if reseed else None):
         return fit_patch(
             model,
             channels,
             kind,
-            degraded_epochs(data.train, degrade, epochs=epochs, passes=passes, batch_size=batch_size, seed=seed),
+            chosen,
             accuracy_over_levels(data.val, degrade, batch_size=batch_size, amp=amp),
             data.example,
             settings=SGDSettings(lr, momentum, weight_decay),
@@ -121,7 +132,7 @@ def fit_patch(
     model: nn.Module,
     channels: dict[str, list[int]],
     kind: str,
-    epochs: Sequence[Stream],
+    epochs: Sequence[Stream] | Callable[[nn.Module], ChosenEpochs],
     validate: Callable[[nn.Module], float],
     example: Tensor,
     *,
@@ -133,23 +144,26 @@ def fit_patch(
 ) -> Patch:
     """Train units of `kind` at `channels` of a model on given batches and return the best epoch's patch.
 
-    The model is not changed. `validate` returns the accuracy in [0, 1] by which the epoch is chosen; `example` has
-    pixels (N, 3, H, W) in [0, 1]; `about` becomes the metadata of the patch.
+    The model is not changed. `epochs` may be a function that returns them for the patched copy. `validate` returns the
+    accuracy in [0, 1] by which the epoch is chosen; `example` has pixels (N, 3, H, W) in [0, 1]; `about` becomes the
+    metadata of the patch.
     """
     patched = copy.deepcopy(model)
     attachment = attach(network_of(patched), channels, kind, normalize_of(patched, example))
     if init == "fresh":
         attachment.draw_filters()
-    optimizer, schedule = (settings or SGDSettings()).optimizer(attachment.parameters(), epochs)
+    found = epochs(patched) if callable(epochs) else ChosenEpochs(epochs)  # type: ignore[arg-type]
+    optimizer, schedule = (settings or SGDSettings()).optimizer(attachment.parameters(), found.epochs)
     history = fit(
         patched,
-        epochs,
+        found.epochs,
         validate,
         loss=cross_entropy,
         optimizer=optimizer,
         schedule=schedule,
         checkpoint=checkpoint,
         enter_training=lambda _model: attachment.enter_training(),
+        carried=found.carried,
         amp=amp,
         label="patch",
     )

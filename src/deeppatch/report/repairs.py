@@ -11,9 +11,17 @@ from torch import Tensor
 from deeppatch.training import History
 
 # the settings that define a kind of run; runs of one kind differ only by seed
-TRAINING_OPTIONS = ["epochs", "lr", "batch_size", "steps", "ramp"]
+TRAINING_OPTIONS = [
+    "epochs", "lr", "batch_size", "max_batches", "ramp", "weight_decay", "pseudo_weight", "pool_weights",
+]  # fmt: skip
 SAFE_OPTIONS = ["pseudo_labels", "scope", "no_prior"]
-OF_CHOICE = ["features", "encoder", "encoder_epochs", "budget", "views"]
+STUDIED = ["tau_setting", "cluster_size", "coreset_start", "rounds", "step"]
+OF_CHOICE = ["features", "encoder", "encoder_epochs", "budget", "views", *STUDIED]
+# what runs of versions without these options had
+EARLIER: dict[str, object] = {
+    "weight_decay": 5e-4, "pseudo_weight": 100.0, "pool_weights": "dynamic", "tau_setting": "auto",
+    "cluster_size": 10, "coreset_start": "train", "rounds": 1,
+}  # fmt: skip
 KIND_COLUMNS = ["method", "use", *SAFE_OPTIONS, *OF_CHOICE, *TRAINING_OPTIONS]
 # what the safe recipe watches after each epoch
 OF_PSEUDO_LABELS = (
@@ -99,7 +107,9 @@ def over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
 
     Rows are sorted by descending gain. Deviations are missing for a single seed.
     """
-    rows = rows.reindex(columns=rows.columns.union(KIND_COLUMNS, sort=False))  # earlier versions lack some
+    rows = rows.reindex(columns=rows.columns.union([*KIND_COLUMNS, "steps"], sort=False))  # earlier versions lack some
+    rows = rows.assign(max_batches=rows["max_batches"].astype(float).fillna(rows["steps"].astype(float)))
+    rows = rows.fillna(EARLIER).astype({"tau_setting": str})
     grouped = rows.groupby(KIND_COLUMNS, dropna=False, sort=True)
     table = grouped.agg(
         seeds=("seed", "nunique"), labels_bought=("labels_bought", "mean"), wall_seconds=("wall_seconds", "mean")
@@ -124,6 +134,7 @@ def name_of(kind: Mapping[Hashable, Any], kinds: pd.DataFrame) -> str:
         "encoder": alike,
         "encoder_epochs": alike,
         "views": same,
+        **dict.fromkeys(STUDIED, same),
         **dict.fromkeys(TRAINING_OPTIONS, kinds),
     }
     telling = [name for name, others in compared.items() if others[name].nunique(dropna=False) > 1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,8 @@ from deeppatch import runtime
 from deeppatch.artifacts import Checkpoint
 from deeppatch.data.corruptions import Corruption, Spatial
 from deeppatch.data.dataset import Data
-from deeppatch.data.epochs import Passes, degraded_epochs
-from deeppatch.data.images import to_float
+from deeppatch.data.epochs import ChosenEpochs, Passes, ShardedEpoch, degraded_epochs
+from deeppatch.data.images import Images, to_float
 from deeppatch.data.views import Batch, Shuffled, degraded
 from deeppatch.errors import UserError, check_positive
 from deeppatch.graph.hooks import eval_mode
@@ -89,52 +89,95 @@ def sensei(
         >>> tuned.facts, tuned.passes
         ({'search': 'all levels', 'candidates': 3}, Passes(train=16, forward=96))
     """
-    check_positive(robust_threshold=robust_threshold)
-    if not 1 <= popsize <= LARGEST or not 0 <= crossover_prob <= 1:
-        raise UserError(
-            f"popsize={popsize}, crossover_prob={crossover_prob}: give from 1 to {LARGEST} candidates, and a "
-            "probability from 0 to 1"
-        )
+    stream = SenseiStream(popsize, robust_threshold, crossover_prob)
     settings = SGDSettings(lr, momentum, weight_decay)
     training = Training(epochs, passes, settings, batch_size, amp, seed, reseed, checkpoint)
     data, degrade = prepared(model, data, corruption, training)
     plain = degraded_epochs(data.train, degrade, **training.budget)
     tuned = copy.deepcopy(model)
-    common = (tuned, model, data, degrade)
-    images = sum(sum(each.sizes) for each in plain)
-    if popsize == 1:
-        return noted(train_whole(*common, plain, training, label="sensei"), facts={"search": "none", "candidates": 1})
-
-    def searched(search: Search) -> list[Searched]:
-        wholes = [Shuffled(data.train, batch_size, seed, number, corruption=degrade) for number in range(len(plain))]
-        return [Searched(whole, each.sizes, search) for whole, each in zip(wholes, plain, strict=True)]
-
-    def losses(pixels: Tensor, labels: Tensor) -> Tensor:
-        return losses_of(tuned, pixels, labels, amp=amp)
-
-    if isinstance(degrade, Spatial):
-        evolution = Evolution(popsize, robust_threshold, crossover_prob, seed)
-        population = Population(len(data.train), degrade, losses, evolution, data.train.labels.device)
-        trained = train_whole(
-            *common,
-            searched(population),
-            training,
-            label="sensei",
-            carried=population,
-            spent=lambda: Passes(forward=population.evaluated),
-        )
-        robust = 100 * population.robust.double().mean().item()
-        return noted(trained, facts={"search": "genetic", "candidates": popsize, "robust_percent": robust})
-    candidates = min(popsize, len(degrade) + 1)
+    found = stream(tuned, data.train, degrade, plain, batch_size=batch_size, seed=seed, amp=amp)
     trained = train_whole(
-        *common,
-        searched(WorstLevel(degrade, losses, candidates, seed)),
+        tuned,
+        model,
+        data,
+        degrade,
+        found.epochs,
         training,
         label="sensei",
-        spent=lambda: Passes(forward=candidates * images),
+        carried=found.carried,
+        spent=found.spent,
     )
-    kind = "all levels" if candidates == len(degrade) + 1 else "sampled levels"
-    return noted(trained, facts={"search": kind, "candidates": candidates})
+    return noted(trained, facts=found.facts())
+
+
+@dataclass(frozen=True)
+class SenseiStream:
+    """Choose of several versions of each image the one of largest loss, by the network that is trained on it.
+
+    `sensei` trains whole networks on these images, and `train_patch` with `stream=SenseiStream()` a patch. The
+    arguments are those of `sensei`.
+
+    Raises:
+        UserError: When a number is out of range.
+    """
+
+    popsize: int = 10
+    robust_threshold: float = 1e-3
+    crossover_prob: float = 0.4
+
+    def __post_init__(self) -> None:
+        """Raise UserError when a number is out of range."""
+        check_positive(robust_threshold=self.robust_threshold)
+        if not 1 <= self.popsize <= LARGEST or not 0 <= self.crossover_prob <= 1:
+            raise UserError(
+                f"popsize={self.popsize}, crossover_prob={self.crossover_prob}: give from 1 to {LARGEST} candidates, "
+                "and a probability from 0 to 1"
+            )
+
+    def __call__(
+        self,
+        network: nn.Module,
+        images: Images,
+        corruption: Corruption,
+        plain: Sequence[ShardedEpoch],
+        *,
+        batch_size: int,
+        seed: int,
+        amp: bool,
+    ) -> ChosenEpochs:
+        """Return the epochs for a network, for images that are degraded, and for the epochs at random levels."""
+        if self.popsize == 1:
+            return ChosenEpochs(plain, facts=lambda: {"search": "none", "candidates": 1})
+
+        def losses(pixels: Tensor, labels: Tensor) -> Tensor:
+            return losses_of(network, pixels, labels, amp=amp)
+
+        def searched(search: Search) -> list[Searched]:
+            wholes = [Shuffled(images, batch_size, seed, number, corruption=corruption) for number in range(len(plain))]
+            return [Searched(whole, each.sizes, search) for whole, each in zip(wholes, plain, strict=True)]
+
+        if isinstance(corruption, Spatial):
+            evolution = Evolution(self.popsize, self.robust_threshold, self.crossover_prob, seed)
+            population = Population(len(images), corruption, losses, evolution, images.labels.device)
+            return ChosenEpochs(
+                searched(population),
+                population,
+                lambda: Passes(forward=population.evaluated),
+                lambda: {
+                    "search": "genetic",
+                    "candidates": self.popsize,
+                    "robust_percent": 100 * population.robust.double().mean().item(),
+                },
+            )
+        candidates = min(self.popsize, len(corruption) + 1)
+        kind = "all levels" if candidates == len(corruption) + 1 else "sampled levels"
+        read = sum(sum(each.sizes) for each in plain)
+        return ChosenEpochs(
+            searched(WorstLevel(corruption, losses, candidates, seed)),
+            None,
+            lambda: Passes(forward=candidates * read),
+            lambda: {"search": kind, "candidates": candidates},
+        )
 
 
 # indices of the images of a batch in `train`, their clean pixels and labels, the levels that fine-tuning draws, and

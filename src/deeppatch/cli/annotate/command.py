@@ -7,18 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deeppatch.cli.arguments import model_name
+from deeppatch.cli.annotate.choices import FEATURES, GIVEN, add_studied, features_or_file, problems_of_studied
+from deeppatch.cli.arguments import Suggestions, model_name
 from deeppatch.cli.declared import Folder
 from deeppatch.cli.options import ANNOTATE, StageOptions, call
 from deeppatch.hybrid.budget import budget_problem
-from deeppatch.hybrid.names import BIASES, BY_FEATURES, METHODS, PRIOR
+from deeppatch.hybrid.choice_settings import CLUSTER_SIZE
+from deeppatch.hybrid.names import BIASES, BY_FEATURES, CORESET_STARTS, METHODS, PRIOR
 from deeppatch.hybrid.published_names import bias_here, method_here
 
 STAGE = "annotate"
 DESCRIPTION = "Annotate: choose which images of a pool to label, within a budget, and which to learn from without."
 EXAMPLE = "-m mobilenet -d cifar10 --bias B --method hybrid --budget 1%"
 REPAIR = False
-FEATURES = ("penultimate", "ssl")
 ARTIFACTS = (
     Folder(
         "annotate-METHOD",
@@ -43,9 +44,22 @@ class Options(StageOptions):
     method: str = "hybrid"
     budget: str = "1%"
     features: str = "penultimate"
+    features_file: Path | None = None
     encoder: str = "resnet18"
     encoder_epochs: int = 100
     views: int = 8
+    tau: float | str = "auto"
+    cluster_size: int = CLUSTER_SIZE
+    coreset_start: str = CORESET_STARTS[0]
+    rounds: int = 1
+    step: int | None = None
+
+    def __post_init__(self) -> None:
+        """Tell names of features from files."""
+        if self.features not in (*FEATURES, GIVEN):
+            object.__setattr__(self, "features_file", self.features_file or Path(self.features))
+        if self.features_file is not None:
+            object.__setattr__(self, "features", GIVEN)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -98,10 +112,16 @@ def add_selection(parser: argparse.ArgumentParser, *epochs: str) -> None:
     )
     group.add_argument(
         "--features",
-        choices=list(FEATURES),
+        type=features_or_file,
+        choices=Suggestions([*FEATURES]),
         default=ANNOTATE["features"],
-        help=f"features for {', '.join(BY_FEATURES)} to compare images: the model's last ones, or those of an encoder "
-        "that is trained here on images without labels (default: penultimate)",
+        metavar="NAME",
+        help=f"features for {', '.join(BY_FEATURES)} to compare images: the model's last ones (penultimate), those of "
+        "an encoder that is trained here on images without labels (ssl), or a checkpoint of MoCo v3 with a ResNet-50 "
+        "(default: penultimate)",
+    )
+    group.add_argument(
+        "--features_file", type=Path, metavar="FILE", help="the same checkpoint, by an option of its own"
     )
     group.add_argument(
         "--encoder",
@@ -124,6 +144,7 @@ def add_selection(parser: argparse.ArgumentParser, *epochs: str) -> None:
         metavar="N",
         help="AugMix views of each image, in addition to itself (default: 8)",
     )
+    add_studied(group)
 
 
 def problems(options: Options) -> list[str]:
@@ -139,9 +160,7 @@ def problems_of_selection(options: Options) -> list[str]:
     messages = [f"--budget {options.budget}: {problem}"] if problem else []
     for name in ("views", "encoder_epochs"):
         messages += [f"--{name} {getattr(options, name)}: give at least 1"] * (getattr(options, name) < 1)
-    if options.features != "penultimate" and options.method not in BY_FEATURES:
-        messages.append(f"--features {options.features} can only be used with --method {', '.join(BY_FEATURES)}")
-    messages += split_problems(options)
+    messages += problems_of_studied(options) + split_problems(options)
     if not options.bias and not options.dataset.startswith("folder:"):
         messages.append(
             f"-d {options.dataset}: give --bias to simulate a pool, or folder:PATH with images in PATH/pool"
@@ -157,30 +176,18 @@ def run(options: Options) -> None:
     from deeppatch.cli.predecessors import base_model
     from deeppatch.hybrid.budget import affordable
     from deeppatch.hybrid.choosing import choose
-    from deeppatch.hybrid.selection_methods import SelectionInputs
+    from deeppatch.hybrid.rounds import round_budgets
     from deeppatch.progress import info
 
     context = open_stage(options, STAGE)
     report.check_no_labels_given(context)
     model = base_model(context)
     pool = inputs.pool_of(context)
-    budget = affordable(options.budget, len(pool), "--budget")
+    budget = round_budgets(affordable(options.budget, len(pool), "--budget"), options.rounds, options.step)[0]
     if context.already_finished():
         return
-    encoder = inputs.encoder_of(context, pool) if options.features == "ssl" else None
-    train = context.splits.train
-    inputs_of_selection = SelectionInputs(
-        model,
-        pool.pixels,
-        train.pixels[:],
-        options.seed,
-        options.views,
-        encoder,
-        options.batch_size,
-        options.amp,
-        train_labels=train.labels,
-        val=context.splits.val,
-    )
+    encoder = inputs.encoder_of(context, pool, model)
+    inputs_of_selection = inputs.selection_inputs(context, model, pool, encoder)
     choice = choose(inputs_of_selection, budget, method=options.method, oracle=pool.truth)
     found = {
         "labels_bought": choice.labels_bought,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from deeppatch.cache import ContentCache
 from deeppatch.cli.context import Context
@@ -15,9 +15,13 @@ from deeppatch.data import biased_split
 from deeppatch.data.biased_split import Partition
 from deeppatch.data.pool import Pool, folder_pool, simulated_pool
 from deeppatch.errors import StaleArtifact
+from deeppatch.hybrid.choice_settings import ChoiceSettings
 from deeppatch.hybrid.diagnostics import judge_of_pseudo_labels
 from deeppatch.hybrid.encoder_training import EncoderSettings, TrainedEncoder, train_encoder
+from deeppatch.hybrid.given_encoder import GivenEncoder, load_encoder
+from deeppatch.hybrid.selection_inputs import SelectionInputs
 from deeppatch.progress import info
+from deeppatch.zoo.classifier import Classifier
 from deeppatch.zoo.resolve import resolve
 
 SPLIT = "split.safetensors"
@@ -85,9 +89,22 @@ def write_partition(context: Context) -> None:
     )
 
 
-def encoder_of(context: Context, pool: Pool) -> TrainedEncoder:
-    """Return the encoder of --features ssl, which is cached in encoder/, next to the folders of the stages."""
+def encoder_of(context: Context, pool: Pool, model: Classifier) -> TrainedEncoder | GivenEncoder | None:
+    """Return the encoder of --features: trained and cached in encoder/, read from a file, or None for the model's own.
+
+    An encoder from a file reads pixels with the normalisation of the model.
+    """
     options = context.options
+    if options.features_file is not None:
+        normalize = model.normalize
+        mean, std = normalize.mean.flatten().tolist(), normalize.std.flatten().tolist()
+        machine = {"device": context.device, "batch_size": options.batch_size, "amp": options.amp}
+        given = load_encoder(options.features_file, mean, std, **machine)
+        context.stage.inherit(options.features_file, options.features_file.read_bytes())
+        info(f"inherited {options.features_file}: {given.facts['width']} features of each image")
+        return given
+    if options.features != "ssl":
+        return None
     settings = EncoderSettings(options.encoder, options.encoder_epochs, options.batch_size, options.seed, options.amp)
     encoder = train_encoder(
         lambda: resolve(options.encoder).build(2),
@@ -100,3 +117,23 @@ def encoder_of(context: Context, pool: Pool) -> TrainedEncoder:
     correct = encoder.facts["knn_accuracy_on_val_percent"]
     info(f"encoder: most neighbours of {correct} % of val images are of their class")
     return encoder
+
+
+def selection_inputs(
+    context: Context, model: nn.Module, pool: Pool, encode: Callable[[Tensor], Tensor] | None
+) -> SelectionInputs:
+    """Return what the methods that choose images read."""
+    options, train = context.options, context.splits.train
+    return SelectionInputs(
+        model,
+        pool.pixels,
+        train.pixels[:],
+        options.seed,
+        options.views,
+        encode,
+        options.batch_size,
+        options.amp,
+        train_labels=train.labels,
+        val=context.splits.val,
+        settings=ChoiceSettings(options.tau, options.cluster_size, options.coreset_start),
+    )

@@ -16,7 +16,8 @@ from deeppatch.data.pool import Pool
 from deeppatch.errors import UserError
 from deeppatch.hybrid.consistency import uncertainty
 from deeppatch.hybrid.diagnostics import PoolTruth
-from deeppatch.hybrid.selection_methods import Choice, SelectionInputs
+from deeppatch.hybrid.selection_inputs import SelectionInputs
+from deeppatch.hybrid.selection_methods import Choice
 from deeppatch.progress import info
 from deeppatch.report.contact_sheet import Tile, contact_sheet
 from deeppatch.report.labelling_page import Task, labelling_page

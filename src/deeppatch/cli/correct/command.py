@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from deeppatch.cli.correct.peers import EPOCHS, FOLDERS, PeerOptions, add_peer_arguments, peer_problems
-from deeppatch.cli.corrections import OF_CORRECTION
+from deeppatch.cli.corrections import OF_CORRECTION, PEER_OPTIONS
 from deeppatch.cli.declared import Folder
 from deeppatch.cli.naming import given_options
-from deeppatch.patching.names import INITS
+from deeppatch.patching.names import INITS, STREAMS
 from deeppatch.retrain.names import CONDITIONS, STATISTICS, STATISTICS_OF_PATCH
 
 STAGE = "correct"
@@ -84,6 +84,7 @@ class Options(PeerOptions):
     passes: int | None = None
     filter_seed: int | None = None
     init: str = "original"
+    train_on: str = "degraded"
     statistics: str = "linear"
     conditions: str = "level"
     block: int = 1
@@ -114,6 +115,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="original",
         help="patch: where the new filters start, at those that they replace, or drawn, as in the published code "
         "(default: original)",
+    )
+    group.add_argument(
+        "--train_on",
+        choices=list(STREAMS),
+        default="degraded",
+        help="patch: the images it is trained on, half of them clean and half degraded, all clean, or the worst "
+        "versions by the search of sensei, with its options (default: degraded)",
     )
     group.add_argument(
         "--statistics",
@@ -173,6 +181,9 @@ def problems(options: Options) -> list[str]:
         messages.append("--filter_seed draws nothing here: add -f random or --susp_side random")
     if options.init != "original" and options.crt_type != "replace":
         messages.append(f"--init {options.init} can only be used with --crt_type replace: correction units are new")
+    of_sensei = [name for name in PEER_OPTIONS["sensei"] if name in given_options(options)]
+    if options.crt_method == "patch" and options.train_on != "sensei":
+        messages += [f"--{name} can only be used with -c sensei or --train_on sensei" for name in of_sensei]
     if options.block < 1:
         messages.append(f"--block {options.block}: give a number from 1 on; blocks are counted from the input")
     if options.max_clean_drop is not None and not 0 <= options.max_clean_drop <= 100:

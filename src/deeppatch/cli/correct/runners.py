@@ -17,7 +17,7 @@ from deeppatch.cli.correct.statistics import run_statistics
 from deeppatch.cli.corrections import PEER_OPTIONS
 from deeppatch.cli.predecessors import load_finetuned
 from deeppatch.data import views
-from deeppatch.data.epochs import count_passes, degraded_epochs
+from deeppatch.data.epochs import ChosenEpochs, TrainingStream, clean_stream, count_passes, degraded_epochs
 from deeppatch.patching.training import train_patch
 from deeppatch.retrain.apricot import apricot
 from deeppatch.retrain.augmix import augmix
@@ -27,7 +27,7 @@ from deeppatch.retrain.gini import gini
 from deeppatch.retrain.interpolate import interpolate
 from deeppatch.retrain.norms import norms
 from deeppatch.retrain.robot import robot
-from deeppatch.retrain.sensei import sensei
+from deeppatch.retrain.sensei import SenseiStream, sensei
 from deeppatch.retrain.surgical import surgical
 from deeppatch.training import History
 from deeppatch.zoo.classifier import Classifier
@@ -42,6 +42,7 @@ def run_patch(context: Context, model: Classifier) -> Correction | None:
         return None
     options, data = context.options, context.data
     checkpoint = context.checkpoint(base=state_digest(model.state_dict()), channels=channels)
+    made: list[ChosenEpochs] = []
     patch = train_patch(
         model,
         data,
@@ -49,6 +50,7 @@ def run_patch(context: Context, model: Classifier) -> Correction | None:
         channels,
         kind=options.crt_type,
         init=options.init,
+        stream=_stream(options, made),
         checkpoint=checkpoint,
         **_training(context),
     )
@@ -59,7 +61,24 @@ def run_patch(context: Context, model: Classifier) -> Correction | None:
     validated = len(views.append(data.val, context.corruption, options.batch_size).index)
     facts = {"kind": options.crt_type, **({"init": options.init} if options.init != "original" else {}), **facts}
     passes = count_passes(epochs, validated)
+    for each in made:
+        facts |= {"train_on": options.train_on, **each.facts()}
+        passes += each.spent()
     return Correction("patch.safetensors", patch.to_bytes(), passes, patch.history, facts=facts)
+
+
+def _stream(options: Any, made: list[ChosenEpochs]) -> TrainingStream | None:
+    """Return what chooses the images of --train_on, which notes in `made` what it has made; None for the usual ones."""
+    if options.train_on == "degraded":
+        return None
+    own = {name: getattr(options, name) for name in PEER_OPTIONS["sensei"]}
+    stream: TrainingStream = clean_stream if options.train_on == "clean" else SenseiStream(**own)
+
+    def noting(*given: Any, **named: Any) -> ChosenEpochs:
+        made.append(stream(*given, **named))
+        return made[-1]
+
+    return noting
 
 
 def run_whole(train: Callable[..., nn.Module], context: Context, model: Classifier, **own: Any) -> Correction | None:

@@ -32,7 +32,10 @@ ARTIFACTS = (
             "router.csv": "AUROC and wrongly routed samples of each view",
             "accuracy.png": "a plot of accuracy against blur, a curve for each network",
         },
-        DEGRADATION_FILES,
+        {
+            **DEGRADATION_FILES,
+            "neighbours.csv": "shares of right neighbours of each network by severity, with `--neighbours`",
+        },
     ),
 )
 
@@ -52,6 +55,7 @@ class Options(RepairOptions):
     calibrate_on: str = "val"
     alarm: float | None = None
     experts: list[Path] | None = None
+    neighbours: int | None = None
 
     def __post_init__(self) -> None:
         """Tell names of routers from files."""
@@ -123,6 +127,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="further patches or networks that correct left for the same base, between which the router chooses, too",
     )
+    group.add_argument(
+        "--neighbours",
+        type=int,
+        metavar="N",
+        help="with -n spatial: measure also N versions of each test image at each severity, the share of right ones "
+        "and the share of images of which all are right; published are 50 (default: none)",
+    )
 
 
 def _router(text: str) -> str:
@@ -151,6 +162,10 @@ def problems(options: Options) -> list[str]:
         options.calibrate_on != "val" or options.alarm is not None or options.max_flips is not None
     ):
         messages.append("--router_file: the router is used as it is; leave out --calibrate_on, --alarm and --max_flips")
+    if options.neighbours is not None and options.neighbours < 1:
+        messages.append(f"--neighbours {options.neighbours}: give at least 1")
+    if options.neighbours is not None and options.noise_type != "spatial":
+        messages.append("--neighbours can only be used with -n spatial, which draws other versions of an image")
     if options.experts and options.router in ("probe", "flips"):
         messages.append(f"--experts: the router {options.router} decides between two networks; use benefit-both")
     return messages
@@ -198,4 +213,5 @@ def run(options: Options) -> None:
 
     comparison = compared(context.corruption)
     unseen = None if context.held_out is None else compared(context.held_out)
-    write_report(context, Results(comparison, unseen, switched, seen))
+    near = inputs.neighbours(context, model, corrections, switched, tuned) if options.neighbours else None
+    write_report(context, Results(comparison, unseen, switched, seen, near))

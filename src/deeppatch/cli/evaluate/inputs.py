@@ -6,6 +6,7 @@ import contextlib
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import torch
 from torch import nn
 
@@ -19,7 +20,9 @@ from deeppatch.data.files import Files
 from deeppatch.data.folders import list_classes
 from deeppatch.data.images import Images
 from deeppatch.errors import DataProblem, MissingArtifact, OtherBase, StaleArtifact, UserError
-from deeppatch.patching.calibration import Experts, fit_switch, switch_between
+from deeppatch.neighbours import robust_accuracy
+from deeppatch.patching.calibration import Experts, classifiers, fit_switch, switch_between
+from deeppatch.patching.comparison import ALWAYS, FINETUNED, PRETRAINED, SWITCHED
 from deeppatch.patching.patch_file import Patch
 from deeppatch.patching.router import Router
 from deeppatch.patching.seen import Seen, apart, compare_seen
@@ -141,6 +144,24 @@ def switched_model(
     )
     show_calibration(switched.calibration, options.calibrate_on, seen)
     return switched, seen
+
+
+def neighbours(
+    context: Context, model: Classifier, corrected: Experts, switched: Switch, tuned: nn.Module | None
+) -> pd.DataFrame:
+    """Return the shares of right neighbours of all networks that evaluate compares."""
+    options = context.options
+    others = classifiers(model, corrected, context.example)
+    others = {ALWAYS: others["patched"]} if isinstance(corrected, Patch) else others
+    networks = {PRETRAINED: model, FINETUNED: tuned, **others, SWITCHED: switched}
+    return robust_accuracy(
+        {name: network for name, network in networks.items() if network is not None},
+        context.data.test,
+        context.corruption,
+        options.neighbours,
+        batch_size=options.batch_size,
+        amp=options.amp,
+    )
 
 
 def _given_router(context: Context, switched: Switch) -> Router:

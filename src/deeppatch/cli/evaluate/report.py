@@ -30,12 +30,14 @@ class Results:
         unseen: The same on held-out degradations, which are reported apart.
         switched: The switched model.
         seen: Whether the network has seen the calibration images; None where that was not asked.
+        neighbours: The shares of right neighbours of all networks, in percent; None where they were not asked for.
     """
 
     comparison: Comparison
     unseen: Comparison | None
     switched: Switch
     seen: Seen | None = None
+    neighbours: pd.DataFrame | None = None
 
 
 def show_calibration(facts: dict[str, Any], images: str = "val", seen: Seen | None = None) -> None:
@@ -98,6 +100,7 @@ def write_report(context: Context, results: Results) -> None:
             "calibration": _calibration(context, results),
             **_routes(comparison, switched),
             **_held_out(unseen, switched),
+            **_neighbours(context, results),
         },
     )
 
@@ -123,6 +126,9 @@ def write_report(context: Context, results: Results) -> None:
     print(scores.format_changes(changed) if by_type is None else _changes_by_type(comparison, unseen))
     print(f"\nrouter: {switched.router.kind}, one decision a {options.switch}")
     print(scores.format_table(router_table) if by_type is None else _routing_by_type(comparison, unseen))
+    if results.neighbours is not None:
+        print(f"\n{options.neighbours} neighbours of each test image at each severity, in percent")
+        print(results.neighbours.to_string(index=False, float_format="%.2f"))
     for line in [metrics.OF_CHANGES, *_remarks(context, results)]:
         print(f"\n{line}")
     info(judged(context, comparison))
@@ -146,6 +152,17 @@ def _calibration(context: Context, results: Results) -> dict[str, Any]:
         return facts
     remark = {"remark": told(seen, context.options.calibrate_on)} if seen.seen else {}
     return {**facts, "images_seen": seen.facts(), **remark}
+
+
+def _neighbours(context: Context, results: Results) -> dict[str, Any]:
+    """Write neighbours.csv, and return what metrics.json says of it; nothing where it was not asked for."""
+    if results.neighbours is None:
+        return {}
+    context.stage.write_table("neighbours.csv", results.neighbours)
+    return {
+        "neighbours": context.options.neighbours,
+        "neighbours_percent": results.neighbours.to_dict("records"),
+    }
 
 
 def _routes(comparison: Comparison, switched: Switch) -> dict[str, Any]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from deeppatch.cli.annotate import command as annotate
 from deeppatch.cli.declared import Folder
 from deeppatch.cli.options import DEFAULT_SEED
-from deeppatch.hybrid.names import PRIOR, PSEUDO_LABELS, SCOPES, USES
+from deeppatch.hybrid.names import POOL_WEIGHTS, PRIOR, PSEUDO_LABELS, SCOPES, USES
 
 STAGE = "relearn"
 DESCRIPTION = "Relearn: repair a network with the labels that annotate chose and, in HybridRepair, unlabelled images."
@@ -54,8 +55,11 @@ class Options(annotate.Options):
     trust_prior: bool = False
     epochs: int = 10
     lr: float = 1e-3
-    steps: int | None = None
+    weight_decay: float = 5e-4
+    max_batches: int | None = None
     ramp: int = 0
+    pseudo_weight: float = 100.0
+    pool_weights: str = "dynamic"
     compare: bool = False
     batch_size: int = 64
 
@@ -85,14 +89,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="learning rate of SGD (default: 1e-3; 0.03 at the start with --pseudo_labels safe)",
     )
-    group.add_argument("--steps", type=int, metavar="N", help="at most N batches per phase, for CPUs (default: all)")
+    group.add_argument("--weight_decay", type=float, default=5e-4, metavar="X", help="L2 penalty (default: 5e-4)")
+    group.add_argument(
+        "--max_batches",
+        "--steps",
+        type=int,
+        metavar="N",
+        help="at most N batches per phase, for CPUs (default: all)",
+    )
     group.add_argument(
         "--ramp",
         type=int,
         default=0,
         metavar="N",
-        help="epochs over which the weight of pseudo-labels grows to 100 (default: 0, as published: whole from the "
-        "start)",
+        help="epochs over which the weight of pseudo-labels grows to its value (default: 0, as published: whole from "
+        "the start)",
+    )
+    group.add_argument(
+        "--pseudo_weight",
+        type=float,
+        default=100.0,
+        metavar="X",
+        help="weight of the loss on pseudo-labels (default: 100, as published)",
+    )
+    group.add_argument(
+        "--pool_weights",
+        choices=list(POOL_WEIGHTS),
+        default="dynamic",
+        help="hybrid: images without labels are drawn by their certainty after each epoch (dynamic), by that at the "
+        "selection (fixed), or all alike (equal) (default: dynamic)",
     )
     group.add_argument(
         "--compare", action="store_true", help="train nothing: compare all runs of this model, over methods and seeds"
@@ -138,7 +163,14 @@ def problems(options: Options) -> list[str]:
     """Return the problems with this stage's own options."""
     messages = annotate.problems_of_selection(options) + _problems_of_safe(options)
     messages += [f"--epochs {options.epochs}: give at least 1"] * (options.epochs < 1)
-    messages += [f"--steps {options.steps}: give at least 1"] * (options.steps is not None and options.steps < 1)
+    few = options.max_batches is not None and options.max_batches < 1
+    messages += [f"--max_batches {options.max_batches}: give at least 1"] * few
+    if not 0 <= options.pseudo_weight < math.inf:
+        messages.append(f"--pseudo_weight {options.pseudo_weight}: give 0 or more")
+    if options.pool_weights != "dynamic" and options.method != "hybrid":
+        messages.append(f"--pool_weights {options.pool_weights} can only be used with --method hybrid")
+    if options.use == "unlabelled" and (options.rounds > 1 or options.step is not None):
+        messages.append("--use unlabelled buys no labels: leave --rounds and --step out")
     messages += [f"--ramp {options.ramp}: give 0 or more"] * (options.ramp < 0)
     if options.labels is not None:
         messages += ["--labels can only be used with --use both or labels"] * (options.use == "unlabelled")
@@ -155,6 +187,8 @@ def _problems_of_safe(options: Options) -> list[str]:
         "--no_prior can only be used with --pseudo_labels safe": options.no_prior and not safe,
         "--trust_prior can only be used with --method prior or --pseudo_labels safe": options.trust_prior
         and not (safe or prior),
+        "--pseudo_weight and --pool_weights are of the published recipe: leave them or --pseudo_labels safe out": safe
+        and (options.pseudo_weight != 100.0 or options.pool_weights != "dynamic"),
         "--trust_prior and --no_prior contradict each other": options.trust_prior and options.no_prior,
         "--method prior reads no labels: leave --labels and --selection out": prior
         and bool(options.labels or options.selection),
@@ -206,7 +240,8 @@ def _repair(options: Options) -> None:
     from deeppatch.cli.context import open_stage
     from deeppatch.cli.predecessors import base_model
     from deeppatch.cli.relearn import inputs, report
-    from deeppatch.hybrid.relearning import repair_from_warm_start, settings_of_warm_start
+    from deeppatch.hybrid.relearning import Relearned, repair_from_warm_start, settings_of_warm_start
+    from deeppatch.hybrid.selection import Selection
     from deeppatch.hybrid.training_data import Recipe, RepairSettings
 
     context = open_stage(options, STAGE)
@@ -215,27 +250,38 @@ def _repair(options: Options) -> None:
     selection = inputs.load_selection(context, model, pool)
     if context.already_finished():
         return
-    recipe = Recipe(batch=options.batch_size, ramp=options.ramp, steps=options.steps)
-    settings = RepairSettings(options.epochs, options.lr, seed=options.seed, amp=options.amp)
-    safe = inputs.safe_training(options, pool) if options.pseudo_labels == "safe" else None
-    cache = inputs.warm_starts(context)
-    start_checkpoint, checkpoint = context.checkpoint("checkpoint-start.pt"), context.checkpoint()
-    relearned = repair_from_warm_start(
-        model,
-        context.data,
-        pool.pixels,
-        selection,
-        settings,
-        use=options.use,
-        views=options.views,
-        recipe=recipe,
-        safe=safe,
-        cache=cache,
-        start_checkpoint=start_checkpoint,
-        checkpoint=checkpoint,
+    recipe = Recipe(
+        batch=options.batch_size, weight=options.pseudo_weight, ramp=options.ramp, steps=options.max_batches
     )
+    settings = RepairSettings(
+        options.epochs, options.lr, weight_decay=options.weight_decay, seed=options.seed, amp=options.amp
+    )
+    safe = inputs.safe_training(options, pool) if options.pseudo_labels == "safe" else None
+    checkpoints = {"start": context.checkpoint("checkpoint-start.pt")}
+
+    def repaired(chosen: Selection, number: int) -> Relearned:
+        name = "checkpoint.pt" if number == 0 else f"checkpoint-round{number}.pt"
+        checkpoints[name] = context.checkpoint(name)
+        return repair_from_warm_start(
+            model,
+            context.data,
+            pool.pixels,
+            chosen,
+            settings,
+            use=options.use,
+            views=options.views,
+            pool_weights=options.pool_weights,
+            recipe=recipe,
+            safe=safe,
+            cache=inputs.warm_starts(context),
+            start_checkpoint=checkpoints["start"],
+            checkpoint=checkpoints[name],
+        )
+
+    selection = inputs.after_all_rounds(context, model, pool, selection, lambda *given: repaired(*given).repaired)
+    relearned = repaired(selection, 0)
     inputs.inherit_warm_start(context, model, recipe, settings_of_warm_start(settings) if safe else settings)
     report.report(context, selection, model, relearned)
     context.stage.finish()
-    for each in (start_checkpoint, checkpoint):
+    for each in checkpoints.values():
         each.remove()

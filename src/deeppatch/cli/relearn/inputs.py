@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from torch import Tensor
+from torch import Tensor, nn
 
 from deeppatch.artifacts import DAMAGE, state_digest
 from deeppatch.cache import ContentCache
-from deeppatch.cli.annotate.inputs import judge_of
+from deeppatch.cli.annotate.inputs import encoder_of, judge_of, selection_inputs
 from deeppatch.cli.annotate.report import PAGE
 from deeppatch.cli.context import Context
 from deeppatch.cli.naming import model_folder
@@ -20,7 +21,9 @@ from deeppatch.cli.predecessors import given_or_read
 from deeppatch.data.label_file import read_labels
 from deeppatch.data.pool import Pool
 from deeppatch.errors import OtherBase, StaleArtifact, UserError
+from deeppatch.hybrid.budget import affordable
 from deeppatch.hybrid.relearning import warm_start_facts
+from deeppatch.hybrid.rounds import choose_further, in_rounds, round_budgets
 from deeppatch.hybrid.safe_repair import SafeTraining
 from deeppatch.hybrid.selection import UNKNOWN, Selection, selection_from_bytes
 from deeppatch.hybrid.training_data import Recipe, RepairSettings
@@ -67,6 +70,29 @@ def _answered(selection: Selection, given: Tensor, origin: Path) -> Selection:
         sharing = f", and {lost - skipped} images that would have shared their labels" if lost > skipped else ""
         info(f"{skipped} of {len(given)} chosen images are skipped: left out of the repair{sharing}")
     return answered
+
+
+def after_all_rounds(
+    context: Context,
+    model: Classifier,
+    pool: Pool,
+    first: Selection,
+    repair: Callable[[Selection, int], nn.Module],
+) -> Selection:
+    """Return the selection after the rounds of --rounds or --step; `first` is that of the first round."""
+    options = context.options
+    budgets = round_budgets(affordable(options.budget, len(pool), "--budget"), options.rounds, options.step)
+    if len(budgets) == 1:
+        return first
+    encoder = encoder_of(context, pool, model)
+
+    def choose(network: nn.Module, selection: Selection, budget: int) -> Selection:
+        found = selection_inputs(context, network, pool, encoder)
+        chosen = choose_further(found, selection, budget, method=options.method, oracle=pool.truth)
+        info(f"round {chosen.facts['rounds']} of {len(budgets)}: {len(chosen.bought)} labels bought")
+        return chosen
+
+    return in_rounds(first, budgets, repair, choose)
 
 
 def safe_training(options: Any, pool: Pool) -> SafeTraining:

@@ -140,14 +140,16 @@ def identity(context: Context, selection: Selection) -> dict[str, Any]:
         split = {"split": parts.order, "split_digest": parts.digest[:16]}
     encoder = selection.facts.get("encoder") or {}
     named = (
-        "bias", "seed", "limit", "method", "use", "budget", "views", "epochs", "lr", "batch_size", "steps", "ramp",
-        "pseudo_labels", "scope", "no_prior",
+        "bias", "seed", "limit", "method", "use", "budget", "views", "epochs", "lr", "batch_size", "max_batches",
+        "ramp", "weight_decay", "pseudo_weight", "pool_weights", "pseudo_labels", "scope", "no_prior",
+        "cluster_size", "coreset_start", "rounds", "step",
     )  # fmt: skip
     return {
         "dataset": context.source.name,
         "model": options.model,
         **split,
         **{name: getattr(options, name) for name in named},
+        "tau_setting": str(options.tau),
         "features": selection.facts.get("features"),
         "encoder": encoder.get("encoder"),
         "encoder_epochs": encoder.get("epochs"),

@@ -1,0 +1,101 @@
+"""The options of a selection that HybridRepair's studies vary, and the names of features."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from deeppatch.cli.options import ANNOTATE
+from deeppatch.errors import closest
+from deeppatch.hybrid.choice_settings import tau_problem
+from deeppatch.hybrid.names import BY_FEATURES, CORESET_STARTS, TAUS
+
+FEATURES = ("penultimate", "ssl")
+GIVEN = "file"  # what stands for a name where a checkpoint is given
+ENDINGS = (".safetensors", ".pt", ".pth", ".tar", ".t7", ".ckpt")
+# the methods that read each option
+READERS = {
+    "tau": ("hybrid",), "cluster_size": ("hybrid",), "coreset_start": ("coreset",), "features": BY_FEATURES,
+}  # fmt: skip
+
+
+def features_or_file(text: str) -> str:
+    """Accept the name of features or the path of a file, as argparse wants it."""
+    if text in (*FEATURES, GIVEN) or os.sep in text or text.endswith(ENDINGS) or Path(text).is_file():
+        return text
+    known = f"choose from {', '.join(FEATURES)}, or give a checkpoint of MoCo v3"
+    raise argparse.ArgumentTypeError(f"invalid choice: {text}{closest(text, FEATURES)}; {known}")
+
+
+def tau(text: str) -> float | str:
+    """Return a threshold of entropy, a number or a name, as argparse wants it."""
+    value: float | str = text
+    if text not in TAUS:
+        try:
+            value = float(text)
+        except ValueError:
+            value = text
+    if problem := tau_problem(value):
+        raise argparse.ArgumentTypeError(f"{text}: {problem}")
+    return value
+
+
+def add_studied(group: argparse._ArgumentGroup) -> None:
+    """Add the options."""
+    group.add_argument(
+        "--tau",
+        type=tau,
+        default=ANNOTATE["tau"],
+        metavar="X",
+        help="hybrid: largest entropy, from 0 to 1, of an image that is used without a label: a number; auto, the mean "
+        "where images lie as far from the training images as most; or mean, that of the pool (default: auto)",
+    )
+    group.add_argument(
+        "--cluster_size",
+        type=int,
+        default=ANNOTATE["cluster_size"],
+        metavar="N",
+        help="hybrid: average number of images in a cluster (default: %(default)s)",
+    )
+    group.add_argument(
+        "--coreset_start",
+        choices=list(CORESET_STARTS),
+        default=ANNOTATE["coreset_start"],
+        help="coreset: start from the training images, or as published from the pool's first image (default: train)",
+    )
+    group.add_argument(
+        "--rounds",
+        type=int,
+        default=ANNOTATE["rounds"],
+        metavar="N",
+        help="buy the labels in N rounds, with --bias: annotate chooses those of the first, and relearn those of each "
+        "further one by the network that the labels so far have repaired (default: 1)",
+    )
+    group.add_argument(
+        "--step",
+        type=int,
+        metavar="N",
+        help="the same, said by the number of labels of a round (default: those of --rounds)",
+    )
+
+
+def problems_of_studied(options: Any) -> list[str]:
+    """Return the problems with these options."""
+    messages = [
+        f"--{name} {getattr(options, name)} can only be used with --method {', '.join(methods)}"
+        for name, methods in READERS.items()
+        if getattr(options, name) != ANNOTATE[name] and options.method not in methods
+    ]
+    messages += [f"--cluster_size {options.cluster_size}: give at least 1"] * (options.cluster_size < 1)
+    messages += [f"--rounds {options.rounds}: give at least 1"] * (options.rounds < 1)
+    messages += [f"--step {options.step}: give at least 1"] * (options.step is not None and options.step < 1)
+    several = options.rounds > 1 or options.step is not None
+    messages += ["--rounds and --step exclude each other: choose one"] * (
+        options.rounds > 1 and options.step is not None
+    )
+    messages += ["--rounds and --step need an oracle: give --bias"] * (several and not options.bias)
+    if options.features == GIVEN and options.features_file is None:
+        messages.append(f"--features {GIVEN}: name the checkpoint with --features_file")
+    return messages
