@@ -72,7 +72,8 @@ def annotating(options: argparse.Namespace, name: str, words: list[str]) -> list
 
 def relearning(options: argparse.Namespace, name: str, words: list[str]) -> list[str]:
     """Return the options of relearn for a row."""
-    training = ["-e", str(options.epochs), *shlex.split(options.relearn), *shlex.split(ROWS[name][1])]
+    training = ["--pseudo_labels", "published", "-e", str(options.epochs), *shlex.split(options.relearn)]
+    training += shlex.split(ROWS[name][1])
     return [*annotating(options, name, words), *training]
 
 

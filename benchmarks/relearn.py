@@ -40,16 +40,17 @@ from deeppatch.zoo.names import model_slug
 CONTROL = "none"
 # ssl-random buys what random buys, and ssl-consistency-imp what ssl-consistency buys
 CHOICES = [method for method in METHODS if method not in (PRIOR, "ssl-random", "ssl-consistency-imp")]
-SAFE = ["--pseudo_labels", "safe"]
+SAFE, PUBLISHED = ["--pseudo_labels", "safe"], ["--pseudo_labels", "published"]
 # the options of relearn for each row; the warm start is read from the others
 ROWS: dict[str, list[str]] = {
     START: [],
     PRIOR: ["--method", PRIOR],
-    **{method: ["--method", method, "--use", "labels"] for method in CHOICES},
-    "hybrid published": ["--method", "hybrid", "--use", "both", "--pseudo_labels", "published"],
+    **{method: ["--method", method, "--use", "labels", *PUBLISHED] for method in CHOICES},
+    "hybrid published": ["--method", "hybrid", "--use", "both", *PUBLISHED],
     "hybrid safe": ["--method", "hybrid", "--use", "both", *SAFE],
     "safe without labels": ["--method", "hybrid", "--use", "unlabelled", *SAFE],
     "mcp safe": ["--method", "mcp", "--use", "both", *SAFE],
+    "mcp safe, labels only": ["--method", "mcp", "--use", "labels", *SAFE],
 }
 Run = tuple[str, list[str]]  # a stage and its arguments
 

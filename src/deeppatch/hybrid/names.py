@@ -12,8 +12,8 @@ BY_FEATURES = ("coreset", "typiclust", "uherding", "hybrid")
 USES = ("both", "labels", "unlabelled")
 # the class biases of HybridRepair's protocol
 BIASES = ("A", "B", "C")
-# how relearn trains: HybridRepair's recipe, or thresholds, an averaged teacher and a corrected prior
-PSEUDO_LABELS = ("published", "safe")
+# how relearn trains: thresholds, an averaged teacher and a corrected prior, or HybridRepair's recipe
+PSEUDO_LABELS = ("safe", "published")
 # which parameters the safe recipe trains: all, the last layer, or that and the normalisations
 SCOPES = ("all", "head", "norms")
 # the threshold of entropy, but for a number: by distance to the training images, or the mean of the pool

@@ -57,7 +57,7 @@ def relearn(
     lr: float | None = None,
     weight_decay: float = RepairSettings.weight_decay,
     use: str = "both",
-    pseudo_labels: str = "published",
+    pseudo_labels: str = "safe",
     scope: str = "all",
     prior: Tensor | bool = True,
     views: int = 8,
@@ -68,7 +68,7 @@ def relearn(
     cache: ContentCache | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> nn.Module:
-    """Repair a network with the labels of a selection and with unlabelled images of the pool (HybridRepair).
+    """Repair a network with the labels of a selection and with unlabelled images of the pool.
 
     Args:
         model: The classifier of float pixels (N, 3, H, W) in [0, 1] to repair; it is not changed.
@@ -76,14 +76,13 @@ def relearn(
         pool_pixels: The images of the pool, uint8 (N, 3, H, W).
         selection: The selection of `choose_labels`, with labels unless only unlabelled images are used.
         epochs: The number of epochs of the warm start, and of the repair.
-        lr: The learning rate of SGD: constant in the published recipe (default: 1e-3), falling to zero along a cosine
-            in the safe one (default: 0.03, after a warm start at 1e-3).
+        lr: The learning rate of SGD: falling to zero along a cosine in the safe recipe (default: 0.03, after a warm
+            start at 1e-3), constant in the published one (default: 1e-3).
         weight_decay: The L2 penalty.
         use: `both`, `labels` for only the supervised phase, or `unlabelled` for only pseudo-labels.
-        pseudo_labels: `published` for HybridRepair's recipe. `safe` corrects the class prior first, trains with
-            logit-adjusted labels, and with pseudo-labels of an averaged teacher that exceed thresholds of their class;
-            the whole pool is read, propagated labels are not. Its result is the best on val of networks between start
-            and end.
+        pseudo_labels: `safe` corrects the class prior first, trains with logit-adjusted labels, and with pseudo-labels
+            of an averaged teacher that exceed thresholds of their class; the whole pool is read, propagated labels are
+            not. Its result is the best on val of networks between start and end. `published` for HybridRepair's recipe.
         scope: What the safe recipe trains: `all`, `head`, or `norms`, which is the last layer and normalisations.
         prior: For the safe recipe: True to estimate the class shares of the pool, False to correct nothing, or the
             shares (C,) themselves.

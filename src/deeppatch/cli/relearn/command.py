@@ -49,12 +49,12 @@ class Options(annotate.Options):
     labels: Path | None = None
     selection: Path | None = None
     use: str = "both"
-    pseudo_labels: str = "published"
+    pseudo_labels: str = "safe"
     scope: str = "all"
     no_prior: bool = False
     trust_prior: bool = False
     epochs: int = 10
-    lr: float = 1e-3
+    lr: float = 0.03
     weight_decay: float = 5e-4
     max_batches: int | None = None
     ramp: int = 0
@@ -85,9 +85,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--lr",
         type=float,
-        default=1e-3,
+        default=0.03,
         metavar="X",
-        help="learning rate of SGD (default: 1e-3; 0.03 at the start with --pseudo_labels safe)",
+        help="learning rate of SGD at the start (default: 0.03; 1e-3 throughout with --pseudo_labels published)",
     )
     group.add_argument("--weight_decay", type=float, default=5e-4, metavar="X", help="L2 penalty (default: 5e-4)")
     group.add_argument(
@@ -133,9 +133,9 @@ def add_safe(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--pseudo_labels",
         choices=list(PSEUDO_LABELS),
-        default="published",
-        help="published: the recipe of HybridRepair; safe: the prior corrected, logit-adjusted labels, pseudo-labels "
-        "of an averaged teacher above self-adaptive thresholds, and a floor (default: published)",
+        default="safe",
+        help="safe: the prior corrected, logit-adjusted labels, pseudo-labels of an averaged teacher above "
+        "self-adaptive thresholds, and a floor; published: the recipe of HybridRepair (default: safe)",
     )
     group.add_argument(
         "--scope",
@@ -155,8 +155,8 @@ def add_safe(group: argparse._ArgumentGroup) -> None:
 
 
 def preset(options: argparse.Namespace) -> dict[str, object]:
-    """Return the learning rate of the safe recipe, which is not that of the published one."""
-    return {"lr": 0.03} if options.pseudo_labels == "safe" else {}
+    """Return the learning rate of the published recipe, which is not that of the safe one."""
+    return {"lr": 1e-3} if options.pseudo_labels == "published" else {}
 
 
 def problems(options: Options) -> list[str]:
@@ -187,8 +187,8 @@ def _problems_of_safe(options: Options) -> list[str]:
         "--no_prior can only be used with --pseudo_labels safe": options.no_prior and not safe,
         "--trust_prior can only be used with --method prior or --pseudo_labels safe": options.trust_prior
         and not (safe or prior),
-        "--pseudo_weight and --pool_weights are of the published recipe: leave them or --pseudo_labels safe out": safe
-        and (options.pseudo_weight != 100.0 or options.pool_weights != "dynamic"),
+        "--ramp, --pseudo_weight and --pool_weights can only be used with --pseudo_labels published": safe
+        and (options.ramp != 0 or options.pseudo_weight != 100.0 or options.pool_weights != "dynamic"),
         "--trust_prior and --no_prior contradict each other": options.trust_prior and options.no_prior,
         "--method prior reads no labels: leave --labels and --selection out": prior
         and bool(options.labels or options.selection),
