@@ -114,7 +114,7 @@ def test_the_warm_start_is_read_once_a_seed_from_what_was_trained(table):
 def test_every_choice_has_a_row_with_labels(benchmark):
     assert set(METHODS) - set(benchmark.ROWS) == {"ssl-random", "ssl-consistency-imp"}
     for name in set(METHODS) & set(benchmark.ROWS) - {"prior"}:
-        assert benchmark.ROWS[name] == ["--method", name, "--use", "labels"]
+        assert benchmark.ROWS[name] == ["--method", name, "--use", "labels", "--pseudo_labels", "published"]
         assert benchmark.chosen_by(name) == name
     assert benchmark.chosen_by("prior") is None
     assert benchmark.chosen_by("mcp safe") == "mcp"

@@ -54,7 +54,7 @@ COMPANY = {
     **{("correct", option): f"-c {peer}" for peer, options in corrections.PEER_OPTIONS.items() for option in options},
     ("annotate", "features"): "--bias B --method hybrid", ("relearn", "labels"): "-d folder:photos",
     **{(stage, "coreset_start"): "--bias B --method coreset" for stage in ("annotate", "relearn")},
-    **{("relearn", name): "--bias B --pseudo_labels safe" for name in ("scope", "no_prior", "trust_prior")},
+    **{("relearn", name): "--bias B --pseudo_labels published" for name in ("ramp", "pseudo_weight", "pool_weights")},
 }  # fmt: skip
 NO_OTHER_CHOICE = "another"
 # options that the common command line has, and that a stage refuses off their default
@@ -145,8 +145,8 @@ def test_the_short_list_of_what_changes_nothing():
         ("evaluate", "--router flips", "switch-patch-replace-perfloss-flips"), ("modularize", "", "modularize-grad"),
         ("annotate", "--bias B", "annotate-hybrid-biasB"), ("relearn", "--bias B", "relearn-hybrid-biasB"),
         ("relearn", "--bias B --method prior", "relearn-prior-biasB"),
-        ("relearn", "--bias B --pseudo_labels safe --scope head --no_prior",
-         "relearn-hybrid-safe-head-no-prior-biasB"),
+        ("relearn", "--bias B --pseudo_labels published", "relearn-hybrid-published-biasB"),
+        ("relearn", "--bias B --scope head --no_prior", "relearn-hybrid-head-no-prior-biasB"),
         ("pretrain", "--train --bias B", "pretrain-biasB"), ("decompose", "sweep", "decompose-sweep"),
     ],
 )  # fmt: skip

@@ -28,15 +28,15 @@ pytestmark = pytest.mark.slow  # stages from end to end, each some seconds
 
 LEFT = {"run.json", "weights.safetensors", "history.csv", "metrics.json", "row.csv", "classes.csv"}
 SHARED = "--bias B --budget 6 --views 2"
-TRAINING = "-e 2 --lr 0.003 --max_batches 2"
+TRAINING = "-e 2 --lr 0.003 --max_batches 2 --pseudo_labels published"
 LINES = {
     **{method: f"relearn {SHARED} --method {method} {TRAINING}" for method in METHODS},
     "hybrid-labels": f"relearn {SHARED} --method hybrid {TRAINING} --use labels",
     "hybrid-unlabelled": f"relearn {SHARED} --method hybrid {TRAINING} --use unlabelled",
 }
 FOLDERS = {
-    name: "relearn-" + name.replace("hybrid-", "hybrid-budget6-views2-") + "-biasB" if name.startswith("hybrid-")
-    else f"relearn-{name}-budget6-views2-biasB" for name in LINES
+    name: "relearn-" + name.replace("hybrid-", "hybrid-budget6-views2-") + "-published-biasB"
+    if name.startswith("hybrid-") else f"relearn-{name}-budget6-views2-published-biasB" for name in LINES
 }  # fmt: skip
 SEEDS = {2021: "", 7: "-seed7"}
 PAID = {"none": 0, "hybrid-unlabelled": 0}
@@ -180,7 +180,7 @@ def test_rows_name_the_encoder_and_those_of_different_ones_are_compared_apart(fr
         chosen = f"{SHARED} --method coreset --features ssl --encoder resnet8 --encoder_epochs {epochs}"
         fresh.ran(f"annotate {chosen}")
         fresh.ran(f"relearn {chosen} {TRAINING}")
-        folders[epochs] = f"relearn-coreset-budget6-ssl-encoderresnet8-epochs{epochs}-views2-biasB"
+        folders[epochs] = f"relearn-coreset-budget6-ssl-encoderresnet8-epochs{epochs}-views2-published-biasB"
         metrics = fresh.json(f"{folders[epochs]}/metrics.json")
         named = {name: metrics[name] for name in ("features", "encoder", "encoder_epochs")}
         assert named == {"features": "ssl", "encoder": "resnet8", "encoder_epochs": epochs}
@@ -223,15 +223,16 @@ def test_an_interrupted_repair_goes_on_to_the_same_bytes(repaired, fresh, monkey
 def test_labels_in_rounds_are_chosen_by_repaired_networks_and_a_killed_run_goes_on(fresh, monkeypatch):
     line = f"{SHARED} --method coreset --coreset_start pool --step 4"
     fresh.ran(f"annotate {line}")
-    folder = "coreset-budget6-views2-from-pool-step4-biasB"
-    first = safetensors.torch.load_file(fresh.at(f"annotate-{folder}") / "selection.safetensors")["bought"]
+    stem = "coreset-budget6-views2-from-pool-step4"
+    relearned = f"relearn-{stem}-published-biasB"
+    first = safetensors.torch.load_file(fresh.at(f"annotate-{stem}-biasB") / "selection.safetensors")["bought"]
     assert (len(first), first[0]) == (4, 0)
     said = fresh.ran(f"relearn {line} {TRAINING}").out
     assert "round 2 of 2: 6 labels bought" in said
-    found = fresh.json(f"relearn-{folder}/metrics.json")
+    found = fresh.json(f"{relearned}/metrics.json")
     assert (found["labels_bought"], found["step"], found["coreset_start"]) == (6, 4, "pool")
-    before = fresh.hashes(f"relearn-{folder}")
-    for path in fresh.at(f"relearn-{folder}").iterdir():
+    before = fresh.hashes(relearned)
+    for path in fresh.at(relearned).iterdir():
         path.unlink()
     save = Checkpoint.save
 
@@ -244,8 +245,8 @@ def test_labels_in_rounds_are_chosen_by_repaired_networks_and_a_killed_run_goes_
         patch.setattr(Checkpoint, "save", interrupted)
         assert fresh.run(f"relearn {line} {TRAINING} -r").status == 128 + signal.SIGINT
     assert "relearn: resumed after epoch 1" in fresh.ran(f"relearn {line} {TRAINING} -r").out
-    assert fresh.hashes(f"relearn-{folder}") == before
-    assert fresh.files(f"relearn-{folder}") == LEFT
+    assert fresh.hashes(relearned) == before
+    assert fresh.files(relearned) == LEFT
 
 
 def test_the_comparison_has_every_kind_of_run_and_every_seed(fresh):
@@ -263,7 +264,7 @@ def test_the_comparison_has_every_kind_of_run_and_every_seed(fresh):
     table = pd.read_csv(folder / "comparison.csv").set_index(["method", "use"])
     assert len(table) == len(LINES)
     assert (table.loc[("gini", "both"), "seeds"], table.loc[("hybrid", "both"), "seeds"]) == (2, 1)
-    other = fresh.json("relearn-gini-budget6-views2-biasB-seed7/metrics.json")
+    other = fresh.json("relearn-gini-budget6-views2-published-biasB-seed7/metrics.json")
     gains = [row(fresh, "gini")["gained_points"], other["gained_points"]]
     assert table.loc[("gini", "both"), "gained_points"] == pytest.approx(sum(gains) / 2, abs=1e-3)
     assert table.loc[("gini", "both"), "wall_seconds"] == pytest.approx(sum(walls.values()) / 2, rel=1e-4)
@@ -342,7 +343,7 @@ def test_in_the_field_a_person_fills_in_the_labels(field, tmp_path):
     filled = table  # in place, as docs/commands.md has it
     chosen.to_csv(filled, index=False, sep=";", encoding="utf-16")  # as a spreadsheet may leave it
     field.ran(f"{line} {TRAINING} --labels {filled}")
-    folder = "relearn-hybrid-budget6-views2"
+    folder = "relearn-hybrid-budget6-views2-published"
     assert field.files(folder) == LEFT
     metrics, bought = (
         field.json(f"{folder}/metrics.json"),
@@ -376,7 +377,7 @@ def test_images_that_a_person_has_skipped_are_left_out(field, tmp_path):
     lost = int(((bought["lender"] == 0) | (bought["lender"] == 3)).sum())
     assert "2 of 6 chosen images are skipped: left out of the repair" in said
     assert (f", and {lost - 2} images that would have shared their labels" in said) is (lost > 2)
-    metrics = field.json("relearn-hybrid-budget6-views2-labels/metrics.json")
+    metrics = field.json("relearn-hybrid-budget6-views2-labels-published/metrics.json")
     assert (metrics["labels_bought"], metrics["labelled_images"]) == (4, len(bought["members"]) - lost)
     chosen["label"] = "(skipped)"
     chosen.to_csv(filled, index=False)
@@ -388,7 +389,7 @@ def test_images_that_a_person_has_skipped_are_left_out(field, tmp_path):
 def test_without_labels_the_field_may_still_guess_and_another_pool_is_refused(field):
     line = f"relearn --budget 6 --views 2 {TRAINING} --use unlabelled"
     field.ran(line)
-    assert field.json("relearn-hybrid-budget6-views2-unlabelled/metrics.json")["labels_bought"] == 0
+    assert field.json("relearn-hybrid-budget6-views2-unlabelled-published/metrics.json")["labels_bought"] == 0
     next((field.data / "pool").iterdir()).unlink()
     assert "selection.safetensors chose from another pool; make it again with: " in field.refused(line)
 
@@ -397,9 +398,9 @@ def test_without_labels_the_field_may_still_guess_and_another_pool_is_refused(fi
     ("line", "said"),
     [
         ("-e 0 --steps 0", "--epochs 0: give at least 1; --max_batches 0: give at least 1"),
-        ("--ramp -1", "--ramp -1: give 0 or more"),
+        ("--pseudo_labels published --ramp -1", "--ramp -1: give 0 or more"),
         ("--lr 0", "--lr 0.0: give a number above 0"),
-        ("--method gini --use unlabelled", "--use unlabelled: --method gini reads no unlabelled images"),
+        ("--pseudo_labels published --method gini --use unlabelled", "--method gini reads no unlabelled images"),
         ("--use unlabelled --labels x.csv", "--labels can only be used with --use both or labels; --labels"),
         ("--tau 2", "2: give auto, mean, or a number from 0 to 1"),
         ("--method gini --tau mean --cluster_size 3", "--tau mean can only be used with --method hybrid; --cluste"),
@@ -409,9 +410,9 @@ def test_without_labels_the_field_may_still_guess_and_another_pool_is_refused(fi
         ("--rounds 2 --use unlabelled", "--use unlabelled buys no labels: leave --rounds and --step out"),
         ("--rounds 7", "7 rounds for 6 labels; give 1 to 6 rounds"),
         ("--coreset_start pool", "--coreset_start pool can only be used with --method coreset"),
-        ("--method mcp --pool_weights equal", "--pool_weights equal can only be used with --method hybrid"),
-        ("--pseudo_weight -1", "--pseudo_weight -1.0: give 0 or more"),
-        ("--pseudo_labels safe --pseudo_weight 3", "--pseudo_weight and --pool_weights are of the published recipe"),
+        ("--pseudo_labels published --method mcp --pool_weights equal", "equal can only be used with --method hybrid"),
+        ("--pseudo_labels published --pseudo_weight -1", "--pseudo_weight -1.0: give 0 or more"),
+        ("--pseudo_weight 3", "--ramp, --pseudo_weight and --pool_weights can only be used with"),
         ("--features sll", "invalid choice: sll (did you mean ssl?)"),
         ("--features file", "--features file: name the checkpoint with --features_file"),
         ("--features nowhere.pt", "nowhere.pt: No such file or directory"),

@@ -45,8 +45,8 @@ STEPS = {
     "annotate hybrid": f"annotate {HYBRID}",
     "annotate badge": f"annotate {HYBRID} --method badge",
     "annotate coreset": f"annotate {HYBRID} --method coreset",
-    "relearn hybrid": f"relearn {HYBRID} -e 2 --steps 2",
-    "relearn badge": f"relearn {HYBRID} --method badge -e 2 --steps 2",
+    "relearn hybrid": f"relearn {HYBRID} --pseudo_labels published -e 2 --steps 2",
+    "relearn badge": f"relearn {HYBRID} --method badge --pseudo_labels published -e 2 --steps 2",
 }
 
 

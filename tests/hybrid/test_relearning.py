@@ -20,6 +20,7 @@ from deeppatch.hybrid.selection_inputs import SelectionInputs
 from deeppatch.hybrid.training_data import Recipe, RepairSettings
 
 RECIPE = Recipe(batch=8, steps=2)
+PUBLISHED = {"pseudo_labels": "published"}
 
 
 def stripes(count: int, seed: int) -> Images:
@@ -109,9 +110,9 @@ def test_labels_of_a_tensor_and_of_a_function_are_the_same(own, data):
 def test_pseudo_labels_only_need_no_label_but_unlabelled_images(own, data):
     pool = stripes(50, 4).pixels
     selection = choose_labels(own, pool, data, 4, views=1)
-    relearn(own, data, pool, selection, epochs=1, use="unlabelled", views=1, recipe=RECIPE)
+    relearn(own, data, pool, selection, epochs=1, use="unlabelled", views=1, recipe=RECIPE, **PUBLISHED)
     with pytest.raises(UserError, match="the selection has no unlabelled images"):
-        relearn(own, data, pool, choose_labels(own, pool, data, 4, method="gini"), use="unlabelled")
+        relearn(own, data, pool, choose_labels(own, pool, data, 4, method="gini"), use="unlabelled", **PUBLISHED)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +137,7 @@ def test_what_the_studies_vary_changes_the_repair(own, data, tmp_path):
              {"recipe": Recipe(batch=8, steps=2, weight=1.0)}]  # fmt: skip
     cache = ContentCache(tmp_path)
     found = [relearn(own, data, pool.pixels, selection, epochs=2, lr=0.05, views=1, cache=cache,
-                     **{"recipe": RECIPE, **each}) for each in given]  # fmt: skip
+                     **{"recipe": RECIPE, **PUBLISHED, **each}) for each in given]  # fmt: skip
     assert len({state_digest(each.state_dict()) for each in found}) == len(given)
     assert len(list(tmp_path.iterdir())) == 2, "the warm start depends on the weight decay only"
     assert ["entropy" in each.history.watched[0] for each in found] == [True, False, False, True, True]
@@ -160,7 +161,7 @@ def test_a_repair_returns_its_warm_start_and_its_history_too(own, data, tmp_path
     assert len(set(digests)) == 3
     assert state_digest(safetensors.torch.load_file(kept)) == digests[1]
     assert len(found.history.loss) == 2
-    again = relearn(own, data, pool, selection, epochs=2, lr=0.01, recipe=RECIPE)
+    again = relearn(own, data, pool, selection, epochs=2, lr=0.01, recipe=RECIPE, **PUBLISHED)
     assert state_digest(again.state_dict()) == digests[2]
     assert again.history.loss == found.history.loss
 
@@ -194,7 +195,7 @@ def test_every_repair_starts_from_the_same_warm_start_which_is_trained_once(own,
     pool, cache = stripes(50, 4).pixels, ContentCache(tmp_path)
     selection = supervised(torch.arange(3), torch.arange(3))
     for seed in (1, 1, 2):
-        relearn(own, data, pool, selection, epochs=1, recipe=RECIPE, seed=seed, cache=cache)
+        relearn(own, data, pool, selection, epochs=1, recipe=RECIPE, seed=seed, cache=cache, **PUBLISHED)
     assert labels == ["finetune", "relearn", "relearn", "finetune", "relearn"]
 
 

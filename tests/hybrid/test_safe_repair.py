@@ -175,7 +175,7 @@ def test_from_python_with_a_prior_that_is_known_and_with_mistakes(model, data):
         assert all(each.requires_grad for each in repaired.parameters())
     assert state_digest(model.state_dict()) == before
     for wrong, said in (
-        ({"pseudo_labels": "none"}, "pseudo_labels='none' is unknown; choose from published, safe"),
+        ({"pseudo_labels": "none"}, "pseudo_labels='none' is unknown; choose from safe, published"),
         ({"pseudo_labels": "safe", "scope": "body"}, "scope='body' is unknown; choose from all, head, norms"),
         ({"pseudo_labels": "safe", "prior": torch.ones(2)}, "give 3 shares of classes that sum to 1"),
     ):

@@ -214,8 +214,8 @@ def _relearn(options: Any) -> str:
     if options.method == PRIOR:
         return "relearn-prior"
     parts = [_annotate(options).replace("annotate", "relearn", 1)]
-    unnamed = {"use": "both", "pseudo_labels": "published", "scope": "all"}  # 
-    parts += [getattr(options, name) for name, value in unnamed.items() if getattr(options, name, value) != value]
+    usual = {"use": "both", "pseudo_labels": "safe", "scope": "all"}
+    parts += [getattr(options, name) for name, value in usual.items() if getattr(options, name, value) != value]
     return "-".join(parts + ["no-prior"] * bool(getattr(options, "no_prior", False)))
 
 
