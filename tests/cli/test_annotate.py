@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from torchvision.models.resnet import BasicBlock, ResNet
 
 from deeppatch.cli.annotate import report
 from deeppatch.data import biased_split, sources
@@ -19,7 +20,7 @@ from deeppatch.data.pool import Pool
 from deeppatch.data.scaling import Sizing
 from deeppatch.errors import UserError
 from deeppatch.features import Embeddings
-from deeppatch.hybrid import encoder_training
+from deeppatch.hybrid import encoder_training, given_encoder
 from deeppatch.hybrid.budget import affordable
 from deeppatch.hybrid.selection import Selection, selection_from_bytes
 from deeppatch.hybrid.selection_inputs import SelectionInputs
@@ -322,3 +323,26 @@ def test_budgets_are_rounded_down(budget, pool, count):
 def test_a_budget_beyond_the_pool_is_refused():
     with pytest.raises(UserError, match="8 of 7 images"):
         affordable("8", 7)
+
+
+def test_an_encoder_from_a_file_chooses_and_is_named_and_relearn_finds_the_choice(waves_bench, tmp_path, monkeypatch):
+    """A smaller ResNet stands in for the ResNet-50 of MoCo v3; another file is another run."""
+    monkeypatch.setattr(given_encoder, "resnet50", lambda weights: ResNet(BasicBlock, [1, 1, 1, 1]))
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        state = ResNet(BasicBlock, [1, 1, 1, 1]).state_dict()
+        body = {f"module.base_encoder.{key}": value for key, value in state.items() if not key.startswith("fc.")}
+        torch.save({"state_dict": body}, tmp_path / f"moco{seed}.pth.tar")
+        said = waves_bench.ran(f"annotate {BIASED} --method coreset --features {tmp_path}/moco{seed}.pth.tar").out
+        assert f"inherited {tmp_path}/moco{seed}.pth.tar: 512 features of each image" in said
+    folders = sorted(path.name for path in waves_bench.root.glob("annotate-coreset-*given-*"))
+    assert len(folders) == 2
+    told = [waves_bench.json(f"{name}/selection.json") for name in folders]
+    assert {each["features"] for each in told} == {"file"}
+    names = {f"MoCo v3 resnet50, moco{seed}.pth.tar" for seed in (1, 2)}
+    assert {each["encoder"]["encoder"] for each in told} == names
+    line = f"relearn {BIASED} --method coreset --features_file {tmp_path}/moco2.pth.tar -e 1 --max_batches 1"
+    waves_bench.ran(line)
+    (repaired,) = waves_bench.root.glob("relearn-coreset-*given-*")
+    found = waves_bench.json(f"{repaired.name}/metrics.json")
+    assert (found["features"], found["encoder"]) == ("file", "MoCo v3 resnet50, moco2.pth.tar")

@@ -82,7 +82,7 @@ def test_robot_and_gini_are_trained_for_their_published_epochs_where_none_are_gi
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("-c finetune --popsize 3", "--popsize can only be used with -c sensei, not with finetune"),
+        ("-c finetune --popsize 3", "--popsize can only be used with -c sensei and patch, not with finetune"),
         ("-c augmix --select_only", "--select_only can only be used with -c robot and gini, not with augmix"),
         ("-c gini --select_only --select_half", "--select_only and --select_half exclude each other"),
         ("-c gini --select_images 0", "--select_images 0: give a number above 0"),

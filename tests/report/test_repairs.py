@@ -66,7 +66,20 @@ def test_seeds_of_one_kind_make_one_row_with_mean_and_sample_deviation():
     assert math.isnan(gini["gained_points_deviation"])
 
 
-@pytest.mark.parametrize("change", [{"use": "labels"}, {"epochs": 3}, {"steps": 5}, {"ramp": 2}, {"features": "ssl"}])
+def test_runs_of_earlier_versions_are_of_the_kind_that_their_settings_have_now():
+    now = {"max_batches": 5, "tau_setting": "auto", "cluster_size": 10, "weight_decay": 5e-4, "rounds": 1}
+    rows = pd.DataFrame([kind("hybrid", 10, 51.0, steps=5), kind("hybrid", 20, 52.0, **now)])
+    assert repairs.over_seeds(rows)["seeds"].tolist() == [2]
+    other = pd.DataFrame([kind("hybrid", 10, 51.0, steps=5), kind("hybrid", 20, 52.0, **{**now, "tau_setting": 0.3})])
+    table = repairs.over_seeds(other)
+    assert {repairs.name_of(row, table) for row in table.to_dict("records")} == {
+        "hybrid tau_setting=auto", "hybrid tau_setting=0.3",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "change", [{"use": "labels"}, {"epochs": 3}, {"max_batches": 5}, {"ramp": 2}, {"features": "ssl"}]
+)
 def test_runs_that_differ_in_more_than_the_seed_are_kept_apart_and_named_by_it(change):
     rows = pd.DataFrame([kind("hybrid", 10, 51.0), kind("hybrid", 20, 52.0, **change), kind("gini", 10, 51.5)])
     table = repairs.over_seeds(rows)

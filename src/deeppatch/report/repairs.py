@@ -109,7 +109,8 @@ def over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
     """
     rows = rows.reindex(columns=rows.columns.union([*KIND_COLUMNS, "steps"], sort=False))  # earlier versions lack some
     rows = rows.assign(max_batches=rows["max_batches"].astype(float).fillna(rows["steps"].astype(float)))
-    rows = rows.fillna(EARLIER).astype({"tau_setting": str})
+    filled = {name: rows[name].astype(object).where(rows[name].notna(), value) for name, value in EARLIER.items()}
+    rows = rows.assign(**filled).astype({"tau_setting": str})
     grouped = rows.groupby(KIND_COLUMNS, dropna=False, sort=True)
     table = grouped.agg(
         seeds=("seed", "nunique"), labels_bought=("labels_bought", "mean"), wall_seconds=("wall_seconds", "mean")

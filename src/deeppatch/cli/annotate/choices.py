@@ -90,6 +90,8 @@ def problems_of_studied(options: Any) -> list[str]:
     ]
     messages += [f"--cluster_size {options.cluster_size}: give at least 1"] * (options.cluster_size < 1)
     messages += [f"--rounds {options.rounds}: give at least 1"] * (options.rounds < 1)
+    if options.budget.isdecimal() and 0 < int(options.budget) < options.rounds:
+        messages.append(f"--rounds {options.rounds}: give at most the {options.budget} labels of --budget")
     messages += [f"--step {options.step}: give at least 1"] * (options.step is not None and options.step < 1)
     several = options.rounds > 1 or options.step is not None
     messages += ["--rounds and --step exclude each other: choose one"] * (
