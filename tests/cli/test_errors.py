@@ -66,8 +66,10 @@ def stands_alone(line: str, path: Path) -> bool:
 @pytest.mark.parametrize("script", ["eval", "select -f featswap", "correct", "switch"])
 def test_unknown_data_is_named_whatever_the_stage(empty, script):
     line = empty.refused(f"{script} -d mnist")
-    known = "digits, cifar10, cifar100, svhn, gtsrb, svhn_5, digits_5, stl10, tinyimagenet, imagenet, cifar10-mix:T, "
+    known = (
+        "digits, cifar10, cifar100, svhn, gtsrb, svhn_5, digits_5, stl10, tinyimagenet, imagenet, cifar10-mix:T, "
         "svhn-mix:T, digits-mix:T"
+    )
     assert line == (
         f"mnist: unknown data set; choose from {known}, folder:PATH, npz:FILE or hf:PATH, "
         "or select classes, as digits:0-4"
