@@ -67,7 +67,8 @@ def stands_alone(line: str, path: Path) -> bool:
 def test_unknown_data_is_named_whatever_the_stage(empty, script):
     line = empty.refused(f"{script} -d mnist")
     known = (
-        "digits, cifar10, cifar100, svhn, gtsrb, svhn_5, digits_5, imagenet, cifar10-mix:T, svhn-mix:T, digits-mix:T"
+        "digits, cifar10, cifar100, svhn, gtsrb, svhn_5, digits_5, stl10, tinyimagenet, imagenet, cifar10-mix:T, "
+        "svhn-mix:T, digits-mix:T"
     )
     assert line == (
         f"mnist: unknown data set; choose from {known}, folder:PATH, npz:FILE or hf:PATH, "
