@@ -104,8 +104,11 @@ class Checkpoint:
         content = buffer.getvalue()
         write_bytes(self.path, hashlib.sha256(content).digest() + content)
 
-    def load(self) -> dict[str, Any] | None:
-        """Return the saved state, or None if there is none; StaleArtifact when it belongs to other settings."""
+    def load(self, **kinds: Any) -> dict[str, Any] | None:
+        """Return the saved state, or None if there is none; StaleArtifact when it belongs to other settings.
+
+        `kinds` are those of its values, as `storage.is_of` takes them; another kind is damage.
+        """
         if not self.path.exists():
             return None
         digest, content = (whole := self.path.read_bytes())[:32], whole[32:]
@@ -115,6 +118,8 @@ class Checkpoint:
             saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
             before, now, state = parse_json(saved["settings"]), json.loads(self.settings), dict(saved["state"])
             before.keys()
+            if not all(is_of(state.get(name), kind) for name, kind in kinds.items()):
+                raise ValueError("values of other kinds")
         if saved["settings"] != self.settings:
             changed = [k for k in sorted(before.keys() | now.keys()) if before.get(k, "absent") != now.get(k, "absent")]
             raise StaleArtifact(
