@@ -28,7 +28,7 @@ ENVIRONMENT = {
     "DEEPPATCH_THREADS": "1", "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg", "http_proxy": "http://127.0.0.1:9",
     "https_proxy": "http://127.0.0.1:9",
 }  # fmt: skip
-LONGEST = 240.0  # seconds of one command
+LONGEST = 900.0  # seconds of one command
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Running:
     """A command in a process of its own; `prepare` is called there before it begins."""
 
     def __init__(self, script: str, arguments: list[str], prepare: Callable[[], object] = lambda: None) -> None:
-        self._files = [tempfile.TemporaryFile(), tempfile.TemporaryFile()]
+        self._files = [tempfile.TemporaryFile() for _ in range(2)]  # noqa: SIM115
         sys.stdout.flush()
         sys.stderr.flush()
         self._start = time.monotonic()

@@ -95,23 +95,27 @@ def flag_value(draw: random.Random, place: Place) -> Case:
     values = [draw.choice(bad)] * (action.nargs if isinstance(action.nargs, int) else 1)
     flag = max(action.option_strings, key=len)
     front = ["validate"] if script == "decompose" else []
-    return Case([script, *front, f"{flag}={values[0]}" if len(values) == 1 else flag, *(values if len(values) > 1 else [])],
-                f"{script} {flag} {values[0]!r}")  # fmt: skip
+    given = [f"{flag}={values[0]}"] if len(values) == 1 else [flag, *values]
+    return Case([script, *front, *given], f"{script} {flag} {values[0]!r}")
 
 
 DATA_NAMES = [
     "mnist", "", "digits:", "digits:9-1", "digits:a-b", "digits:0-99", "digits:-1", "digits:0", "digits-mix:x",
-    "digits-mix:99", "cifar10-mix:", "folder:", "npz:", "hf:", "folder:\0", "npz:.", "hf:.", "folder:/dev/null", "DIGITS:1",
-    "digits+digits", "digits:0-4+digits:0-4", "digits:0-4+", "hf:/nowhere", "npz:/nowhere.npz", "folder:/nowhere", "..",
+    "digits-mix:99", "cifar10-mix:", "folder:", "npz:", "hf:", "folder:\0", "npz:.", "hf:.", "folder:/dev/null",
+    "DIGITS:1",
+        "digits+digits", "digits:0-4+digits:0-4", "digits:0-4+", "hf:/nowhere", "npz:/nowhere.npz", "folder:/nowhere",
+    "..",
     "folder:" + "a" * 5000, "digits:" + "9" * 400, "digits_4",
 ]  # fmt: skip
 MODELS = [
-    "", "resnet", "timm:", "torchvision:", "timm:" + "x" * 300, "torchvision:nothing", "os:getcwd", "json:loads", "a.b:c",
-    "..:f", ":f", "os:", "os:environ", "builtins:exit", "torchvision:resnet18:2", "\0", "resnet8 ", "-", "sys:exit", "math:pi",
+    "", "resnet", "timm:", "torchvision:", "timm:" + "x" * 300, "torchvision:nothing", "os:getcwd", "json:loads",
+    "a.b:c", "..:f", ":f", "os:", "os:environ", "builtins:exit", "torchvision:resnet18:2", "\0", "resnet8 ", "-", "sys:exit",
+    "math:pi",
 ]  # fmt: skip
 DEGRADATIONS = [
     "", ",", "fog9", "fog,", "fog,,snow", "folder:", "released:", "folder:/nowhere", "released:/nowhere", "json:loads",
-    "os:getcwd", "a.b:c", "fog:1", "sys:exit", "gaussion gaussion", "folder:/dev/null", "\0", "math:pi", "builtins:exit",
+    "os:getcwd", "a.b:c", "fog:1", "sys:exit", "gaussion gaussion", "folder:/dev/null", "\0", "math:pi",
+    "builtins:exit",
 ]  # fmt: skip
 SEVERITIES = ["", "0", "6", "1,6", "a", "1-", "1.5", "-1", ",", "1,,2", "nan", "99999999999999999999"]
 
@@ -184,29 +188,24 @@ def image(draw: random.Random, place: Place) -> Case:
 def image_folder(draw: random.Random, place: Place) -> Case:
     """A folder that is laid out otherwise."""
     root = images_of(draw, place)
-    how = draw.choice(
-        ["no test", "no train", "empty class", "one class", "other class", "files only", "one image", "file"]
-    )
-    if how in ("no test", "no train"):
-        shutil.rmtree(root / how.split()[1])
-    elif how == "empty class":
-        for path in (root / "train" / "class1").iterdir():
-            path.unlink()
-    elif how == "one class":
-        for part in ("train", "test"):
-            for label in (1, 2):
-                shutil.rmtree(root / part / f"class{label}")
-    elif how == "other class":
-        (root / "test" / "class0").rename(root / "test" / word(draw))
-    elif how == "files only":
-        shutil.rmtree(root / "train")
-        place.file("photos/train/1.png", picture(draw))
-    elif how == "one image":
-        for path in sorted((root / "train" / "class1").iterdir())[1:]:
-            path.unlink()
-    else:
-        shutil.rmtree(root)
-        root.write_bytes(picture(draw))
+
+    def remove(*names: str) -> None:
+        for name in names:
+            path = root / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    changes: dict[str, Callable[[], object]] = {
+        "no test": lambda: remove("test"),
+        "no train": lambda: remove("train"),
+        "empty class": lambda: remove(*(f"train/class1/{number}.png" for number in range(4))),
+        "one class": lambda: remove(*(f"{part}/class{label}" for part in ("train", "test") for label in (1, 2))),
+        "other class": lambda: (root / "test" / "class0").rename(root / "test" / word(draw)),
+        "files only": lambda: (remove("train"), place.file("photos/train/1.png", picture(draw))),
+        "one image": lambda: remove(*(f"train/class1/{number}.png" for number in range(1, 4))),
+        "file": lambda: (shutil.rmtree(root), root.write_bytes(picture(draw))),
+    }
+    how = draw.choice([*changes])
+    changes[how]()
     return Case(["eval", "-m", "resnet8", "-d", f"folder:{root}", "-e", "1", "-b", "4"], f"folder: {how}")
 
 

@@ -250,7 +250,7 @@ def checkpoint(draw: random.Random, place: Place) -> Case:
     """The state of an interrupted run that is damaged, or none."""
     left = {
         "correct-finetune": (
-            ["correct", *FROM_RESNET, "-c", "finetune", "--crt_epoch", "4", "--lr", "0.05"],
+            ["correct", *FROM_RESNET, "-c", "finetune", "--crt_epoch", "8", "--lr", "0.05"],
             "checkpoint.pt",
         ),
         "assess-perfloss": (["select", *FROM_RESNET, "-f", "perfloss"], "checkpoint.pt"),
@@ -303,8 +303,10 @@ def given_file(draw: random.Random, place: Place) -> Case:
     path = place.file(f"given{draw.choice(['', '.json', '.safetensors', '.csv', '.pt'])}", content)
     place.copy()
     line = draw.choice([
-        ["eval", *FROM_RESNET, "--train", "--bias", "B", "--splits"], ["correct", *FROM_RESNET, "-c", "interpolate", "--finetuned"],
-        [*EVALUATE, "--patch"], [*EVALUATE, "--router_file"], [*EVALUATE, "--experts"], ["compare", *FROM_RESNET, "--networks"],
+        ["eval", *FROM_RESNET, "--train", "--bias", "B", "--splits"],
+        ["correct", *FROM_RESNET, "-c", "interpolate", "--finetuned"],
+        [*EVALUATE, "--patch"], [*EVALUATE, "--router_file"], [*EVALUATE, "--experts"],
+        ["compare", *FROM_RESNET, "--networks"],
         ["compare", *FROM_RESNET], ["compose", *FROM_SIMCNN, "--method", "ga", "--modules"],
         ["compose", *FROM_SIMCNN, "--assemble"], ["relearn", *FROM_RESNET, *SELECTION.split(), "--selection"],
         ["influence", *FROM_RESNET, "--compare"], ["export", *FROM_RESNET, *PATCH.split(), "--switched"],

@@ -1,4 +1,4 @@
-"""Every stage run again over a finished one with other content, killed at ten points: the earlier result is unharmed."""
+"""Every stage run again over a finished one with other content, killed at ten points: that stays unharmed."""
 
 from __future__ import annotations
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
+
 import moments
 import pytest
 from workshop import LINES
@@ -34,3 +38,23 @@ def test_a_killed_stage_goes_on_to_the_same_bytes(workshop, draw, count, name, n
     wrong = ended.fault if ended.status else workshop.difference(name)
     moment = ", then ".join(said)
     count("kill", name, moment, "failed" if wrong else "identical", wrong or "", seconds + ended.seconds)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("name", ["correct-finetune", "assess", "modularize-ga", "compare"])
+def test_a_stage_that_gets_a_signal_says_so_and_goes_on_to_the_same_bytes(workshop, draw, count, name, number):
+    workshop.restore(name)
+    running = workshop.start(name)
+    after = draw.uniform(0.3, 0.7) * workshop.done[name].seconds
+    time.sleep(after)
+    os.kill(running.process, number)
+    ended = running.wait()
+    status, how = (130, "interrupted") if number == signal.SIGINT else (143, "ended by SIGTERM")
+    wrong = ""
+    if ended.status:  # else it was done before
+        said = f"[info] {how}; finished work is kept: continue with the same command and -r"
+        wrong = "" if (ended.status, ended.err.strip()) == (status, said) else f"status {ended.status}: {ended.err}"
+    ended = workshop.resume(name)
+    wrong = wrong or (ended.fault or "" if ended.status else workshop.difference(name))
+    moment = f"{number.name} after {after:.2f} s"
+    count("signal", name, moment, "failed" if wrong else "identical", wrong, ended.seconds)
