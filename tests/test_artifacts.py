@@ -459,3 +459,59 @@ def test_one_that_does_not_write_leaves_everything_to_the_one_that_does(tmp_path
     assert stage.write("weights.txt", b"x") == tmp_path / "stage" / "weights.txt"
     stage.finish()
     assert not (tmp_path / "stage").exists()
+
+
+class Clock:
+    """A clock that tests set."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(stage, "time", clock)
+    return clock
+
+
+def test_the_time_of_interrupted_runs_is_added_up(tmp_path, clock):
+    """Two phases, each with a checkpoint; the first run is killed in the second phase, the next one, too."""
+
+    def run(first: float, second: float) -> Stage:
+        run = Stage(tmp_path, tmp_path / "stage", {"settings": {}})
+        run.begin(resume=True)
+        one, two = (Checkpoint(run.unfinished / name, {}, resume=True, watch=run.watch) for name in ("one", "two"))
+        for name, checkpoint, seconds in (("first", one, first), ("second", two, second)):
+            with run.watch.phase(name):
+                checkpoint.load()
+                clock.now += seconds
+                checkpoint.save({})
+                checkpoint.load()  # the run's own state adds nothing
+        clock.now += 1000  # lost: no checkpoint knows of it
+        run._lock.release()
+        return run
+
+    run(10.0, 5.0)
+    run(1.0, 2.0)
+    last = Stage(tmp_path, tmp_path / "stage", {"settings": {}})
+    last.begin(resume=True)
+    for name in ("one", "two"):
+        Checkpoint(last.unfinished / name, {}, resume=True, watch=last.watch).load()
+    clock.now += 0.5
+    last.finish()
+    record = json.loads((tmp_path / "stage" / "run.json").read_bytes())
+    assert record["wall_seconds"] == 10 + 5 + 1 + 2 + 0.5
+    assert record["seconds"] == {"first": 11.0, "second": 7.0}
+
+
+@pytest.mark.parametrize(
+    "state", [None, 3, {}, {"run": "a", "seconds": "3", "phases": {}}, {"run": "a", "seconds": 1.0}]
+)
+def test_what_is_no_time_adds_none(clock, state):
+    watch = stage.Stopwatch()
+    watch.go_on(state)
+    assert (watch.seconds, watch.phases) == (0, {})

@@ -66,7 +66,7 @@ class Stopwatch:
         return {"run": self._run, "seconds": self.seconds, "phases": self.phases}
 
     def go_on(self, state: Any) -> None:
-        """Add the time of an interrupted run, of which several checkpoints may know; what is no such state adds none."""
+        """Add the time of an interrupted run, of which several checkpoints may know; what is no state adds none."""
         kinds = {"run": str, "seconds": float, "phases": {str: float}}
         if not isinstance(state, dict) or not all(is_of(state.get(name), kind) for name, kind in kinds.items()):
             return

@@ -109,8 +109,8 @@ DATA_NAMES = [
 ]  # fmt: skip
 MODELS = [
     "", "resnet", "timm:", "torchvision:", "timm:" + "x" * 300, "torchvision:nothing", "os:getcwd", "json:loads",
-    "a.b:c", "..:f", ":f", "os:", "os:environ", "builtins:exit", "torchvision:resnet18:2", "\0", "resnet8 ", "-", "sys:exit",
-    "math:pi",
+    "a.b:c", "..:f", ":f", "os:", "os:environ", "builtins:exit", "torchvision:resnet18:2", "\0", "resnet8 ", "-",
+    "sys:exit", "math:pi",
 ]  # fmt: skip
 DEGRADATIONS = [
     "", ",", "fog9", "fog,", "fog,,snow", "folder:", "released:", "folder:/nowhere", "released:/nowhere", "json:loads",

@@ -31,7 +31,7 @@ LINES = {
     "decompose": f"decompose finetune {RESNET} -e 4",
     "compare": f"compare {RESNET} -n gaussion,fog --severity 1,5",
     "pretrain-strong": f"eval {SIMCNN} --recipe strong -e 20 --lr 0.02",
-    "modularize-grad": f"modularize {SIMCNN} --budget 5 --sensitivity_images 10",
+    "modularize-grad": f"modularize {SIMCNN} --budget 6 --lr 0.01 --sensitivity_images 10",
     "modularize-ga": f"modularize {SIMCNN} --method ga --budget 4 --sensitivity_images 10 --search_images 20",
     "compose": f"compose {SIMCNN} --method ga --weak_epoch 3",
     "pretrain-biased": f"eval {RESNET} --train --bias B -e 6 --lr 0.1",

@@ -46,6 +46,7 @@ READERS = {
     PATCH: ["switch", "eval --state corrected"],
     TUNED: ["switch", "eval --state corrected -c finetune"],
 }
+REPLACE = "-f perfloss -c patch --crt_type replace"
 MAKERS = {WEIGHTS: "eval", RANKING: "select", PATCH: "correct", TUNED: "correct"}
 DAMAGED = [(path, line) for path, lines in READERS.items() for line in lines]
 
@@ -622,6 +623,23 @@ def test_a_full_disk_is_also_one_of_quotas(pretrained, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", fill_up)
     assert pretrained.refused("correct -c finetune --crt_epoch 1").startswith("no space is left for ")
+
+
+@pytest.mark.parametrize("line", ["eval -e 2", "correct -c finetune --crt_epoch 2", f"correct {REPLACE} --crt_epoch 2"])
+def test_a_training_that_becomes_useless_leaves_the_earlier_result(bench, chain, line):
+    stage = {"eval": "pretrain"}.get(
+        line.split()[0], "correct-patch-replace-perfloss" if "patch" in line else "correct-finetune"
+    )
+    line = f"{line} --lr 1e10"
+    assert "start anew with a lower learning rate" in bench.refused(line)
+    (unfinished,) = bench.root.glob(f".{stage}-*.unfinished")
+    earlier = bench.root / unfinished.name.removeprefix(".").removesuffix(".unfinished")
+    shutil.copytree(chain.at(stage), earlier)  # as if these very settings had made it on another machine
+    before = bench.hashes()
+    assert "start anew with a lower learning rate" in bench.refused(line)
+    after = {name: digest for name, digest in bench.hashes().items() if ".unfinished/" not in name}
+    assert after == {name: digest for name, digest in before.items() if ".unfinished/" not in name}
+    assert (earlier / "run.json").read_bytes() == (chain.at(stage) / "run.json").read_bytes()
 
 
 @pytest.mark.parametrize("number", [errno.EFBIG, errno.EIO])

@@ -106,7 +106,7 @@ def guarded(script: str, arguments: Sequence[str], prefix: str) -> int:
 
 @contextlib.contextmanager
 def warnings_at_end() -> Iterator[None]:
-    """Print what libraries warn of within the block once it has ended, each text once; not where it ends in one line."""
+    """Print what libraries warn of within the block when it has ended, each text once; none before an error's line."""
     show, texts = warnings.showwarning, {}
 
     def keep(message: Warning | str, category: type[Warning], *_where: object) -> None:
