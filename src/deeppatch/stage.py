@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from deeppatch.errors import MissingArtifact, StaleArtifact
+from deeppatch.errors import Busy, MissingArtifact, StaleArtifact
 from deeppatch.lock import FolderLock
 from deeppatch.storage import (
     RECORD,
@@ -113,6 +113,17 @@ class Stage:
             shutil.rmtree(self.unfinished)
         for partial in self.unfinished.glob("**/.*.partial"):  # half-written when an earlier run was killed
             partial.unlink(missing_ok=True)
+
+    def tidy(self) -> None:
+        """Delete what a run that was killed when it had finished has left beside its folder: lock and old files."""
+        if not self.writes or not (FolderLock(self.folder).path.exists() or self.unfinished.exists()):
+            return
+        lock = FolderLock(self.folder)
+        with contextlib.suppress(Busy, OSError):  # another run writes, or the folder is only read
+            lock.acquire()
+            recover(self.folder)
+            shutil.rmtree(self.unfinished, ignore_errors=True)
+        lock.release()
 
     def read(self, path: Path, command: str) -> bytes:
         """Return an earlier stage's file; errors name it and `command`, which makes it (again).

@@ -11,7 +11,8 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from malformed import BASE, Case, Place, damaged, junk, word
+from forked import Running
+from malformed import BASE, Case, Place, damaged, images_of, junk, picture, word
 from workshop import PATCH, RESNET, SELECTION, SIMCNN
 
 from deeppatch.artifacts import tensors_from_bytes, tensors_to_bytes
@@ -224,26 +225,31 @@ def indices(draw: random.Random, place: Place) -> Case:
 
 
 def labels(draw: random.Random, place: Place) -> Case:
-    """A table of labels that is not filled as it must be."""
-    found = one(place.left, f"{NETWORK}/annotate-*/selection.csv").read_text("utf-8-sig")
+    """A table of labels for images of the user's own that is not filled as it must be."""
+    root = images_of(draw, place)
+    for number in range(8):
+        place.file(f"photos/pool/{number}.png", picture(draw))
+    shared = ["-m", "resnet8", "-d", f"folder:{root}", "-b", "4", "--device", "cpu", "--output_dir", str(place.output)]
+    chosen = ["--method", "random", "--budget", "4"]
+    for line in (["eval", *shared, "-e", "1"], ["annotate", *shared, *chosen]):
+        ended = Running(line[0], line[1:]).wait()
+        assert ended.status == 0, ended
+    found = one(place.output, "*/resnet8/annotate-*/selection.csv").read_text("utf-8-sig")
     head, *rows = found.splitlines()
-    filled = [f"{line.rstrip(',')},0" if line.endswith(",") else line for line in rows]
-    how = draw.choice(
-        ["half", "no such class", "no head", "twice", "unknown image", "damaged", "one column", "nothing"]
-    )
+    filled = [f"{line.rstrip(',')},class0" for line in rows]
     made = {
-        "half": [head, *filled[: len(filled) // 2]], "no such class": [head, *[f"{line}{word(draw)}" for line in rows]],
-        "no head": filled, "twice": [head, *filled, filled[0].rpartition(",")[0] + ",1"],
-        "unknown image": [head, *filled, f"{10**6},{word(draw)},0"], "one column": [head.split(",")[0], "1", "2"],
-        "nothing": [head],
+        "half": [head, *filled[:2], *rows[2:]], "no such class": [head, *[f"{line}{word(draw)}" for line in rows]],
+        "no head": filled, "twice": [head, *filled, filled[0].rpartition(",")[0] + ",class1"], "nothing": [head],
+        "unknown image": [head, *filled, f"{10**6},{word(draw)}.png,class0"],
+        "one column": [head.split(",")[0], "1", "2"],
+        "missing": [head, *filled[1:]], "empty": rows,
     }  # fmt: skip
+    how = draw.choice([*made, "damaged"])
     content = "\n".join(made.get(how, [head])).encode()
     if how == "damaged":
         content, how = damaged(draw, found.encode())
     path = place.file("given.csv", content)
-    place.copy()
-    line = READERS["selection"][0]
-    return Case([*line, "--labels", str(path)], f"labels: {how}")
+    return Case(["relearn", *shared, *chosen, "-e", "1", "--steps", "2", "--labels", str(path)], f"labels: {how}")
 
 
 def checkpoint(draw: random.Random, place: Place) -> Case:

@@ -38,7 +38,7 @@ LINES = {
     "annotate": f"annotate {RESNET} {SELECTION} --epochs 4",
     "relearn": f"relearn {RESNET} {SELECTION} --encoder_epochs 4 -e 4 --steps 2 --lr 0.003",
 }
-TIMES = ("wall_seconds", "seconds", "command", "git")  # of a record: what a resumed run may have otherwise
+TIMES = ("wall_seconds", "seconds", "git")  # of a record: what a resumed run may have otherwise
 Tree = dict[str, Any]
 
 
@@ -117,10 +117,10 @@ def is_record(path: str) -> bool:
 
 
 def tree_of(folder: Path) -> Tree:
-    """Return the hash of every file, and of a record what it says but for times and the command."""
+    """Return the hash of every file, and of a record what it says but for times."""
     found: Tree = {}
     for path in sorted(folder.rglob("*")):
-        if path.is_file():
+        if path.is_file() and path.suffix != ".partial":  # what a kill in the middle of a write leaves in a cache
             content, name = path.read_bytes(), str(path.relative_to(folder))
             if is_record(name):
                 found[name] = {key: value for key, value in json.loads(content).items() if key not in TIMES}

@@ -202,6 +202,7 @@ class Context:
         if record is None or any(record["inputs"].get(name) != found for name, found in inputs):
             self.begin()
             return False
+        self.stage.tidy()
         info(f"finished already: {self.stage.folder}; run without -r to do it again")
         return True
 

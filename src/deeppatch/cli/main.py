@@ -107,7 +107,8 @@ def guarded(script: str, arguments: Sequence[str], prefix: str) -> int:
 @contextlib.contextmanager
 def warnings_at_end() -> Iterator[None]:
     """Print what libraries warn of within the block when it has ended, each text once; none before an error's line."""
-    show, texts = warnings.showwarning, {}
+    show = warnings.showwarning
+    texts: dict[str, None] = {}
 
     def keep(message: Warning | str, category: type[Warning], *_where: object) -> None:
         texts[f"{category.__name__}: {' '.join(str(message).split())}"] = None
