@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import random
+import socket
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +14,7 @@ import torch
 from deeppatch import artifacts, stage, storage
 from deeppatch.artifacts import Checkpoint, state_digest, tensors_from_bytes, tensors_to_bytes
 from deeppatch.errors import MissingArtifact, StaleArtifact
+from deeppatch.lock import _started
 from deeppatch.stage import Stage
 
 COMMAND = "python src/select.py -m resnet32 -d digits -f perfloss"
@@ -515,3 +517,19 @@ def test_what_is_no_time_adds_none(clock, state):
     watch = stage.Stopwatch()
     watch.go_on(state)
     assert (watch.seconds, watch.phases) == (0, {})
+
+
+def test_what_a_run_has_left_that_was_killed_when_it_had_finished_goes(tmp_path):
+    done = Stage(tmp_path, tmp_path / "stage", {"settings": {}})
+    done.write("a.json", b"{}")
+    done.finish()
+    lock = tmp_path / ".stage.lock"
+    lock.write_text(json.dumps({"process": 2**22 + 1, "started": None, "host": socket.gethostname()}))
+    (done.unfinished / "old").mkdir(parents=True)
+    Stage(tmp_path, tmp_path / "stage", {"settings": {}}).tidy()
+    assert [path.name for path in tmp_path.iterdir()] == ["stage"]
+    busy = Stage(tmp_path, tmp_path / "stage", {"settings": {}})
+    busy.begin()
+    lock.write_text(json.dumps({"process": 1, "started": _started(1), "host": socket.gethostname()}))
+    Stage(tmp_path, tmp_path / "stage", {"settings": {}}).tidy()
+    assert lock.exists(), "of a process that runs"

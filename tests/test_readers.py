@@ -140,6 +140,13 @@ def test_tensors_of_other_shapes_and_types(name, key):
             ) if key != "units/conv1/rows" else None  # fmt: skip
 
 
+@pytest.mark.parametrize("wrong", [torch.float32, torch.complex64, torch.int64])
+def test_numbers_of_a_patch_that_are_none(wrong):
+    read, tensors, meta = _apart(*SAFETENSORS["patch"])
+    rows = tensors["units/conv1/rows"] * (float("nan") if wrong == torch.float32 else 1)
+    refused(lambda: read(tensors_to_bytes({**tensors, "units/conv1/rows": rows.to(wrong)}, meta), ORIGIN))
+
+
 def test_lists_of_a_selection_that_do_not_fit_each_other():
     read, tensors, meta = _apart(*SAFETENSORS["selection"])
     for change in ({"lender": torch.tensor([0, 2])}, {"lender": torch.tensor([-1, 0])}, {"labels": torch.tensor([1])}):
