@@ -70,7 +70,8 @@ def pytest_report_header() -> str:
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Write and print what was counted."""
-    reports = [each for found in terminalreporter.stats.values() for each in found if hasattr(each, "user_properties")]
+    found = [each for reports in terminalreporter.stats.values() for each in reports]
+    reports = [each for each in found if getattr(each, "when", "") == "call"]
     rows = [value for each in reports for name, value in each.user_properties if name == "campaign"]
     if rows:
         write_summary(rows, OUTPUT)

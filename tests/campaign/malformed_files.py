@@ -226,7 +226,7 @@ def indices(draw: random.Random, place: Place) -> Case:
 
 def labels(draw: random.Random, place: Place) -> Case:
     """A table of labels for images of the user's own that is not filled as it must be."""
-    root = images_of(draw, place)
+    root = images_of(draw, place, each=10)
     for number in range(8):
         place.file(f"photos/pool/{number}.png", picture(draw))
     shared = ["-m", "resnet8", "-d", f"folder:{root}", "-b", "4", "--device", "cpu", "--output_dir", str(place.output)]

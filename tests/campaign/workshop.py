@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shlex
 import shutil
 from collections.abc import Callable
@@ -38,6 +39,8 @@ LINES = {
     "annotate": f"annotate {RESNET} {SELECTION} --epochs 4",
     "relearn": f"relearn {RESNET} {SELECTION} --encoder_epochs 4 -e 4 --steps 2 --lr 0.003",
 }
+UNTIL = os.environ.get("CAMPAIGN_UNTIL")  # the last stage, where not all are wanted
+LINES = dict([*LINES.items()][: [*LINES].index(UNTIL) + 1]) if UNTIL else LINES
 TIMES = ("wall_seconds", "seconds", "git")  # of a record: what a resumed run may have otherwise
 Tree = dict[str, Any]
 
@@ -61,8 +64,8 @@ class Workshop:
         self.place, self.output, self.other = place, place / "output", other
         self.done: dict[str, Undisturbed] = {}
 
-    def run_all(self, until: str | None = None) -> None:
-        """Run every stage up to `until`, and keep a copy of what there was before each."""
+    def run_all(self) -> None:
+        """Run every stage, and keep a copy of what there was before and after each."""
         for name in LINES:
             if name in self.done:
                 continue
@@ -72,8 +75,6 @@ class Workshop:
             assert (ended.status, ended.err) == (0, ""), f"{name}: {ended}"
             self.done[name] = Undisturbed(ended.seconds, notes.stat().st_size, tree_of(self.output))
             shutil.copytree(self.output, self.place / f"after-{name}", symlinks=True)
-            if name == until:
-                return
 
     def _keep(self, name: str) -> None:
         self.output.mkdir(parents=True, exist_ok=True)
