@@ -19,6 +19,7 @@ import torch
 
 from deeppatch.cli.predecessors import check_classes
 from deeppatch.errors import WrongWeights
+from deeppatch.stage import Stage
 from deeppatch.zoo.architectures import ARCHITECTURES
 from deeppatch.zoo.entries import ENTRIES
 
@@ -626,20 +627,20 @@ def test_a_full_disk_is_also_one_of_quotas(pretrained, monkeypatch):
 
 
 @pytest.mark.parametrize("line", ["eval -e 2", "correct -c finetune --crt_epoch 2", f"correct {REPLACE} --crt_epoch 2"])
-def test_a_training_that_becomes_useless_leaves_the_earlier_result(bench, chain, line):
-    stage = {"eval": "pretrain"}.get(
-        line.split()[0], "correct-patch-replace-perfloss" if "patch" in line else "correct-finetune"
-    )
-    line = f"{line} --lr 1e10"
-    assert "start anew with a lower learning rate" in bench.refused(line)
-    (unfinished,) = bench.root.glob(f".{stage}-*.unfinished")
-    earlier = bench.root / unfinished.name.removeprefix(".").removesuffix(".unfinished")
-    shutil.copytree(chain.at(stage), earlier)  # as if these very settings had made it on another machine
-    before = bench.hashes()
-    assert "start anew with a lower learning rate" in bench.refused(line)
-    after = {name: digest for name, digest in bench.hashes().items() if ".unfinished/" not in name}
-    assert after == {name: digest for name, digest in before.items() if ".unfinished/" not in name}
-    assert (earlier / "run.json").read_bytes() == (chain.at(stage) / "run.json").read_bytes()
+def test_a_training_that_becomes_useless_leaves_the_earlier_result(bench, monkeypatch, line):
+    begin, begun, whole = Stage.begin, [], bench.at("pretrain")
+
+    def note(stage, **options):
+        begun.append(stage.folder)
+        begin(stage, **options)
+
+    monkeypatch.setattr(Stage, "begin", note)
+    assert "start anew with a lower learning rate" in bench.refused(f"{line} --lr 1e10")
+    shutil.copytree(whole, begun[0])  # as if these very settings had left it on another machine
+    before = bench.hashes(begun[0].name)
+    assert "start anew with a lower learning rate" in bench.refused(f"{line} --lr 1e10")
+    assert bench.hashes(begun[0].name) == before
+    assert (begun[0] / "run.json").read_bytes() == (whole / "run.json").read_bytes()
 
 
 @pytest.mark.parametrize("number", [errno.EFBIG, errno.EIO])
