@@ -256,7 +256,7 @@ def checkpoint(draw: random.Random, place: Place) -> Case:
     """The state of an interrupted run that is damaged, or none."""
     left = {
         "correct-finetune": (
-            ["correct", *FROM_RESNET, "-c", "finetune", "--crt_epoch", "8", "--lr", "0.05"],
+            ["correct", *FROM_RESNET, "-c", "finetune", "--crt_epoch", "8", "--lr", "0.01"],
             "checkpoint.pt",
         ),
         "assess-perfloss": (["select", *FROM_RESNET, "-f", "perfloss"], "checkpoint.pt"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 
 import forked
@@ -13,6 +14,7 @@ from deeppatch import storage
 
 pytestmark = pytest.mark.campaign
 
+PAGE = os.sysconf("SC_PAGE_SIZE")
 ON_A_SMALL_DISK = ("pretrain", "correct-finetune", "modularize-ga", "relearn")
 
 
@@ -32,7 +34,8 @@ def test_a_small_disk(workshop, draw, count, name, monkeypatch):
     """A file system in memory with room for what there is and a little more, where this process may mount one."""
     workshop.restore(name)
     before = tree_of(workshop.output)
-    used = sum(path.stat().st_size for path in workshop.output.rglob("*") if path.is_file())
+    # each file takes whole pages
+    used = sum(-(-path.stat().st_size // PAGE) * PAGE for path in workshop.output.rglob("*") if path.is_file())
     room = used + draw.randint(0, max(1, written(workshop, name) // 2)) + 2**16
     disk = workshop.output.with_name("disk")
     disk.mkdir(exist_ok=True)

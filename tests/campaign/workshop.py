@@ -25,7 +25,7 @@ LINES = {
     "pretrain": f"eval {RESNET} --train -e 10 --lr 0.1",
     "assess": f"select {RESNET} -f perfloss",
     "correct-patch": f"correct {RESNET} {PATCH} --crt_epoch 4 --lr 0.1",
-    "correct-finetune": f"correct {RESNET} -c finetune --crt_epoch 8 --lr 0.05",
+    "correct-finetune": f"correct {RESNET} -c finetune --crt_epoch 8 --lr 0.01",
     "evaluate": f"switch {RESNET} {PATCH}",
     "export": f"export {RESNET} {PATCH}",
     "influence": f"influence {RESNET} -k 5",
