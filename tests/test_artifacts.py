@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import random
+import socket
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +14,7 @@ import torch
 from deeppatch import artifacts, stage, storage
 from deeppatch.artifacts import Checkpoint, state_digest, tensors_from_bytes, tensors_to_bytes
 from deeppatch.errors import MissingArtifact, StaleArtifact
+from deeppatch.lock import _started
 from deeppatch.stage import Stage
 
 COMMAND = "python src/select.py -m resnet32 -d digits -f perfloss"
@@ -459,3 +461,75 @@ def test_one_that_does_not_write_leaves_everything_to_the_one_that_does(tmp_path
     assert stage.write("weights.txt", b"x") == tmp_path / "stage" / "weights.txt"
     stage.finish()
     assert not (tmp_path / "stage").exists()
+
+
+class Clock:
+    """A clock that tests set."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(stage, "time", clock)
+    return clock
+
+
+def test_the_time_of_interrupted_runs_is_added_up(tmp_path, clock):
+    """Two phases, each with a checkpoint; the first run is killed in the second phase, the next one, too."""
+
+    def run(first: float, second: float) -> Stage:
+        run = Stage(tmp_path, tmp_path / "stage", {"settings": {}})
+        run.begin(resume=True)
+        one, two = (Checkpoint(run.unfinished / name, {}, resume=True, watch=run.watch) for name in ("one", "two"))
+        for name, checkpoint, seconds in (("first", one, first), ("second", two, second)):
+            with run.watch.phase(name):
+                checkpoint.load()
+                clock.now += seconds
+                checkpoint.save({})
+                checkpoint.load()  # the run's own state adds nothing
+        clock.now += 1000  # lost: no checkpoint knows of it
+        run._lock.release()
+        return run
+
+    run(10.0, 5.0)
+    run(1.0, 2.0)
+    last = Stage(tmp_path, tmp_path / "stage", {"settings": {}})
+    last.begin(resume=True)
+    for name in ("one", "two"):
+        Checkpoint(last.unfinished / name, {}, resume=True, watch=last.watch).load()
+    clock.now += 0.5
+    last.finish()
+    record = json.loads((tmp_path / "stage" / "run.json").read_bytes())
+    assert record["wall_seconds"] == 10 + 5 + 1 + 2 + 0.5
+    assert record["seconds"] == {"first": 11.0, "second": 7.0}
+
+
+@pytest.mark.parametrize(
+    "state", [None, 3, {}, {"run": "a", "seconds": "3", "phases": {}}, {"run": "a", "seconds": 1.0}]
+)
+def test_what_is_no_time_adds_none(clock, state):
+    watch = stage.Stopwatch()
+    watch.go_on(state)
+    assert (watch.seconds, watch.phases) == (0, {})
+
+
+def test_what_a_run_has_left_that_was_killed_when_it_had_finished_goes(tmp_path):
+    done = Stage(tmp_path, tmp_path / "stage", {"settings": {}})
+    done.write("a.json", b"{}")
+    done.finish()
+    lock = tmp_path / ".stage.lock"
+    lock.write_text(json.dumps({"process": 2**22 + 1, "started": None, "host": socket.gethostname()}))
+    (done.unfinished / "old").mkdir(parents=True)
+    Stage(tmp_path, tmp_path / "stage", {"settings": {}}).tidy()
+    assert [path.name for path in tmp_path.iterdir()] == ["stage"]
+    busy = Stage(tmp_path, tmp_path / "stage", {"settings": {}})
+    busy.begin()
+    lock.write_text(json.dumps({"process": 1, "started": _started(1), "host": socket.gethostname()}))
+    Stage(tmp_path, tmp_path / "stage", {"settings": {}}).tidy()
+    assert lock.exists(), "of a process that runs"

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -126,3 +127,27 @@ def test_of_many_that_meet_a_dead_owner_one_takes_over(folder):
         process.join()
     assert found == ["refused"] * 7 + ["taken"]
     assert [path.name for path in folder.parent.iterdir()] == []
+
+
+def test_an_attempt_of_a_killed_process_goes_with_the_next_lock(folder):
+    folder.parent.mkdir(parents=True)
+    (folder.parent / ".stage.lock.4194305-0a1b2c3d").write_text("{")
+    lock = FolderLock(folder)
+    assert lock.path.name == ".stage.lock"
+    lock.acquire()
+    assert [path.name for path in folder.parent.iterdir()] == [".stage.lock"]
+    lock.release()
+
+
+def test_an_attempt_that_another_owner_has_deleted_is_made_again(folder, monkeypatch):
+    link, gone = os.link, []
+
+    def late(mine, path):
+        if not gone:
+            gone.append(mine)
+            Path(mine).unlink()
+        link(mine, path)
+
+    monkeypatch.setattr(os, "link", late)
+    FolderLock(folder).acquire()
+    assert gone

@@ -17,13 +17,20 @@ from torch import Tensor, nn
 from deeppatch import saving, storage, training
 from deeppatch.artifacts import Checkpoint, state_digest, tensors_from_bytes, tensors_to_bytes
 from deeppatch.cache import ContentCache, Entry, content_key
+from deeppatch.cli.compose.inputs import composed
 from deeppatch.data.biased_split import partition_from_bytes
 from deeppatch.decomposition import index_sets
 from deeppatch.errors import StaleArtifact, UserError
 from deeppatch.hybrid.selection import selection_from_bytes
+from deeppatch.localization import ratio_estimation
+from deeppatch.localization.ablation import CorrectCounts
+from deeppatch.localization.scoring_run import ScoringRun
+from deeppatch.modular.genetic import PopulationSearch
 from deeppatch.modular.modules import Modules
+from deeppatch.modular.presets import PRESETS
 from deeppatch.patching.patch_file import Patch
 from deeppatch.patching.router import Router
+from deeppatch.retrain import interpolate
 from deeppatch.retrain.bank import Bank
 from deeppatch.stage import Stage
 from deeppatch.zoo.checkpoint_file import open_content
@@ -133,6 +140,13 @@ def test_tensors_of_other_shapes_and_types(name, key):
             ) if key != "units/conv1/rows" else None  # fmt: skip
 
 
+@pytest.mark.parametrize("wrong", [torch.float32, torch.complex64, torch.int64])
+def test_numbers_of_a_patch_that_are_none(wrong):
+    read, tensors, meta = _apart(*SAFETENSORS["patch"])
+    rows = tensors["units/conv1/rows"] * (float("nan") if wrong == torch.float32 else 1)
+    refused(lambda: read(tensors_to_bytes({**tensors, "units/conv1/rows": rows.to(wrong)}, meta), ORIGIN))
+
+
 def test_lists_of_a_selection_that_do_not_fit_each_other():
     read, tensors, meta = _apart(*SAFETENSORS["selection"])
     for change in ({"lender": torch.tensor([0, 2])}, {"lender": torch.tensor([-1, 0])}, {"labels": torch.tensor([1])}):
@@ -215,6 +229,56 @@ def test_a_checkpoint_of_another_form_is_one_line(tmp_path, content):
             model, [], lambda _model: 1.0, loss=training.cross_entropy, optimizer=optimizer, schedule=schedule,
             checkpoint=checkpoint,
         )  # fmt: skip
+
+
+SEARCH = {"record": {}, "weight": 0.5, "winners": [0], "population": [], "best": [], "candidates": {}}
+COUNTS = {"batches": 1, "images": 3, "unedited": 2, "correct": {"conv1": [1]}, "current": {}}
+CURVE = {"mean": 0.5, "standard_error": 0.1, "levels": [0.5]}
+POINT = {"part": "val", "share": 0.0, "lost": 0, "bound": 1.0, "accuracy": {"clean": 50.0}}
+JOINED = {"base": "ab", "range_images": 3, "test_images": 3, "ranges": {}, "metrics": {"before": {"f1": 0.5}}}
+
+
+def search(checkpoint: Checkpoint) -> object:
+    """Go on with a genetic search."""
+    none = PopulationSearch([], lambda *_: NUMBERS, lambda _: 0.0, WHOLE, NUMBERS, PRESETS["auto"], [], {}, 0)
+    return none.run(0, checkpoint=checkpoint)
+
+
+def counts(checkpoint: Checkpoint) -> object:
+    """Go on with counting what each filter's edit leaves correct."""
+    run = ScoringRun(nn.Linear(2, 2), None, None, checkpoint=checkpoint)
+    kinds = {"batches": int, "images": int, "unedited": int, "correct": {str: [int]}, "current": {str: [int]}}
+    return run.restore(CorrectCounts().load, **kinds)
+
+
+STATES = {
+    "search": (search, SEARCH, [{"record": 3}, {"population": [1]}, {"winners": "0"}, {"record": {"no such": [0.5]}},
+                                {"candidates": {"keys": []}}, {"best": None}]),
+    "counts": (counts, COUNTS, [{"batches": "1"}, {"correct": {"conv1": [0.5]}}, {"current": []}, {"images": None}]),
+    "ratios": (ratio_estimation._measured, {"0.25": CURVE}, [{"0.25": 3}, {"0.25": {}},
+               {"0.25": {**CURVE, "mean": "x"}}]),
+    "points": (interpolate._measured, {"points": [POINT] * 2}, [{"points": 3}, {"points": [POINT]}, {"points": [3, 3]},
+               {"points": [{"part": "val"}] * 2}, {"points": [{**POINT, "accuracy": {"clean": "x"}}] * 2}]),
+    "joins": (composed, {"3": JOINED}, [{"3": 3}, {"3": {}}, {"3": {**JOINED, "metrics": []}},
+              {"3": {**JOINED, "base": 1}}]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "number"), [(kind, each) for kind in STATES for each in range(len(STATES[kind][2]))])
+def test_a_state_of_other_kinds_is_one_line(tmp_path, kind, number):
+    go_on, whole, changes = STATES[kind]
+    checkpoint = Checkpoint(tmp_path / "checkpoint.pt", {}, resume=True)
+    checkpoint.save({**whole, **changes[number]})
+    with pytest.raises(StaleArtifact, match=r"checkpoint.pt is damaged; delete it and run without -r"):
+        go_on(checkpoint)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in STATES if kind != "search"])
+def test_a_state_of_the_right_kinds_is_taken(tmp_path, kind):
+    go_on, whole, _changes = STATES[kind]
+    checkpoint = Checkpoint(tmp_path / "checkpoint.pt", {}, resume=True)
+    checkpoint.save(whole)
+    go_on(checkpoint)
 
 
 def test_an_entry_of_the_cache_of_another_form_is_absent(tmp_path):

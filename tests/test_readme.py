@@ -88,6 +88,8 @@ def check_python(words: list[str]) -> None:
     elif file.startswith("examples/"):
         assert (ROOT / file).is_file(), file
         assert rest == []
+    elif file == ".ci/audit.py":
+        assert rest == []
     else:
         assert (ROOT / file).is_file(), file
         check_stage(COMMANDS[Path(file).stem], rest)

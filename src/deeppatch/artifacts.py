@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 import json
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from deeppatch.errors import StaleArtifact
 from deeppatch.progress import info
+from deeppatch.stage import Stopwatch
 from deeppatch.storage import is_of, parse_json, write_bytes
 
 # what torch and safetensors raise for files that they cannot read
@@ -74,38 +76,51 @@ class Checkpoint:
     """The state of an unfinished run, replaced atomically at each step and removed when the run is finished.
 
     `settings` must not change between interruption and resumption. `writes` is False when another process
-    writes for this one.
+    writes for this one. `watch` is the time of the run, which goes on, too.
     """
 
-    def __init__(self, path: Path, settings: dict[str, Any], resume: bool, *, writes: bool = True) -> None:
+    def __init__(
+        self,
+        path: Path,
+        settings: dict[str, Any],
+        resume: bool,
+        *,
+        writes: bool = True,
+        watch: Stopwatch | None = None,
+    ) -> None:
         self.path = path
         self.settings = json.dumps(settings, sort_keys=True)
-        self.resume, self.writes = resume, writes
+        self.resume, self.writes, self.watch = resume, writes, watch
         if not resume:
             self.remove()
 
     def with_settings(self, **settings: Any) -> Checkpoint:
         """Return the same checkpoint with further settings that must not change."""
-        same = Checkpoint(self.path, {**json.loads(self.settings), **settings}, resume=True, writes=self.writes)
-        same.resume = self.resume
+        same = copy.copy(self)
+        same.settings = json.dumps({**json.loads(self.settings), **settings}, sort_keys=True)
         return same
 
     def beside(self, name: str) -> Checkpoint:
         """Return the checkpoint of another part of the same run, with the same settings, in a file beside this one."""
         path = self.path.with_name(f"{self.path.stem}-{name}{self.path.suffix}")
-        return Checkpoint(path, json.loads(self.settings), self.resume, writes=self.writes)
+        return Checkpoint(path, json.loads(self.settings), self.resume, writes=self.writes, watch=self.watch)
 
     def save(self, state: dict[str, Any]) -> None:
         """Replace the checkpoint."""
         if not self.writes:
             return
         buffer = io.BytesIO()
-        torch.save({"settings": self.settings, "state": state, "threads": torch.get_num_threads()}, buffer)
+        time = self.watch.state() if self.watch else None
+        saved = {"settings": self.settings, "state": state, "threads": torch.get_num_threads(), "time": time}
+        torch.save(saved, buffer)
         content = buffer.getvalue()
         write_bytes(self.path, hashlib.sha256(content).digest() + content)
 
-    def load(self) -> dict[str, Any] | None:
-        """Return the saved state, or None if there is none; StaleArtifact when it belongs to other settings."""
+    def load(self, **kinds: Any) -> dict[str, Any] | None:
+        """Return the saved state, or None if there is none; StaleArtifact when it belongs to other settings.
+
+        `kinds` are those of its values, as `storage.is_of` takes them; another kind is damage.
+        """
         if not self.path.exists():
             return None
         digest, content = (whole := self.path.read_bytes())[:32], whole[32:]
@@ -115,6 +130,8 @@ class Checkpoint:
             saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
             before, now, state = parse_json(saved["settings"]), json.loads(self.settings), dict(saved["state"])
             before.keys()
+            if not all(is_of(state.get(name), kind) for name, kind in kinds.items()):
+                raise ValueError("values of other kinds")
         if saved["settings"] != self.settings:
             changed = [k for k in sorted(before.keys() | now.keys()) if before.get(k, "absent") != now.get(k, "absent")]
             raise StaleArtifact(
@@ -123,6 +140,8 @@ class Checkpoint:
             )
         if (threads := saved.get("threads")) not in (None, now_threads := torch.get_num_threads()):
             info(f"this run began with {threads} threads and goes on with {now_threads}: bytes will differ by rounding")
+        if self.watch:
+            self.watch.go_on(saved.get("time"))
         return state
 
     @contextmanager

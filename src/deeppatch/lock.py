@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
 import secrets
@@ -56,6 +57,10 @@ class FolderLock:
         self._content = json.dumps({**me, "token": secrets.token_hex(8)}).encode()
         while not self._created():
             self._displace_dead_owner()
+        for attempt in self.path.parent.glob(
+            f"{glob.escape(self.path.name)}.*"
+        ):  # of who was killed, or comes too late
+            attempt.unlink(missing_ok=True)
         self._stop = threading.Event()
         threading.Thread(target=self._beat, args=(self._stop,), daemon=True).start()
         if (held := _held.get()) is not None:
@@ -84,7 +89,7 @@ class FolderLock:
             except PermissionError:  # a file system without links
                 with self.path.open("xb") as file:
                     file.write(self._content)
-        except FileExistsError:
+        except (FileExistsError, FileNotFoundError):  # there is a lock, or its new owner has deleted this attempt
             return False
         finally:
             mine.unlink(missing_ok=True)
@@ -97,7 +102,7 @@ class FolderLock:
             return
         if owner := _living(content, silence):
             raise Busy(self.folder, owner["process"], owner["host"])
-        aside = self.path.with_name(f"{self.path.name}.{os.getpid()}-{secrets.token_hex(4)}")
+        aside = self.path.with_name(f"{self.path.name}-{os.getpid()}-{secrets.token_hex(4)}")
         with contextlib.suppress(FileNotFoundError):  # somebody else was faster
             self.path.rename(aside)
             if aside.read_bytes() != content:  # that was the lock of who was faster: give it back

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import json
+import secrets
 import shutil
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from deeppatch.errors import MissingArtifact, StaleArtifact
+from deeppatch.errors import Busy, MissingArtifact, StaleArtifact
 from deeppatch.lock import FolderLock
 from deeppatch.storage import (
     RECORD,
@@ -25,6 +27,53 @@ from deeppatch.storage import (
     sha256,
     write_bytes,
 )
+
+
+class Stopwatch:
+    """The wall time of a run and of its phases, in seconds, added up over interruptions.
+
+    A checkpoint keeps `state()`, and the run that goes on from it gives that to `go_on`.
+    """
+
+    def __init__(self) -> None:
+        self._start, self._earlier, self._run = time.monotonic(), 0.0, secrets.token_hex(8)
+        self._phases: dict[str, float] = {}
+        self._now: tuple[str, float] | None = None
+
+    @property
+    def seconds(self) -> float:
+        """The wall time so far, that of interrupted runs included."""
+        return self._earlier + time.monotonic() - self._start
+
+    @property
+    def phases(self) -> dict[str, float]:
+        """The same of each phase."""
+        found = dict(self._phases)
+        if self._now:
+            name, start = self._now
+            found[name] = found.get(name, 0.0) + time.monotonic() - start
+        return found
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Count the time of the block as that of a phase."""
+        self._now = name, time.monotonic()
+        yield
+        self._phases, self._now = self.phases, None
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        return {"run": self._run, "seconds": self.seconds, "phases": self.phases}
+
+    def go_on(self, state: Any) -> None:
+        """Add the time of an interrupted run, of which several checkpoints may know; what is no state adds none."""
+        kinds = {"run": str, "seconds": float, "phases": {str: float}}
+        if not isinstance(state, dict) or not all(is_of(state.get(name), kind) for name, kind in kinds.items()):
+            return
+        if state["run"] != self._run:
+            self._earlier = max(self._earlier, state["seconds"])
+            for name, seconds in state["phases"].items():
+                self._phases[name] = max(self._phases.get(name, 0.0), seconds)
 
 
 class Stage:
@@ -43,9 +92,8 @@ class Stage:
         self.facts = facts
         self.inputs: dict[str, str] = {}
         self.outputs: dict[str, str] = {}
-        self.seconds: dict[str, float] = {}
+        self.watch = Stopwatch()
         self._lock: FolderLock | None = None
-        self._start = time.monotonic()
 
     def begin(self, *, resume: bool = False) -> None:
         """Take the folder for this run; without `resume` what an unfinished run has left is deleted.
@@ -65,6 +113,17 @@ class Stage:
             shutil.rmtree(self.unfinished)
         for partial in self.unfinished.glob("**/.*.partial"):  # half-written when an earlier run was killed
             partial.unlink(missing_ok=True)
+
+    def tidy(self) -> None:
+        """Delete what a run that was killed when it had finished has left beside its folder: lock and old files."""
+        if not self.writes or not (FolderLock(self.folder).path.exists() or self.unfinished.exists()):
+            return
+        lock = FolderLock(self.folder)
+        with contextlib.suppress(Busy, OSError):  # another run writes, or the folder is only read
+            lock.acquire()
+            recover(self.folder)
+            shutil.rmtree(self.unfinished, ignore_errors=True)
+        lock.release()
 
     def read(self, path: Path, command: str) -> bytes:
         """Return an earlier stage's file; errors name it and `command`, which makes it (again).
@@ -127,10 +186,11 @@ class Stage:
         if not self.writes:
             return
         self.begin()
+        phases = {name: round(seconds, 2) for name, seconds in self.watch.phases.items()}
         record = {
             **self.facts,
-            "wall_seconds": round(time.monotonic() - self._start, 2),
-            **({"seconds": self.seconds} if self.seconds else {}),
+            "wall_seconds": round(self.watch.seconds, 2),
+            **({"seconds": phases} if phases else {}),
             "inputs": self.inputs,
             "outputs": self.outputs,
         }

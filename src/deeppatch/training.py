@@ -239,8 +239,9 @@ def fit(
         for epoch, batches in enumerate(epochs):
             if epoch < len(history.loss):
                 # drawing the skipped epochs may have changed the random states
-                if saved and epoch == len(history.loss) - 1:
-                    runtime.restore_random_states(saved["random"])
+                if saved and checkpoint and epoch == len(history.loss) - 1:
+                    with checkpoint.undamaged():
+                        runtime.restore_random_states(saved["random"])
                 continue
             enter_training(model)
             name = f"{label}, epoch {epoch + 1}"

@@ -237,6 +237,13 @@ def one_line(result: Result) -> str:
     return result.err.removeprefix("error: ").rstrip("\n")
 
 
+def times_in(value: Any) -> list[str]:
+    """Return the names within a JSON value that say a time."""
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    own = [name for name in value if re.search("second|_ms$|minute|time", name)] if isinstance(value, dict) else []
+    return own + [name for part in parts for name in times_in(part)]
+
+
 @pytest.fixture(scope="session")
 def declared() -> dict[str, tuple[Folder, ...]]:
     """The folders that each stage declares, by the name of the stage in the record."""
@@ -255,6 +262,11 @@ def every_run_leaves_what_its_stage_declares(declared: dict[str, tuple[Folder, .
             folder = declaration(folders, stage.folder.name)
             assert folder is not None, f"no folder like {stage.folder.name} is declared"
             assert folder.problems(stage.outputs) == [], stage.folder.name
+            metrics = stage.unfinished / "metrics.json"
+            timed = times_in(json.loads(metrics.read_bytes()) if "metrics.json" in stage.outputs else {})
+            assert not timed, (
+                f"{stage.folder.name}: metrics.json holds {timed}, but bytes repeat; times are in run.json"
+            )
         finish(stage)
 
     with pytest.MonkeyPatch.context() as patch:

@@ -6,8 +6,6 @@ import html
 import json
 import re
 import shutil
-import signal
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -572,33 +570,3 @@ def test_which_of_several_networks_a_requirement_is_about_must_be_said(bench):
 )
 def test_an_expert_is_found_again_by_its_whole_path(recorded, given, same):
     assert loading._names_the_same(Path(recorded), Path(given)) is same
-
-
-def whole_files(bench):
-    """Return the hashes of the cells; a process that is killed may leave a hidden part of one beside them."""
-    return {name: found for name, found in bench.hashes("cells").items() if not name.startswith(".")}
-
-
-@pytest.mark.slow
-def test_a_killed_comparison_computes_what_is_missing_and_ends_with_the_same_bytes(few, tmp_path, forward_passes):
-    """A process that gets SIGKILL, so that nothing of it cleans up."""
-    shutil.rmtree(few.at("cells"))
-    line = "compare -n gaussion,fog,snow,frost --severity 1,5"
-    process = few.start(line)
-    end = time.monotonic() + 120
-    while not list(few.root.glob("cells/[!.]*.safetensors")) and process.poll() is None and time.monotonic() < end:
-        time.sleep(0.002)
-    process.kill()
-    out, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (-signal.SIGKILL, ""), out
-    written = list(few.root.glob("cells/[!.]*.safetensors"))
-    cells_in_all = 4 * (1 + 6 + 6 + 1)
-    assert 0 < len(written) < cells_in_all, "it was killed in the middle"
-    few.ran(line)
-    assert len(forward_passes) == cells_in_all - len(written)
-    (folder,) = few.root.glob("compare-*")
-    killed = few.hashes(folder.name), whole_files(few)
-    shutil.rmtree(folder)
-    shutil.rmtree(few.at("cells"))
-    few.ran(line)
-    assert (few.hashes(folder.name), whole_files(few)) == killed

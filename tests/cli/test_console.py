@@ -3,12 +3,14 @@ from __future__ import annotations
 import importlib
 import sys
 import tomllib
+import warnings
 from pathlib import Path
 
 import pytest
 
 import deeppatch
 from deeppatch.cli import main
+from deeppatch.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 HYBRID = ["annotate", "relearn"]
@@ -111,3 +113,23 @@ def test_a_message_of_several_lines_becomes_one(monkeypatch, capsys):
     monkeypatch.setattr(main, "run", refuse)
     assert main.guarded("eval", [], "python src/{script}.py") == 2
     assert capsys.readouterr().err == "error: first second\n"
+
+
+@pytest.mark.parametrize(
+    ("end", "status", "said"),
+    [
+        (None, 0, "UserWarning: this is slow\nUserWarning: and old\n"),
+        (UserError("give another file"), 2, "error: give another file\n"),
+        (OSError(28, "", "w"), 2, "error: no space is left for w; free some and run again with -r\n"),
+    ],
+)
+def test_what_libraries_warn_of_does_not_precede_the_one_line(monkeypatch, capsys, end, status, said):
+    def warn(*_given):
+        for text in ("this is slow", "and old", "this is slow"):
+            warnings.warn(text, stacklevel=1)
+        if end:
+            raise end
+
+    monkeypatch.setattr(main, "run", warn)
+    assert main.guarded("eval", [], "python src/{script}.py") == status
+    assert capsys.readouterr().err == said

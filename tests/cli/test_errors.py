@@ -19,6 +19,7 @@ import torch
 
 from deeppatch.cli.predecessors import check_classes
 from deeppatch.errors import WrongWeights
+from deeppatch.stage import Stage
 from deeppatch.zoo.architectures import ARCHITECTURES
 from deeppatch.zoo.entries import ENTRIES
 
@@ -46,6 +47,7 @@ READERS = {
     PATCH: ["switch", "eval --state corrected"],
     TUNED: ["switch", "eval --state corrected -c finetune"],
 }
+REPLACE = "-f perfloss -c patch --crt_type replace"
 MAKERS = {WEIGHTS: "eval", RANKING: "select", PATCH: "correct", TUNED: "correct"}
 DAMAGED = [(path, line) for path, lines in READERS.items() for line in lines]
 
@@ -623,6 +625,23 @@ def test_a_full_disk_is_also_one_of_quotas(pretrained, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", fill_up)
     assert pretrained.refused("correct -c finetune --crt_epoch 1").startswith("no space is left for ")
+
+
+@pytest.mark.parametrize("line", ["eval -e 2", "correct -c finetune --crt_epoch 2", f"correct {REPLACE} --crt_epoch 2"])
+def test_a_training_that_becomes_useless_leaves_the_earlier_result(bench, monkeypatch, line):
+    begin, begun, whole = Stage.begin, [], bench.at("pretrain")
+
+    def note(stage, **options):
+        begun.append(stage.folder)
+        begin(stage, **options)
+
+    monkeypatch.setattr(Stage, "begin", note)
+    assert "start anew with a lower learning rate" in bench.refused(f"{line} --lr 1e10")
+    shutil.copytree(whole, begun[0])  # as if these very settings had left it on another machine
+    before = bench.hashes(begun[0].name)
+    assert "start anew with a lower learning rate" in bench.refused(f"{line} --lr 1e10")
+    assert bench.hashes(begun[0].name) == before
+    assert (begun[0] / "run.json").read_bytes() == (whole / "run.json").read_bytes()
 
 
 @pytest.mark.parametrize("number", [errno.EFBIG, errno.EIO])

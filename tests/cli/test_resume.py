@@ -1,9 +1,6 @@
 from __future__ import annotations
 
 import shutil
-import signal
-import subprocess
-import time
 
 import pytest
 import torch
@@ -31,33 +28,7 @@ OWN = {
     "assess-perfloss-race1e-06": "select -f perfloss --race 1e-6",
     "assess-activation-refine8": "select -f activation --refine 8",
 }
-LONG = "correct -c finetune --crt_epoch 14 --lr 0.1"  # enough to be stopped in the middle
 TUNE = "correct -c finetune --crt_epoch 3 --lr 0.1"
-
-
-def stop_at(process: subprocess.Popen[str], bench, stage: str, number: signal.Signals) -> tuple[int, str, str]:
-    """Wait until a checkpoint is there, send the signal, and return exit status, stdout and stderr."""
-    end = time.monotonic() + 120
-    while (
-        not (bench.unfinished(stage) / "checkpoint.pt").exists() and process.poll() is None and time.monotonic() < end
-    ):
-        time.sleep(0.002)
-    process.send_signal(number)
-    out, err = process.communicate(timeout=60)
-    return process.returncode, out, err
-
-
-def test_a_killed_stage_goes_on_to_the_same_bytes(pretrained, chain, tmp_path):
-    """A process that gets SIGKILL: nothing of it cleans up. Other stages are stopped in-process, at the same point."""
-    stage = "correct-finetune"
-    status, _out, err = stop_at(pretrained.start(LONG), pretrained, stage, signal.SIGKILL)
-    assert (status, err) == (-signal.SIGKILL, "")
-    assert left_by(pretrained, stage) == {"checkpoint.pt"}, "it was killed in the middle of its work"
-    assert "resumed after epoch " in pretrained.ran(f"{LONG} -r").out
-    whole = chain.copy(tmp_path / "whole", "pretrain")
-    whole.ran(LONG)
-    assert pretrained.hashes(stage) == whole.hashes(stage)
-    assert pretrained.files(stage) == whole.files(stage)
 
 
 class Killed(BaseException):
@@ -114,19 +85,6 @@ def test_filters_that_were_counted_are_not_counted_again(pretrained, chain, monk
     assert saved == [(place // filters, place % filters + 1) for place in range(len(saved))]
     assert len(saved) % filters == 0
     assert bench.hashes(stage) == chain.hashes(stage), "larger batches, the same scores"
-
-
-def test_ctrl_c_says_how_to_go_on_and_the_work_goes_on(pretrained):
-    stage, line = "correct-finetune", LONG
-    status, out, err = stop_at(pretrained.start(line), pretrained, stage, signal.SIGINT)
-    assert status == 130
-    assert err.strip() == "[info] interrupted; finished work is kept: continue with the same command and -r"
-    assert "Traceback" not in out
-    assert left_by(pretrained, stage) == {"checkpoint.pt"}
-    assert "resumed after epoch " in pretrained.ran(f"{line} -r").out
-    resumed = pretrained.hashes(stage)
-    pretrained.ran(line)
-    assert pretrained.hashes(stage) == resumed
 
 
 @pytest.mark.parametrize("writes", range(4))

@@ -189,7 +189,7 @@ class Context:
         self.begin()
         settings = {**self.stage.facts["settings"], **facts}
         path = self.stage.unfinished / name
-        return Checkpoint(path, settings, self.options.resume, writes=self.stage.writes)
+        return Checkpoint(path, settings, self.options.resume, writes=self.stage.writes, watch=self.stage.watch)
 
     def training_options(self) -> dict[str, Any]:
         """Return the options that every training takes."""
@@ -202,6 +202,7 @@ class Context:
         if record is None or any(record["inputs"].get(name) != found for name, found in inputs):
             self.begin()
             return False
+        self.stage.tidy()
         info(f"finished already: {self.stage.folder}; run without -r to do it again")
         return True
 

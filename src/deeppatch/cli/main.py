@@ -7,7 +7,8 @@ import errno
 import importlib
 import shlex
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import deeppatch
@@ -80,7 +81,7 @@ def guarded(script: str, arguments: Sequence[str], prefix: str) -> int:
     # torchrun sends the signal on that every rank has had already, so that a second one means nothing
     orderly = ended_in_order() if launch.requested_ranks() == 1 else contextlib.nullcontext()
     try:
-        with orderly, progress.console_output():
+        with orderly, progress.console_output(), warnings_at_end():
             run(script, arguments, prefix)
     except UserError as error:
         return _fail(str(error))
@@ -101,6 +102,27 @@ def guarded(script: str, arguments: Sequence[str], prefix: str) -> int:
             raise
         return _fail(f"cannot write {error.filename}: {error.strerror}; choose another --output_dir or --data_dir")
     return 0
+
+
+@contextlib.contextmanager
+def warnings_at_end() -> Iterator[None]:
+    """Print what libraries warn of within the block when it has ended, each text once; none before an error's line."""
+    show = warnings.showwarning
+    texts: dict[str, None] = {}
+
+    def keep(message: Warning | str, category: type[Warning], *_where: object) -> None:
+        texts[f"{category.__name__}: {' '.join(str(message).split())}"] = None
+
+    warnings.showwarning = keep  # type: ignore[assignment]
+    try:
+        yield
+    except (UserError, OSError, KeyboardInterrupt, RequirementsBroken):
+        texts.clear()
+        raise
+    finally:
+        warnings.showwarning = show
+        for text in texts:
+            print(text, file=sys.stderr)
 
 
 def run(script: str, arguments: Sequence[str], prefix: str) -> None:

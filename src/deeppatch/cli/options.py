@@ -48,7 +48,8 @@ class StageOptions:
     """The options of every stage: model and data, the machine, and how the command was called.
 
     `weights` is a file of base weights to use instead of those from pretrain (in pretrain itself: to load). `device` is
-    `auto` until the stage opens. `prefix` is the start of commands in messages, and `command` the typed command.
+    `auto` until the stage opens. `prefix` is the start of commands in messages, and `command` the typed command,
+    without -r.
     `defaults` are the default values of the stage's parser.
     """
 

@@ -69,9 +69,10 @@ def parse(module: ModuleType, arguments: Sequence[str], prefix: str) -> Any:
         parser.set_defaults(**module.preset(given))
         given = parser.parse_args(words)
     values = dict(vars(given))
+    typed = [word for word in arguments if word not in ("-r", "--resume")]  # a resumed run leaves the same bytes
     values |= {
         "prefix": prefix,
-        "command": f"{parser.prog} {shlex.join(arguments)}".strip(),
+        "command": f"{parser.prog} {shlex.join(typed)}".strip(),
         "defaults": {name: parser.get_default(name) for name in values},
     }
     if (splits := values.get("splits")) and splits.is_file():  # a file that is not there is told by `check_files`

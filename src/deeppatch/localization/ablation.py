@@ -56,6 +56,11 @@ class CorrectCounts:
     correct: dict[str, list[int]] = field(default_factory=dict)
     current: dict[str, list[int]] = field(default_factory=dict)
 
+    def load(self, state: dict[str, Any]) -> None:
+        """Take the values of a state by name; KeyError where one is missing."""
+        for name in vars(self):
+            setattr(self, name, state[name])
+
     def scores(self, sign: int) -> Scores:
         """Return the change in accuracy caused by the edit of each filter, in [-1, 1], times `sign`."""
         return {

@@ -39,8 +39,7 @@ def rank_by_elimination(run: ScoringRun, scorer: ExactScorer, delta: float, rati
     view = run.view(run.fitting_batch_size(engine.bytes_per_image), paired=scorer.paired)
     size = min(view.batch_size, -(-len(view.index) // PARTS))
     view = dataclasses.replace(ordered(view, margins(run.model, view).argsort(stable=True)), batch_size=size)
-    if state := run.saved():
-        elimination.load(state)
+    run.restore(elimination.load, batches=int, images=int, current={str: [Tensor]}, layers={str: {str: object}})
     filters, images = sum(widths.values()), len(view.index)
     info(
         f"eliminating among {filters} filters in {len(widths)} layers over at most {images} degraded val images, "

@@ -51,7 +51,8 @@ class ExactScorer:
         engine = choose_engine(run, self)
         size = run.fitting_batch_size(engine.bytes_per_image)
         view = run.view(size, paired=self.paired)
-        counts = CorrectCounts(**(run.saved() or {}))
+        counts = CorrectCounts()
+        run.restore(counts.load, batches=int, images=int, unedited=int, correct={str: [int]}, current={str: [int]})
         total = sum(map(len, filters.values()))
         info(
             f"ablating {total} filters in {len(filters)} layers on {len(view.labels)} degraded val images each, "

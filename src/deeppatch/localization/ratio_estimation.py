@@ -114,10 +114,19 @@ def estimate_ratio(
         correct = predictions == val.labels
         return metrics.rows_of([correct[val.levels == level] for level in levels])
 
-    done = (ranks.broadcast_from_rank0(checkpoint.load) if checkpoint else None) or {}
+    done = (ranks.broadcast_from_rank0(lambda: _measured(checkpoint)) if checkpoint else None) or {}
     keep = checkpoint.save if checkpoint else lambda _curve: None
     result = choose_ratio(ratios, correct_at, done, keep)
     return RatioEstimate(result["ratio"], result["curve"], ranking)
+
+
+def _measured(checkpoint: Checkpoint) -> dict[str, Any] | None:
+    """Return the curve of an interrupted run, by ratio; StaleArtifact where it is none."""
+    found = checkpoint.load()
+    with checkpoint.undamaged():
+        for point in (found or {}).values():
+            float(point["mean"]), float(point["standard_error"]), list(point["levels"])
+    return found
 
 
 def choose_ratio(

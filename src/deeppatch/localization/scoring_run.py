@@ -72,9 +72,16 @@ class ScoringRun:
         checkpoint = self.checkpoint
         return (lambda _state: None) if checkpoint is None else at_most_once_a_second(lambda: checkpoint.save(state()))
 
-    def saved(self) -> dict[str, Any] | None:
-        """Return the state of an interrupted run from the checkpoint, on every rank, or None."""
-        return None if self.checkpoint is None else ranks.broadcast_from_rank0(self.checkpoint.load)
+    def restore(self, take: Callable[[dict[str, Any]], object], **kinds: Any) -> None:
+        """Let `take` have the state of an interrupted run from the checkpoint, if there is one, on every rank.
+
+        StaleArtifact where its values are not of the `kinds` that `storage.is_of` takes, or `take` fails.
+        """
+        if (checkpoint := self.checkpoint) is None:
+            return
+        if (state := ranks.broadcast_from_rank0(lambda: checkpoint.load(**kinds))) is not None:
+            with checkpoint.undamaged():
+                take(state)
 
     def fitting_batch_size(self, bytes_per_image: int) -> int:
         """Return the number of images in a batch: the batch size, or as many as fit into the memory."""

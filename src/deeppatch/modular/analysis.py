@@ -99,7 +99,7 @@ def analyse(
     layers = layers_to_split(network, model.normalize(data.example))
     if fixed := convolutions(network).keys() - {name for layer in layers for name in layer.convs}:
         info(f"{len(fixed)} convolutions keep all of their kernels: other tensors are added to their outputs")
-    saved = (checkpoint.load() if checkpoint else None) or {}
+    saved = (checkpoint.load(importance=[Tensor], sensitivity=Tensor) if checkpoint else None) or {}
     analysis = Analysis(model, network, layers, [], torch.zeros(0))
     values = saved.get("importance") or measured_importance(
         importance, network, layers, (analysis.inputs(data.val), data.val.labels), len(data.classes), seed

@@ -18,6 +18,12 @@ from deeppatch.modular.presets import Preset
 from deeppatch.progress import info, track
 from deeppatch.runtime import numpy_generator
 
+# the kinds of what a checkpoint of the search holds
+STATE = {
+    "record": {str: [(int, float)]}, "weight": float, "winners": [int], "population": [Tensor], "best": [Tensor],
+    "candidates": {str: object},
+}  # fmt: skip
+
 
 @dataclass
 class SearchRecord:
@@ -89,12 +95,13 @@ class PopulationSearch:
         winners: list[int] | None = None
         best = population
         candidates = CandidateLogits(self.evaluate, self.labels, len(self.genomes))
-        saved = checkpoint.load() if checkpoint else None
-        if saved:
-            record, weight, winners = SearchRecord(**saved["record"]), saved["weight"], saved["winners"]
-            population = [part.numpy() for part in saved["population"]]
-            best = [part.numpy() for part in saved["best"]]
-            candidates.load(saved["candidates"])
+        saved = checkpoint.load(**STATE) if checkpoint else None
+        if saved and checkpoint:
+            with checkpoint.undamaged():
+                record, weight, winners = SearchRecord(**saved["record"]), saved["weight"], saved["winners"]
+                population = [part.numpy() for part in saved["population"]]
+                best = [part.numpy() for part in saved["best"]]
+                candidates.load(saved["candidates"])
             info(f"search: resumed after generation {len(record.value) - 1}")
         for generation in track(range(len(record.value), generations + 1), generations + 1, "generations"):
             if patience and record.value and generation - 1 - record.best >= patience:

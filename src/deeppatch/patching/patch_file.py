@@ -72,6 +72,9 @@ class Patch:
             raise StaleArtifact(f"{origin} is not a patch; give a patch.safetensors that correct left")
         channels = {name: v.tolist() for name, v in chosen.items()}
         parameters = {key: value for key, value in tensors.items() if not key.startswith("channels/")}
+        numbers = [value for key, value in parameters.items() if not key.endswith("num_batches_tracked")]
+        if not all(value.is_floating_point() and bool(value.isfinite().all()) for value in numbers):
+            raise StaleArtifact(f"{origin} is damaged: its parameters are not finite numbers; train the patch again")
         return Patch(meta["kind"], meta["base"], channels, parameters, about)
 
     def apply(self, model: nn.Module, example: Tensor | None = None) -> nn.Module:

@@ -26,6 +26,7 @@ from deeppatch.progress import info
 from deeppatch.retrain.finetune import noted
 from deeppatch.retrain.names import STATISTICS
 from deeppatch.retrain.norms import BATCH, statistics_view
+from deeppatch.storage import is_of
 from deeppatch.zoo.classifier import device_of
 
 SHARES = tuple(step / 20 for step in range(21))
@@ -130,8 +131,7 @@ def interpolate(
     before = {
         part: correct_by_level(model, getattr(data, part), None, batch_size=batch_size, amp=amp)[0] for part in PARTS
     }
-    saved = ranks.broadcast_from_rank0(checkpoint.load) if checkpoint else None
-    points = [Point(**each) for each in (saved or {"points": []})["points"]]
+    points = _measured(checkpoint) if checkpoint else []
     for share in shares[len(points) // len(PARTS) :]:
         network = network_at(share)
         points += [_point(part, share, before[part], measure(network, part), degrade) for part in PARTS]
@@ -150,6 +150,16 @@ def interpolate(
         facts=_facts(chosen, statistics, max_clean_drop, len(data.val), len(shares)),
         tables={"curve.csv": curve(points, chosen)},
     )
+
+
+def _measured(checkpoint: Checkpoint) -> list[Point]:
+    """Return the points that an interrupted run has measured, on every rank."""
+    saved = ranks.broadcast_from_rank0(lambda: checkpoint.load(points=[{str: object}])) or {"points": []}
+    with checkpoint.undamaged():
+        points = [Point(**each) for each in saved["points"]]
+        if len(points) % len(PARTS) or not all(is_of(point.accuracy, {str: float}) for point in points):
+            raise ValueError("no points")
+    return points
 
 
 def between(model: nn.Module, tuned: nn.Module, share: float, *, keep: bool = False) -> nn.Module:

@@ -201,7 +201,7 @@ def run_correction(options: Options) -> None:
     if context.already_finished():
         return
     checkpoint = context.checkpoint(modules=digest)
-    done = checkpoint.load() or {}
+    done = inputs.composed(checkpoint)
     data = context.data
     for target in chosen:
         name, weak = data.classes[target], inputs.weak_context(context, target)

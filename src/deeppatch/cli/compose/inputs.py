@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from deeppatch.artifacts import state_digest, tensors_from_bytes
+from deeppatch.artifacts import Checkpoint, state_digest, tensors_from_bytes
 from deeppatch.cli import main
 from deeppatch.cli import options as command_line
 from deeppatch.cli.context import Context
@@ -20,7 +20,7 @@ from deeppatch.errors import OtherBase, UserError
 from deeppatch.modular.modules import Modules
 from deeppatch.modular.weak_networks import FITS, mix_of, published_weak_network
 from deeppatch.progress import info
-from deeppatch.storage import RECORD, sha256
+from deeppatch.storage import RECORD, is_of, sha256
 from deeppatch.zoo.classifier import Classifier
 
 
@@ -77,3 +77,15 @@ def prepare_weak_model(context: Context) -> tuple[Path, str]:
         main.run("eval", words + ["-r"] * options.resume, options.prefix)
     context.stage.read(folder / file, command)
     return folder / file, command
+
+
+def composed(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return the comparisons that an interrupted run has finished, by class; StaleArtifact where they are none."""
+    kinds = {
+        "base": str, "range_images": int, "test_images": int, "ranges": {str: object}, "metrics": {str: {str: float}},
+    }  # fmt: skip
+    done = checkpoint.load() or {}
+    with checkpoint.undamaged():
+        if not all(is_of(found[name], kind) for found in done.values() for name, kind in kinds.items()):
+            raise ValueError("no comparisons")
+    return done

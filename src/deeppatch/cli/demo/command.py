@@ -10,7 +10,9 @@ of clean accuracy in 2 epochs (seeds 10, 20, 2021), which 360 images cannot tell
 or after 15 epochs, it lost nothing and was ahead on blurred images (seed 2021). RESULTS.md has CIFAR-10, where
 fine-tuning for 3 epochs at a learning rate of 0.01 costs clean accuracy.
 
-HybridRepair is run with three seeds, the given one and the two that follow.
+HybridRepair is run with three seeds, the given one and the two that follow. Its network trains for 10 epochs, so that
+there is something to repair: after 20 it is right on 91 to 96 % of the test images of seeds 2021 and 2022, and
+relearn, held to its floor by 111 images of val, gained 0 to 2.7 points.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ MODEL = ["-m", "resnet8", "-d", "digits", "-b", "64"]
 PATCH = ["-f", "featswap", "-c", "patch", "--crt_type", "replace"]
 TRAINING = ["--crt_epoch", "2", "--lr", "0.1"]
 CHOICE = ["--bias", "B", "--budget", "5%", "--views", "2"]
-RELEARN = ["-e", "10"]
+RELEARN = ["-e", "20"]
 SEARCH = ["--search_images", "400", "--budget", "8", "--sensitivity_images", "20", "--lr", "0.01", "--alpha", "1"]
 SEEDS = 3  # of HybridRepair
 LAST_SEED = 2**31 - SEEDS
@@ -75,7 +77,7 @@ STEPS = [
         Step(stage, arguments, further)
         for further in range(SEEDS)
         for stage, arguments in (
-            ("pretrain", ["--train", "--bias", "B", "-e", "20", "--lr", "0.1"]),
+            ("pretrain", ["--train", "--bias", "B", "-e", "10", "--lr", "0.1"]),
             ("annotate", [*CHOICE, "--method", "random"]),
             ("relearn", [*CHOICE, "--method", "random", *RELEARN]),
             ("annotate", [*CHOICE, "--method", "hybrid"]),

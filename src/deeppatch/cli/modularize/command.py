@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deeppatch.cli.declared import Folder
 from deeppatch.cli.options import StageOptions
 from deeppatch.modular.names import GRADIENT_PRESETS, IMPORTANCES, METHODS, PRESETS, STARTS
 from deeppatch.modular.presets import PUBLISHED_GRADIENT
+
+if TYPE_CHECKING:
+    from deeppatch.stage import Stopwatch
 
 STAGE = "modularize"
 DESCRIPTION = "Modularize: find for each class the kernels that it needs; leave them as modules, and compose these."
@@ -183,8 +185,8 @@ def run(options: Options) -> None:
         return
     base, data = state_digest(model.state_dict()), context.data
     analysing, searching = (context.checkpoint(name, base=base) for name in ("analysis.pt", "checkpoint.pt"))
-    seconds = context.stage.seconds  # of this run alone: run.json has them, and no file whose bytes repeat
-    with timed("analysis", seconds):
+    watch = context.stage.watch  # run.json has the times of phases, and no file whose bytes repeat
+    with timed("analysis", watch):
         analysis = analyse(
             model,
             data,
@@ -194,10 +196,10 @@ def run(options: Options) -> None:
             checkpoint=analysing,
         )
         report.sensitivity(context, analysis)
-    with timed("search", seconds):
+    with timed("search", watch):
         modules = search(analysis, data, settings_of(context), amp=options.amp, seed=options.seed, checkpoint=searching)
     context.stage.write("modules.safetensors", modules.to_bytes())
-    with timed("evaluation", seconds):
+    with timed("evaluation", watch):
         found = measure_modules(model, modules, data, batch_size=options.batch_size)
         assert modules.history is not None
         facts = report.modules(context, analysis, modules.history, found)
@@ -208,11 +210,10 @@ def run(options: Options) -> None:
 
 
 @contextmanager
-def timed(phase: str, seconds: dict[str, float]) -> Iterator[None]:
-    """Record and log the wall time of a phase."""
+def timed(phase: str, watch: Stopwatch) -> Iterator[None]:
+    """Count and log the wall time of a phase."""
     from deeppatch.progress import info
 
-    start = time.monotonic()
-    yield
-    seconds[phase] = round(time.monotonic() - start, 2)
-    info(f"{phase}: {seconds[phase]:.1f} s")
+    with watch.phase(phase):
+        yield
+    info(f"{phase}: {watch.phases[phase]:.1f} s")

@@ -1,0 +1,101 @@
+"""The campaign: what it counts, the seed that it prints, and the files in which it leaves both."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+import forked  # noqa: E402
+from workshop import Workshop  # noqa: E402
+
+SEED = int(os.environ.get("CAMPAIGN_SEED", "20261126"))
+OUTPUT = Path(os.environ.get("CAMPAIGN_OUTPUT", Path(__file__).resolve().parents[2] / "output" / "campaign"))
+COLUMNS = ("part", "case", "moment", "outcome", "detail", "seconds")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def everything_imported() -> None:
+    """Import the package once, for all processes that are forked."""
+    forked.import_everything()
+
+
+@pytest.fixture(scope="session")
+def workshop(everything_imported: None, tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    """Every stage, undisturbed."""
+    done = Workshop(tmp_path_factory.mktemp("workshop"))
+    done.run_all()
+    return done
+
+
+@pytest.fixture(scope="session")
+def other_workshop(everything_imported: None, tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    """Every stage, undisturbed, on networks with other weights."""
+    done = Workshop(tmp_path_factory.mktemp("other"), other=True)
+    done.run_all()
+    return done
+
+
+@pytest.fixture
+def draw(request: pytest.FixtureRequest) -> random.Random:
+    """The random numbers of a case: by the seed and its name."""
+    return random.Random(f"{SEED} {request.node.name}")  # noqa: S311
+
+
+@pytest.fixture
+def count(record_property: Callable[[str, Any], None]) -> Callable[..., None]:
+    """`count(part, case, moment, outcome, detail="", seconds=0)` notes a case, and fails where it has failed."""
+
+    def counted(part: str, case: str, moment: str, outcome: str, detail: str = "", seconds: float = 0.0) -> None:
+        row = (part, case, moment, outcome, detail, round(seconds, 2))
+        record_property("campaign", dict(zip(COLUMNS, row, strict=True)))
+        assert outcome != "failed", f"{case}, {moment}: {detail}"
+
+    return counted
+
+
+def pytest_report_header() -> str:
+    """Print the seed."""
+    return f"campaign: CAMPAIGN_SEED={SEED}, CAMPAIGN_OUTPUT={OUTPUT}"
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Write and print what was counted."""
+    found = [each for reports in terminalreporter.stats.values() for each in reports]
+    reports = [each for each in found if getattr(each, "when", "") == "call"]
+    rows = [value for each in reports for name, value in each.user_properties if name == "campaign"]
+    if rows:
+        write_summary(rows, OUTPUT)
+        terminalreporter.section(f"campaign, seed {SEED}")
+        for part, found in summary_of(rows).items():
+            terminalreporter.write_line(f"{part}: {found}")
+
+
+def summary_of(rows: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
+    """Return for each part of the campaign the number of cases, and of each outcome."""
+    parts = sorted({row["part"] for row in rows})
+    counts = {part: Counter(row["outcome"] for row in rows if row["part"] == part) for part in parts}
+    return {
+        part: {"cases": found.total(), **{name: found[name] for name in ("identical", "unharmed", "refused", "failed")}}
+        for part, found in counts.items()
+    }
+
+
+def write_summary(rows: list[dict[str, Any]], folder: Path) -> None:
+    """Write one row for each case as CSV, and the counts as JSON."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "cases.csv").open("w", newline="") as file:
+        table = csv.DictWriter(file, COLUMNS)
+        table.writeheader()
+        table.writerows(sorted(rows, key=lambda row: (row["part"], row["case"], row["moment"])))
+    summary = {"seed": SEED, "parts": summary_of(rows)}
+    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")

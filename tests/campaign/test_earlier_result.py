@@ -1,0 +1,62 @@
+"""Every stage run again over a finished one with other content, killed at ten points: that stays unharmed."""
+
+from __future__ import annotations
+
+import shutil
+
+import moments
+import pytest
+from workshop import LINES, difference, tree_of
+
+from deeppatch.stage import Stage
+
+pytestmark = pytest.mark.campaign
+
+POINTS = 10
+FEW = {"export": 3}  # a slow one
+
+
+def points_of(name: str) -> list[int]:
+    """Return the numbers of the points at which a stage is killed, of ten."""
+    few = FEW.get(name, POINTS)
+    return [POINTS * number // few + POINTS // few - 1 for number in range(few)]
+
+
+@pytest.mark.parametrize(("name", "point"), [(name, point) for name in LINES for point in points_of(name)])
+def test_a_killed_run_over_a_finished_one_leaves_that_whole(workshop, other_workshop, count, name, point):
+    """The last point is the last file operation; there -r ends with the new bytes, too."""
+    place = other_workshop
+    place.restore(name)
+    folders = workshop.folders_of(name)
+    for folder in folders:
+        shutil.copytree(workshop.place / f"after-{name}" / folder, place.output / folder, dirs_exist_ok=True)
+    earlier, whole = (folders_in(each.done[name].tree, folders) for each in (workshop, place))
+    operation = max(1, place.done[name].operations * (point + 1) // POINTS)
+    ended = place.start(name, moments.killed_at(operation)).wait()
+    found = folders_in(tree_of(place.output), folders)
+    wrong = [
+        folder
+        for folder in folders
+        if found[folder] not in (earlier[folder], whole[folder]) or not readable(place.output, folder)
+    ]
+    detail = "; ".join(f"{each}: {difference(earlier[each], found[each])}" for each in wrong)
+    if point == POINTS - 1 and not wrong:
+        ended = place.resume(name)
+        detail = (ended.fault or "") if ended.status else difference(place.done[name].tree, tree_of(place.output))
+    moment = f"at file operation {operation} of about {place.done[name].operations}"
+    count("earlier result", name, moment, "failed" if detail else "unharmed", detail, ended.seconds)
+
+
+def folders_in(tree: dict, folders: list[str]) -> dict[str, dict]:
+    """Return the files of each folder."""
+    return {
+        folder: {name: value for name, value in tree.items() if name.startswith(f"{folder}/")} for folder in folders
+    }
+
+
+def readable(output, folder: str) -> bool:
+    """Tell whether the record of a run and its files agree, as later stages ask it."""
+    stage = Stage(output, output / folder, {"settings": None}, writes=False)
+    record = stage._recorded(output / folder / "run.json", "")[0]
+    stage.facts["settings"] = record["settings"]
+    return stage.finished() is not None
