@@ -1,9 +1,9 @@
 """Run one command of a study with -r, and link its run.json to where the study looks for it.
 
-python workflow/scripts/job.py --record FILE [--threads N] [--read OPTION=RECORD ...] [--network RECORD ...] STAGE WORD ...
+python workflow/scripts/job.py --record FILE [--read OPTION=RECORD ...] [--network RECORD ...] STAGE WORD ...
 
-A file of an earlier run is named on the command line where it does not lie in the folder of a default run, in which the
-command would look for it anyway: so the command is the one that a user would type, and finds the same folder again.
+A file of an earlier run is named on the command line where it does not lie in the folder of a default run, in which
+the command would look for it anyway: so the command is the one that a user would type, and finds its folder again.
 Where another process makes the same run, as one that an interrupted study has left, this one waits for it.
 """
 

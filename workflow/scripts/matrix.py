@@ -157,9 +157,7 @@ class _Cell:
                 if name in self.matrix.get("switched", [name] if patch else []):
                     yield self._evaluate(name, ratio, made)
 
-    def add(
-        self, rule: str, options: Mapping[str, object], label: str, *, degraded: bool = True, **known: Any
-    ) -> str:
+    def add(self, rule: str, options: Mapping[str, object], label: str, *, degraded: bool = True, **known: Any) -> str:
         """Add a job, unless it is there already, and return its key."""
         given = {**self.options(rule), **options}
         words = (*self.words, *(spelled(self.degradation) if degraded else []), *spelled(given))
