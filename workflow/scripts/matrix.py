@@ -80,7 +80,7 @@ def jobs(configuration: Mapping[str, Any]) -> dict[str, Job]:
     for matrix in configuration["matrices"].values():
         for cell in cells(configuration, matrix, found):
             networks = list(cell.networks())
-            place = json.dumps([cell.words, cell.base, cell.options("compare")])
+            place = json.dumps([cell.about, cell.words, cell.base, cell.degradation, cell.options("compare")])
             compared.setdefault(place, (cell, []))[1].extend(networks)
     for cell, networks in compared.values():
         cell.add("compare", {}, "", networks=tuple(dict.fromkeys(networks)))

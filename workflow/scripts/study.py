@@ -47,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
         "--only", nargs="+", default=[], metavar="PATTERN", help="only jobs of these names, such as 'correct/*-patch-*'"
     )
     found.add_argument("-n", "--dry-run", action="store_true", help="say what would be run")
+    found.add_argument("--quiet", action="store_true", help="print no more than a summary")
     found.add_argument("--list", action="store_true", help="print all jobs of the study with their commands")
     found.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)), metavar="N", help="threads in all")
     found.add_argument("--memory", type=int, default=memory(), metavar="MB", help="memory for all jobs together")
@@ -134,7 +135,7 @@ def snakemake(
         command += ["--workflow-profile", str(WORKFLOW / "profiles" / options.profile)]
     else:
         command += ["--cores", str(options.cores), "--resources", f"mem_mb={options.memory}"]
-    return [*command, *(["--dry-run"] if options.dry_run else []), *options.further]
+    return [*command, *(["--dry-run"] * options.dry_run), *(["--quiet"] * options.quiet), *options.further]
 
 
 def memory() -> int:
