@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from deeppatch.ledger.pools import ALL, BLURRED, DEGRADED
-from deeppatch.ledger.records import CLEAN
-from deeppatch.report.plots import COLOURS, MARKERS, png
+sys.path.append(str(Path(__file__).resolve().parents[2] / "src"))  # behind the standard library, for src/select.py
+
+from deeppatch.ledger.pools import ALL, BLURRED, DEGRADED  # noqa: E402
+from deeppatch.ledger.records import CLEAN  # noqa: E402
+from deeppatch.report.plots import COLOURS, MARKERS, png  # noqa: E402
 
 GAINED = (BLURRED, ALL, DEGRADED)  # the first of these that is there is drawn
 
