@@ -172,7 +172,8 @@ def _over_seeds(found: Sequence[tuple[float, float, float]]) -> dict[str, Any]:
         change, low, high = found[0]
         spread, over = float("nan"), OVER_IMAGES if low == low else ""
     else:
-        change, low, high = mean_interval(changes)
+        interval = mean_interval(changes)
+        change, low, high = interval.estimate, interval.low, interval.high
         spread, over = statistics.stdev(changes), OVER_SEEDS
     numbers = {"difference": change, "sd": spread, "low": low, "high": high}
     return {**{name: round(value, 2) for name, value in numbers.items()}, "interval over": over, "seeds": len(found)}
