@@ -32,11 +32,11 @@ def draw(table: pd.DataFrame, base: str, path: Path) -> None:
     panels = figure.subplots(len(groups), 2, squeeze=False)
     for (left, right), (names, own) in zip(panels, groups, strict=True):
         gained = next(view for view in GAINED if view in own and own[view].notna().any())
-        before = own[own.network == base][CLEAN].mean()
+        before = own[own.network == base].set_index("seed")[CLEAN]
         for index, (name, rows) in enumerate(own.groupby("network", sort=False)):
             y = rows[gained]
             _point(left, rows["bytes"].fillna(0) / 1000, y, str(name), index)
-            _point(right, before - rows[CLEAN], y, str(name), index)
+            _point(right, rows["seed"].map(before) - rows[CLEAN], y, str(name), index)
         left.set(xlabel="stored beside the base network (kB)", ylabel=f"{gained} (%)", title=", ".join(map(str, names)))
         left.set_xscale("symlog", linthresh=10)
         right.set(xlabel="clean accuracy lost (points)", ylabel=f"{gained} (%)")
