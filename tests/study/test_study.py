@@ -24,7 +24,7 @@ CONFIGURATION = {
     "matrices": {
         "good": {
             "models": {"resnet8": {"train": True, "epochs": 1}}, "data": ["digits"], "seeds": [1],
-            "methods": ["finetune", "random"], "correct": {"epochs": 12}, "degradations": {"blur": {}},
+            "methods": ["finetune", "random"], "correct": {"epochs": 5}, "degradations": {"blur": {}},
         },
     },
 }  # fmt: skip
@@ -174,7 +174,8 @@ def test_patterns_choose_jobs_and_what_they_read(tmp_path):
     file = written(tmp_path / "output", "some.yaml")
     found = run(file, tmp_path / "output", "--only", "correct/*-random-*", "--dry-run", "--quiet")
     assert found.returncode == 0
-    counted = dict(line.split()[:2] for line in found.stdout.splitlines() if len(line.split()) == 2)
+    lines = [line.split() for line in (found.stdout + found.stderr).splitlines()]
+    counted = {words[0]: words[1] for words in lines if len(words) == 2}
     assert {name: counted.get(name) for name in ("pretrain", "correct", "compare")} == {
         "pretrain": "1", "correct": "1", "compare": None
     }  # fmt: skip
