@@ -35,13 +35,13 @@ def with_new_filters(x: Tensor, rows: Tensor, conv: nn.Conv2d, channels: Tensor,
     """
     with torch.no_grad():
         weight = conv.weight.clone().index_copy_(0, channels, rows)  # in place, because index_copy loses the layout
-    result: Tensor = _NewFilters.apply(x, rows, weight, channels, bias, conv)  # type: ignore[no-untyped-call]
+    result: Tensor = _NewFilters.apply(x, rows, weight, channels, bias, conv)
     return result
 
 
 class _NewFilters(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, x: Tensor, rows: Tensor, weight: Tensor, channels: Tensor, bias: Tensor | None, conv: nn.Conv2d
     ) -> Tensor:
         ctx.save_for_backward(x, rows, weight, channels)
@@ -50,7 +50,7 @@ class _NewFilters(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, rows, weight, channels = ctx.saved_tensors
         of_x = _backward(ctx.conv, gradient, x, weight, _NO_BIAS_NO_WEIGHT)[0] if ctx.needs_input_grad[0] else None
         picked = gradient.permute(0, 2, 3, 1).index_select(3, channels).permute(0, 3, 1, 2)
