@@ -1,10 +1,10 @@
 """Run a study: every command of a matrix that has not been run, as many at a time as cores and memory allow.
 
-python workflow/scripts/study.py CONFIG [--only PATTERN ...] [--dry-run] [--list] [--cores N] [--memory MB] [-- ...]
+python workflow/scripts/study.py CONFIG [--only PATTERN ...] [--dry-run] [--list] [--cores N] [--snakemake ...]
 
 CONFIG is a name in workflow/config, such as demo, or a file. What is finished is not run again, and an interrupted run
 is continued: start the same command again. A job that fails does not stop those that do not need it. What stands behind
-`--` goes to Snakemake.
+`--snakemake` goes to it.
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--profile", choices=["slurm", "kubernetes"], help="run jobs there, not as processes here")
     found.add_argument("--output_dir", metavar="DIR", help="artifacts (default: the configuration's, else output)")
     found.add_argument("--data_dir", metavar="DIR", help="data sets (default: the configuration's, else data)")
-    found.add_argument("further", nargs="*", metavar="-- OPTION", help="options of Snakemake")
+    found.add_argument(
+        "--snakemake", nargs=argparse.REMAINDER, default=[], metavar="OPTION", help="what follows goes to Snakemake"
+    )
     return found
 
 
@@ -135,7 +137,7 @@ def snakemake(
         command += ["--workflow-profile", str(WORKFLOW / "profiles" / options.profile)]
     else:
         command += ["--cores", str(options.cores), "--resources", f"mem_mb={options.memory}"]
-    return [*command, *(["--dry-run"] * options.dry_run), *(["--quiet"] * options.quiet), *options.further]
+    return [*command, *(["--dry-run"] * options.dry_run), *(["--quiet"] * options.quiet), *options.snakemake]
 
 
 def memory() -> int:
