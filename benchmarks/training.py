@@ -4,7 +4,9 @@ python benchmarks/training.py [-m resnet32] [-b 256] [--device cpu|cuda] [--amp]
 
 Each round times one epoch as `correct` runs it (view random: shuffled, blurred, on the device; with --augment cropped
 and mirrored too) and as many bare steps (forward, backward, SGD) on one ready, normalised batch; which comes first
-alternates. The ratio is the median over the rounds, so that what else the machine does falls on both.
+alternates. The ratio is the median over the rounds, so that what else the machine does falls on both. The last column
+is the time of an epoch relative to one of fine-tuning, of all methods in turn; `replace, plain` is a patch whose
+convolutions get gradients of all filters.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ from __future__ import annotations
 import argparse
 import copy
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import machine
 import pandas as pd
@@ -24,13 +27,15 @@ from deeppatch.data import views
 from deeppatch.data.corruptions import SIGMAS, GaussianBlur
 from deeppatch.data.sources import Images
 from deeppatch.graph.hooks import convolutions
+from deeppatch.patching import units
 from deeppatch.patching.attachment import attach
 from deeppatch.training import cross_entropy, sgd, train_epoch
 from deeppatch.zoo.architectures import ARCHITECTURES
 from deeppatch.zoo.classifier import Classifier
 
 CLASSES, SIZE, RATIO = 10, 32, 0.25
-METHODS = ("finetune", "replace", "crtunit")
+PLAIN = "replace, plain"
+METHODS = ("finetune", "replace", PLAIN, "crtunit")
 
 
 def main() -> None:
@@ -48,8 +53,9 @@ def main() -> None:
         [{"method": method, "bare_images_s": bare, "epoch_images_s": ours, "percent_of_bare": percent}
          for method, (bare, ours, percent) in zip(METHODS, rows, strict=True)]
     )  # fmt: skip
+    frame["epoch_of_finetune"] = relative(base, images, options)
     print(f"{machine.heading(device)}; {options.model}, batches of {options.batch_size}")
-    print(frame.to_string(index=False, float_format="%.1f"))
+    print(frame.to_string(index=False, float_format="%.2f"))
     machine.write(frame, options, device, images=f"random, {len(images)} an epoch")
 
 
@@ -77,6 +83,31 @@ def measure(method: str, base: Classifier, images: Images, options: argparse.Nam
     return bare_s, epoch_s, 100 * statistics.median(one / other for one, other in measured)
 
 
+def relative(base: Classifier, images: Images, options: argparse.Namespace) -> list[float]:
+    """Return the time of an epoch of each method relative to one of fine-tuning, the median over the rounds."""
+    epochs = {method: whole_epoch(method, base, images, options) for method in METHODS}
+    times: dict[str, list[float]] = {method: [] for method in METHODS}
+    for _ in range(2 + options.rounds):
+        for method, epoch in epochs.items():
+            times[method].append(runtime.seconds(epoch, images.labels.device))
+    return [
+        statistics.median(own / usual for own, usual in zip(times[method][2:], times[METHODS[0]][2:], strict=True))
+        for method in METHODS
+    ]
+
+
+@contextmanager
+def form_of(method: str) -> Iterator[None]:
+    """Let convolutions with new filters take the plain form within the block, where that is the method."""
+    usual = units.can_spare
+    if method == PLAIN:
+        units.can_spare = lambda *_given: False
+    try:
+        yield
+    finally:
+        units.can_spare = usual
+
+
 def trained(method: str, base: Classifier, images: Images) -> tuple[Classifier, list[torch.nn.Parameter]]:
     """Return a copy of the network in training mode, and what is trained: all of it, or a patch of every layer."""
     model = copy.deepcopy(base).train()
@@ -86,7 +117,12 @@ def trained(method: str, base: Classifier, images: Images) -> tuple[Classifier, 
         name: list(range(max(1, round(RATIO * conv.out_channels))))
         for name, conv in convolutions(model.network).items()
     }
-    attachment = attach(model.network, channels, method, model.normalize(views.to_float(images.pixels[:2])))
+    attachment = attach(
+        model.network,
+        channels,
+        "replace" if method == PLAIN else method,
+        model.normalize(views.to_float(images.pixels[:2])),
+    )
     attachment.enter_training()
     return model, attachment.parameters()
 
@@ -97,7 +133,12 @@ def whole_epoch(method: str, base: Classifier, images: Images, options: argparse
     blur = GaussianBlur(SIGMAS)
     stream = views.Shuffled(images, options.batch_size, 2021, 0, blur, options.augment)
     optimizer, schedule = sgd(parameters, lr=1e-4, momentum=0.9, weight_decay=5e-4, steps=10**6)
-    return lambda: train_epoch(model, stream, cross_entropy, optimizer, schedule, amp=options.amp)
+
+    def epoch() -> None:
+        with form_of(method):
+            train_epoch(model, stream, cross_entropy, optimizer, schedule, amp=options.amp)
+
+    return epoch
 
 
 def bare_steps(method: str, base: Classifier, images: Images, options: argparse.Namespace) -> Callable[[], object]:
@@ -109,7 +150,7 @@ def bare_steps(method: str, base: Classifier, images: Images, options: argparse.
 
     def steps() -> None:
         for _ in range(options.batches):
-            with runtime.autocast(pixels.device, options.amp):
+            with form_of(method), runtime.autocast(pixels.device, options.amp):
                 loss = F.cross_entropy(model.network(pixels), labels)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()

@@ -26,7 +26,7 @@ REFERENCE = ROOT / "docs" / "reference"
 COMMAND = "python docs/generate.py"
 NOTE = f"<!-- Written by `{COMMAND}`; edit the sources and run it again. -->\n"
 PREFIX = "python src/{script}.py"
-FOLDERS = ("src", "benchmarks", "examples", "docs")  # whose Python files the page of files names
+FOLDERS = ("src", "benchmarks", "workflow", "examples", "docs")  # whose Python files the page of files names
 ABOUT_OPTIONS = """\
 Every stage is a script under `src/`, and a word behind `deeppatch` where the package is installed; both take the same
 options. Long options may be spelled with `-` or `_` between their words. Each stage has `-h` and `--version`, too. A
@@ -73,6 +73,7 @@ TOP = {
     "src": "the commands, and the package",
     "tests": "tests, which mirror the package; tests/realdata needs real files",
     "benchmarks": "what is timed or measured over many runs, one command each",
+    "workflow": "studies: a matrix of runs with Snakemake, on one machine or a cluster",
     "examples": "whole programs that use the package from Python",
     "results": "the files that tables in README.md, RESULTS.md and benchmarks/README.md are made from",
     "data": "data sets (ignored by git)",

@@ -57,6 +57,7 @@ LACKING = {
     "decompose": ["validate"],
     "bench-rankings": ["--weights", "FILE"],
     "bench-repair": ["--weights", "FILE"],
+    "study": ["demo"],
 }  # what scripts of the Pipfile leave open
 
 
@@ -83,7 +84,7 @@ def check_python(words: list[str]) -> None:
     file, *rest = words
     if file == "-m":
         check_module(rest[0], rest[1:])
-    elif file.startswith(("benchmarks/", "docs/")):
+    elif file.startswith(("benchmarks/", "docs/", "workflow/")):
         benchmark(ROOT / file).parse_args(rest)
     elif file.startswith("examples/"):
         assert (ROOT / file).is_file(), file

@@ -9,6 +9,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, fx, nn
 
+from deeppatch.patching.filter_gradients import can_spare, with_new_filters
+
 
 class ReplacedConv2d(nn.Module):
     """ReplaceCorrect (TOSEM 2023): channels I of the output come from |I| new filters without bias.
@@ -32,9 +34,12 @@ class ReplacedConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C_in, H, W) to (N, C_out, H', W'), as the original convolution does."""
+        bias = _bias_without(self.original, self.channels)
+        if can_spare(self.original, x):
+            return with_new_filters(x, self.rows, self.original, self.channels, bias)
         # in place on a copy, because index_copy loses the memory layout
         weight = self.original.weight.detach().clone().index_copy_(0, self.channels, self.rows)
-        return self.original._conv_forward(x, weight, _bias_without(self.original, self.channels))
+        return self.original._conv_forward(x, weight, bias)
 
     def new_parameters(self) -> dict[str, Tensor]:
         """Return the tensors that the patch file stores."""

@@ -1,0 +1,135 @@
+"""What a configuration stands for: the commands, which of them read which, and the mistakes that are told."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import pytest
+import yaml
+from matrix import jobs, machine, places, spelled
+
+from deeppatch.cli.options import RepairOptions
+from deeppatch.cli.parsing import parse
+from deeppatch.errors import UserError
+
+CONFIG = Path(__file__).resolve().parents[2] / "workflow" / "config"
+FILES = sorted(CONFIG.glob("*.yaml"))
+
+
+def study(**matrix):
+    return {"matrices": {"one": {"models": {"resnet8": {}}, "data": ["digits"], "seeds": [1], **matrix}}}
+
+
+def by_label(found):
+    """Jobs by rule and label: what stands between the seed and the hash."""
+    return {(job.rule, key.partition("seed1")[2].rpartition("-")[0].strip("-")): job for key, job in found.items()}
+
+
+def test_a_patch_reads_base_and_ranking_and_is_switched_beside_the_fine_tuned_network():
+    found = jobs(study(methods=["finetune", "patch"], ratios=[0.25], correct={"epochs": 2}))
+    job = by_label(found)
+    base, ranking = job["pretrain", ""], job["assess", "perfloss"]
+    tuned, patch = job["correct", "finetune"], job["correct", "patch-ratio0.25"]
+    assert base.reads == {}
+    assert ranking.reads == tuned.reads == {"weights": base.key}
+    assert patch.reads == {"weights": base.key, "ranking": ranking.key}
+    switched = job["evaluate", "patch-ratio0.25"]
+    assert switched.reads == {"weights": base.key, "patch": patch.key, "finetuned": tuned.key}
+    assert job["compare", ""].networks == (tuned.key, patch.key, switched.key)
+    assert patch.words[-8:] == (
+        "--epochs", "2", "--crt_method", "patch", "--fs_method", "perfloss", "--susp_ratio", "0.25"
+    )  # fmt: skip
+    assert switched.about == {
+        "model": "resnet8", "data": "digits", "degradation": "blur", "seed": 1, "method": "patch", "ratio": 0.25,
+        "switched": True,
+    }  # fmt: skip
+    order = list(found)
+    assert all(order.index(read) < order.index(key) for key, each in found.items() for read in each.reads.values())
+
+
+def test_filters_at_random_and_all_filters_need_no_ranking():
+    found = by_label(jobs(study(methods=["random", "patch"], ratios=[0.25, 1])))
+    assert found["correct", "random-ratio0.25"].reads.keys() == {"weights"}
+    assert found["correct", "patch-ratio1"].reads.keys() == {"weights"}
+    assert found["correct", "patch-ratio0.25"].reads.keys() == {"weights", "ranking"}
+
+
+def test_what_trains_nothing_is_not_told_how_to_train_and_interpolation_brings_its_fine_tuned_network():
+    found = by_label(jobs(study(methods=["interpolate", "statistics"], correct={"epochs": 3})))
+    assert "--epochs" not in found["correct", "interpolate"].words
+    assert found["correct", "statistics"].words[-4:] == ("--crt_method", "norms", "--epochs", "0") or found[
+        "correct", "statistics"
+    ].words[-4:] == ("--epochs", "0", "--crt_method", "norms")
+    tuned = found["correct", "finetune"]
+    assert found["correct", "interpolate"].reads["finetuned"] == tuned.key
+    assert tuned.key not in found["compare", ""].networks, "which the configuration does not ask for"
+
+
+def test_a_matrix_multiplies_and_what_two_matrices_share_is_run_once():
+    first = study(methods=["finetune"], seeds=[1, 2], degradations={"blur": {}, "fog": {"noise_type": "fog"}})
+    one = jobs(first)
+    assert len([job for job in one.values() if job.rule == "pretrain"]) == 2, "one for each seed, for all degradations"
+    assert len([job for job in one.values() if job.rule == "correct"]) == 4
+    assert len([job for job in one.values() if job.rule == "compare"]) == 4
+    two = {"matrices": {**first["matrices"], "two": {**first["matrices"]["one"], "methods": ["norms"], "seeds": [1]}}}
+    both = jobs(two)
+    assert one.keys() - both.keys() == {key for key in one if key.startswith("compare/") and "seed1" in key}
+    assert len(both) == len(one) + 2, "norms against blur and fog"
+
+
+def test_a_job_s_name_changes_with_its_words_and_with_what_it_reads_but_not_with_the_machine():
+    usual = study(methods=["patch"])
+    names = set(jobs(usual))
+    assert (
+        set(jobs({**usual, "device": "cpu", "output_dir": "elsewhere", "rules": {"assess": {"threads": 4}}})) == names
+    )
+    trained = study(methods=["patch"])
+    trained["matrices"]["one"]["models"] = {"resnet8": {"train": True}}
+    assert not set(jobs(trained)) & names, "another base, and so everything else"
+
+
+def test_weights_are_published_ones_or_a_file():
+    named = study(methods=["norms"])
+    named["matrices"]["one"]["models"] = {
+        "resnet8": {"weights": "some.safetensors"},
+        "resnet20": {"weights": "published"},
+    }
+    words = {job.about["model"]: job.words for job in jobs(named).values() if job.rule == "pretrain"}
+    assert words["resnet8"][-2:] == ("--weights", "some.safetensors")
+    assert "--weights" not in words["resnet20"]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_every_configuration_is_understood_by_the_stages(file):
+    configuration = yaml.safe_load(file.read_text())
+    found = list(jobs(configuration).values())
+    assert {job.rule for job in found} == {"pretrain", "assess", "correct", "evaluate", "compare"}
+    for job in found[:: max(1, len(found) // 12)]:  # those of a study resemble each other
+        module = importlib.import_module(f"deeppatch.cli.{job.rule}.command")
+        parse(module, [*job.words, *places(configuration)], RepairOptions.prefix)
+        assert machine(configuration, job.rule)["mem_mb"] >= 1000
+
+
+def test_options_are_spelled_as_on_the_command_line():
+    given = {"train": True, "epochs": 3, "amp": False, "base": None, "adapt": ["bn-1", "tent"]}
+    assert spelled(given) == ["--train", "--epochs", "3", "--adapt", "bn-1", "tent"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({}, "no matrices; give at least one"),
+        ({"matrixes": {}}, "no matrixes, did you mean matrices"),
+        (study(methods=["finetun"]), "methods of matrix one: no finetun, did you mean finetune"),
+        (study(), "matrix one has no methods"),
+        (study(methods=["patch"], ratio=[1]), "matrix one: no ratio, did you mean ratios"),
+        ({**study(methods=["patch"]), "rules": {"switch": {}}}, "rules: no switch"),
+        (study(methods=["patch"], ratios=[2]), "--susp_ratio 2.0: give a share above 0, at most 1"),
+        (study(methods=["patch"], correct={"epoch": 1}), "unrecognized arguments: --epoch"),
+    ],
+)
+def test_a_mistake_in_a_configuration_is_one_line_that_says_what_is_wrong(wrong, message):
+    with pytest.raises(UserError) as caught:
+        jobs(wrong)
+    assert message.split(", did")[0] in str(caught.value)

@@ -1,0 +1,184 @@
+"""Whole studies as local processes: the demo, and one that is killed, as a whole and job by job, and continued."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+pytestmark = pytest.mark.study
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "workflow" / "scripts" / "study.py"
+# two corrections are trained for long enough to be killed
+CONFIGURATION = {
+    "options": {"batch_size": 16, "limit": 200},
+    "matrices": {
+        "good": {
+            "models": {"resnet8": {"train": True, "epochs": 1}}, "data": ["digits"], "seeds": [1],
+            "methods": ["finetune", "random"], "correct": {"epochs": 5}, "degradations": {"blur": {}},
+        },
+    },
+}  # fmt: skip
+
+
+def command(file: Path, output: Path, *words: str) -> list[str]:
+    return [sys.executable, str(SCRIPT), str(file), "--output_dir", str(output), "--cores", "2", *words]
+
+
+def run(file: Path, output: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run a study in a folder of its own, where Snakemake keeps its notes."""
+    return subprocess.run(command(file, output, *words), cwd=file.parent, capture_output=True, text=True, check=False)
+
+
+@contextlib.contextmanager
+def started(file: Path, output: Path):
+    """A study in a process group of its own, which is killed in the end."""
+    process = subprocess.Popen(
+        command(file, output), cwd=file.parent, start_new_session=True, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def wait_for(output: Path, pattern: str) -> Path:
+    """Return the first file of a pattern as soon as it is there."""
+    for _ in range(5000):
+        if found := sorted(output.glob(pattern)):
+            return found[0]
+        time.sleep(0.05)
+    raise AssertionError(f"no {pattern} under {output}")
+
+
+def written(output: Path, name: str) -> Path:
+    """A configuration in a folder of its own beside the output."""
+    path = output.with_name(f"{output.name}-study") / name
+    path.parent.mkdir(parents=True)
+    path.write_text(yaml.safe_dump(CONFIGURATION))
+    return path
+
+
+def records(output: Path) -> dict[str, tuple[float, str]]:
+    """The time and the content of the record of every finished run, by folder."""
+    found = {}
+    for path in output.glob("digits/resnet8/*/run.json"):
+        found[path.parent.name] = (path.stat().st_mtime, path.read_text())
+    return found
+
+
+def hashes(output: Path) -> dict[str, dict[str, str]]:
+    """What every training and measurement has left, by folder; pages and ledgers name other paths."""
+    found = {name: json.loads(text)["outputs"] for name, (_time, text) in records(output).items()}
+    return {name: each for name, each in found.items() if not name.startswith("compare")}
+
+
+def process_of(word: str) -> int:
+    """The process of the job that has a word in its command line, not the shell around it."""
+    for _ in range(2000):
+        for entry in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+                if words[0].endswith(b"python") and word.encode() in b" ".join(words) and b"job.py" in words[1]:
+                    return int(entry.name)
+        time.sleep(0.05)
+    raise AssertionError(f"no process {word}")
+
+
+def test_the_demo_leaves_its_tables_and_runs_nothing_again(tmp_path):
+    (tmp_path / "demo.yaml").write_text((ROOT / "workflow" / "config" / "demo.yaml").read_text())
+    file, output = tmp_path / "demo.yaml", tmp_path / "output"
+    first = run(file, output)
+    assert first.returncode == 0, first.stdout + first.stderr
+    results = tmp_path / "output" / "studies" / "demo" / "results.csv"
+    table = pd.read_csv(results)
+    assert set(table.network) == {"before repair", "finetune", "taylor, ratio 0.25", "taylor, ratio 0.25, switched"}
+    assert table.groupby("network").seed.apply(sorted).tolist() == [[1, 2]] * 4
+    assert (
+        table[table.network != "before repair"].blurred.mean() > table[table.network == "before repair"].blurred.mean()
+    )
+    wide = table.pivot(index="seed", columns="network", values="blurred")
+    differences = pd.read_csv(results.with_name("results-differences.csv"))
+    row = differences[(differences["view"] == "blurred") & (differences.network == "finetune")].iloc[0]
+    assert row.seeds == 2
+    assert row["interval over"] == "seeds"
+    assert row.difference == pytest.approx((wide["finetune"] - wide["before repair"]).mean(), abs=0.011)
+    assert row.sd == pytest.approx((wide["finetune"] - wide["before repair"]).std(), abs=0.011)
+    assert (results.with_suffix(".png")).read_bytes().startswith(b"\x89PNG")
+    assert json.loads(results.with_suffix(".json").read_text())["seeds"] == [1, 2]
+    before = records(output)
+    second = run(file, output)
+    assert second.returncode == 0
+    assert "Nothing to be done" in second.stdout + second.stderr
+    assert records(output) == before
+
+
+def test_a_study_that_is_killed_goes_on_and_computes_nothing_twice(tmp_path):
+    file, output = written(tmp_path / "killed", "mine.yaml"), tmp_path / "killed"
+    with started(file, output) as process:
+        wait_for(output, "studies/mine/pretrain/*/run.json")
+        wait_for(output, "digits/resnet8/.correct-finetune*.unfinished/checkpoint.pt")
+        os.killpg(process.pid, signal.SIGKILL)
+    after_first = records(output)
+    assert [name.split("-")[0] for name in after_first] == ["pretrain"]
+    with started(file, output) as process:  # one job is killed alone: the other one finishes, the study fails
+        wait_for(output, "studies/mine/logs/correct/*random*.log")
+        os.kill(process_of("correct/resnet8-digits-blur-seed1-random"), signal.SIGKILL)
+        assert process.wait() == 1
+    after_second = records(output)
+    assert {name.split("-")[1] for name in after_second if name.startswith("correct")} == {"finetune"}
+    done = run(file, output)
+    assert done.returncode == 0, done.stdout + done.stderr
+    finished = records(output)
+    for name, found in {**after_first, **after_second}.items():
+        assert finished[name] == found, "it was computed once"
+    log = next((output / "studies/mine/logs/correct").glob("*finetune*")).read_text()
+    assert "resumed after epoch" in log, "it did not begin again"
+
+    whole = tmp_path / "whole"
+    assert run(written(whole, "mine.yaml"), whole).returncode == 0
+    assert hashes(whole) == hashes(output)
+
+
+def test_a_job_that_fails_does_not_stop_the_others_and_a_second_study_is_refused(tmp_path):
+    broken = tmp_path / "broken.npz"
+    broken.write_bytes(b"no archive")
+    good = {**CONFIGURATION["matrices"]["good"], "methods": ["norms"], "correct": {"epochs": 1}}
+    bad = {**good, "data": [f"npz:{broken}"]}
+    file, output = tmp_path / "mixed.yaml", tmp_path / "output"
+    file.write_text(yaml.safe_dump({**CONFIGURATION, "matrices": {"bad": bad, "good": good}}))
+    with started(file, output) as process:
+        wait_for(output, "studies/.mixed.lock")
+        second = run(file, output)
+        assert (second.returncode, second.stderr.count("\n")) == (2, 1)
+        assert "this study runs already" in second.stderr
+        assert process.wait() == 1
+    assert len(list(output.glob("studies/mixed/compare/*digits*/run.json"))) == 1
+    (log,) = output.glob("studies/mixed/logs/pretrain/*npz*.log")
+    assert "error: " in log.read_text()
+
+
+def test_patterns_choose_jobs_and_what_they_read(tmp_path):
+    file = written(tmp_path / "output", "some.yaml")
+    found = run(file, tmp_path / "output", "--only", "correct/*-random-*", "--dry-run", "--quiet")
+    assert found.returncode == 0
+    lines = [line.split() for line in (found.stdout + found.stderr).splitlines()]
+    counted = {words[0]: words[1] for words in lines if len(words) == 2}
+    assert {name: counted.get(name) for name in ("pretrain", "correct", "compare")} == {
+        "pretrain": "1", "correct": "1", "compare": None
+    }  # fmt: skip
+    nothing = run(file, tmp_path / "output", "--only", "no-such-*")
+    assert nothing.returncode == 2
+    assert "--only no-such-*: no job of this study has such a name" in nothing.stderr

@@ -1,0 +1,14 @@
+# Collect the ledgers over seeds as tables and a picture.
+rule collect:
+    input:
+        [record(key) for key, job in JOBS.items() if job.rule == "compare"],
+    output:
+        f"{STUDY}/collected.json",
+    log:
+        f"{STUDY}/logs/collect.log",
+    threads: threads_of("collect")
+    resources:
+        **resources_of("collect"),
+    shell:
+        "{sys.executable} {workflow.basedir}/scripts/collect.py {config[file]} --records {STUDY} --output {output}"
+        " > {log} 2>&1"

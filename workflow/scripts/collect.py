@@ -1,0 +1,223 @@
+"""Collect the ledgers of a study over seeds: a table, differences with their spread, a picture, and the pages.
+
+python workflow/scripts/collect.py CONFIG --records FOLDER [--output FILE]
+
+Reads what the compare jobs of a study have left, those that are finished. Writes, with R for `results` of the
+configuration: R.csv with a row for each network and seed, R-differences.csv with means over seeds of the changes
+against the network before its repair and against fine-tuning, R-adaptation.csv where test-time adaptation was measured,
+R.png, and beside each table a JSON file that says where it is from. With `render` the tables of the pages are filled
+again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import frontier
+import matrix
+import pandas as pd
+import yaml
+
+from deeppatch.ledger.records import CLEAN
+from deeppatch.ledger.summary import columns_of
+from deeppatch.metrics.intervals import mean_interval
+
+ROOT = Path(__file__).resolve().parents[2]
+BASE, FINETUNED = "before repair", "finetune"
+CELL = ("model", "data", "degradation")
+OVER_SEEDS, OVER_IMAGES = "seeds", "images"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the tables, the picture and the pages, and say in --output which files these are."""
+    options = parser().parse_args(arguments)
+    configuration = yaml.safe_load(Path(options.config).read_text(encoding="utf-8"))
+    jobs = matrix.jobs(configuration)
+    ledgers = list(measured(jobs, options.records))
+    if not ledgers:
+        raise SystemExit(f"error: no finished comparison under {options.records}; run the study first")
+    name = Path(options.config).stem
+    results = Path(configuration.get("results", f"results/study-{name}"))
+    results.parent.mkdir(parents=True, exist_ok=True)
+    table = pd.concat([accuracies(each) for each in ledgers], ignore_index=True)
+    tables = {"": table, "-differences": differences(ledgers), "-adaptation": adaptation(ledgers)}
+    files = []
+    for suffix, frame in tables.items():
+        if len(frame):
+            files += write(frame, results.with_name(results.name + suffix), name, configuration, ledgers)
+    picture = results.with_suffix(".png")
+    frontier.draw(table, BASE, picture)
+    files.append(picture)
+    if configuration.get("render"):
+        subprocess.run([sys.executable, str(ROOT / "benchmarks" / "tables.py")], check=True)  # noqa: S603
+    if options.output:
+        options.output.write_text(json.dumps([str(file) for file in files]) + "\n", encoding="utf-8")
+    print("\n".join(f"written: {file}" for file in files))
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of this script's options."""
+    found = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    found.add_argument("config", metavar="CONFIG", help="a YAML file, such as workflow/config/demo.yaml")
+    found.add_argument("--records", type=Path, required=True, metavar="FOLDER", help="OUTPUT/studies/NAME")
+    found.add_argument("--output", type=Path, metavar="FILE", help="a list of what was written, as JSON")
+    return found
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one compare job has left: its job, the tidy table of its ledger, networks by name, and its record.
+
+    `names` has what the study calls each network.
+    """
+
+    job: matrix.Job
+    folder: Path
+    tidy: pd.DataFrame
+    networks: Mapping[str, Mapping[str, Any]]
+    record: Mapping[str, Any]
+    names: Mapping[str, str]
+
+
+def measured(jobs: Mapping[str, matrix.Job], records: Path) -> Iterator[Measured]:
+    """Yield what the finished compare jobs have left."""
+    for key, job in jobs.items():
+        if job.rule != "compare" or not folder_of(records, key).is_dir():
+            continue
+        folder = folder_of(records, key)
+        ledger = json.loads((folder / "ledger.json").read_text(encoding="utf-8"))
+        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        called = {folder_of(records, name): named(jobs[name]) for name in job.networks}
+        output = folder.parents[2]
+        names = {ledger["base"]["name"]: BASE}
+        for network, row in ledger["networks"].items():
+            place = (output / str(row["facts"].get("file", ""))).resolve().parent
+            names.setdefault(network, called.get(place, network))
+        yield Measured(job, folder, pd.read_csv(folder / "ledger.csv"), ledger["networks"], record, names)
+
+
+def folder_of(records: Path, key: str) -> Path:
+    """Return the folder that a job has left, which the link to its record leads to."""
+    return (records / key / "run.json").resolve().parent if (records / key / "run.json").exists() else Path("/nowhere")
+
+
+def named(job: matrix.Job) -> str:
+    """Return what the study's table calls what a job has left."""
+    ratio, method = job.about["ratio"], job.about["method"]
+    size = "" if ratio is None else f", ratio {ratio:g}"
+    return f"{method}{size}{', switched' * bool(job.about.get('switched'))}"
+
+
+def accuracies(found: Measured) -> pd.DataFrame:
+    """Return a row for each network: what it stores, and accuracy in percent, clean and in means over degradations."""
+    means = found.tidy[(found.tidy.severity == 0) & (found.tidy.measure == "accuracy")]
+    views = columns_of(list(dict.fromkeys(means["view"])))
+    rows = []
+    for network, name in found.names.items():
+        own = means[means.network == network].set_index("view")["estimate"]
+        facts = found.networks[network]
+        rows.append(
+            {
+                **{key: found.job.about[key] for key in CELL},
+                "network": name,
+                "seed": found.job.about["seed"],
+                "bytes": facts["bytes"],
+                "passes": facts["passes"],
+                **{view: round(float(own[view]), 2) for view in views if view in own.index},
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def differences(ledgers: Sequence[Measured]) -> pd.DataFrame:
+    """Return the paired differences in accuracy against the network before its repair, and against fine-tuning.
+
+    Over several seeds: the mean of the seeds' differences, their standard deviation, and Student's 95 % interval. Of
+    one seed, against the network before its repair: the ledger's interval over images.
+    """
+    values: dict[tuple[Any, ...], dict[int, tuple[float, float, float]]] = {}
+    for found in ledgers:
+        cell, seed = tuple(found.job.about[key] for key in CELL), found.job.about["seed"]
+        for row in found.tidy[(found.tidy.severity == 0) & (found.tidy.measure == "change")].to_dict("records"):
+            if (network := str(row["network"])) in found.names:
+                key = (*cell, found.names[network], BASE, row["view"])
+                values.setdefault(key, {})[seed] = (row["estimate"], row["low"], row["high"])
+    for (*cell, network, _base, view), own in list(values.items()):
+        tuned = values.get((*cell, FINETUNED, BASE, view), {})
+        if network != FINETUNED and (both := sorted(own.keys() & tuned.keys())):
+            pairs = {seed: (own[seed][0] - tuned[seed][0], float("nan"), float("nan")) for seed in both}
+            values[*cell, network, FINETUNED, view] = pairs
+    rows = [
+        dict(zip((*CELL, "network", "against", "view"), key, strict=True)) | _over_seeds(list(own.values()))
+        for key, own in values.items()
+    ]
+    frame = pd.DataFrame(rows)
+    wanted = columns_of(list(dict.fromkeys(frame["view"]))) if rows else []
+    return frame[frame["view"].isin(wanted)].reset_index(drop=True) if rows else frame
+
+
+def _over_seeds(found: Sequence[tuple[float, float, float]]) -> dict[str, Any]:
+    """Return the mean of differences, their spread, and an interval."""
+    changes = [change for change, _low, _high in found]
+    if len(found) == 1:
+        change, low, high = found[0]
+        spread, over = float("nan"), OVER_IMAGES if low == low else ""
+    else:
+        interval = mean_interval(changes)
+        change, low, high = interval.estimate, interval.low, interval.high
+        spread, over = statistics.stdev(changes), OVER_SEEDS
+    numbers = {"difference": change, "sd": spread, "low": low, "high": high}
+    return {**{name: round(value, 2) for name, value in numbers.items()}, "interval over": over, "seeds": len(found)}
+
+
+def adaptation(ledgers: Sequence[Measured]) -> pd.DataFrame:
+    """Return the tables of test-time adaptation that compare has left, with the study's names of networks."""
+    frames = []
+    for found in ledgers:
+        if (path := found.folder / "adaptation.csv").is_file():
+            frame = pd.read_csv(path)
+            first = frame.columns[0]
+            frame[first] = [found.names.get(name, name) for name in frame[first]]
+            about = {**{key: found.job.about[key] for key in CELL}, "seed": found.job.about["seed"]}
+            frames.append(pd.concat([pd.DataFrame([about] * len(frame)), frame], axis=1))
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+def write(
+    frame: pd.DataFrame, stem: Path, name: str, configuration: Mapping[str, Any], ledgers: Sequence[Measured]
+) -> list[Path]:
+    """Write a table as CSV and, beside it, what benchmarks/tables.py tells of it; return both files."""
+    paths = [stem.with_name(f"{stem.name}{ending}") for ending in (".csv", ".json")]
+    frame.to_csv(paths[0], index=False)
+    seeds = sorted({found.job.about["seed"] for found in ledgers})
+    records = [found.record for found in ledgers]
+    revisions = list(dict.fromkeys(str(record.get("git") or "unknown") for record in records))
+    machines = [f"{each['hardware']}, threads: {each['threads']}, torch {each['torch']}" for each in records]
+    data = ", ".join(dict.fromkeys(str(found.job.about["data"]) for found in ledgers))
+    clean = max(int(found.tidy[found.tidy["view"] == CLEAN]["n"].max()) for found in ledgers)
+    facts = {
+        "question": configuration.get("question", f"What does the study {name} find?"),
+        "commands": [f"pipenv run study {name}"],
+        "revision": revisions[0] if len(revisions) == 1 else f"revisions {', '.join(revisions)}",
+        "date": None,
+        "seeds": seeds,
+        "images": f"up to {clean} test images of {data}",
+        "hardware": "; ".join(dict.fromkeys(machines)),
+        "n": len(seeds),
+        "configuration": dict(configuration),
+    }
+    paths[1].write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return paths
+
+
+if __name__ == "__main__":
+    sys.exit(main())

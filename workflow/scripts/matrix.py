@@ -1,0 +1,235 @@
+"""What a study runs: a matrix of models, data, degradations, seeds, methods and ratios as commands of the stages.
+
+A configuration is a mapping, as a file under workflow/config holds it; docs/study.md explains its keys. Nothing here
+imports torch. Which earlier run a command reads is asked of the command line itself (`cli.locating.roles`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import itertools
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "src"))  # behind the standard library, for src/select.py
+
+from deeppatch.cli.corrections import TRAINED_CORRECTIONS  # noqa: E402
+from deeppatch.cli.locating import roles  # noqa: E402
+from deeppatch.cli.options import DEFAULT_RATIO, RepairOptions  # noqa: E402
+from deeppatch.cli.parsing import parse  # noqa: E402
+from deeppatch.data.names import slug  # noqa: E402
+from deeppatch.errors import UserError, closest  # noqa: E402
+from deeppatch.retrain.names import METHODS as WHOLE  # noqa: E402
+from deeppatch.zoo.names import model_slug  # noqa: E402
+
+RULES = ("pretrain", "assess", "correct", "evaluate", "compare")
+PUBLISHED, FINETUNE = "published", "finetune"
+# names of methods that are not the value of -c, and their options
+METHODS: dict[str, dict[str, object]] = {
+    "patch": {"crt_method": "patch", "fs_method": "perfloss"},
+    "random": {"crt_method": "patch", "fs_method": "random"},
+    "units": {"crt_method": "patch", "crt_type": "crtunit", "fs_method": "perfloss"},
+    "statistics": {"crt_method": "norms", "epochs": 0},
+    **{name: {"crt_method": name} for name in WHOLE},
+}
+TOP = {
+    "study", "file", "question", "output_dir", "data_dir", "device", "results", "render", "options", "methods", "rules",
+    "matrices",
+}  # fmt: skip
+MATRIX = {"models", "data", "degradations", "seeds", "methods", "ratios", "switched", *RULES}
+MACHINE = {"threads": 1, "mem_mb": 2000}  # of a rule that says nothing else
+
+
+@dataclass(frozen=True)
+class Job:
+    """One command of a study.
+
+    Args:
+        rule: The stage.
+        name: What the folder of its record is called.
+        words: The arguments of the command, without files and without where data and artifacts lie.
+        reads: The jobs whose files it reads, by the option that names the file.
+        networks: The jobs whose networks it compares.
+        about: What the study's table says of it: model, data, degradation, seed, and method, of a correction also the
+            ratio.
+    """
+
+    rule: str
+    name: str
+    words: tuple[str, ...]
+    reads: Mapping[str, str] = field(default_factory=dict)
+    networks: tuple[str, ...] = ()
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """The rule and the name, by which jobs name each other."""
+        return f"{self.rule}/{self.name}"
+
+
+def jobs(configuration: Mapping[str, Any]) -> dict[str, Job]:
+    """Return all commands of a study by their keys, each after those that it reads; UserError for a wrong key."""
+    check(configuration)
+    found: dict[str, Job] = {}
+    compared: dict[str, tuple[_Cell, list[str]]] = {}
+    for matrix in configuration["matrices"].values():
+        for cell in cells(configuration, matrix, found):
+            networks = list(cell.networks())
+            place = json.dumps([cell.about, cell.words, cell.base, cell.degradation, cell.options("compare")])
+            compared.setdefault(place, (cell, []))[1].extend(networks)
+    for cell, networks in compared.values():
+        cell.add("compare", {}, "", networks=tuple(dict.fromkeys(networks)))
+    return found
+
+
+def check(configuration: Mapping[str, Any]) -> None:
+    """Raise UserError where a configuration has an unknown key or method, or lacks one."""
+    _known(configuration, TOP, "the configuration")
+    _known(configuration.get("rules", {}), {*RULES, "collect"}, "rules")
+    if not configuration.get("matrices"):
+        raise UserError("the configuration has no matrices; give at least one, as workflow/config/demo.yaml does")
+    methods = {**METHODS, **configuration.get("methods", {})}
+    for name, matrix in configuration["matrices"].items():
+        _known(matrix, MATRIX, f"matrix {name}")
+        if absent := [key for key in ("models", "data", "methods") if not matrix.get(key)]:
+            raise UserError(f"matrix {name} has no {', '.join(absent)}")
+        _known(dict.fromkeys(matrix["methods"]), methods, f"methods of matrix {name}")
+
+
+def cells(configuration: Mapping[str, Any], matrix: Mapping[str, Any], found: dict[str, Job]) -> Iterator[_Cell]:
+    """Yield what a matrix has for each model, data set, degradation and seed."""
+    degradations = matrix.get("degradations") or {"blur": {}}
+    for model, data, degradation, seed in itertools.product(
+        matrix["models"], matrix["data"], degradations, matrix.get("seeds") or [RepairOptions.seed]
+    ):
+        yield _Cell(
+            configuration,
+            matrix,
+            {"model": model, "data": data, "degradation": degradation, "seed": seed},
+            dict(matrix["models"][model] or {}) if isinstance(matrix["models"], Mapping) else {},
+            dict(degradations[degradation] or {}),
+            found,
+        )
+
+
+@dataclass
+class _Cell:
+    """The commands for one model, data set, degradation and seed."""
+
+    configuration: Mapping[str, Any]
+    matrix: Mapping[str, Any]
+    about: Mapping[str, Any]
+    model: dict[str, object]
+    degradation: dict[str, object]
+    found: dict[str, Job]
+
+    @property
+    def words(self) -> list[str]:
+        """The arguments that all commands share."""
+        named = ["-m", self.about["model"], "-d", str(self.about["data"]), "--seed", str(self.about["seed"])]
+        return [*named, *spelled(self.configuration.get("options", {}))]
+
+    @property
+    def base(self) -> str:
+        """The job that makes the network before its repair, which does not depend on the degradation."""
+        weights = self.model.get("weights", PUBLISHED)
+        given = {name: value for name, value in self.model.items() if name != "weights"}
+        given |= {} if weights == PUBLISHED else {"weights": weights}
+        return self.add("pretrain", given, "", degraded=False)
+
+    def options(self, rule: str) -> dict[str, object]:
+        """Return the options that the matrix has for a rule."""
+        return dict(self.matrix.get(rule) or {})
+
+    def networks(self) -> Iterator[str]:
+        """Yield the jobs that make or switch networks, adding them and what they read."""
+        for name in self.matrix["methods"]:
+            method = self._method(name)
+            patch = method["crt_method"] == "patch"
+            for ratio in (self.matrix.get("ratios") or [DEFAULT_RATIO]) if patch else [None]:
+                made = self._correct(name, ratio)
+                yield made
+                if name in self.matrix.get("switched", [name] if patch else []):
+                    yield self._evaluate(name, ratio, made)
+
+    def add(self, rule: str, options: Mapping[str, object], label: str, *, degraded: bool = True, **known: Any) -> str:
+        """Add a job, unless it is there already, and return its key."""
+        given = {**self.options(rule), **options}
+        words = (*self.words, *(spelled(self.degradation) if degraded else []), *spelled(given))
+        about = {**self.about, **known.pop("about", {})}
+        reads = self._reads(rule, words, known.pop("made", None))
+        content = json.dumps([rule, words, dict(reads), known], sort_keys=True, default=str)
+        digest = hashlib.sha256(content.encode()).hexdigest()[:6]
+        place = [model_slug(str(about["model"])), slug(str(about["data"]))]
+        place += [str(about["degradation"])] * degraded + [f"seed{about['seed']}", *([label] if label else []), digest]
+        job = Job(rule, "-".join(place), words, reads, about=about, **known)
+        self.found.setdefault(job.key, job)
+        return job.key
+
+    def _reads(self, rule: str, words: Sequence[str], made: str | None) -> dict[str, str]:
+        """Return the jobs that leave what a command reads, by option."""
+        options = parse(importlib.import_module(f"deeppatch.cli.{rule}.command"), list(words), RepairOptions.prefix)
+        found = {}
+        for role in roles(rule, options).values():
+            if role.stage == "pretrain":
+                found[role.option] = self.base
+            elif role.stage == "assess":
+                found[role.option] = self.add("assess", {"fs_method": options.fs_method}, options.fs_method)
+            elif role.option == "finetuned" and (rule == "correct" or options.crt_method == "patch"):
+                if rule == "correct" or FINETUNE in self.matrix["methods"]:
+                    found[role.option] = self._correct(FINETUNE, None)
+            elif made is not None:
+                found[role.option] = made
+        return found
+
+    def _method(self, name: str) -> dict[str, object]:
+        return {**METHODS, **self.configuration.get("methods", {})}[name]
+
+    def _correct(self, name: str, ratio: float | None) -> str:
+        method = self._method(name)
+        own = dict(method)
+        if method["crt_method"] not in TRAINED_CORRECTIONS:
+            own |= dict.fromkeys(self.options("correct"))  # which say how to train
+        own |= {} if ratio is None else {"susp_ratio": ratio}
+        return self.add("correct", own, _label(name, ratio), about={"method": name, "ratio": ratio})
+
+    def _evaluate(self, name: str, ratio: float | None, made: str) -> str:
+        given = {key: value for key, value in self._method(name).items() if key != "epochs"}
+        given |= {} if ratio is None else {"susp_ratio": ratio}
+        about = {"method": name, "ratio": ratio, "switched": True}
+        return self.add("evaluate", given, _label(name, ratio), made=made, about=about)
+
+
+def spelled(options: Mapping[str, object]) -> list[str]:
+    """Return options as words of a command line; True is a switch, None and False leave an option out."""
+    words: list[str] = []
+    for name, value in options.items():
+        if value is None or value is False:
+            continue
+        values = value if isinstance(value, list) else [value]
+        words += [f"--{name}", *([] if value is True else map(str, values))]
+    return words
+
+
+def places(configuration: Mapping[str, Any]) -> list[str]:
+    """Return the words that say where data and artifacts lie, and on which device to compute."""
+    return spelled({name: configuration.get(name) for name in ("data_dir", "output_dir", "device")})
+
+
+def machine(configuration: Mapping[str, Any], rule: str) -> dict[str, Any]:
+    """Return threads, memory in MB, and further resources of a rule."""
+    return {**MACHINE, **configuration.get("rules", {}).get(rule, {})}
+
+
+def _label(name: str, ratio: float | None) -> str:
+    return name if ratio is None else f"{name}-ratio{ratio:g}"
+
+
+def _known(given: Mapping[str, Any], known: Any, where: str) -> None:
+    if unknown := [key for key in given if key not in known]:
+        raise UserError(f"{where}: no {unknown[0]}{closest(unknown[0], known)}; there are {', '.join(sorted(known))}")

@@ -1,0 +1,149 @@
+"""Run a study: every command of a matrix that has not been run, as many at a time as cores and memory allow.
+
+python workflow/scripts/study.py CONFIG [--only PATTERN ...] [--dry-run] [--list] [--cores N] [--snakemake ...]
+
+CONFIG is a name in workflow/config, such as demo, or a file. What is finished is not run again, and an interrupted run
+is continued: start the same command again. A job that fails does not stop those that do not need it. What stands behind
+`--snakemake` goes to it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matrix
+
+from deeppatch.errors import Busy, UserError
+from deeppatch.lock import FolderLock
+
+WORKFLOW = Path(__file__).resolve().parents[1]
+SHARE_OF_MEMORY = 0.9  # of the machine, for all jobs together
+DEFAULT_OUTPUT = "output"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a study and return Snakemake's status, or 2 for a mistake of the user."""
+    options = parser().parse_args(arguments)
+    try:
+        return run(options)
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of this script's options."""
+    found = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    found.add_argument("config", metavar="CONFIG", help="a name in workflow/config, or a YAML file")
+    found.add_argument(
+        "--only", nargs="+", default=[], metavar="PATTERN", help="only jobs of these names, such as 'correct/*-patch-*'"
+    )
+    found.add_argument("-n", "--dry-run", action="store_true", help="say what would be run")
+    found.add_argument("--quiet", action="store_true", help="print no more than a summary")
+    found.add_argument("--list", action="store_true", help="print all jobs of the study with their commands")
+    found.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)), metavar="N", help="threads in all")
+    found.add_argument("--memory", type=int, default=memory(), metavar="MB", help="memory for all jobs together")
+    found.add_argument("--profile", choices=["slurm", "kubernetes"], help="run jobs there, not as processes here")
+    found.add_argument("--output_dir", metavar="DIR", help="artifacts (default: the configuration's, else output)")
+    found.add_argument("--data_dir", metavar="DIR", help="data sets (default: the configuration's, else data)")
+    found.add_argument(
+        "--snakemake", nargs=argparse.REMAINDER, default=[], metavar="OPTION", help="what follows goes to Snakemake"
+    )
+    return found
+
+
+def run(options: argparse.Namespace) -> int:
+    """Check the configuration, take the study's lock, and run Snakemake."""
+    file = file_of(options.config)
+    configuration = read(file)
+    given = {name: getattr(options, name) for name in ("output_dir", "data_dir") if getattr(options, name)}
+    configuration |= given
+    jobs = matrix.jobs(configuration)
+    if options.list:
+        for job in jobs.values():
+            print(f"{job.key}\n    {job.rule} {' '.join(job.words)}")
+        return 0
+    folder = Path(configuration.get("output_dir", DEFAULT_OUTPUT), "studies", file.stem)
+    targets = chosen(jobs, options.only, folder)
+    settings = {"study": file.stem, "file": str(file), **given}
+    command = snakemake(options, file, settings, targets)
+    if options.dry_run:
+        return subprocess.run(command, check=False).returncode  # noqa: S603
+    lock = FolderLock(folder)
+    try:
+        lock.acquire()
+    except Busy as error:
+        raise UserError(f"this study runs already: {error}") from None
+    try:
+        return subprocess.run(command, check=False).returncode  # noqa: S603
+    finally:
+        lock.release()
+
+
+def file_of(name: str) -> Path:
+    """Return the file of a configuration that is named or given."""
+    own = WORKFLOW / "config" / f"{name}.yaml"
+    if own.is_file():
+        return Path(os.path.relpath(own))
+    if Path(name).is_file():
+        return Path(name)
+    known = ", ".join(sorted(path.stem for path in own.parent.glob("*.yaml")))
+    raise UserError(f"{name}: no such configuration; choose from {known}, or give a YAML file")
+
+
+def read(file: Path) -> dict[str, Any]:
+    """Return what a configuration holds."""
+    if importlib.util.find_spec("snakemake") is None:
+        raise UserError("a study needs Snakemake; install it with: pip install 'deeppatch[study]'")
+    import yaml
+
+    try:
+        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise UserError(f"{file} is no YAML: {error}") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{file} holds no configuration; it needs matrices, as workflow/config/demo.yaml has")
+    return found
+
+
+def chosen(jobs: Mapping[str, matrix.Job], patterns: Sequence[str], folder: Path) -> list[str]:
+    """Return the records of the jobs that some pattern names; none where there is no pattern, which means all."""
+    found: list[str] = []
+    for pattern in patterns:
+        keys = fnmatch.filter(jobs, pattern)
+        if not keys:
+            raise UserError(f"--only {pattern}: no job of this study has such a name; --list prints them")
+        found += [f"{folder}/{key}/run.json" for key in keys]
+    return list(dict.fromkeys(found))
+
+
+def snakemake(
+    options: argparse.Namespace, file: Path, settings: Mapping[str, str], targets: Sequence[str]
+) -> list[str]:
+    """Return the command that runs a study."""
+    command = [sys.executable, "-m", "snakemake", *targets, "--snakefile", str(WORKFLOW / "Snakefile")]
+    command += ["--configfile", str(file), "--config", *(f"{name}={value}" for name, value in settings.items())]
+    # a record is newer than those it was made from, and a job with other words has another name
+    command += ["--rerun-triggers", "mtime", "--rerun-incomplete", "--keep-going", "--nolock"]
+    if options.profile:
+        command += ["--workflow-profile", str(WORKFLOW / "profiles" / options.profile)]
+    else:
+        command += ["--cores", str(options.cores), "--resources", f"mem_mb={options.memory}"]
+    return [*command, *(["--dry-run"] * options.dry_run), *(["--quiet"] * options.quiet), *options.snakemake]
+
+
+def memory() -> int:
+    """Return the memory in MB that all jobs on this machine may take."""
+    return int(SHARE_OF_MEMORY * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e6)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
