@@ -240,7 +240,8 @@ def one_line(result: Result) -> str:
 def times_in(value: Any) -> list[str]:
     """Return the names within a JSON value that say a time."""
     parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    own = [name for name in value if re.search("second|_ms$|minute|time", name)] if isinstance(value, dict) else []
+    words = re.compile("second|_ms$|minute|(^|_)times?(_|$)")
+    own = [name for name in value if words.search(name)] if isinstance(value, dict) else []
     return own + [name for part in parts for name in times_in(part)]
 
 

@@ -28,7 +28,7 @@ RENAMED: dict[str, str] = {
         "guesses_right_on_unlabelled_percent": "pseudo_labels_correct_on_unlabelled_percent",
     }.items()
     for prefix in ("", "diagnostic_")
-} | {"unlike": "dissimilarity"}
+} | {"unlike": "dissimilarity", "steps": "max_batches"}
 
 
 def differences(before: Any, now: Any, place: str, *, exact: bool) -> Iterator[str]:
