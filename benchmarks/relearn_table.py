@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import machine  # noqa: F401  (puts the package on the path)
 import pandas as pd
-import torch
 
-from deeppatch.metrics import Interval, mean_interval, paired_difference, share_interval, unpaired_difference
+from deeppatch.metrics import Interval, counted_difference, mean_interval, share_interval, unpaired_difference
 
 START, PRIOR, REFERENCE = "warm start", "prior", "random"
 
@@ -57,9 +56,7 @@ def gain(own: pd.DataFrame) -> Interval:
     """Return the gain in points over the warm start, paired by seed, or for one seed by image."""
     if len(own) > 1:
         return mean_interval(own["gained_points"].tolist())
-    fixed, broken, images = (int(own[name].iloc[0]) for name in ("fixed", "broken", "test_images"))
-    place = torch.arange(images)  # an image that is right twice counts as one that is wrong twice
-    return paired_difference(place < fixed, (place >= fixed) & (place < fixed + broken)).scaled(100)
+    return counted_difference(*(int(own[name].iloc[0]) for name in ("fixed", "broken", "test_images"))).scaled(100)
 
 
 def difference(own: pd.DataFrame, others: pd.DataFrame) -> Interval | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
 from deeppatch import metrics
 from deeppatch.report import closing
@@ -97,20 +98,24 @@ def test_modules_change_each_class_and_the_mean_is_over_classes(gains, shown):
     assert (line.shown, "RESULTS.md" in line.text) == (shown, not shown)
 
 
-@pytest.mark.parametrize(("hybrid", "shown"), [([7.0, 8.5, 9.0], True), ([1.0, 8.0, 3.0], False)])
-def test_hybrid_is_compared_with_random_of_the_same_seed(hybrid, shown):
-    random = [2.0, 3.0, 4.0]
+@pytest.mark.parametrize(("fixed", "shown"), [([12, 14, 16], True), ([1, 8, 0], False)])
+def test_hybrid_gains_over_all_images_and_is_compared_with_random_of_the_same_seed(fixed, shown):
+    counted = {"hybrid": fixed, "random": [4, 5, 6]}
     runs = [
-        {"method": method, "seed": seed, "gained_points": gain, "labels_bought": 52, "test_images": 149}
-        for method, gains in (("random", random), ("hybrid", hybrid))
-        for seed, gain in enumerate(gains)
-    ]
+        {"method": method, "seed": seed, "gained_points": count - 3, "labels_bought": 52, "test_images": 100,
+         "fixed": count, "broken": 3}
+        for method, counts in counted.items() for seed, count in enumerate(counts)
+    ]  # fmt: skip
     line = closing.hybrid(runs)
-    by_seed = [one - other for one, other in zip(hybrid, random, strict=True)]
+    after, before = (torch.zeros(300, dtype=torch.bool) for _ in range(2))
+    after[: sum(fixed)] = True
+    before[-9:] = True
+    assert line.differences["hybrid against warm start"] == metrics.paired_difference(after, before).scaled(100)
+    by_seed = [one - other for one, other in zip(fixed, counted["random"], strict=True)]
     assert line.differences["hybrid against random"] == metrics.mean_interval(by_seed)
-    assert "with 52 labels hybrid gains" in line.text
-    assert "(3 seeds, n = 149 test images each, intervals over seeds)" in line.text
-    assert (line.shown, "No gain over random choice is shown here; RESULTS.md" in line.text) == (shown, not shown)
+    assert "with 52 labels of hybrid and pseudo-labels the network gains" in line.text
+    assert "over 3 seeds (n = 100 test images each)" in line.text
+    assert (line.shown, "No gain is shown here; RESULTS.md" in line.text) == (shown, not shown)
     assert closing.hybrid(runs[::-1]).differences == line.differences, "the order of the runs does not matter"
 
 

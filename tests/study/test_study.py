@@ -172,7 +172,7 @@ def test_a_job_that_fails_does_not_stop_the_others_and_a_second_study_is_refused
 
 def test_patterns_choose_jobs_and_what_they_read(tmp_path):
     file = written(tmp_path / "output", "some.yaml")
-    found = run(file, tmp_path / "output", "--only", "correct/*-random-*", "--dry-run", "--quiet")
+    found = run(file, tmp_path / "output", "--only", "correct/*-random-*", "--dry-run")
     assert found.returncode == 0
     lines = [line.split() for line in (found.stdout + found.stderr).splitlines()]
     counted = {words[0]: words[1] for words in lines if len(words) == 2}

@@ -40,6 +40,7 @@ from deeppatch.metrics.definitions import DEFINITIONS, OF_CHANGES, OF_OTHERS, De
 from deeppatch.metrics.intervals import (
     CONFIDENCE,
     Interval,
+    counted_difference,
     mean_interval,
     paired_difference,
     unpaired_difference,
@@ -113,6 +114,7 @@ __all__ = [
     "non_inferiority",
     "over_seeds",
     "over_seeds_and_images",
+    "counted_difference",
     "paired_difference",
     "paired_samples",
     "relative_corruption_error",
