@@ -59,10 +59,7 @@ def main() -> None:
     note = {"note": f"prior counts of bn-prior, chosen on val: {', '.join(map(str, counts))}"} if counts[0] else {}
     machine.write(frame, options, device, images=images, **note)
     types = pd.concat([each.by_type().assign(seed=seed) for each, seed in zip(found, options.seeds, strict=True)])
-    beside = options.output.with_name(f"{options.output.stem}-types.csv")
-    machine.write(
-        types.round(3), argparse.Namespace(**{**vars(options), "output": beside}), device, images=images, **note
-    )
+    machine.write(types.round(3), machine.beside(options, "types"), device, images=images, **note)
 
 
 def one_seed(

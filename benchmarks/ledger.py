@@ -54,7 +54,6 @@ ROUTERS = ("probe", "benefit-both", "average")
 def main() -> None:
     """Run the stages, and write what both comparisons found."""
     options = parser().parse_args()
-    options.table = options.output
     shared = ["-m", options.model, "-d", options.dataset, "--data_dir", str(options.data_dir)]
     shared += ["--output_dir", str(options.output_dir), "--device", options.device, "-r"]
     stage("pretrain", [*shared, *(["--weights", options.weights] if options.weights else [])])
@@ -125,9 +124,9 @@ def write(options: argparse.Namespace, name: str) -> None:
     tidy = pd.read_csv(folder / "ledger.csv")
     frame = pd.DataFrame([row(network, facts, tidy) for network, facts in ledger["networks"].items()])
     test = int(tidy[tidy["view"] == "clean"]["n"].max())
-    options.output = options.table.with_name(f"{options.table.stem}-{name}{options.table.suffix}")
     images = f"{test} test images of {options.dataset}, clean and at every level"
-    machine.write(frame, options, machine.prepared(options.device), images=images, revision=record["git"])
+    device = machine.prepared(options.device)
+    machine.write(frame, machine.beside(options, name), device, images=images, revision=record["git"])
 
 
 def row(network: str, facts: dict[str, Any], tidy: pd.DataFrame) -> dict[str, Any]:

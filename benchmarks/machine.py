@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -21,6 +22,8 @@ from deeppatch.cli.options import SCRIPTS, RepairOptions  # noqa: E402
 from deeppatch.stage import git_revision  # noqa: E402
 
 SEED = 2021
+# an absolute path within a text: what leads to it, and its name
+ABSOLUTE = re.compile(r"""(?<![\w.~/:*?\]])/(?:[^\s/'",\]]+/)*([^\s/'",\]]+)/?""")
 
 
 def parser(doc: str) -> argparse.ArgumentParser:
@@ -78,6 +81,12 @@ def write(
     print(f"written to {path} and {path.with_suffix('.json')}")
 
 
+def beside(options: argparse.Namespace, name: str) -> argparse.Namespace:
+    """Return the options for a further table, FILE-NAME.csv beside FILE.csv."""
+    path: Path = options.output
+    return argparse.Namespace(**{**vars(options), "output": path.with_name(f"{path.stem}-{name}{path.suffix}")})
+
+
 def facts(frame: pd.DataFrame, options: argparse.Namespace, device: torch.device, images: str | None) -> dict[str, Any]:
     """Return what stands beside a table; benchmarks/tables.py names the keys that every such file has."""
     script = Path(sys.argv[0]).resolve()
@@ -85,7 +94,7 @@ def facts(frame: pd.DataFrame, options: argparse.Namespace, device: torch.device
     seeds = sorted(frame["seed"].unique().tolist()) if "seed" in frame else [SEED]
     return {
         "question": options.question,
-        "commands": [shlex.join(["python", f"{script.parent.name}/{script.name}", *sys.argv[1:]])],
+        "commands": [shlex.join(["python", f"{script.parent.name}/{script.name}", *map(portable, sys.argv[1:])])],
         "revision": git_revision(),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "seeds": seeds,
@@ -94,8 +103,19 @@ def facts(frame: pd.DataFrame, options: argparse.Namespace, device: torch.device
         "n": len(seeds),
         "threads": where["threads"],
         "torch": where["torch"],
-        "options": {name: str(value) for name, value in vars(options).items() if name not in ("output", "question")},
+        "options": {
+            name: portable(str(value)) for name, value in vars(options).items() if name not in ("output", "question")
+        },
     }
+
+
+def portable(text: str) -> str:
+    """Return a text in which absolute paths, which say something on this machine only, are shortened to their names.
+
+    >>> portable("--weights=/home/me/resnet.th"), portable("[PosixPath('/a/b.csv')]"), portable("results/a.csv")
+    ('--weights=resnet.th', "[PosixPath('b.csv')]", 'results/a.csv')
+    """
+    return ABSOLUTE.sub(r"\1", text)
 
 
 def peak(device: torch.device) -> float:

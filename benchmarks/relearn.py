@@ -208,9 +208,8 @@ def write(options: argparse.Namespace, runs: list[dict[str, Any]], *, reference:
     known = {**revisions, "seeds": sorted(frame["seed"].unique().tolist()), "n": int(frame["seed"].nunique())}
     images = f"{counts} test images (T2) of {options.dataset}"
     device = machine.prepared(options.device)
-    beside = options.output.with_name(f"{options.output.stem}-seeds{options.output.suffix}")
     machine.write(shown, options, device, images=images, **known)
-    machine.write(everything, argparse.Namespace(**{**vars(options), "output": beside}), device, images=images, **known)
+    machine.write(everything, machine.beside(options, "seeds"), device, images=images, **known)
 
 
 def parser(doc: str = __doc__ or "", rows: Iterable[str] = ROWS) -> argparse.ArgumentParser:

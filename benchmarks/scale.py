@@ -47,18 +47,17 @@ BEGIN, END = "<!-- measured -->\n", "<!-- measured until here -->"
 def main() -> None:
     """Measure, fit, schedule, and write tables."""
     options = parser().parse_args()
-    device, table = machine.prepared(options.device), options.output
+    device = machine.prepared(options.device)
     frame = pd.DataFrame(list(measured(options, device)))
     fitted = fits(frame)
     print(fitted.to_string(index=False, float_format="%.2f"))
     machine.write(frame, options, device, images="random")
-    options.output = table.with_name(f"{table.stem}-fits.csv")
-    machine.write(fitted, options, device, images="random")
+    machine.write(fitted, machine.beside(options, "fits"), device, images="random")
     if options.records:
-        options.output = table.with_name(f"{table.stem}-study.csv")
-        machine.write(study(options.records, options.config), options, device, images="those of the study")
+        scheduled = study(options.records, options.config)
+        machine.write(scheduled, machine.beside(options, "study"), device, images="those of the study")
     if options.page:
-        write_page(table, with_study=bool(options.records))
+        write_page(options.output, with_study=bool(options.records))
 
 
 def parser() -> argparse.ArgumentParser:

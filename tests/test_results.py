@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import importlib.util
 import json
 import subprocess
@@ -18,6 +19,9 @@ assert SPEC.loader is not None
 tables = importlib.util.module_from_spec(SPEC)
 sys.modules[SPEC.name] = tables
 SPEC.loader.exec_module(tables)
+sys.path.insert(0, str(ROOT / "benchmarks"))
+machine = importlib.import_module("machine")
+ABSOLUTE = machine.ABSOLUTE
 PAGES = {name: (ROOT / name).read_text() for name in tables.PAGES}
 
 
@@ -55,6 +59,24 @@ def test_every_table_says_where_it_is_from(path):
     assert len(set(headings)) == len(headings)
     assert rows
     assert {len(row) for row in rows} == {len(headings)}
+
+
+@pytest.mark.parametrize("path", committed(".json"), ids=lambda path: path.stem)
+def test_no_file_names_a_place_on_the_machine_that_made_it(path):
+    assert ABSOLUTE.findall(path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("--weights=/home/me/resnet.th", "--weights=resnet.th"), ("/data/long/ledger.csv", "ledger.csv"),
+        ("/a/output/", "output"), ("[PosixPath('/a/b.csv'), '/c']", "[PosixPath('b.csv'), 'c']"),
+        ("results/a.csv", "results/a.csv"), ("../a b/c", "../a b/c"), ("https://a.org/b", "https://a.org/b"),
+        ("1/5 or 2 / 5", "1/5 or 2 / 5"), ("~/data", "~/data"), ("run-*/run.json", "run-*/run.json"),
+    ],
+)  # fmt: skip
+def test_absolute_paths_are_shortened_to_their_names(text, said):
+    assert machine.portable(text) == said
 
 
 def test_no_other_files_lie_beside_the_tables():
