@@ -60,10 +60,11 @@ def test_another_command_is_found(command):
 
 
 def test_the_workflow_has_the_jobs_that_contributing_names():
-    assert JOBS.keys() == {"lint", "tests", "minimal", "docs", "slow"}
+    assert JOBS.keys() == {"lint", "tests", "minimal", "docs", "study", "slow"}
     commands = {job: [command for name, command in RUNS if name == job] for job in JOBS}
     assert {f"pipenv run {name}" for name in ("lint", "format", "types", "spelling")} <= set(commands["lint"])
     assert "pipenv run site" in commands["docs"]
+    assert "pipenv run test -m study" in commands["study"]
     assert "pipenv run test" in commands["slow"]
     assert not any("pipenv" in command for command in commands["minimal"]), "pip alone, without extras"
     triggers = WORKFLOW[True]  # YAML 1.1 reads the key `on` as a truth value
