@@ -299,3 +299,10 @@ def test_training_anew_is_not_said_to_change_nothing():
     """Under --bias it is the only way, so that it is no part of the name."""
     options = parse("pretrain", "-m resnet8 -d digits --train --bias B")
     assert naming.unused_options("pretrain", options) == []
+
+
+def test_what_the_correction_of_the_prior_does_not_read_is_said_to_change_nothing():
+    options = parse("relearn", "-d digits --bias B --method prior --budget 30 --epochs 3 --trust_prior --amp")
+    assert naming.unused_options("relearn", options) == ["budget", "epochs"]
+    trained = parse("relearn", "-d digits --bias B --budget 30 --epochs 3 --trust_prior --amp")
+    assert naming.unused_options("relearn", trained) == []

@@ -145,6 +145,22 @@ def test_what_the_studies_vary_changes_the_repair(own, data, tmp_path):
         relearn(own, data, pool.pixels, selection, pool_weights="x")
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"pool_weights": "fixed"},
+        {"recipe": Recipe(weight=1.0)},
+        {"recipe": Recipe(ramp=2)},
+        {"scope": "head", **PUBLISHED},
+        {"prior": False, **PUBLISHED},
+        {"prior": torch.ones(3) / 3, **PUBLISHED},
+    ],
+)
+def test_an_option_of_the_other_recipe_is_refused(own, data, given):
+    with pytest.raises(UserError, match="can only be given with pseudo_labels='(published|safe)'"):
+        relearn(own, data, stripes(50, 4).pixels, supervised(torch.arange(3), torch.arange(3)), **given)
+
+
 def test_an_unknown_use_is_refused_with_those_that_there_are(own, data):
     selection = supervised(torch.arange(3), torch.arange(3))
     with pytest.raises(UserError, match="use='anything' is unknown; choose from both, labels, unlabelled"):

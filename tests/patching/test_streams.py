@@ -8,7 +8,7 @@ import torch
 from deeppatch.artifacts import Checkpoint
 from deeppatch.data.corruptions import Spatial
 from deeppatch.data.dataset import Data
-from deeppatch.data.epochs import ChosenEpochs, clean_stream, degraded_epochs
+from deeppatch.data.epochs import ChosenEpochs, StreamInputs, clean_stream, degraded_epochs
 from deeppatch.data.images import to_float
 from deeppatch.errors import UserError
 from deeppatch.patching.training import train_patch
@@ -30,8 +30,8 @@ def train(tiny, images, blur):
 
 
 def test_a_stream_that_changes_nothing_leaves_the_same_patch_and_others_another(train):
-    def same(network, images, corruption, plain, **_named):
-        return ChosenEpochs(plain)
+    def same(inputs):
+        return ChosenEpochs(inputs.plain)
 
     usual = train().to_bytes()
     assert train(stream=same).to_bytes() == usual
@@ -42,7 +42,7 @@ def test_a_stream_that_changes_nothing_leaves_the_same_patch_and_others_another(
 
 def test_clean_epochs_are_as_long_as_the_plain_ones_and_clean(tiny, images, blur):
     plain = degraded_epochs(images, blur, epochs=0, passes=100, batch_size=20, seed=3)
-    found = clean_stream(tiny, images, blur, plain, batch_size=20, seed=3, amp=False).epochs
+    found = clean_stream(StreamInputs(tiny, images, blur, plain, batch_size=20, seed=3)).epochs
     assert [each.sizes for each in found] == [each.sizes for each in plain] == [[20, 20, 20], [20, 20]]
     known = to_float(images.pixels)
     for pixels, labels in [batch for epoch in found for batch in epoch]:
@@ -54,9 +54,9 @@ def test_clean_epochs_are_as_long_as_the_plain_ones_and_clean(tiny, images, blur
 def test_the_search_sees_the_patched_network_and_a_killed_run_goes_on(train, tmp_path, monkeypatch):
     networks = []
 
-    def noting(network, *given, **named):
-        networks.append(network)
-        return SenseiStream(popsize=4)(network, *given, **named)
+    def noting(inputs):
+        networks.append(inputs.network)
+        return SenseiStream(popsize=4)(inputs)
 
     whole = train(Spatial(), stream=noting)
     assert "original" in str(networks[0]), "the copy with its units, not the base"

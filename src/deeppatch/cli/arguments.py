@@ -172,6 +172,13 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_number(
+    group: argparse._ActionsContainer, *names: str, what: str, default: object = None, kind: Callable[[str], Any] = int
+) -> None:
+    """Add an option that takes a number, a whole one N, or X with another `kind`; its help says `what` it is."""
+    group.add_argument(*names, type=kind, default=default, metavar="N" if kind is int else "X", help=what)
+
+
 def network_file(text: str) -> Path:
     """Return the file of a network's weights: what is named, or the one in the folder that is."""
     path = Path(text)

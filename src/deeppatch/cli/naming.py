@@ -89,8 +89,11 @@ def own_settings(stage: str, options: Any) -> dict[str, object]:
 def unused_options(stage: str, options: Any) -> list[str]:
     """Return the options that a stage accepts for the common command line and does not read, and that were given."""
     identity = IDENTITIES[stage]
-    always = () if stage in ("correct", "decompose") else identity.hashed
-    read = {*IN_SUFFIX, *INCIDENTAL, *identity.named, *always, *hashed(stage, options), *NO_SETTINGS}
+    always = () if stage in ("correct", "decompose", "relearn") else identity.hashed
+    named = identity.named
+    if stage == "relearn" and options.method == PRIOR:  # which chooses no images
+        named = ("method", "compare")
+    read = {*IN_SUFFIX, *INCIDENTAL, *named, *always, *hashed(stage, options), *NO_SETTINGS}
     return [name for name in given_options(options) if name not in read]
 
 
@@ -280,6 +283,6 @@ IDENTITIES: dict[str, Identity] = {
             "pool_weights",
             "trust_prior",
             *_MACHINE,
-        ),  # fmt: skip
+        ),
     ),
 }

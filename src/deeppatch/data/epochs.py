@@ -93,36 +93,41 @@ class ChosenEpochs:
     facts: Callable[[], dict[str, Any]] = dict
 
 
-class TrainingStream(Protocol):
-    """What chooses the images that a network is trained on, in place of those at random levels."""
+@dataclass(frozen=True)
+class StreamInputs:
+    """What a training stream reads to choose images.
 
-    def __call__(
-        self,
-        network: nn.Module,
-        images: Images,
-        corruption: Corruption,
-        plain: Sequence[ShardedEpoch],
-        *,
-        batch_size: int,
-        seed: int,
-        amp: bool,
-    ) -> ChosenEpochs:
-        """Return the epochs for a network, for images that are degraded, and for the epochs at random levels."""
+    Args:
+        network: The network that is trained on them, as it is when a batch is read.
+        images: The training images, on the device of the network.
+        corruption: Their degradation.
+        plain: The epochs at random levels, in whose place the chosen ones stand.
+        batch_size: The number of images in a batch.
+        seed: The seed of all random choices.
+        amp: Whether forward passes run in bfloat16.
+    """
+
+    network: nn.Module
+    images: Images
+    corruption: Corruption
+    plain: Sequence[ShardedEpoch]
+    batch_size: int
+    seed: int
+    amp: bool = False
+
+    def shuffled(self, corruption: Corruption | None = None) -> Iterator[tuple[views.Shuffled, ShardedEpoch]]:
+        """Yield for each plain epoch a whole one of all images, clean or degraded, and the plain one."""
+        for number, plain in enumerate(self.plain):
+            yield views.Shuffled(self.images, self.batch_size, self.seed, number, corruption=corruption), plain
 
 
-def clean_stream(
-    network: nn.Module,
-    images: Images,
-    corruption: Corruption,
-    plain: Sequence[ShardedEpoch],
-    *,
-    batch_size: int,
-    seed: int,
-    amp: bool,
-) -> ChosenEpochs:
+# what chooses the images that a network is trained on, in place of those at random levels
+TrainingStream = Callable[[StreamInputs], ChosenEpochs]
+
+
+def clean_stream(inputs: StreamInputs) -> ChosenEpochs:
     """Choose clean images only, in epochs as long as the plain ones."""
-    wholes = [views.Shuffled(images, batch_size, seed, number) for number in range(len(plain))]
-    return ChosenEpochs([FirstBatches(whole, len(each.sizes)) for whole, each in zip(wholes, plain, strict=True)])
+    return ChosenEpochs([FirstBatches(whole, len(plain.sizes)) for whole, plain in inputs.shuffled()])
 
 
 def clean_epochs(

@@ -154,13 +154,9 @@ def _stl10(data_dir: Path, seed: int) -> Source:
 
 def _tiny_imagenet(data_dir: Path, sizing: Sizing) -> Source:
     """Read tiny-imagenet-200/{train,val}; its validation images are the test part."""
-    found = list_tiny_imagenet(data_dir)
-    paths = found.train.paths + found.val.paths
-    pixels = decoded(Files(paths, square(sizing.size or TINY_SIZE, squash=sizing.squash)), sizing.cache)
-    everything = Images(pixels, torch.tensor(found.train.labels + found.val.labels))
-    parts = torch.arange(len(paths)).split([len(found.train.paths), len(found.val.paths)])
-    train, test = (everything.take(part) for part in parts)
-    return Source("tinyimagenet", train, test, found.train.classes)
+    listings = list_tiny_imagenet(data_dir)
+    train, test = _decoded(listings, square(sizing.size or TINY_SIZE, squash=sizing.squash), sizing.cache)
+    return Source("tinyimagenet", train, test, listings[0].classes)
 
 
 def _first_digits(whole: Callable[[Path, int], Source], name: str, data_dir: Path, seed: int) -> Source:
@@ -205,13 +201,18 @@ def _folder(path: Path, name: str, sizing: Sizing, *, mirror: bool = True) -> So
     check_folder(path)
     listings = [list_classes(path / part) for part in ("train", "test")]
     _same_classes(path, ("train", "test"), listings)
-    paths = [file for listing in listings for file in listing.paths]
-    pixels = decoded(Files(paths, sizing.of_files(paths, path)), sizing.cache)
-    everything = Images(pixels, torch.tensor([label for listing in listings for label in listing.labels]))
-    train, test = (
-        everything.take(part) for part in torch.arange(len(paths)).split([len(each.paths) for each in listings])
-    )
+    scaling = sizing.of_files([file for listing in listings for file in listing.paths], path)
+    train, test = _decoded(listings, scaling, sizing.cache)
     return Source(name, train, test, listings[0].classes, mirror=mirror)
+
+
+def _decoded(listings: list[Listing], scaling: Scaling, cache: Path | None) -> list[Images]:
+    """Return the images of each listing, decoded together, so that the cache holds them as one array."""
+    paths = [file for listing in listings for file in listing.paths]
+    labels = [label for listing in listings for label in listing.labels]
+    everything = Images(decoded(Files(paths, scaling), cache), torch.tensor(labels))
+    parts = torch.arange(len(paths)).split([len(each.paths) for each in listings])
+    return [everything.take(part) for part in parts]
 
 
 def _numbered(path: Path, name: str, count: int) -> Source:

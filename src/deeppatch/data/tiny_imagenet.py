@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from deeppatch.data.folders import Listing, NoImages, list_classes
@@ -13,17 +12,10 @@ FOLDERS = ("tiny-imagenet-200", "tinyimagenet/tiny-imagenet-200", "tinyimagenet"
 ANNOTATIONS = "val_annotations.txt"
 
 
-@dataclass(frozen=True)
-class TinyImageNet:
-    """Where the images are: `root`, and the training and validation images by class."""
+def list_tiny_imagenet(data_dir: Path) -> list[Listing]:
+    """List the training and the validation images by class.
 
-    root: Path
-    train: Listing
-    val: Listing
-
-
-def list_tiny_imagenet(data_dir: Path) -> TinyImageNet:
-    """List train/WNID/images/* and val/images/* with the classes of val_annotations.txt, or val/WNID/* without it.
+    These are train/WNID/images/*, and val/images/* with the classes of val_annotations.txt, or val/WNID/* without it.
 
     Raises:
         DataProblem: When something is absent or damaged, with what to download and where it goes.
@@ -45,7 +37,7 @@ def list_tiny_imagenet(data_dir: Path) -> TinyImageNet:
         raise DataProblem(f"tinyimagenet: {error.state}; {advice}") from error
     if odd := sorted(set(train.classes) ^ set(val.classes)):
         raise DataProblem(f"tinyimagenet: only one part of {root} has the classes {', '.join(odd[:4])}; {advice}")
-    return TinyImageNet(root, train, val)
+    return [train, val]
 
 
 def _annotated(path: Path, classes: tuple[str, ...], advice: str) -> Listing:

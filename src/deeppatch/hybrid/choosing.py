@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from torch import Tensor, nn
 
 from deeppatch.data.dataset import Data
 from deeppatch.data.pool import check_pool
-from deeppatch.errors import UserError
 from deeppatch.hybrid.budget import affordable
 from deeppatch.hybrid.choice_settings import ChoiceSettings
 from deeppatch.hybrid.oracle import Labels, Oracle
 from deeppatch.hybrid.rounds import choose_further
 from deeppatch.hybrid.selection import Selection
 from deeppatch.hybrid.selection_inputs import SelectionInputs
-from deeppatch.hybrid.selection_methods import METHODS, Choice
+from deeppatch.hybrid.selection_methods import Choice, chosen_by, known_method
 from deeppatch.zoo.classifier import device_of
 
 
@@ -93,7 +91,6 @@ def choose_labels(
         settings=settings or ChoiceSettings(),
     )
     if earlier is not None:
-        known_method(method)
         return choose_further(inputs, earlier, budget, method=method, oracle=oracle)
     return choose(inputs, budget, method=method, oracle=oracle).selection
 
@@ -125,12 +122,4 @@ def choose(
     """
     known_method(method)
     count = affordable(budget, len(inputs.pool))
-    choice = METHODS[method](inputs, Oracle(oracle, count), count)
-    selection = replace(choice.selection, facts={**choice.selection.facts, "method": method})
-    return replace(choice, selection=selection)
-
-
-def known_method(method: str) -> None:
-    """Raise UserError when there is no such method."""
-    if method not in METHODS:
-        raise UserError(f"method {method!r} is unknown; choose from {', '.join(METHODS)}")
+    return chosen_by(method, inputs, Oracle(oracle, count), count)

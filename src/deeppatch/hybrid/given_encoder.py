@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,9 +96,12 @@ def load_encoder(
 
 def _perceptron(state: Mapping[str, Tensor], path: Path) -> nn.Module:
     """Build the layers of a projector or predictor from their tensors: linear, normalised, and ReLU between them."""
-    count = 1 + max(int(key.partition(".")[0]) for key in state if key[0].isdecimal())
-    layers = [_layer({key.partition(".")[2]: value for key, value in state.items() if key.startswith(f"{number}.")})
-              for number in range(count)]  # fmt: skip
+    tensors: dict[int, dict[str, Tensor]] = defaultdict(dict)  # of each layer by its number; ReLU has none
+    for key, value in state.items():
+        number, _, name = key.partition(".")
+        if number.isdecimal():
+            tensors[int(number)][name] = value
+    layers = [_layer(tensors[number]) for number in range(1 + max(tensors))]
     return _loaded(nn.Sequential(*layers), state, path, "a layer behind the ResNet")
 
 

@@ -14,6 +14,8 @@ USES = ("both", "labels", "unlabelled")
 BIASES = ("A", "B", "C")
 # how relearn trains: thresholds, an averaged teacher and a corrected prior, or HybridRepair's recipe
 PSEUDO_LABELS = ("safe", "published")
+# their learning rates: that with which the safe recipe begins, and that of the published one and of every warm start
+LEARNING_RATES = {"safe": 0.03, "published": 1e-3}
 # which parameters the safe recipe trains: all, the last layer, or that and the normalisations
 SCOPES = ("all", "head", "norms")
 # the threshold of entropy, but for a number: by distance to the training images, or the mean of the pool

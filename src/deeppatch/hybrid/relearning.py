@@ -16,7 +16,7 @@ from deeppatch.data.dataset import Data
 from deeppatch.data.pool import check_pool
 from deeppatch.errors import DataProblem, UserError, check_positive
 from deeppatch.hybrid.consistency import consistency
-from deeppatch.hybrid.names import POOL_WEIGHTS, PSEUDO_LABELS, USES
+from deeppatch.hybrid.names import LEARNING_RATES, POOL_WEIGHTS, PSEUDO_LABELS, USES
 from deeppatch.hybrid.safe_repair import SafeRepair, SafeTraining, safe_repair
 from deeppatch.hybrid.selection import UNKNOWN, Selection
 from deeppatch.hybrid.semisupervised import repair
@@ -25,9 +25,6 @@ from deeppatch.hybrid.warm_start import warm_start
 from deeppatch.hybrid.warm_start import warm_start_facts as warm_start_facts
 from deeppatch.training import History, accuracy_on
 from deeppatch.zoo.classifier import device_of
-
-# learning rates: that of the published recipe and of every warm start, and that with which the safe recipe begins
-LEARNING_RATES = {"published": 1e-3, "safe": 0.03}
 
 
 @dataclass(frozen=True)
@@ -86,11 +83,12 @@ def relearn(
         scope: What the safe recipe trains: `all`, `head`, or `norms`, which is the last layer and normalisations.
         prior: For the safe recipe: True to estimate the class shares of the pool, False to correct nothing, or the
             shares (C,) themselves.
-        views: The number of AugMix views of each image of the pool, in addition to itself (published recipe).
+        views: The number of AugMix views of each image of the pool, in addition to itself (published recipe; the safe
+            one does not read it).
         pool_weights: How likely an image without label is to be drawn (published recipe): `dynamic`, by its certainty
             after each epoch; `fixed`, by that at the selection; `equal`, all alike. Only selections of `hybrid` differ.
         recipe: The constants of the training, such as the batch size and the weight of pseudo-labels (default: as
-            published).
+            published); the safe recipe reads its numbers of images in a batch and of batches alone.
         amp: Whether forward passes run in bfloat16.
         seed: The seed of all random choices.
         cache: Where the warm start is stored, so that several repairs share it.
@@ -102,7 +100,8 @@ def relearn(
 
     Raises:
         UserError: When a label is missing, there are no unlabelled images to use, `use`, `pseudo_labels`, `scope` or
-            `pool_weights` is unknown, a number is out of range, or the model classifies no training image correctly.
+            `pool_weights` is unknown, an option of the other recipe is given, a number is out of range, or the model
+            classifies no training image correctly.
 
     Li, Chen and Xu, "HybridRepair: towards annotation-efficient repair for deep learning models", ISSTA 2022.
 
@@ -120,6 +119,8 @@ def relearn(
     """
     if pseudo_labels not in PSEUDO_LABELS:
         raise UserError(f"pseudo_labels={pseudo_labels!r} is unknown; choose from {', '.join(PSEUDO_LABELS)}")
+    if pseudo_labels == "published" and (scope != "all" or prior is not True):
+        raise UserError("scope and prior can only be given with pseudo_labels='safe'")
     relearned = repair_from_warm_start(
         model,
         data,
@@ -176,8 +177,8 @@ def repair_from_warm_start(
             start and selection.
 
     Raises:
-        UserError: When a label is missing, there are no unlabelled images to use, `use` is unknown, or the model
-            classifies no training image correctly.
+        UserError: When a label is missing, there are no unlabelled images to use, `use` is unknown, with `safe` what
+            only the published recipe reads is given, or the model classifies no training image correctly.
 
     >>> from deeppatch.data.images import Images
     >>> from deeppatch.hybrid.selection import supervised
@@ -200,12 +201,13 @@ def repair_from_warm_start(
     if use == "unlabelled" and not len(selection.unlabelled) and safe is None:
         raise UserError("use='unlabelled': the selection has no unlabelled images; choose another method")
     check_positive(epochs=settings.epochs, lr=settings.lr)
+    recipe = recipe or Recipe()
     if safe is not None:
-        safe.check(len(data.classes))
+        safe.check(len(data.classes), recipe, pool_weights)
     check_pool(pool_pixels)
     _check_fit(selection, len(pool_pixels), len(data.classes))
     device = device_of(model)
-    data, recipe = data.to(device), recipe or Recipe()
+    data = data.to(device)
     if pool_pixels.shape[2:] != data.example.shape[2:]:
         sizes = f"{tuple(pool_pixels.shape[2:])}, those of the data {tuple(data.example.shape[2:])}"
         raise UserError(f"images of the pool have size {sizes}; resize the pool")

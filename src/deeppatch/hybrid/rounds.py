@@ -13,7 +13,7 @@ from deeppatch.hybrid.budget import affordable
 from deeppatch.hybrid.oracle import Labels, Oracle
 from deeppatch.hybrid.selection import UNKNOWN, Selection
 from deeppatch.hybrid.selection_inputs import SelectionInputs
-from deeppatch.hybrid.selection_methods import METHODS
+from deeppatch.hybrid.selection_methods import chosen_by, known_method
 
 
 def choose_further(
@@ -40,8 +40,10 @@ def choose_further(
         which images are used without labels, and tau, are those of the latest round.
 
     Raises:
-        UserError: When a label of the earlier selection is missing, or the rest of the pool is smaller than the budget.
+        UserError: When the method is unknown, a label of the earlier selection is missing, or the rest of the pool is
+            smaller than the budget.
     """
+    known_method(method)
     if bool((earlier.labels == UNKNOWN).any()):
         raise UserError("labels of the earlier selection are missing; give them with selection.with_labels(labels)")
     free = torch.ones(len(inputs.pool), dtype=torch.bool, device=inputs.pool.device)
@@ -57,9 +59,8 @@ def choose_further(
         train=torch.cat([inputs.train, inputs.pool[earlier.bought]]),
         train_labels=None if labels is None else torch.cat([labels, earlier.labels.to(labels)]),
     )
-    choice = METHODS[method](rest, Oracle(_of_rest(oracle, index), count), count)
-    later = replace(choice.selection, facts={**choice.selection.facts, "method": method})
-    return combined(earlier, _in_whole_pool(later, index))
+    later = chosen_by(method, rest, Oracle(_of_rest(oracle, index), count), count)
+    return combined(earlier, _in_whole_pool(later.selection, index))
 
 
 def combined(earlier: Selection, later: Selection) -> Selection:

@@ -48,8 +48,12 @@ class SafeTraining:
     recipe: SafeRecipe = field(default_factory=SafeRecipe)
     judge: Callable[[Tensor, Tensor], dict[str, float]] | None = None
 
-    def check(self, classes: int) -> None:
-        """Raise UserError when the scope is unknown, or the prior is no distribution over the classes."""
+    def check(self, classes: int, recipe: Recipe, pool_weights: str) -> None:
+        """Raise UserError when the scope is unknown, the prior is no distribution, or what is not read is given."""
+        if pool_weights != "dynamic" or recipe != Recipe(recipe.batch, steps=recipe.steps):
+            raise UserError(
+                "pool_weights, and of recipe all but batch and steps, can only be given with pseudo_labels='published'"
+            )
         if self.scope not in SCOPES:
             raise UserError(f"scope={self.scope!r} is unknown; choose from {', '.join(SCOPES)}")
         if isinstance(self.prior, Tensor):

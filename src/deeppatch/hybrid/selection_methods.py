@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from deeppatch.errors import UserError
 from deeppatch.hybrid import clusters, coverage, diversity, uncertainty
 from deeppatch.hybrid.oracle import Oracle
 from deeppatch.hybrid.selection import Selection, semi_supervised, supervised
@@ -166,9 +167,8 @@ def hybrid(inputs: SelectionInputs, oracle: Oracle, budget: int) -> Choice:
         1 - entropy[unlabelled],
         {"weighted": True, "tau": tau},
     )
-    sizes = torch.bincount(pool_clusters.cluster[pool_clusters.cluster >= 0], minlength=len(pool_clusters.centers))[
-        best
-    ]
+    inside = pool_clusters.cluster[pool_clusters.cluster >= 0]
+    sizes = torch.bincount(inside, minlength=len(pool_clusters.centers))[best]
     reasons = [
         f"centre of {size} similar images, uncertain together" if size > 1 else "like no other image"
         for size in sizes.tolist()
@@ -210,3 +210,16 @@ METHODS: dict[str, Method] = {
     "uherding": uherding, "ssl-random": ssl_random, "ssl-consistency": ssl_consistency,
     "ssl-consistency-imp": ssl_consistency_imp, "hybrid": hybrid,
 }  # fmt: skip
+
+
+def known_method(method: str) -> None:
+    """Raise UserError when there is no such method."""
+    if method not in METHODS:
+        raise UserError(f"method {method!r} is unknown; choose from {', '.join(METHODS)}")
+
+
+def chosen_by(method: str, inputs: SelectionInputs, oracle: Oracle, budget: int) -> Choice:
+    """Choose `budget` images by a key of METHODS, which the facts of the selection then name."""
+    choice = METHODS[method](inputs, oracle, budget)
+    selection = replace(choice.selection, facts={**choice.selection.facts, "method": method})
+    return replace(choice, selection=selection)

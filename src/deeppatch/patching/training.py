@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from deeppatch.artifacts import Checkpoint, state_digest
 from deeppatch.data import corruptions
 from deeppatch.data.dataset import Data
-from deeppatch.data.epochs import ChosenEpochs, TrainingStream
+from deeppatch.data.epochs import ChosenEpochs, StreamInputs, TrainingStream
 from deeppatch.errors import UserError, check_positive
 from deeppatch.evaluation import check_classifier
 from deeppatch.patching.attachment import attach
@@ -110,7 +110,7 @@ def train_patch(
     def chosen(patched: nn.Module) -> ChosenEpochs:
         if stream is None:
             return ChosenEpochs(plain)
-        return stream(patched, data.train, degrade, plain, batch_size=batch_size, seed=seed, amp=amp)
+        return stream(StreamInputs(patched, data.train, degrade, plain, batch_size, seed, amp))
 
     with seeded(seed if reseed else None):
         return fit_patch(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,8 @@ from deeppatch import runtime
 from deeppatch.artifacts import Checkpoint
 from deeppatch.data.corruptions import Corruption, Spatial
 from deeppatch.data.dataset import Data
-from deeppatch.data.epochs import ChosenEpochs, Passes, ShardedEpoch, degraded_epochs
-from deeppatch.data.images import Images, to_float
+from deeppatch.data.epochs import ChosenEpochs, Passes, StreamInputs, degraded_epochs
+from deeppatch.data.images import to_float
 from deeppatch.data.views import Batch, Shuffled, degraded
 from deeppatch.errors import UserError, check_positive
 from deeppatch.graph.hooks import eval_mode
@@ -95,7 +95,7 @@ def sensei(
     data, degrade = prepared(model, data, corruption, training)
     plain = degraded_epochs(data.train, degrade, **training.budget)
     tuned = copy.deepcopy(model)
-    found = stream(tuned, data.train, degrade, plain, batch_size=batch_size, seed=seed, amp=amp)
+    found = stream(StreamInputs(tuned, data.train, degrade, plain, batch_size, seed, amp))
     trained = train_whole(
         tuned,
         model,
@@ -134,30 +134,20 @@ class SenseiStream:
                 "and a probability from 0 to 1"
             )
 
-    def __call__(
-        self,
-        network: nn.Module,
-        images: Images,
-        corruption: Corruption,
-        plain: Sequence[ShardedEpoch],
-        *,
-        batch_size: int,
-        seed: int,
-        amp: bool,
-    ) -> ChosenEpochs:
-        """Return the epochs for a network, for images that are degraded, and for the epochs at random levels."""
+    def __call__(self, inputs: StreamInputs) -> ChosenEpochs:
+        """Return the epochs in which each image is the worst of its versions."""
+        images, corruption, plain = inputs.images, inputs.corruption, inputs.plain
         if self.popsize == 1:
             return ChosenEpochs(plain, facts=lambda: {"search": "none", "candidates": 1})
 
         def losses(pixels: Tensor, labels: Tensor) -> Tensor:
-            return losses_of(network, pixels, labels, amp=amp)
+            return losses_of(inputs.network, pixels, labels, amp=inputs.amp)
 
         def searched(search: Search) -> list[Searched]:
-            wholes = [Shuffled(images, batch_size, seed, number, corruption=corruption) for number in range(len(plain))]
-            return [Searched(whole, each.sizes, search) for whole, each in zip(wholes, plain, strict=True)]
+            return [Searched(whole, each.sizes, search) for whole, each in inputs.shuffled(corruption)]
 
         if isinstance(corruption, Spatial):
-            evolution = Evolution(self.popsize, self.robust_threshold, self.crossover_prob, seed)
+            evolution = Evolution(self.popsize, self.robust_threshold, self.crossover_prob, inputs.seed)
             population = Population(len(images), corruption, losses, evolution, images.labels.device)
             return ChosenEpochs(
                 searched(population),
@@ -173,7 +163,7 @@ class SenseiStream:
         kind = "all levels" if candidates == len(corruption) + 1 else "sampled levels"
         read = sum(sum(each.sizes) for each in plain)
         return ChosenEpochs(
-            searched(WorstLevel(corruption, losses, candidates, seed)),
+            searched(WorstLevel(corruption, losses, candidates, inputs.seed)),
             None,
             lambda: Passes(forward=candidates * read),
             lambda: {"search": kind, "candidates": candidates},

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from deeppatch.cli.arguments import add_number
 from deeppatch.cli.options import ANNOTATE
 from deeppatch.errors import closest
 from deeppatch.hybrid.choice_settings import tau_problem
@@ -44,20 +45,19 @@ def tau(text: str) -> float | str:
 
 def add_studied(group: argparse._ArgumentGroup) -> None:
     """Add the options."""
-    group.add_argument(
+    add_number(
+        group,
         "--tau",
-        type=tau,
+        kind=tau,
         default=ANNOTATE["tau"],
-        metavar="X",
-        help="hybrid: largest entropy, from 0 to 1, of an image that is used without a label: a number; auto, the mean "
+        what="hybrid: largest entropy, from 0 to 1, of an image that is used without a label: a number; auto, the mean "
         "where images lie as far from the training images as most; or mean, that of the pool (default: auto)",
     )
-    group.add_argument(
+    add_number(
+        group,
         "--cluster_size",
-        type=int,
         default=ANNOTATE["cluster_size"],
-        metavar="N",
-        help="hybrid: average number of images in a cluster (default: %(default)s)",
+        what="hybrid: average number of images in a cluster (default: %(default)s)",
     )
     group.add_argument(
         "--coreset_start",
@@ -65,20 +65,14 @@ def add_studied(group: argparse._ArgumentGroup) -> None:
         default=ANNOTATE["coreset_start"],
         help="coreset: start from the training images, or as published from the pool's first image (default: train)",
     )
-    group.add_argument(
+    add_number(
+        group,
         "--rounds",
-        type=int,
         default=ANNOTATE["rounds"],
-        metavar="N",
-        help="buy the labels in N rounds, with --bias: annotate chooses those of the first, and relearn those of each "
+        what="buy the labels in N rounds, with --bias: annotate chooses those of the first, and relearn those of each "
         "further one by the network that the labels so far have repaired (default: 1)",
     )
-    group.add_argument(
-        "--step",
-        type=int,
-        metavar="N",
-        help="the same, said by the number of labels of a round (default: those of --rounds)",
-    )
+    add_number(group, "--step", what="the same, said by the number of labels of a round (default: those of --rounds)")
 
 
 def problems_of_studied(options: Any) -> list[str]:
@@ -88,16 +82,14 @@ def problems_of_studied(options: Any) -> list[str]:
         for name, methods in READERS.items()
         if getattr(options, name) != ANNOTATE[name] and options.method not in methods
     ]
-    messages += [f"--cluster_size {options.cluster_size}: give at least 1"] * (options.cluster_size < 1)
-    messages += [f"--rounds {options.rounds}: give at least 1"] * (options.rounds < 1)
+    for name in ("cluster_size", "rounds", "step"):
+        value = getattr(options, name)
+        messages += [f"--{name} {value}: give at least 1"] * (value is not None and value < 1)
     if options.budget.isdecimal() and 0 < int(options.budget) < options.rounds:
         messages.append(f"--rounds {options.rounds}: give at most the {options.budget} labels of --budget")
-    messages += [f"--step {options.step}: give at least 1"] * (options.step is not None and options.step < 1)
-    several = options.rounds > 1 or options.step is not None
-    messages += ["--rounds and --step exclude each other: choose one"] * (
-        options.rounds > 1 and options.step is not None
-    )
-    messages += ["--rounds and --step need an oracle: give --bias"] * (several and not options.bias)
+    rounds, step = options.rounds > 1, options.step is not None
+    messages += ["--rounds and --step exclude each other: choose one"] * (rounds and step)
+    messages += ["--rounds and --step need an oracle: give --bias"] * ((rounds or step) and not options.bias)
     if options.features == GIVEN and options.features_file is None:
         messages.append(f"--features {GIVEN}: name the checkpoint with --features_file")
     return messages

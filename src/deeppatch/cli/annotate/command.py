@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from deeppatch.cli.annotate.choices import FEATURES, GIVEN, add_studied, features_or_file, problems_of_studied
-from deeppatch.cli.arguments import Suggestions, model_name
+from deeppatch.cli.arguments import Suggestions, add_number, model_name
 from deeppatch.cli.declared import Folder
 from deeppatch.cli.options import ANNOTATE, StageOptions, call
 from deeppatch.hybrid.budget import budget_problem
@@ -130,19 +130,17 @@ def add_selection(parser: argparse.ArgumentParser, *epochs: str) -> None:
         metavar="NAME",
         help=f"network to train for --features ssl (default: {ANNOTATE['encoder']})",
     )
-    group.add_argument(
+    add_number(
+        group,
         *epochs,
-        type=int,
         default=ANNOTATE["encoder_epochs"],
-        metavar="N",
-        help=f"epochs of its training (default: {ANNOTATE['encoder_epochs']})",
+        what=f"epochs of its training (default: {ANNOTATE['encoder_epochs']})",
     )
-    group.add_argument(
+    add_number(
+        group,
         "--views",
-        type=int,
         default=ANNOTATE["views"],
-        metavar="N",
-        help="AugMix views of each image, in addition to itself (default: 8)",
+        what="AugMix views of each image, in addition to itself (default: 8)",
     )
     add_studied(group)
 

@@ -17,7 +17,14 @@ from deeppatch.cli.correct.statistics import run_statistics
 from deeppatch.cli.corrections import PEER_OPTIONS
 from deeppatch.cli.predecessors import load_finetuned
 from deeppatch.data import views
-from deeppatch.data.epochs import ChosenEpochs, TrainingStream, clean_stream, count_passes, degraded_epochs
+from deeppatch.data.epochs import (
+    ChosenEpochs,
+    StreamInputs,
+    TrainingStream,
+    clean_stream,
+    count_passes,
+    degraded_epochs,
+)
 from deeppatch.patching.training import train_patch
 from deeppatch.retrain.apricot import apricot
 from deeppatch.retrain.augmix import augmix
@@ -74,8 +81,8 @@ def _stream(options: Any, made: list[ChosenEpochs]) -> TrainingStream | None:
     own = {name: getattr(options, name) for name in PEER_OPTIONS["sensei"]}
     stream: TrainingStream = clean_stream if options.train_on == "clean" else SenseiStream(**own)
 
-    def noting(*given: Any, **named: Any) -> ChosenEpochs:
-        made.append(stream(*given, **named))
+    def noting(inputs: StreamInputs) -> ChosenEpochs:
+        made.append(stream(inputs))
         return made[-1]
 
     return noting

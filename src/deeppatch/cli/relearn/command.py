@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deeppatch.cli.annotate import command as annotate
+from deeppatch.cli.arguments import add_number
 from deeppatch.cli.declared import Folder
 from deeppatch.cli.options import DEFAULT_SEED
-from deeppatch.hybrid.names import POOL_WEIGHTS, PRIOR, PSEUDO_LABELS, SCOPES, USES
+from deeppatch.hybrid.names import LEARNING_RATES, POOL_WEIGHTS, PRIOR, PSEUDO_LABELS, SCOPES, USES
 
 STAGE = "relearn"
 DESCRIPTION = "Relearn: repair a network with the labels that annotate chose and, in HybridRepair, unlabelled images."
@@ -54,7 +55,7 @@ class Options(annotate.Options):
     no_prior: bool = False
     trust_prior: bool = False
     epochs: int = 10
-    lr: float = 0.03
+    lr: float = LEARNING_RATES["safe"]
     weight_decay: float = 5e-4
     max_batches: int | None = None
     ramp: int = 0
@@ -73,51 +74,57 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--labels",
         type=Path,
         metavar="FILE",
-        help="the label file of annotate, filled in (default: labels of the oracle)",
+        help="the table of annotate, selection.csv, filled in, which images of your own need (default: with --bias the "
+        "oracle's labels)",
     )
     group.add_argument(
         "--use",
         choices=list(USES),
-        default="both",
+        default=Options.use,
         help="labels: only the supervised phase; unlabelled: only pseudo-labels, no label (default: both)",
     )
-    group.add_argument("-e", "--epochs", type=int, default=10, metavar="N", help="epochs (default: 10)")
-    group.add_argument(
-        "--lr",
-        type=float,
-        default=0.03,
-        metavar="X",
-        help="learning rate of SGD at the start (default: 0.03; 1e-3 throughout with --pseudo_labels published)",
+    add_number(
+        group,
+        "-e",
+        "--epochs",
+        default=Options.epochs,
+        what="epochs of the warm start, and of the repair (default: 10)",
     )
-    group.add_argument("--weight_decay", type=float, default=5e-4, metavar="X", help="L2 penalty (default: 5e-4)")
-    group.add_argument(
+    add_number(
+        group,
+        "--lr",
+        kind=float,
+        default=Options.lr,
+        what="learning rate of SGD at the start (default: 0.03; 1e-3 throughout with --pseudo_labels published)",
+    )
+    add_number(group, "--weight_decay", kind=float, default=Options.weight_decay, what="L2 penalty (default: 5e-4)")
+    add_number(
+        group,
         "--max_batches",
         "--steps",
-        type=int,
-        metavar="N",
-        help="at most N batches per phase, for CPUs (default: all)",
+        what="at most N batches in an epoch, or with --pseudo_labels published in each of its two phases, for a CPU "
+        "(default: all)",
     )
-    group.add_argument(
+    add_number(
+        group,
         "--ramp",
-        type=int,
-        default=0,
-        metavar="N",
-        help="epochs over which the weight of pseudo-labels grows to its value (default: 0, as published: whole from "
-        "the start)",
+        default=Options.ramp,
+        what="with --pseudo_labels published: epochs over which the weight of pseudo-labels grows to its value "
+        "(default: 0, as published: whole from the start)",
     )
-    group.add_argument(
+    add_number(
+        group,
         "--pseudo_weight",
-        type=float,
-        default=100.0,
-        metavar="X",
-        help="weight of the loss on pseudo-labels (default: 100, as published)",
+        kind=float,
+        default=Options.pseudo_weight,
+        what="with --pseudo_labels published: weight of the loss on pseudo-labels (default: 100, as published)",
     )
     group.add_argument(
         "--pool_weights",
         choices=list(POOL_WEIGHTS),
-        default="dynamic",
-        help="hybrid: images without labels are drawn by their certainty after each epoch (dynamic), by that at the "
-        "selection (fixed), or all alike (equal) (default: dynamic)",
+        default=Options.pool_weights,
+        help="hybrid with --pseudo_labels published: images without labels are drawn by their certainty after each "
+        "epoch (dynamic), by that at the selection (fixed), or all alike (equal) (default: dynamic)",
     )
     group.add_argument(
         "--compare", action="store_true", help="train nothing: compare all runs of this model, over methods and seeds"
@@ -125,7 +132,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--selection", type=Path, metavar="FILE", help="a selection.safetensors to use instead of the one from annotate"
     )
-    parser.set_defaults(batch_size=64)
+    parser.set_defaults(batch_size=Options.batch_size)
 
 
 def add_safe(group: argparse._ArgumentGroup) -> None:
@@ -133,14 +140,14 @@ def add_safe(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--pseudo_labels",
         choices=list(PSEUDO_LABELS),
-        default="safe",
+        default=Options.pseudo_labels,
         help="safe: the prior corrected, logit-adjusted labels, pseudo-labels of an averaged teacher above "
         "self-adaptive thresholds, and a floor; published: the recipe of HybridRepair (default: safe)",
     )
     group.add_argument(
         "--scope",
         choices=list(SCOPES),
-        default="all",
+        default=Options.scope,
         help="what the safe recipe trains: all, the last layer (head), or that and the normalisations (norms)",
     )
     group.add_argument(
@@ -156,15 +163,15 @@ def add_safe(group: argparse._ArgumentGroup) -> None:
 
 def preset(options: argparse.Namespace) -> dict[str, object]:
     """Return the learning rate of the published recipe, which is not that of the safe one."""
-    return {"lr": 1e-3} if options.pseudo_labels == "published" else {}
+    return {"lr": LEARNING_RATES["published"]} if options.pseudo_labels == "published" else {}
 
 
 def problems(options: Options) -> list[str]:
     """Return the problems with this stage's own options."""
     messages = annotate.problems_of_selection(options) + _problems_of_safe(options)
-    messages += [f"--epochs {options.epochs}: give at least 1"] * (options.epochs < 1)
-    few = options.max_batches is not None and options.max_batches < 1
-    messages += [f"--max_batches {options.max_batches}: give at least 1"] * few
+    for name in ("epochs", "max_batches"):
+        value = getattr(options, name)
+        messages += [f"--{name} {value}: give at least 1"] * (value is not None and value < 1)
     if not 0 <= options.pseudo_weight < math.inf:
         messages.append(f"--pseudo_weight {options.pseudo_weight}: give 0 or more")
     if options.pool_weights != "dynamic" and options.method != "hybrid":
@@ -188,7 +195,7 @@ def _problems_of_safe(options: Options) -> list[str]:
         "--trust_prior can only be used with --method prior or --pseudo_labels safe": options.trust_prior
         and not (safe or prior),
         "--ramp, --pseudo_weight and --pool_weights can only be used with --pseudo_labels published": safe
-        and (options.ramp != 0 or options.pseudo_weight != 100.0 or options.pool_weights != "dynamic"),
+        and any(getattr(options, name) != getattr(Options, name) for name in ("ramp", "pseudo_weight", "pool_weights")),
         "--trust_prior and --no_prior contradict each other": options.trust_prior and options.no_prior,
         "--method prior reads no labels: leave --labels and --selection out": prior
         and bool(options.labels or options.selection),
