@@ -18,10 +18,10 @@ import shlex
 from typing import Any
 
 import machine
+import relearn_runs
+from relearn_runs import Run, base, finished, outcome, parsed, pretraining, shared, unfinished, with_base, write
 
-import relearn
 from deeppatch.storage import read_record
-from relearn import Run, finished, parsed, unfinished, with_base
 
 CONTROL, PUBLISHED = "none", "published"
 # the options of the choice, which annotate and relearn share, and those of only relearn
@@ -46,15 +46,15 @@ def main() -> None:
     """Run the stages, and write both tables."""
     options = parser().parse_args()
     for name in options.rows:
-        parsed("relearn", relearning(options, name, relearn.shared(options, options.bias[0], 0)))  # mistakes come first
+        parsed("relearn", relearning(options, name, shared(options, options.bias[0], 0)))  # mistakes come first
     units = [(bias, seed) for bias in options.bias for seed in options.seeds]
-    run([relearn.pretraining(options, *unit) for unit in units if relearn.base(options, *unit) is None])
+    run([pretraining(options, *unit) for unit in units if base(options, *unit) is None])
     given = [with_base(options, *unit) for unit in units]
     for words in given:  # what a choice shares is run once
         for name in options.rows:
             run([("annotate", annotating(options, name, words)), ("relearn", relearning(options, name, words))])
     rows = [result(options, words, name) for words in given for name in options.rows]
-    relearn.write(options, rows, reference=PUBLISHED)
+    write(options, rows, reference=PUBLISHED)
 
 
 def run(stages: list[Run]) -> None:
@@ -66,8 +66,8 @@ def run(stages: list[Run]) -> None:
 
 def annotating(options: argparse.Namespace, name: str, words: list[str]) -> list[str]:
     """Return the options of annotate for a row."""
-    shared = ["--budget", options.budget, "--views", str(options.views), *shlex.split(options.annotate)]
-    return [*words, *shared, *shlex.split(ROWS[name][0])]
+    usual = ["--budget", options.budget, "--views", str(options.views), *shlex.split(options.annotate)]
+    return [*words, *usual, *shlex.split(ROWS[name][0])]
 
 
 def relearning(options: argparse.Namespace, name: str, words: list[str]) -> list[str]:
@@ -81,17 +81,16 @@ def result(options: argparse.Namespace, words: list[str], name: str) -> dict[str
     """Return what a run of relearn left, with the seconds of its choice."""
     stages = (("relearn", relearning(options, name, words)), ("annotate", annotating(options, name, words)))
     folders = [folder for stage in stages if (folder := finished(*stage))]
-    return relearn.outcome(name, folders[0], [record for folder in folders if (record := read_record(folder))])
+    return outcome(name, folders[0], [record for folder in folders if (record := read_record(folder))])
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of this benchmark's options."""
-    found = relearn.parser(__doc__ or "", ROWS)
-    found.set_defaults(
-        model="resnet8", dataset="digits", bias=["B"], seeds=[2021, 2022, 2023, 2024, 2025], budget="40", views=1,
-        epochs=4, base_epochs=10, pretrain="--lr 0.1 --image_size 16 -b 32",
-        relearn="--image_size 16 -b 32 --lr 0.01 --max_batches 12",
-    )  # fmt: skip
+    found = relearn_runs.parser(__doc__ or "", ROWS)
+    found.set_defaults(model="resnet8", dataset="digits", bias=["B"], seeds=[2021, 2022, 2023, 2024, 2025])
+    found.set_defaults(budget="40", views=1, epochs=4, base_epochs=10)
+    found.set_defaults(pretrain="--lr 0.1 --image_size 16 -b 32")
+    found.set_defaults(relearn="--image_size 16 -b 32 --lr 0.01 --max_batches 12")
     found.add_argument(
         "--annotate", default="--image_size 16", metavar="WORDS", help="further options of the choice, in quotes"
     )

@@ -29,12 +29,14 @@ from deeppatch import runtime
 from deeppatch.data.corruptions import SIGMAS, GaussianBlur
 from deeppatch.data.dataset import Data
 from deeppatch.data.images import Images
+from deeppatch.errors import UserError
 from deeppatch.evaluation import evaluate
 from deeppatch.localization.scoring import rank_filters
 from deeppatch.patching.calibration import fit_switch
 from deeppatch.patching.comparison import compare_networks
 from deeppatch.patching.training import train_patch
 from deeppatch.retrain.finetune import finetune
+from deeppatch.storage import RECORD
 
 CLASSES, RATIO = 5, 0.25
 USUAL = {"filters": 16, "images": 256, "size": 16, "depth": 4}  # of each layer, of each part, of a side, layers
@@ -47,14 +49,14 @@ BEGIN, END = "<!-- measured -->\n", "<!-- measured until here -->"
 def main() -> None:
     """Measure, fit, schedule, and write tables."""
     options = parser().parse_args()
+    scheduled = study(options.records, options.config) if options.records else None  # first, where mistakes are told
     device = machine.prepared(options.device)
     frame = pd.DataFrame(list(measured(options, device)))
     fitted = fits(frame)
     print(fitted.to_string(index=False, float_format="%.2f"))
     machine.write(frame, options, device, images="random")
     machine.write(fitted, machine.beside(options, "fits"), device, images="random")
-    if options.records:
-        scheduled = study(options.records, options.config)
+    if scheduled is not None:
         machine.write(scheduled, machine.beside(options, "study"), device, images="those of the study")
     if options.page:
         write_page(options.output, with_study=bool(options.records))
@@ -66,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--rounds", type=int, default=3, metavar="N", help="the fastest of so many counts (default: 3)")
     found.add_argument("--small", action="store_true", help="a quarter of the images and no largest value, for a test")
     found.add_argument("--records", type=Path, metavar="FOLDER", help="OUTPUT/studies/NAME of a study that has run")
-    found.add_argument("--config", type=Path, metavar="FILE", help="the configuration of that study")
+    found.add_argument("--config", type=Path, metavar="FILE", help="with --records: the configuration of that study")
     found.add_argument("--page", action="store_true", help="write the places of the tables into docs/scale.md")
     return found
 
@@ -135,20 +137,20 @@ def fits(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def study(records: Path, config: Path) -> pd.DataFrame:
+def study(records: Path, config: Path | None) -> pd.DataFrame:
     """Return hours, speed-up and share of busy time of a study on several machines, from the seconds of its records."""
-    import yaml
-
+    if config is None:
+        raise SystemExit("--records: name the configuration of that study with --config")
     sys.path.append(str(PAGE.parents[1] / "workflow" / "scripts"))
     import matrix
 
-    jobs = matrix.jobs(yaml.safe_load(config.read_text(encoding="utf-8")))
-    absent = [key for key in jobs if not (records / key / "run.json").exists()]
-    if absent:
+    try:
+        jobs = matrix.jobs(matrix.read(config))
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from None
+    if absent := [key for key in jobs if not (records / key / RECORD).exists()]:
         raise SystemExit(f"{records}: {len(absent)} of {len(jobs)} jobs have not finished, such as {absent[0]}")
-    seconds = {
-        key: float(json.loads((records / key / "run.json").read_text(encoding="utf-8"))["wall_seconds"]) for key in jobs
-    }
+    seconds = {key: float(json.loads((records / key / RECORD).read_bytes())["wall_seconds"]) for key in jobs}
     reads = {key: {*job.reads.values(), *job.networks} for key, job in jobs.items()}
     return on_machines(seconds, reads)
 

@@ -48,11 +48,10 @@ def main() -> None:
     images = Images(pixels, torch.randint(0, CLASSES, (count,), generator=draw)).to(device)
     base = Classifier(ARCHITECTURES[options.model](CLASSES), [0.5] * 3, [0.25] * 3)
     base = base.to(device, memory_format=torch.channels_last)
-    rows = [measure(method, base, images, options) for method in METHODS]
     frame = pd.DataFrame(
-        [{"method": method, "bare_images_s": bare, "epoch_images_s": ours, "percent_of_bare": percent}
-         for method, (bare, ours, percent) in zip(METHODS, rows, strict=True)]
-    )  # fmt: skip
+        [(method, *measure(method, base, images, options)) for method in METHODS],
+        columns=["method", "bare_images_s", "epoch_images_s", "percent_of_bare"],
+    )
     frame["epoch_of_finetune"] = relative(base, images, options)
     print(f"{machine.heading(device)}; {options.model}, batches of {options.batch_size}")
     print(frame.to_string(index=False, float_format="%.2f"))

@@ -152,6 +152,40 @@ def test_a_study_that_is_killed_goes_on_and_computes_nothing_twice(tmp_path):
     assert hashes(whole) == hashes(output)
 
 
+def test_ctrl_c_ends_the_study_in_one_line_and_it_can_be_continued(tmp_path):
+    output = tmp_path / "a folder"
+    file = written(output, "mine.yaml")
+    study = subprocess.Popen(
+        command(file, output), cwd=file.parent, start_new_session=True, stderr=subprocess.PIPE, text=True
+    )
+    wait_for(output, "studies/mine/logs/pretrain/*.log")
+    os.killpg(study.pid, signal.SIGINT)
+    told = study.communicate()[1]
+    assert study.returncode == 130
+    assert "Traceback" not in told
+    assert told.splitlines()[-1] == "interrupted; finished jobs are kept: continue with the same command"
+    done = run(file, output)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"written: {output}/studies/mine/results.csv" in done.stdout
+
+
+def test_mistakes_are_one_line_before_anything_runs(tmp_path):
+    (tmp_path / "broken.yaml").write_text("matrices: {one: [")
+    absent = {**CONFIGURATION["matrices"]["good"], "models": {"resnet8": {"weights": "absent.safetensors"}}}
+    (tmp_path / "absent.yaml").write_text(yaml.safe_dump({"matrices": {"one": absent}}))
+    good = written(tmp_path / "output", "good.yaml")
+    mistakes = {
+        "broken.yaml is no YAML": (tmp_path / "broken.yaml", []),
+        "absent.safetensors: No such file": (tmp_path / "absent.yaml", []),
+        "--cores=0: give a number above 0": (good, ["--cores", "0"]),
+    }
+    for message, (file, words) in mistakes.items():
+        found = run(file, tmp_path / "output", *words)
+        assert (found.returncode, found.stderr.count("\n")) == (2, 1), found.stderr
+        assert message in found.stderr
+    assert not (tmp_path / "output").exists()
+
+
 def test_a_job_that_fails_does_not_stop_the_others_and_a_second_study_is_refused(tmp_path):
     broken = tmp_path / "broken.npz"
     broken.write_bytes(b"no archive")

@@ -10,5 +10,5 @@ rule collect:
     resources:
         **resources_of("collect"),
     shell:
-        "{sys.executable} {workflow.basedir}/scripts/collect.py {config[file]} --records {STUDY} --output {output}"
-        " > {log} 2>&1"
+        "{sys.executable:q} {workflow.basedir:q}/scripts/collect.py {config[file]:q} --records {STUDY:q}"
+        " --output {output:q} > {log:q} 2>&1"

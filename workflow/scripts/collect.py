@@ -3,10 +3,10 @@
 python workflow/scripts/collect.py CONFIG --records FOLDER [--output FILE]
 
 Reads what the compare jobs of a study have left, those that are finished. Writes, with R for `results` of the
-configuration: R.csv with a row for each network and seed, R-differences.csv with means over seeds of the changes
-against the network before its repair and against fine-tuning, R-adaptation.csv where test-time adaptation was measured,
-R.png, and beside each table a JSON file that says where it is from. With `render` the tables of the pages are filled
-again.
+configuration, or else `results` in the folder of the records: R.csv with a row for each network and seed,
+R-differences.csv with means over seeds of the changes against the network before its repair and against fine-tuning,
+R-adaptation.csv where test-time adaptation was measured, R.png, and beside each table a JSON file that says where it is
+from. With `render` the tables of the pages are filled again.
 """
 
 from __future__ import annotations
@@ -24,11 +24,13 @@ from typing import Any
 import frontier
 import matrix
 import pandas as pd
-import yaml
+from exit_status import exit_status
 
+from deeppatch.errors import UserError
 from deeppatch.ledger.records import CLEAN
 from deeppatch.ledger.summary import columns_of
 from deeppatch.metrics.intervals import mean_interval
+from deeppatch.storage import RECORD
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE, FINETUNED = "before repair", "finetune"
@@ -39,13 +41,17 @@ OVER_SEEDS, OVER_IMAGES = "seeds", "images"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the tables, the picture and the pages, and say in --output which files these are."""
     options = parser().parse_args(arguments)
-    configuration = yaml.safe_load(Path(options.config).read_text(encoding="utf-8"))
-    jobs = matrix.jobs(configuration)
-    ledgers = list(measured(jobs, options.records))
+    return exit_status(lambda: run(options))
+
+
+def run(options: argparse.Namespace) -> int:
+    """Read what the study has left, and write all files."""
+    configuration = matrix.read(options.config)
+    ledgers = list(measured(matrix.jobs(configuration), options.records))
     if not ledgers:
-        raise SystemExit(f"error: no finished comparison under {options.records}; run the study first")
-    name = Path(options.config).stem
-    results = Path(configuration.get("results", f"results/study-{name}"))
+        raise UserError(f"no finished comparison under {options.records}; run the study first")
+    name = options.config.stem
+    results = Path(configuration.get("results", options.records / "results"))
     results.parent.mkdir(parents=True, exist_ok=True)
     table = pd.concat([accuracies(each) for each in ledgers], ignore_index=True)
     tables = {"": table, "-differences": differences(ledgers), "-adaptation": adaptation(ledgers)}
@@ -67,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """Return the parser of this script's options."""
     found = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    found.add_argument("config", metavar="CONFIG", help="a YAML file, such as workflow/config/demo.yaml")
+    found.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file, such as workflow/config/demo.yaml")
     found.add_argument("--records", type=Path, required=True, metavar="FOLDER", help="OUTPUT/studies/NAME")
     found.add_argument("--output", type=Path, metavar="FILE", help="a list of what was written, as JSON")
     return found
@@ -91,23 +97,23 @@ class Measured:
 def measured(jobs: Mapping[str, matrix.Job], records: Path) -> Iterator[Measured]:
     """Yield what the finished compare jobs have left."""
     for key, job in jobs.items():
-        if job.rule != "compare" or not folder_of(records, key).is_dir():
+        if job.rule != "compare" or (folder := folder_of(records, key)) is None:
             continue
-        folder = folder_of(records, key)
         ledger = json.loads((folder / "ledger.json").read_text(encoding="utf-8"))
-        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        called = {folder_of(records, name): named(jobs[name]) for name in job.networks}
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        called = {str(folder_of(records, name)): named(jobs[name]) for name in job.networks}
         output = folder.parents[2]
         names = {ledger["base"]["name"]: BASE}
         for network, row in ledger["networks"].items():
-            place = (output / str(row["facts"].get("file", ""))).resolve().parent
+            place = str((output / str(row["facts"].get("file", ""))).resolve().parent)
             names.setdefault(network, called.get(place, network))
         yield Measured(job, folder, pd.read_csv(folder / "ledger.csv"), ledger["networks"], record, names)
 
 
-def folder_of(records: Path, key: str) -> Path:
-    """Return the folder that a job has left, which the link to its record leads to."""
-    return (records / key / "run.json").resolve().parent if (records / key / "run.json").exists() else Path("/nowhere")
+def folder_of(records: Path, key: str) -> Path | None:
+    """Return the folder that a job has left, to which the link to its record leads; None where it has not finished."""
+    record = records / key / RECORD
+    return record.resolve().parent if record.exists() else None
 
 
 def named(job: matrix.Job) -> str:

@@ -19,7 +19,7 @@ GAINED = (BLURRED, ALL, DEGRADED)  # the first of these that is there is drawn
 
 
 def draw(table: pd.DataFrame, base: str, path: Path) -> None:
-    """Write a PNG with a row of two panels for each model, data set and degradation.
+    """Write a PNG with a row of two panels for each model, data set and degradation; bars are standard deviations.
 
     Args:
         table: A row for each network and seed: model, data, degradation, network, seed, bytes, clean, and means over
@@ -37,10 +37,14 @@ def draw(table: pd.DataFrame, base: str, path: Path) -> None:
             y = rows[gained]
             _point(left, rows["bytes"].fillna(0) / 1000, y, str(name), index)
             _point(right, rows["seed"].map(before) - rows[CLEAN], y, str(name), index)
-        left.set(xlabel="stored beside the base network (kB)", ylabel=f"{gained} (%)", title=", ".join(map(str, names)))
+        accuracy = f"accuracy, {gained} (%)"
+        left.set(xlabel="stored beside the base network (kB)", ylabel=accuracy, title=", ".join(map(str, names)))
         left.set_xscale("symlog", linthresh=10)
-        right.set(xlabel="clean accuracy lost (points)", ylabel=f"{gained} (%)")
-        right.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8, frameon=False)
+        left.xaxis.set_major_formatter("{x:g}")
+        right.set(xlabel="clean accuracy lost (points)", ylabel=accuracy)
+        if (seeds := own["seed"].nunique()) > 1:
+            right.set_title(f"means of {seeds} seeds, bars: standard deviations")
+        right.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8, labelspacing=1, frameon=False)
     for axes in panels.flat:
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
@@ -51,4 +55,5 @@ def _point(axes: Axes, x: pd.Series, y: pd.Series, name: str, index: int) -> Non
     """Draw the mean over seeds, with the standard deviation to all sides where there are several."""
     bars = {"xerr": x.std(ddof=1), "yerr": y.std(ddof=1)} if len(y) > 1 else {}
     style = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
+    style |= {"fillstyle": "none", "markersize": max(12 - 2 * index, 5)}  # so that none hides another at its place
     axes.errorbar(x.mean(), y.mean(), **bars, **style, linestyle="none", capsize=3, label=name)

@@ -10,7 +10,6 @@ Where another process makes the same run, as one that an interrupted study has l
 from __future__ import annotations
 
 import argparse
-import importlib
 import os
 import sys
 import time
@@ -22,11 +21,13 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "src"))  # behind the standard library, for src/select.py
 
+from exit_status import exit_status  # noqa: E402
+
 from deeppatch.cli.locating import locate_all, roles, run_folder  # noqa: E402
 from deeppatch.cli.main import guarded  # noqa: E402
 from deeppatch.cli.naming import model_folder, readable_name  # noqa: E402
 from deeppatch.cli.options import OPTION_NAMES, SCRIPTS, RepairOptions  # noqa: E402
-from deeppatch.cli.parsing import parse  # noqa: E402
+from deeppatch.cli.parsing import parse_stage  # noqa: E402
 from deeppatch.data import corruption_names  # noqa: E402
 from deeppatch.errors import Busy  # noqa: E402
 from deeppatch.lock import FolderLock  # noqa: E402
@@ -38,6 +39,11 @@ WAIT = 2.0  # seconds between two looks at a folder that another process writes
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and link its record; return the command's status."""
     given = parser().parse_args(arguments)
+    return exit_status(lambda: run(given))
+
+
+def run(given: argparse.Namespace) -> int:
+    """Wait for others that make the same run, make it, and link its record."""
     if given.threads:
         os.environ |= {"DEEPPATCH_THREADS": str(given.threads), "OMP_NUM_THREADS": str(given.threads)}
     reads = dict(each.split("=", 1) for each in given.read)
@@ -78,7 +84,7 @@ def command(stage: str, words: Sequence[str], reads: Mapping[str, str], networks
 
 def parsed(stage: str, words: Sequence[str]) -> Any:
     """Return a command's options as the stage sees them."""
-    options = parse(importlib.import_module(f"deeppatch.cli.{stage}.command"), list(words), RepairOptions.prefix)
+    options = parse_stage(stage, words, RepairOptions.prefix)
     if corruption_names.parse(options.noise_type, options.severity).own:
         from deeppatch.cli.degradation import content_digest
 

@@ -7,11 +7,11 @@ imports torch. Which earlier run a command reads is asked of the command line it
 from __future__ import annotations
 
 import hashlib
-import importlib
+import importlib.util
 import itertools
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ sys.path.append(str(Path(__file__).resolve().parents[2] / "src"))  # behind the 
 from deeppatch.cli.corrections import TRAINED_CORRECTIONS  # noqa: E402
 from deeppatch.cli.locating import roles  # noqa: E402
 from deeppatch.cli.options import DEFAULT_RATIO, RepairOptions  # noqa: E402
-from deeppatch.cli.parsing import parse  # noqa: E402
+from deeppatch.cli.parsing import parse_stage  # noqa: E402
 from deeppatch.data.names import slug  # noqa: E402
 from deeppatch.errors import UserError, closest  # noqa: E402
 from deeppatch.retrain.names import METHODS as WHOLE  # noqa: E402
@@ -37,11 +37,19 @@ METHODS: dict[str, dict[str, object]] = {
     "statistics": {"crt_method": "norms", "epochs": 0},
     **{name: {"crt_method": name} for name in WHOLE},
 }
+MAPPING, LIST, NAMES, ANY = "a mapping", "a list", "a mapping or a list", "anything"
+KINDS = {MAPPING: (Mapping,), LIST: (list,), NAMES: (Mapping, list), ANY: (object,)}
+# the keys of a configuration and of a matrix, and what each holds
 TOP = {
-    "study", "file", "question", "output_dir", "data_dir", "device", "results", "render", "options", "methods", "rules",
-    "matrices",
-}  # fmt: skip
-MATRIX = {"models", "data", "degradations", "seeds", "methods", "ratios", "switched", *RULES}
+    **dict.fromkeys(("study", "file", "question", "output_dir", "data_dir", "device", "results", "render"), ANY),
+    **dict.fromkeys(("options", "methods", "rules", "matrices"), MAPPING),
+}
+MATRIX = {
+    "models": NAMES,
+    "degradations": MAPPING,
+    **dict.fromkeys(("data", "seeds", "methods", "ratios", "switched"), LIST),
+    **dict.fromkeys(RULES, MAPPING),
+}
 MACHINE = {"threads": 1, "mem_mb": 2000}  # of a rule that says nothing else
 
 
@@ -57,6 +65,7 @@ class Job:
         networks: The jobs whose networks it compares.
         about: What the study's table says of it: model, data, degradation, seed, and method, of a correction also the
             ratio.
+        options: What the stage makes of the arguments.
     """
 
     rule: str
@@ -65,11 +74,29 @@ class Job:
     reads: Mapping[str, str] = field(default_factory=dict)
     networks: tuple[str, ...] = ()
     about: Mapping[str, Any] = field(default_factory=dict)
+    options: Any = field(default=None, repr=False, compare=False)
 
     @property
     def key(self) -> str:
         """The rule and the name, by which jobs name each other."""
         return f"{self.rule}/{self.name}"
+
+
+def read(file: Path) -> dict[str, Any]:
+    """Return what the file of a configuration holds; UserError where it cannot be read."""
+    if importlib.util.find_spec("snakemake") is None:
+        raise UserError("a study needs Snakemake; install it with: pip install 'deeppatch[study]'")
+    import yaml
+
+    try:
+        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{file}: {error.strerror}; give a YAML file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} is no YAML: {error}") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{file} holds no configuration; it needs matrices, as workflow/config/demo.yaml has")
+    return found
 
 
 def jobs(configuration: Mapping[str, Any]) -> dict[str, Job]:
@@ -88,16 +115,24 @@ def jobs(configuration: Mapping[str, Any]) -> dict[str, Job]:
 
 
 def check(configuration: Mapping[str, Any]) -> None:
-    """Raise UserError where a configuration has an unknown key or method, or lacks one."""
+    """Raise UserError where a configuration has an unknown key or method, or lacks one, or one holds what it cannot."""
     _known(configuration, TOP, "the configuration")
-    _known(configuration.get("rules", {}), {*RULES, "collect"}, "rules")
+    _known(configuration.get("rules", {}), dict.fromkeys((*RULES, "collect"), MAPPING), "rules")
+    for name, method in configuration.get("methods", {}).items():
+        if not isinstance(method, Mapping) or "crt_method" not in method:
+            raise UserError(f"method {name} says nothing of crt_method; give its options, as {{crt_method: patch}}")
     if not configuration.get("matrices"):
         raise UserError("the configuration has no matrices; give at least one, as workflow/config/demo.yaml does")
-    methods = {**METHODS, **configuration.get("methods", {})}
+    methods = dict.fromkeys({**METHODS, **configuration.get("methods", {})}, ANY)
     for name, matrix in configuration["matrices"].items():
-        _known(matrix, MATRIX, f"matrix {name}")
+        _known(matrix, MATRIX, f"matrix {name}", empty=True)
         if absent := [key for key in ("models", "data", "methods") if not matrix.get(key)]:
             raise UserError(f"matrix {name} has no {', '.join(absent)}")
+        for key in ("models", "degradations"):
+            if isinstance(matrix.get(key), Mapping):
+                _known(matrix[key], dict.fromkeys(matrix[key], MAPPING), f"{key} of matrix {name}", empty=True)
+        if wrong := [ratio for ratio in matrix.get("ratios") or [] if not isinstance(ratio, int | float)]:
+            raise UserError(f"ratios of matrix {name}: {wrong[0]!r} is no number")
         _known(dict.fromkeys(matrix["methods"]), methods, f"methods of matrix {name}")
 
 
@@ -162,18 +197,18 @@ class _Cell:
         given = {**self.options(rule), **options}
         words = (*self.words, *(spelled(self.degradation) if degraded else []), *spelled(given))
         about = {**self.about, **known.pop("about", {})}
-        reads = self._reads(rule, words, known.pop("made", None))
+        options = parse_stage(rule, words, RepairOptions.prefix)
+        reads = self._reads(rule, options, known.pop("made", None))
         content = json.dumps([rule, words, dict(reads), known], sort_keys=True, default=str)
         digest = hashlib.sha256(content.encode()).hexdigest()[:6]
         place = [model_slug(str(about["model"])), slug(str(about["data"]))]
         place += [str(about["degradation"])] * degraded + [f"seed{about['seed']}", *([label] if label else []), digest]
-        job = Job(rule, "-".join(place), words, reads, about=about, **known)
+        job = Job(rule, "-".join(place), words, reads, about=about, options=options, **known)
         self.found.setdefault(job.key, job)
         return job.key
 
-    def _reads(self, rule: str, words: Sequence[str], made: str | None) -> dict[str, str]:
+    def _reads(self, rule: str, options: Any, made: str | None) -> dict[str, str]:
         """Return the jobs that leave what a command reads, by option."""
-        options = parse(importlib.import_module(f"deeppatch.cli.{rule}.command"), list(words), RepairOptions.prefix)
         found = {}
         for role in roles(rule, options).values():
             if role.stage == "pretrain":
@@ -230,6 +265,13 @@ def _label(name: str, ratio: float | None) -> str:
     return name if ratio is None else f"{name}-ratio{ratio:g}"
 
 
-def _known(given: Mapping[str, Any], known: Any, where: str) -> None:
+def _known(given: Any, known: Mapping[str, str], where: str, *, empty: bool = False) -> None:
+    """Raise UserError unless all keys of a mapping are known, and hold what they can, or if `empty` nothing at all."""
+    if not isinstance(given, Mapping):
+        raise UserError(f"{where}: {given!r} is not a mapping of names")
     if unknown := [key for key in given if key not in known]:
-        raise UserError(f"{where}: no {unknown[0]}{closest(unknown[0], known)}; there are {', '.join(sorted(known))}")
+        name = str(unknown[0])
+        raise UserError(f"{where}: no {name}{closest(name, known)}; there are {', '.join(sorted(known))}")
+    for key, value in given.items():
+        if not (empty and value is None) and not isinstance(value, KINDS[known[key]]):
+            raise UserError(f"{where}: {key} holds {value!r}; give {known[key]}")

@@ -11,32 +11,31 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
-import importlib.util
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import matrix
+from exit_status import exit_status
 
-from deeppatch.errors import Busy, UserError
+from deeppatch.cli.parsing import check_files
+from deeppatch.errors import Busy, UserError, check_positive
 from deeppatch.lock import FolderLock
 
 WORKFLOW = Path(__file__).resolve().parents[1]
+CONFIGURATIONS = WORKFLOW / "config"
+COLLECTED = "collected.json"  # in the folder of a study, a list of the tables and the picture
 SHARE_OF_MEMORY = 0.9  # of the machine, for all jobs together
 DEFAULT_OUTPUT = "output"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a study and return Snakemake's status, or 2 for a mistake of the user."""
+    """Run a study and return Snakemake's status, or 2 for a mistake of the user, and 130 after Ctrl-C."""
     options = parser().parse_args(arguments)
-    try:
-        return run(options)
-    except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    return exit_status(lambda: run(options))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -61,9 +60,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Check the configuration, take the study's lock, and run Snakemake."""
+    """Check the configuration, take the study's lock, run Snakemake, and say what was written."""
+    check_positive(**{"--cores": options.cores, "--memory": options.memory})
     file = file_of(options.config)
-    configuration = read(file)
+    configuration = matrix.read(file)
     given = {name: getattr(options, name) for name in ("output_dir", "data_dir") if getattr(options, name)}
     configuration |= given
     jobs = matrix.jobs(configuration)
@@ -71,47 +71,52 @@ def run(options: argparse.Namespace) -> int:
         for job in jobs.values():
             print(f"{job.key}\n    {job.rule} {' '.join(job.words)}")
         return 0
+    for job in jobs.values():
+        check_files(job.options)
     folder = Path(configuration.get("output_dir", DEFAULT_OUTPUT), "studies", file.stem)
     targets = chosen(jobs, options.only, folder)
     settings = {"study": file.stem, "file": str(file), **given}
     command = snakemake(options, file, settings, targets)
     if options.dry_run:
-        return subprocess.run(command, check=False).returncode  # noqa: S603
+        return ended(command)
     lock = FolderLock(folder)
     try:
         lock.acquire()
     except Busy as error:
         raise UserError(f"this study runs already: {error}") from None
     try:
-        return subprocess.run(command, check=False).returncode  # noqa: S603
+        status = ended(command)
     finally:
         lock.release()
+    if status == 0 and not targets:
+        print("\n".join(f"written: {path}" for path in json.loads((folder / COLLECTED).read_bytes())))
+    return status
+
+
+def ended(command: Sequence[str]) -> int:
+    """Run Snakemake and return its status; after Ctrl-C, which reaches it too, wait until it has ended its jobs."""
+    interrupted = False
+    with subprocess.Popen(command) as process:  # noqa: S603
+        while True:
+            try:
+                status = process.wait()
+                break
+            except KeyboardInterrupt:
+                interrupted = True
+    if interrupted:
+        raise KeyboardInterrupt
+    return status
 
 
 def file_of(name: str) -> Path:
     """Return the file of a configuration that is named or given."""
-    own = WORKFLOW / "config" / f"{name}.yaml"
+    own = CONFIGURATIONS / f"{name}.yaml"
     if own.is_file():
         return Path(os.path.relpath(own))
     if Path(name).is_file():
         return Path(name)
-    known = ", ".join(sorted(path.stem for path in own.parent.glob("*.yaml")))
+    known = ", ".join(sorted(path.stem for path in CONFIGURATIONS.glob("*.yaml")))
     raise UserError(f"{name}: no such configuration; choose from {known}, or give a YAML file")
-
-
-def read(file: Path) -> dict[str, Any]:
-    """Return what a configuration holds."""
-    if importlib.util.find_spec("snakemake") is None:
-        raise UserError("a study needs Snakemake; install it with: pip install 'deeppatch[study]'")
-    import yaml
-
-    try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UserError(f"{file} is no YAML: {error}") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{file} holds no configuration; it needs matrices, as workflow/config/demo.yaml has")
-    return found
 
 
 def chosen(jobs: Mapping[str, matrix.Job], patterns: Sequence[str], folder: Path) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import math
 import shlex
 from collections.abc import Callable, Sequence
@@ -81,6 +82,11 @@ def parse(module: ModuleType, arguments: Sequence[str], prefix: str) -> Any:
     check(options, getattr(module, "problems", None))
     names.check_name(options.dataset)
     return options
+
+
+def parse_stage(stage: str, arguments: Sequence[str], prefix: str) -> Any:
+    """Parse and check the arguments of a stage, and return its `Options`."""
+    return parse(importlib.import_module(f"deeppatch.cli.{stage}.command"), arguments, prefix)
 
 
 def parser_of(module: ModuleType, prefix: str) -> argparse.ArgumentParser:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from deeppatch.cli.locating import locate_all, run_folder
-from deeppatch.cli.parsing import parse
+from deeppatch.cli.parsing import parse_stage
 from deeppatch.stage import Stage
 
 METRICS = "metrics.json"
@@ -16,7 +15,7 @@ METRICS = "metrics.json"
 
 def left_by(stage: str, words: Sequence[str], prefix: str) -> tuple[Path, str]:
     """Return the folder that a stage leaves when it is run with these words, and the command that makes it."""
-    options = parse(importlib.import_module(f"deeppatch.cli.{stage}.command"), words, prefix)
+    options = parse_stage(stage, words, prefix)
     return run_folder(stage, options, locate_all(stage, options)), options.command
 
 

@@ -1,0 +1,25 @@
+"""How the scripts of a study end: with a status, and one line for a mistake of the user."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "src"))  # behind the standard library, for src/select.py
+
+from deeppatch.errors import UserError  # noqa: E402
+
+MISTAKE, INTERRUPTED = 2, 130
+
+
+def exit_status(run: Callable[[], int]) -> int:
+    """Return what a script returns, or 2 after a line about a mistake of the user, or 130 after Ctrl-C."""
+    try:
+        return run()
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return MISTAKE
+    except KeyboardInterrupt:
+        print("interrupted; finished jobs are kept: continue with the same command", file=sys.stderr)
+        return INTERRUPTED
