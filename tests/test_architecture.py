@@ -173,6 +173,23 @@ def test_no_file_is_longer_than_300_lines():
     assert {path.name: lines for path in FILES if (lines := len(path.read_text().splitlines())) > 300} == {}
 
 
+def unformatted(text):
+    """Return the lines of `# fmt: skip` that do not end a table of data: an assigned dict, list, set or tuple."""
+    skips = [number for number, line in enumerate(text.splitlines(), 1) if line.endswith("# fmt: skip")]
+    tables = {
+        node.end_lineno
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, (ast.Assign, ast.AnnAssign))
+        and isinstance(node.value, ast.Dict | ast.List | ast.Set | ast.Tuple)
+    }
+    return [number for number in skips if number not in tables]
+
+
+def test_the_formatter_is_left_out_of_tables_of_data_alone():
+    assert unformatted("A = (1,  2)  # fmt: skip\nprint(1,  2)  # fmt: skip") == [2]
+    assert {path.name: lines for path in FILES if (lines := unformatted(path.read_text()))} == {}
+
+
 def test_no_module_is_called_after_a_drawer():
     assert not {part for name in MODULES for part in name.split(".")} & {"utils", "helpers", "common", "misc", "base"}
 

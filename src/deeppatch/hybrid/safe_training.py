@@ -207,9 +207,8 @@ class SafeEpoch:
                 drawn = data.index[order[step].to(pixels.device)]
                 strong, guessed, counts = self._unlabelled(drawn, generator)
                 unlabelled = torch.stack([torch.zeros_like(counts), state.recipe.weight * counts / len(counts)])
-                yield (
-                    torch.cat([pixels, strong]), torch.cat([labels, guessed]), torch.cat([weights, unlabelled], 1)
-                )  # fmt: skip
+                weights = torch.cat([weights, unlabelled], 1)
+                yield torch.cat([pixels, strong]), torch.cat([labels, guessed]), weights
             state.average()  # the step on this batch is done
         state.end_epoch()
 
