@@ -237,10 +237,11 @@ def labels(draw: random.Random, place: Place) -> Case:
     found = one(place.output, "*/resnet8/annotate-*/selection.csv").read_text("utf-8-sig")
     head, *rows = found.splitlines()
     filled = [f"{line.rstrip(',')},class0" for line in rows]
+    unknown = {"file": f"{word(draw)}.png", "label": "class0"}
     made = {
         "half": [head, *filled[:2], *rows[2:]], "no such class": [head, *[f"{line}{word(draw)}" for line in rows]],
         "no head": filled, "twice": [head, *filled, filled[0].rpartition(",")[0] + ",class1"], "nothing": [head],
-        "unknown image": [head, *filled, f"{10**6},{word(draw)}.png,class0"],
+        "unknown image": [head, *filled, ",".join(unknown.get(name, "") for name in head.split(","))],
         "one column": [head.split(",")[0], "1", "2"],
         "missing": [head, *filled[1:]], "empty": rows,
     }  # fmt: skip

@@ -70,6 +70,7 @@ def test_dashes_in_names_become_underscores_and_values_stay(given, meant):
         ("-m resnet33", "there is no network resnet33 in the zoo (did you mean resnet32"),
         ("-f perflos", "invalid choice: perflos (did you mean perfloss?); choose from activation, featswap"),
         ("-n frog", "no corruption called frog (did you mean fog?)"),
+        ("--lr=--", "argument --lr: expected one argument, not --"),
         ("-n fog --severity 7", "severity 7: give numbers from 1 to 5"),
         ("-n fog,my:", "no corruption called my:"),
         ("--degraded a,b", "a,b: a comma separates names of degradations"),

@@ -105,6 +105,8 @@ REFUSED = {
     "fewer labels": ({"images": some(4, 8, 8), "labels": LABELS[:3]}, "4 images have 3 labels"),
     "objects": ({"images": np.array([{}, 1], object), "labels": LABELS[:2]}, "which are not unpickled"),
     "negative": ({"images": some(40, 8, 8), "labels": LABELS - 1}, "labels reach from -1 to 2"),
+    "complex": ({"images": some(40, 8, 8) * 1j, "labels": LABELS}, "pixels are complex numbers"),
+    "complex labels": ({"images": some(40, 8, 8), "labels": LABELS * 1j}, "labels must be class indices"),
     "fractions": ({"images": some(40, 8, 8), "labels": LABELS / 2}, "labels must be class indices"),
     "normalised": ({"images": some(40, 8, 8) / 50 - 1, "labels": LABELS}, "not 0 to 1"),
     "one class": ({"images": some(4, 8, 8), "labels": LABELS[:4] * 0}, "has images of a single class"),

@@ -74,6 +74,11 @@ def test_names_of_selections():
         ("digits+imagenet", "imagenet cannot be a part of a selection"),
         ("digits:0,10", "digits has no class 10; it has 0 0, 1 1"),
         ("digits:0,1-3,2", "digits:2 is selected twice"),
+        ("digits:", "digits:: name the classes after digits:, as digits:0-4"),
+        ("digits:,", "name the classes after digits:"),
+        ("digits:5", "digits:5 is one class"),
+        ("digits:9-1", "9-1 holds no class; write the smaller index first, 1-9"),
+        ("digits:0-999999999", "no data set has a class of such an index"),
     ],
 )
 def test_a_mistake_is_named(name, message):

@@ -38,6 +38,9 @@ class StageParser(argparse.ArgumentParser):
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """Return the options; UserError for unknown arguments, with the option that resembles them."""
+        for word in args or []:
+            if word.startswith("--") and word.endswith("=--"):  # argparse takes the value for the end of the options
+                self.error(f"argument {word.removesuffix('=--')}: expected one argument, not --")
         options, unknown = self.parse_known_args(args, namespace)
         if unknown:
             flag = next((word.partition("=")[0] for word in unknown if word.startswith("-")), "")

@@ -35,8 +35,8 @@ def names() -> list[str]:
 def selection(name: str) -> list[tuple[str, list[str]]] | None:
     """Return the data sets of NAME:CLASSES+NAME:CLASSES, each with the classes that are selected; None for others.
 
-    Classes are indices, ranges of indices or names: `digits:0-4+svhn:7,9`. No classes mean all. DataProblem where a
-    data set is unknown, or can be no part of a selection.
+    Classes are indices, ranges of indices or names: `digits:0-4+svhn:7,9`. No colon means all. DataProblem where a data
+    set is unknown or can be no part of a selection, and where classes are missing after a colon, or are only one.
 
     >>> selection("digits:0-2,7+svhn")
     [('digits', ['0', '1', '2', '7']), ('svhn', [])]
@@ -46,22 +46,34 @@ def selection(name: str) -> list[tuple[str, list[str]]] | None:
         return None
     found = []
     for part in name.split("+"):
-        own, _, classes = part.partition(":")
+        own, colon, classes = part.partition(":")
         if own not in DATASET_NAMES or own in FROM_FILES:
             possible = [each for each in DATASET_NAMES if each not in FROM_FILES]
             raise DataProblem(
                 f"{name}: {own} cannot be a part of a selection of classes{closest(own, possible)}; choose from "
                 f"{', '.join(possible)}"
             )
-        found.append((own, [each for word in classes.split(",") if word for each in _range(word)]))
+        chosen = [each for word in classes.split(",") if word.strip() for each in _range(name, word.strip())]
+        if colon and not chosen:
+            raise DataProblem(
+                f"{name}: name the classes after {own}:, as {own}:0-4 or {own}:0,2, or leave the colon out"
+            )
+        found.append((own, chosen))
+    if len(found) == 1 and len(found[0][1]) == 1:
+        raise DataProblem(f"{name} is one class; a classifier needs two or more")
     return found
 
 
-def _range(word: str) -> list[str]:
+def _range(name: str, word: str) -> list[str]:
+    """Return the classes of one word: those of a range of indices, or itself."""
     first, dash, last = word.partition("-")
-    if dash and first.isdecimal() and last.isdecimal():
-        return [str(number) for number in range(int(first), int(last) + 1)]
-    return [word]
+    if not (dash and first.isdecimal() and last.isdecimal()):
+        return [word]
+    if max(len(first), len(last)) > 5:
+        raise DataProblem(f"{name}: no data set has a class of such an index")
+    if int(last) < int(first):
+        raise DataProblem(f"{name}: {word} holds no class; write the smaller index first, {last}-{first}")
+    return [str(number) for number in range(int(first), int(last) + 1)]
 
 
 def check_name(name: str) -> None:

@@ -142,11 +142,17 @@ def _pixels(values: Any, name: str) -> Tensor:
         )
     if not pixels.numel():
         raise DataProblem(f"{name} holds no images")
-    pixels = pixels.expand(-1, 3, -1, -1)
+    return _unscaled(pixels.expand(-1, 3, -1, -1), name)
+
+
+def _unscaled(pixels: Tensor, name: str) -> Tensor:
+    """Return pixels of any type as uint8, or as float32 in [0, 1]."""
     if pixels.dtype == torch.uint8:
         return pixels
     if pixels.dtype == torch.bool:
         return pixels.float()
+    if pixels.is_complex():
+        raise DataProblem(f"{name}: pixels are complex numbers; give uint8, or floating point from 0 to 1")
     if pixels.dtype in (torch.uint16, torch.uint32, torch.uint64):  # for which torch finds no smallest number
         pixels = pixels.long()
     lowest, highest = pixels.min().item(), pixels.max().item()
@@ -164,7 +170,7 @@ def _pixels(values: Any, name: str) -> Tensor:
 
 def _labels(values: Any, name: str) -> Tensor:
     labels = torch.as_tensor(values).detach().cpu()
-    if labels.ndim != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
+    if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise DataProblem(
             f"{name}: labels must be class indices, whole numbers (N,), not {tuple(labels.shape)} {labels.dtype}"
         )
