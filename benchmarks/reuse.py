@@ -5,7 +5,8 @@ python benchmarks/reuse.py [-m NAME] [-d digits] [--halves NAME NAME] [--seeds N
 Two parts for each seed. `better`: base models are trained on Dirichlet samples of the classes of -d, one seed each, and
 split; the classifier has the module of highest F1 on val of each class. `new task`: a model for the classes of each of
 `--halves` is trained and split; their modules make a classifier of all classes, without training, and a network is
-trained from scratch for all of them. Rows beside the classifier: the best base model, their mean, all of them together.
+trained from scratch for all of them. Rows beside the classifier: the best base model, their mean, all of them together,
+and the classifier whose modules' scores are on no common scale, as published.
 On CIFAR-10:
 
 python benchmarks/reuse.py -m simcnn_x0_125 -d cifar10 --halves cifar10:0-4 cifar10:5-9 --images 8000 --epochs 15 \
@@ -30,7 +31,8 @@ from deeppatch.modular.assembly_controls import compare_assembled
 from deeppatch.modular.gradient_search import GradientSearch
 from deeppatch.modular.splitting import split_into_modules
 
-BETTER, NEW_TASK, SCRATCH = "better", "new task", "trained from scratch"
+BETTER, NEW_TASK = "better", "new task"
+SCRATCH, UNCALIBRATED = "trained from scratch", "assembled, scores as published"
 
 
 def main() -> None:
@@ -82,6 +84,7 @@ def split(options: argparse.Namespace, data: Data, seed: int, name: str) -> Spli
 def compared(models: list[SplitModel], data: Data, others: dict[str, nn.Module]) -> pd.DataFrame:
     """Assemble a classifier, print its modules, and return it beside its controls, with kernels kept and F1."""
     assembled = assemble(models, data)
+    others = {**others, UNCALIBRATED: assemble(models, data, calibrate=False)}
     assert assembled.table is not None
     print(assembled.table.to_string(index=False, float_format="%.1f"), flush=True)
     chosen = assembled.table[assembled.table["chosen"]]

@@ -116,6 +116,7 @@ def test_it_is_exported_as_one_file_that_answers_the_same(done):
     ("line", "message"),
     [
         ("compose --assemble . --target 3", "--target is of no use with --assemble: leave it out"),
+        ("compose --no_calibration -m simcnn -d digits", "--no_calibration goes with --assemble"),
         ("compose --onnx -m simcnn -d digits", "--onnx goes with --assemble"),
         ("compose --assemble .", ". was not left by modularize; give folders of finished runs of it"),
         ("compose --assemble nowhere", "nowhere: No such file or directory; check the path"),

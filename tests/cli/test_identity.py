@@ -42,6 +42,7 @@ COMPANY = {
     ("decompose", "max_epoch"): "finetune", ("decompose", "head_only"): "finetune", ("decompose", "action"): "",
     ("pretrain", "modular_weights"): "--modular",
     ("modularize", "patience"): "--method ga", ("compose", "onnx"): "--assemble .",
+    ("compose", "no_calibration"): "--assemble .",
     **{(stage, "hold_out"): "-n noise" for stage in ("pretrain", "assess", "correct", "evaluate", "export", "compare")},
     **{(stage, "severity"): "-n fog" for stage in ("pretrain", "assess", "correct", "evaluate", "export", "compare")},
     **{("compare", name): "--adapt tent" for name in ("stream", "per_corruption", "single", "adapt_batch")},

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from deeppatch.data.dataset import Data
 from deeppatch.data.images import Images
 from deeppatch.errors import UserError
-from deeppatch.hybrid.calibration import bias_corrected_temperature
 from deeppatch.hybrid.prior import CORRECTED, NO_SHIFT, REFUSED, estimate_prior, pool_prior, prior_by_confusion
 from deeppatch.hybrid.prior_correction import correct_prior, logits_of
+from deeppatch.metrics.logit_scaling import bias_corrected_temperature
 
 CLASSES = 4
 OF_VAL, OF_POOL = torch.tensor([0.4, 0.3, 0.25, 0.05]), torch.tensor([0.1, 0.2, 0.3, 0.4])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 import deeppatch as dp
 from deeppatch.artifacts import state_digest
@@ -69,7 +71,7 @@ def f1_by_hand(scores: list[float], labels: list[int], label: int) -> float:
 
 def test_the_module_of_highest_f1_on_val_is_taken_for_each_class(data):
     models = [split("a", 5), split("b", 8), split("c", 11)]
-    assembled = assemble(models, data)
+    assembled = assemble(models, data, calibrate=False)
     pixels, labels = to_float(data.val.pixels), data.val.labels.tolist()
     for label, name in enumerate(CLASSES):
         found = {}
@@ -91,6 +93,27 @@ def test_the_module_of_highest_f1_on_val_is_taken_for_each_class(data):
         for label, origin in enumerate(assembled.origins)
     ]
     assert torch.equal(assembled(pixels), torch.stack(expected, 1))
+
+
+def test_scores_are_brought_to_a_common_scale_on_val(data):
+    models = [split("a", 5), split("b", 8), split("c", 11)]
+    raw, assembled = assemble(models, data, calibrate=False), assemble(models, data)
+    labels = data.val.labels
+    before = raw(to_float(data.val.pixels)).double().logit(1e-7)
+    after = assembled(to_float(data.val.pixels)).double().logit(1e-7)
+    for x, y in zip(before.numpy().T, after.numpy().T, strict=True):  # a straight line, that rises
+        line = np.polyfit(x, y, 1)
+        assert line[0] > 0
+        np.testing.assert_allclose(np.polyval(line, x), y, atol=1e-3 * max(1.0, y.std()))
+    best = F.cross_entropy(after, labels)
+    assert best < F.cross_entropy(before, labels) - 0.01
+    for column in range(3):  # no other scale or bias is better, but for the image that is counted in
+        for factor, more in ((0.8, 0.0), (1.25, 0.0), (1.0, 0.3), (1.0, -0.3)):
+            other = after.clone()
+            other[:, column] = factor * other[:, column] + more
+            assert F.cross_entropy(other, labels) > best - 1e-3, (column, factor, more)
+    assert raw.origins == assembled.origins
+    assert raw.table.equals(assembled.table)
 
 
 def test_a_file_gives_the_same_classifier(data, tmp_path):

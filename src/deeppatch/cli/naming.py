@@ -261,7 +261,7 @@ IDENTITIES: dict[str, Identity] = {
     "compose": Identity(
         compose,
         ("method", "no_head", "preset", "fit", "weak", "target", "join"),
-        ("weak_epoch", "assemble", "onnx", *_MACHINE),
+        ("weak_epoch", "assemble", "no_calibration", "onnx", *_MACHINE),
     ),
     "annotate": Identity(_annotate, _CHOICE, _MACHINE),
     "compare": Identity(

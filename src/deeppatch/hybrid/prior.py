@@ -8,7 +8,7 @@ import torch
 from scipy.stats import chi2, norm
 from torch import Tensor
 
-from deeppatch.hybrid.calibration import bias_corrected_temperature
+from deeppatch.metrics.logit_scaling import bias_corrected_temperature
 
 TOLERANCE, MOST_ITERATIONS = 1e-6, 10_000
 # of the bootstrap: draws, those that are computed at a time, and the iterations from the estimate on

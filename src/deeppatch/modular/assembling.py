@@ -17,6 +17,7 @@ from deeppatch.data import views
 from deeppatch.data.dataset import Data
 from deeppatch.data.images import Images
 from deeppatch.errors import StaleArtifact, UserError
+from deeppatch.metrics.logit_scaling import scales_and_biases
 from deeppatch.modular.extract import extract
 from deeppatch.modular.heads import Heads
 from deeppatch.modular.joins import class_metrics
@@ -25,6 +26,7 @@ from deeppatch.modular.modules import ClassModule, ComposedModules, Modules
 from deeppatch.progress import track
 from deeppatch.zoo.classifier import Normalize, device_of, network_of
 
+SATURATED = 1e-7  # scores nearer to 0 or 1 are read as this far
 HALF = 0.5  # a module answers for its class where its score is above this
 
 
@@ -149,7 +151,7 @@ class AssembledClassifier(ComposedModules):
 
 
 def assemble(
-    models: Sequence[SplitModel], data: Data, *, batch_size: int = 256, amp: bool = False
+    models: Sequence[SplitModel], data: Data, *, calibrate: bool = True, batch_size: int = 256, amp: bool = False
 ) -> AssembledClassifier:
     """Assemble a classifier from modules of several models, without training (Qi et al., TOSEM 2023, section on reuse).
 
@@ -157,9 +159,14 @@ def assemble(
     name; a module answers for its class where its score is above 1/2. The models may be of several architectures, and
     of one data set (for a more accurate classifier) or of several (for a classifier of new classes).
 
+    Scores of modules of different models are on no common scale: a module has never seen the other models' classes.
+    So a scale and a bias are fitted for each on `val` (`metrics.logit_scaling`), which the published method does not
+    do; they become a part of its head. F1 is that before.
+
     Args:
         models: The models, and their modules.
         data: The data of the classifier; `classes` says which classes it has, `val` chooses. Nothing else is read.
+        calibrate: Whether the scores are brought to a common scale; without it they are as published.
         batch_size: The number of images in a batch.
         amp: Whether modules run in bfloat16.
 
@@ -193,18 +200,29 @@ def assemble(
         for each in models
     ]
     rows: list[dict[str, Any]] = []
-    members, origins, kept = [], [], []
+    members, origins, kept, columns = [], [], [], []
     for index, wanted in enumerate(data.classes):
         candidates = [(model, label) for model, each in enumerate(models) for label in each.offers(wanted)]
         own = [_row(wanted, index, models[m], label, scores[m][:, label], data.val.labels) for m, label in candidates]
         best = max(range(len(own)), key=lambda row: own[row]["f1"])
         rows += [{**row, "chosen": number == best} for number, row in enumerate(own)]
         model, label = models[candidates[best][0]], candidates[best][1]
+        columns.append(scores[candidates[best][0]][:, label])
         members.append(model.modules.member(model.model, data.example, label))
         origins.append(Origin(model.name, model.network, len(model.classes), label))
         kept.append({name: mask[label] for name, mask in model.modules.kept.items()})
+    if calibrate:
+        _calibrate(members, torch.stack(columns, 1), data.val.labels)
     height, width = data.example.shape[-2:]
     return AssembledClassifier(members, origins, kept, data.classes, (height, width), pd.DataFrame(rows))
+
+
+def _calibrate(members: Sequence[ClassModule], scores: Tensor, labels: Tensor) -> None:
+    """Bring modules with scores (N, classes) in (0, 1) on held-out images to a common scale."""
+    scales, biases = scales_and_biases(scores.double().logit(SATURATED), labels)
+    for member, scale, bias in zip(members, scales.tolist(), biases.tolist(), strict=True):
+        assert member.head is not None
+        member.head = member.head.rescaled(scale, bias)
 
 
 def _check(models: Sequence[SplitModel], data: Data) -> None:

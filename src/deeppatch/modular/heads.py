@@ -28,6 +28,13 @@ class Heads(nn.Module):
         hidden = torch.einsum("nmc,mhc->nmh", logits.relu(), self.weight1) + self.bias1
         return (torch.einsum("nmh,mh->nm", hidden.relu(), self.weight2) + self.bias2).sigmoid()
 
+    def rescaled(self, scale: float, bias: float) -> Heads:
+        """Return heads whose scores before the sigmoid are `scale` times these and `bias` more."""
+        found = Heads(self.weight1.shape[0], self.weight1.shape[2], self.weight1.shape[1])
+        state = self.state_dict()
+        found.load_state_dict({**state, "weight2": scale * state["weight2"], "bias2": scale * state["bias2"] + bias})
+        return found.to(self.bias2.device).requires_grad_(self.bias2.requires_grad)
+
     def only(self, label: int) -> Heads:
         """Return `Heads` of a single module."""
         classes = self.weight1.shape[2]

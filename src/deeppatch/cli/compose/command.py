@@ -67,6 +67,7 @@ class Options(StageOptions):
     preset: str = "auto"
     modules: Path | None = None
     assemble: Sequence[Path] | None = None
+    no_calibration: bool = False
     onnx: bool = False
 
 
@@ -118,6 +119,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "model",
     )
     group.add_argument(
+        "--no_calibration",
+        action="store_true",
+        help="with --assemble: leave the scores of the modules as they are, as published, on no common scale",
+    )
+    group.add_argument(
         "--onnx",
         action="store_true",
         help="with --assemble: write the classifier as ONNX, too (needs deeppatch[export])",
@@ -128,7 +134,7 @@ def problems(options: Options) -> list[str]:
     """Return the problems with this stage's own options."""
     if options.assemble is not None:
         return _problems_of_assembling(options)
-    messages = ["--onnx goes with --assemble"] * options.onnx
+    messages = [f"--{name} goes with --assemble" for name in ("no_calibration", "onnx") if getattr(options, name)]
     if options.weak_epoch is not None and options.weak_epoch < 1:
         messages.append(f"--weak_epoch {options.weak_epoch}: give a whole number above 0")
     try:
@@ -177,7 +183,7 @@ def run_assembling(options: Options) -> None:
     if context.already_finished():
         return
     batch_size, amp = options.batch_size, options.amp
-    assembled = assemble(models, context.data, batch_size=batch_size, amp=amp)
+    assembled = assemble(models, context.data, calibrate=not options.no_calibration, batch_size=batch_size, amp=amp)
     table = compare_assembled(assembled, models, context.data, others, batch_size=batch_size, amp=amp)
     assembling.report(context, assembled, table)
 

@@ -1,4 +1,4 @@
-"""Calibrate a classifier on held-out images: one temperature, and one bias for each class."""
+"""Calibrate scores on held-out images by the cross entropy: a temperature or a scale a class, and a bias a class."""
 
 from __future__ import annotations
 
@@ -48,19 +48,49 @@ def bias_corrected_temperature(logits: Tensor, labels: Tensor) -> Calibration:
     >>> found.temperature > 1, found.posteriors(logits).mean(0).round(decimals=2).tolist()
     (True, [0.5, 0.5])
     """
-    scores = logits.detach().double().cpu().numpy()
-    count, classes = scores.shape
+    scales, biases = _fitted(logits, labels, own_scales=False)
+    return Calibration(float(1 / scales[0]), biases - biases.mean())
+
+
+def scales_and_biases(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Fit a scale, above zero, and a bias for each class, so that scores of different origins can be compared.
+
+    As `bias_corrected_temperature`, with a scale for each class in place of one for all (vector scaling: Guo et al.,
+    "On calibration of modern neural networks", ICML 2017).
+
+    Args:
+        scores: Scores (N, C), each column on a scale of its own, of images that nothing was trained on.
+        labels: Their classes, int64 (N,).
+
+    Returns:
+        Scales and biases, float64 (C,): softmax(scales * scores + biases) are the posteriors.
+
+    >>> scores = torch.tensor([[9.0, 0.1], [8.0, 0.2], [7.0, 0.9], [7.5, 0.8]])  # the first class is always larger
+    >>> scales, biases = scales_and_biases(scores, torch.tensor([0, 0, 1, 1]))
+    >>> (scales * scores + biases).argmax(1).tolist()
+    [0, 0, 1, 1]
+    """
+    return _fitted(scores, labels, own_scales=True)
+
+
+def _fitted(scores: Tensor, labels: Tensor, *, own_scales: bool) -> tuple[Tensor, Tensor]:
+    """Return scales (C,), or (1,), and biases (C,) of least cross entropy on scores (N, C)."""
+    values = scores.detach().double().cpu().numpy()
+    count, classes = values.shape
     spread = 1 / (count + 1)
-    targets = np.full(scores.shape, spread / classes)
+    targets = np.full(values.shape, spread / classes)
     targets[np.arange(count), labels.cpu().numpy()] += 1 - spread
+    scales = classes if own_scales else 1
 
-    def loss_and_gradient(values: np.ndarray) -> tuple[float, np.ndarray]:
-        log_posteriors = log_softmax(values[0] * scores + values[1:], axis=1)
+    def loss_and_gradient(at: np.ndarray) -> tuple[float, np.ndarray]:
+        log_posteriors = log_softmax(at[:scales] * values + at[scales:], axis=1)
         errors = (np.exp(log_posteriors) - targets) / count
-        return -(targets * log_posteriors).sum() / count, np.concatenate([[(errors * scores).sum()], errors.sum(0)])
+        of_scales = (errors * values).sum(0)
+        of_scales = of_scales if own_scales else of_scales.sum(keepdims=True)
+        return -(targets * log_posteriors).sum() / count, np.concatenate([of_scales, errors.sum(0)])
 
-    start = np.concatenate([[1.0], np.zeros(classes)])
-    bounds = [(LEAST_SCALE, None), *[(None, None)] * classes]
+    start = np.concatenate([np.ones(scales), np.zeros(classes)])
+    bounds = [*[(LEAST_SCALE, None)] * scales, *[(None, None)] * classes]
     options = {"maxiter": 1000, "gtol": 1e-9, "ftol": 1e-14}
     found = minimize(loss_and_gradient, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options).x
-    return Calibration(float(1 / found[0]), torch.from_numpy(found[1:] - found[1:].mean()))
+    return torch.from_numpy(found[:scales]), torch.from_numpy(found[scales:])
