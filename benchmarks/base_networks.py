@@ -33,11 +33,17 @@ def parser(doc: str) -> argparse.ArgumentParser:
 
 
 def given(
-    options: argparse.Namespace, seed: int, device: torch.device, *, dataset: str = "", images: int | None = None
+    options: argparse.Namespace,
+    seed: int,
+    device: torch.device,
+    *,
+    dataset: str = "",
+    images: int | None = None,
+    all_images: bool = False,
 ) -> Data:
     """Return the data of a seed on a device: those of -d, with --images of training, unless others are named."""
     data = load_data(dataset or options.dataset, options.data_dir, seed=seed, val_share=0.2)
-    count = images or options.images
+    count = None if all_images else images or options.images
     return (replace(data, train=subset(data.train, count, seed, data.name)) if count else data).to(device)
 
 

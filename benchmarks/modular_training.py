@@ -3,7 +3,8 @@
 python benchmarks/modular_training.py [-m NAME] [-d digits] [--images N] [--seeds N ...] [--weights A B C ...]
 
 For each seed and each triple of weights (cohesion, coupling, compactness; 0 0 0 is plain training) a network is
-trained, split by the gradient search, and measured. On CIFAR-10:
+trained, split by the gradient search, and measured; its modules correct the weak models of --targets, whose precision,
+recall and F1 of that class are means over these. On CIFAR-10:
 
 python benchmarks/modular_training.py -m simcnn_x0_25 -d cifar10 --images 16000 --train_epochs 40 --lr 0.01
 """
@@ -20,12 +21,16 @@ import torch
 
 from deeppatch.data.dataset import Data
 from deeppatch.modular.gradient_search import GradientSearch
+from deeppatch.modular.joining import BEFORE, compare_joins
 from deeppatch.modular.measuring import measure_modules
 from deeppatch.modular.modularity_loss import ModularityWeights, measure_modularity, train_for_modularity
+from deeppatch.modular.modules import Modules
 from deeppatch.modular.names import MODULARITY
 from deeppatch.modular.splitting import split_into_modules
+from deeppatch.zoo.classifier import Classifier
 
 PLAIN = (0.0, 0.0, 0.0)
+MEASURES = ("precision", "recall", "f1")
 
 
 def main() -> None:
@@ -37,15 +42,46 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for seed in options.seeds:
         data = base_networks.given(options, seed, device)
+        weak = weak_models(options, seed, device)
         for weights in [PLAIN, *triples]:
-            rows.append(row(options, data, seed, weights))
+            rows.append(row(options, data, seed, weights, weak))
             print(rows[-1], flush=True)
     table = pd.DataFrame(rows)
     print(table.groupby("training", sort=False).mean(numeric_only=True).drop(columns="seed").to_string())
     machine.write(table, options, device, images=base_networks.images_of(data, options.dataset))
 
 
-def row(options: argparse.Namespace, data: Data, seed: int, weights: tuple[float, float, float]) -> dict[str, Any]:
+def weak_models(options: argparse.Namespace, seed: int, device: torch.device) -> dict[int, tuple[Classifier, Data]]:
+    """Return the weak model of each of the classes to correct, and its data, in which the class is the last."""
+    found = {}
+    for target in options.targets:
+        name = f"{options.dataset.removesuffix('_5')}-mix:{target}"
+        data = base_networks.given(options, seed, device, dataset=name, all_images=True)
+        weak = argparse.Namespace(**{**vars(options), "train_epochs": options.weak_epochs})
+        found[target] = base_networks.trained(weak, data, seed), data
+    return found
+
+
+def corrected(
+    strong: torch.nn.Module, modules: Modules, data: Data, weak: dict[int, tuple[Classifier, Data]]
+) -> dict[str, float]:
+    """Return precision, recall and F1 in percent of the weak models' classes, alone and with the modules."""
+    rows = []
+    for target, (model, own) in weak.items():
+        join = "direct" if modules.has_heads else "min_max"
+        found = compare_joins(model, modules, strong, target, data, own, joins=[join]).metrics
+        pairs = [(when, key, name) for when, key in (("weak", BEFORE), ("patched", join)) for name in MEASURES]
+        rows.append({f"{when}_{name}": 100 * found[key][name] for when, key, name in pairs})
+    return pd.DataFrame(rows).mean().to_dict()
+
+
+def row(
+    options: argparse.Namespace,
+    data: Data,
+    seed: int,
+    weights: tuple[float, float, float],
+    weak: dict[int, tuple[Classifier, Data]],
+) -> dict[str, Any]:
     """Train a network with these weights, split it, and return what is measured."""
     model, recipe = base_networks.untrained(options, data, seed), base_networks.recipe(options)
     trained, _history = train_for_modularity(model, data, recipe, weights=ModularityWeights(*weights), seed=seed)
@@ -69,6 +105,7 @@ def row(options: argparse.Namespace, data: Data, seed: int, weights: tuple[float
         "pairwise_overlap": 100 * overlap.mean().item(),
         "multiply_adds": found.multiply_adds_percent,
         **measure_modularity(trained, data.val),
+        **corrected(trained, modules, data, weak),
     }
 
 
@@ -82,6 +119,10 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--alpha", type=float, default=0.5, metavar="A", help="modularize's (default: 0.5)")
     found.add_argument("--max_drop", type=float, default=1.0, metavar="POINTS", help="modularize's (default: 1)")
     found.add_argument("--no_head", action="store_true", help="modularize's")
+    found.add_argument(
+        "--targets", type=int, nargs="*", default=[0, 1, 2], metavar="N", help="classes of weak models (default: 0 1 2)"
+    )
+    found.add_argument("--weak_epochs", type=int, default=5, metavar="N", help="of weak models (default: 5)")
     return found
 
 
