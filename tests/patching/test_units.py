@@ -11,7 +11,9 @@ from torch.nn import functional as F
 
 from deeppatch.artifacts import state_digest
 from deeppatch.patching import names
+from deeppatch.patching.training import fit_patch
 from deeppatch.patching.units import UNITS, CorrectedConv2d, ReplacedConv2d
+from deeppatch.training import accuracy_on, degraded_epochs
 
 CHANNELS = [1, 4, 5]
 VARIANTS = [
@@ -221,3 +223,43 @@ def test_unit_leaves_the_original_convolution_alone(kind):
 def test_names_are_those_of_the_registry():
     assert tuple(UNITS) == names.UNITS
     assert all(UNITS[kind].kind == kind for kind in names.UNITS)
+
+
+def plain_form(unit: CorrectedConv2d, y: Tensor) -> Tensor:
+    """Pick the channels, correct them, and put them back."""
+    corrected = iter(unit.correct(y).unbind(1))
+    return torch.stack([next(corrected) if c in unit.channels else y[:, c] for c in range(y.shape[1])], 1)
+
+
+def test_training_has_the_gradients_of_the_plain_form(corrected):
+    unit = copy.deepcopy(corrected).double().train()
+    other, maps = copy.deepcopy(unit), torch.randn(4, 7, 6, 4, dtype=torch.float64)
+    one, two = maps.clone().requires_grad_(), maps.clone().requires_grad_()
+    steer = torch.randn_like(maps)
+    found, expected = unit.correct_all(one), plain_form(other, two)
+    torch.testing.assert_close(found, expected)
+    found.backward(steer)
+    expected.backward(steer)
+    torch.testing.assert_close(one.grad, two.grad)
+    for name, parameter in other.unit.named_parameters():
+        assert parameter.grad.abs().sum() > 0
+        torch.testing.assert_close(unit.unit.get_parameter(name).grad, parameter.grad)
+
+
+def test_an_epoch_leaves_the_weights_of_the_plain_form_and_the_same_bytes_again(tiny, images, blur, monkeypatch):
+    def trained():
+        torch.manual_seed(0)
+        epochs = degraded_epochs(images, blur, epochs=1, batch_size=8, seed=1)
+        channels = {"conv1": [0, 3], "conv2": [1, 2], "conv3": [4]}
+        example = torch.rand(2, 3, *images.pixels.shape[-2:])
+        return fit_patch(copy.deepcopy(tiny), channels, "crtunit", epochs, accuracy_on(images), example).tensors
+
+    first, again = trained(), trained()
+    with monkeypatch.context() as patch:
+        taken = []
+        patch.setattr(CorrectedConv2d, "correct_all", lambda unit, y: taken.append(1) or plain_form(unit, y))
+        expected = trained()
+    assert taken
+    assert all(torch.equal(first[name], again[name]) for name in expected)
+    for name, value in expected.items():
+        torch.testing.assert_close(first[name], value, rtol=0, atol=1e-5)

@@ -8,8 +8,10 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn import functional as F
 
 from deeppatch.patching.filter_gradients import can_spare, with_new_filters
+from deeppatch.patching.narrow_norm import is_narrow, normalise
 
 
 class ReplacedConv2d(nn.Module):
@@ -64,6 +66,7 @@ class CorrectedConv2d(nn.Module):
 
     kind = "crtunit"
     channels: Tensor
+    unit: nn.Sequential
 
     def __init__(self, original: nn.Conv2d, channels: Tensor) -> None:
         super().__init__()
@@ -78,12 +81,29 @@ class CorrectedConv2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C_in, H, W) to (N, C_out, H', W'), as the original convolution does."""
         y = self.original(x)
+        if self.unit.training and y.device.type == "cpu":
+            return self.correct_all(y)
         return _with_channels(y, self.channels, self.correct(y).to(y.dtype))
 
     def correct(self, y: Tensor) -> Tensor:
         """Map the original output (N, C_out, H', W') to its corrected channels (N, |I|, H', W')."""
         picked = _channels_last_view(y).index_select(3, self.channels).permute(0, 3, 1, 2)
         return picked + self.unit(picked)
+
+    def correct_all(self, y: Tensor) -> Tensor:
+        """Return the original output (N, C_out, H', W') with its corrected channels, for training on a CPU.
+
+        Equals `correct` up to rounding. The first and the last convolution have 1x1 filters, so they can pick the
+        channels and add the corrections to them: with weights of zero for all other channels, nothing is copied.
+        """
+        first, *middle, last = self.unit.children()
+        assert isinstance(first, nn.Conv2d)
+        assert isinstance(last, nn.Conv2d)
+        reading = _among_all(first.weight.transpose(0, 1), self.channels, y.shape[1]).transpose(0, 1)
+        found = F.conv2d(y, reading)
+        for module in middle:
+            found = normalise(module, found) if is_narrow(module, found) else module(found)
+        return y + F.conv2d(found, _among_all(last.weight, self.channels, y.shape[1])).to(y.dtype)
 
     def new_parameters(self) -> dict[str, Tensor]:
         """Return the tensors that the patch file stores."""
@@ -109,6 +129,11 @@ def _with_channels(y: Tensor, channels: Tensor, values: Tensor) -> Tensor:
 def _channels_last_view(maps: Tensor) -> Tensor:
     """Return a view (N, H, W, C), in which indexing keeps the memory layout of channels_last."""
     return maps.permute(0, 2, 3, 1)
+
+
+def _among_all(rows: Tensor, channels: Tensor, count: int) -> Tensor:
+    """Return `count` rows: these at the channels I, and zeros elsewhere."""
+    return rows.new_zeros(count, *rows.shape[1:]).index_copy(0, channels, rows)
 
 
 def _bias_without(conv: nn.Conv2d, channels: Tensor) -> Tensor | None:
