@@ -75,7 +75,9 @@ def plain_terms(maps, labels):
         cohesion.append(1 - sum(same) / len(same))
         coupling.append(sum(different) / len(different))
         compactness.append(sum(map(sum, usage)) / (len(usage) * len(usage[0])))
-    return [sum(values) / len(values) for values in (cohesion, coupling, compactness)]
+    kernels = [layer.shape[1] for layer in maps]
+    terms = (cohesion, coupling, compactness)
+    return [sum(k * each for k, each in zip(kernels, values, strict=True)) / sum(kernels) for values in terms]
 
 
 def test_the_terms_are_those_of_the_plain_definition(model, data):

@@ -44,7 +44,8 @@ class ModularityLoss:
 
     An image's usage of a kernel is tanh(relu(map) averaged over positions), where the next layer reads the map. For
     each layer cohesion is one minus the mean cosine similarity of the usage of two images of a class, coupling the mean
-    similarity of two images of different classes, and compactness the mean usage; their means over layers count. All
+    similarity of two images of different classes, and compactness the mean usage. Their means over all kernels count, so
+    that a layer weighs as much as it has kernels: first layers have few, and all classes need most of these. All
     weights rise linearly from 0 over the first half of the training. The terms are those of Qi et al. (MwT, ICSE 2024)
     and Ngo et al. (MODA, arXiv 2411.01074), on activations only: there are no further parameters.
 
@@ -83,7 +84,7 @@ class ModularityLoss:
 
 
 def modularity_terms(usage: Sequence[Tensor], labels: Tensor) -> dict[str, Tensor]:
-    """Return cohesion, coupling and compactness, each the mean over layers.
+    """Return cohesion, coupling and compactness, each the mean over layers, weighted by their numbers of kernels.
 
     Args:
         usage: For each layer the usage (N, kernels) of its kernels by the images.
@@ -99,7 +100,8 @@ def modularity_terms(usage: Sequence[Tensor], labels: Tensor) -> dict[str, Tenso
         cohesion.append((alike * (1 - similarity)).sum() / alike.sum().clamp(min=1))
         coupling.append((unlike * similarity).sum() / unlike.sum().clamp(min=1))
         compactness.append(each.mean())
-    means = (torch.stack(parts).mean() for parts in (cohesion, coupling, compactness))
+    kernels = labels.new_tensor([each.shape[1] for each in usage]).float()
+    means = (torch.stack(parts) @ (kernels / kernels.sum()) for parts in (cohesion, coupling, compactness))
     return dict(zip(("cohesion", "coupling", "compactness"), means, strict=True))
 
 
