@@ -122,12 +122,14 @@ def accuracy_on(images: Images, *, batch_size: int = 256, amp: bool = False) -> 
 class History:
     """The mean training loss and the validation accuracy in [0, 1] of each epoch.
 
-    `watched` has what the `watch` function of `fit` returned, and is empty without one.
+    `watched` has what the `watch` function of `fit` returned, and is empty without one. Epochs before `eligible`, from
+    0 on, are not the best one, but where there are no others.
     """
 
     loss: list[float] = field(default_factory=list)
     accuracy: list[float] = field(default_factory=list)
     watched: list[Any] = field(default_factory=list)
+    eligible: int = 0
 
     def latest(self) -> dict[str, float]:
         """Return the loss, the validation accuracy in percent and other numbers of the latest epoch."""
@@ -138,7 +140,8 @@ class History:
     @property
     def best(self) -> int:
         """Return the earliest epoch of highest validation accuracy."""
-        return self.accuracy.index(max(self.accuracy))
+        start = min(self.eligible, len(self.accuracy) - 1)
+        return start + self.accuracy[start:].index(max(self.accuracy[start:]))
 
 
 @contextmanager
@@ -198,6 +201,7 @@ def fit(
     choose: Callable[[History], int] = lambda history: history.best,
     after_epoch: Callable[[nn.Module, History], object] | None = None,
     carried: Stateful | None = None,
+    eligible: int = 0,
     amp: bool = False,
     label: str = "training",
 ) -> History:
@@ -220,8 +224,9 @@ def fit(
         choose: Returns the best epoch so far (default: the earliest one of highest validation accuracy).
         after_epoch: Is called with model and history after each epoch, before the checkpoint is saved.
         carried: What else the checkpoint saves and restores: what a stream of batches keeps of earlier epochs.
+        eligible: The first epoch, from 0 on, that may be the best one.
     """
-    history = History()
+    history = History(eligible=eligible)
     given_state: dict[str, Tensor] = copy.deepcopy(model.state_dict())
     best_state = given_state
     saved = ranks.broadcast_from_rank0(checkpoint.load) if checkpoint else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from deeppatch.pretraining.recipes import Recipe
 from deeppatch.training import History
 from deeppatch.zoo.classifier import device_of, network_of, normalize_of
 
-WARM_UP = 0.5  # the share of all batches in which the weights rise from zero
+BEGIN, WHOLE = 0.5, 0.75  # the shares of all batches at which the weights begin to rise from zero, and are reached
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,10 @@ class ModularityLoss:
 
     An image's usage of a kernel is tanh(relu(map) averaged over positions), where the next layer reads the map. For
     each layer cohesion is one minus the mean cosine similarity of the usage of two images of a class, coupling the mean
-    similarity of two images of different classes, and compactness the mean usage. Their means over all kernels count, so
-    that a layer weighs as much as it has kernels: first layers have few, and all classes need most of these. All
-    weights rise linearly from 0 over the first half of the training. The terms are those of Qi et al. (MwT, ICSE 2024)
+    similarity of two images of different classes, and compactness the mean usage. Their means over all kernels count,
+    so that a layer weighs as much as it has kernels: first layers have few, and all classes need most of these. The
+    weights are 0 in the first half of the training, in which the network learns to classify, and rise linearly over the
+    next quarter. The terms are those of Qi et al. (MwT, ICSE 2024)
     and Ngo et al. (MODA, arXiv 2411.01074), on activations only: there are no further parameters.
 
     Args:
@@ -70,7 +72,7 @@ class ModularityLoss:
         with used_kernels(model, self.readers) as usage:
             entropy = F.cross_entropy(model(pixels), labels)
         terms = modularity_terms(usage, labels)
-        rise = min(1.0, self.done / max(1.0, WARM_UP * self.steps))
+        rise = min(1.0, max(0.0, (self.done / self.steps - BEGIN) / (WHOLE - BEGIN)))
         self.done += 1
         return entropy + rise * self.weights.total(terms)
 
@@ -81,6 +83,15 @@ class ModularityLoss:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore how many batches there were."""
         self.done = state["done"]
+
+
+def first_modular_epoch(epochs: int) -> int:
+    """Return the first of a number of epochs, from 0 on, in which the weights are whole; the last where none is.
+
+    >>> first_modular_epoch(40), first_modular_epoch(1)
+    (30, 0)
+    """
+    return min(math.ceil(WHOLE * epochs), epochs - 1)
 
 
 def modularity_terms(usage: Sequence[Tensor], labels: Tensor) -> dict[str, Tensor]:
@@ -175,6 +186,8 @@ def train_for_modularity(
 ) -> tuple[nn.Module, History]:
     """Train a copy of a classifier from scratch with `ModularityLoss`, and return it in the state of its best epoch.
 
+    That is the best of the epochs in which the weights are whole.
+
     Args:
         model: A classifier of pixels (N, 3, H, W) in [0, 1] that can be split.
         data: The data; `train` is learned from, `val` chooses the epoch.
@@ -198,4 +211,5 @@ def train_for_modularity(
     """
     recipe = recipe or Recipe()
     loss = ModularityLoss(model, data.example, weights, steps=recipe.steps(len(data.train)))
-    return train_classifier(model, data, recipe, amp=amp, seed=seed, loss=loss, carried=loss)
+    first = first_modular_epoch(recipe.epochs)
+    return train_classifier(model, data, recipe, amp=amp, seed=seed, loss=loss, carried=loss, eligible=first)

@@ -29,6 +29,7 @@ def train_classifier(
     halfway: Halfway | None = None,
     loss: Loss = cross_entropy,
     carried: Stateful | None = None,
+    eligible: int = 0,
 ) -> tuple[Trained, History]:
     """Train a copy of a classifier with SGD and cross entropy, and return it in the state of its best epoch.
 
@@ -44,6 +45,7 @@ def train_classifier(
         halfway: Keeps the state at half of the best epoch.
         loss: The loss of a batch.
         carried: What the loss keeps of earlier batches, for the checkpoint.
+        eligible: The first epoch, from 0 on, that may be the best one.
 
     Returns:
         The trained classifier, in eval mode, and the training loss and validation accuracy of each epoch.
@@ -88,6 +90,7 @@ def train_classifier(
             checkpoint=checkpoint,
             after_epoch=None if halfway is None else halfway.keep,
             carried=carried,
+            eligible=eligible,
             amp=amp,
             label="pretrain",
         )

@@ -179,7 +179,7 @@ def run_pretrained(options: Options, context: Context) -> None:
     from deeppatch.cli.pretrain.report import report, write_training, write_weights
     from deeppatch.data.views import to_float
     from deeppatch.evaluation import check_classifier, check_corruption
-    from deeppatch.modular.modularity_loss import measure_modularity
+    from deeppatch.modular.modularity_loss import first_modular_epoch, measure_modularity
     from deeppatch.pretraining.classifier import train_classifier
     from deeppatch.pretraining.halfway import Halfway
     from deeppatch.training import cross_entropy
@@ -213,6 +213,7 @@ def run_pretrained(options: Options, context: Context) -> None:
             halfway=halfway if recipe.underfitted else None,
             loss=loss or cross_entropy,
             carried=loss,
+            eligible=first_modular_epoch(recipe.epochs) if loss else 0,
         )
         facts = write_training(context, history, halfway, recipe.underfitted)
         if loss is not None:
