@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -12,8 +13,10 @@ from deeppatch.hybrid.prior_draws import DRAWS, Draws
 from deeppatch.metrics.logit_scaling import Calibration
 
 LEVEL = 0.05  # of a test over all classes, and of the check as a whole
-# of the distributions: the cells in which they are compared, the simulated processes, and the difference that is allowed
-CELLS, PROCESSES, ALLOWED = 100, 10_000, 0.04
+CELLS, PROCESSES = 100, 10_000  # in which distributions are compared, and that are simulated for their distance
+# the distance that means nothing, however many images there are; and that which is never chance, with enough images of
+# val and pool (else in units of the deviation of such a distance)
+NEGLIGIBLE, LARGE, LARGE_DEVIATIONS = 0.03, 0.25, 2.5
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,8 @@ class Comparison:
         if self.distance <= self.bound:
             return ""
         return (
-            f"the {self.name} is at most {self.at:.3g} for {100 * self.observed:.1f} % of the pool, while it would be for "
-            f"{100 * self.expected:.1f} % if only the shares of the classes differed"
+            f"for {100 * self.observed:.1f} % of the pool the {self.name} is at most {self.at:.3g}, while it would be "
+            f"for {100 * self.expected:.1f} % if only the shares of the classes differed"
         )
 
 
@@ -86,6 +89,7 @@ def compare_distributions(
     """
     labels = val[1].cpu()
     unknown = float(pool[labels.bincount(minlength=len(pool)) == 0].sum())
+    largest = max(LARGE, LARGE_DEVIATIONS * math.sqrt(1 / len(labels) + 1 / len(pool_logits)))
     parts = [statistics_of(calibration, each) for each in (val[0], pool_logits)]
     found = []
     for name, of_val in parts[0].items():
@@ -100,7 +104,8 @@ def compare_distributions(
         deviations = draws.pool_scale * (_cumulated(part, draws.pool_counts, len(ends) + 1) - centre)
         deviations -= draws.priors @ by_class - expected
         deviations -= pool @ (_by_class(cells[0], labels, draws.val_counts, len(pool), len(ends) + 1) - by_class)
-        bound = max(_bound(deviations, LEVEL / 2 / len(parts[0]), generator), ALLOWED) + unknown
+        chance = _bound(deviations, LEVEL / 2 / len(parts[0]), generator) + unknown
+        bound = min(math.hypot(chance, NEGLIGIBLE), largest)
         most = int((observed - expected)[:-1].abs().argmax())
         found.append(Comparison(name, float(ends[most]), float(observed[most]), float(expected[most]), bound))
     return found

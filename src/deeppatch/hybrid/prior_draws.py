@@ -1,4 +1,4 @@
-"""Bootstrap draws of the class prior of a pool: over its images, and over those of val, to which the network was calibrated."""
+"""Bootstrap draws of the class prior of a pool: over its images, and over those of val, which the calibration is of."""
 
 from __future__ import annotations
 
@@ -137,7 +137,5 @@ def _em_of_draws(ratios: Tensor, counts: Tensor, start: Tensor) -> Tensor:
     found = []
     for each in counts.split(BLOCK):
         first = start.double().unsqueeze(1).expand(-1, len(each))
-        found.append(
-            expectation_maximisation(ratios, each.T / counts.shape[1], first, TOLERANCE, ITERATIONS_OF_DRAW).T
-        )
+        found.append(expectation_maximisation(ratios, each.T / counts.shape[1], first, TOLERANCE, ITERATIONS_OF_DRAW).T)
     return torch.cat(found)
