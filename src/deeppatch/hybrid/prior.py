@@ -23,7 +23,8 @@ class PriorEstimate:
     Args:
         train: The class prior p of the calibrated network on val, float64 (C,), which sums to 1.
         pool: The class prior q of the pool, as EM finds it, float64 (C,).
-        low: The lower bound of the 95 % bootstrap interval of q over images of the pool, (C,).
+        low: The lower bound of the 95 % bootstrap interval of q, (C,), over images of val and of the pool. It covers
+            which images were drawn, if only the shares of the classes differ, not that they differ in another way.
         high: The upper bound, (C,).
         confusion: The prior of the pool by the confusion matrix, to compare with, (C,).
         decision: CORRECTED, NO_SHIFT or REFUSED.
@@ -97,13 +98,14 @@ def estimate_prior(
 ) -> PriorEstimate:
     """Estimate the class prior of a pool, and decide whether the network is to be corrected for it.
 
-    The network is calibrated on val. EM estimates the prior of the pool, with an interval by bootstrap over its images.
-    If only classes differ, the confusion matrix of val says how often each class is predicted at that prior. Where that
-    differs from how often it is predicted by more than both intervals (by bootstrap over val and pool, 95 % over all
-    classes, Bonferroni), the shift is not one of classes alone, and the correction is refused. (To compare with the
-    inverted matrix instead would say nothing of classes that are hardly ever predicted, where it is singular.) Where
-    the classes of val and pool differ by no more than sampling noise, nothing is corrected: a likelihood ratio test of
-    q = p at 5 %, for as many images as both samples are worth, N M / (N + M).
+    The network is calibrated on val. EM estimates the prior of the pool, with an interval by bootstrap over the images
+    of val and of the pool. If only classes differ, val says how the network's output is distributed in the pool at that
+    prior: how often each class is predicted (by the confusion matrix), how confident predictions are, and how large
+    logits are (`compare_distributions`). Where one of these differs by more than the bootstrap explains (5 % over all,
+    Bonferroni), the shift is not one of classes alone, and the correction is refused. (To compare with the inverted
+    matrix instead would say nothing of classes that are hardly ever predicted, where it is singular.) Where no
+    difference of the classes of val and pool can be shown, nothing is corrected: a likelihood ratio test of q = p at
+    5 %, for as many images as both samples are worth, N M / (N + M).
 
     Args:
         val_logits: Logits (M, C) of val, whose classes are distributed as those of the training images.
@@ -144,12 +146,19 @@ def estimate_prior(
     least = 0.5 / len(pool_logits)
     change = calibration.biases + pool.clamp(min=least).log() - train.log()
     correction = calibration.temperature * change if decision == CORRECTED else torch.zeros_like(pool)
-    low, high = _interval(draws.priors, pool)
+    low, high = interval_of(draws.priors, pool)
     return PriorEstimate(train, pool, low, high, by_confusion, decision, reason, correction)
 
 
-def _interval(drawn: Tensor, pool: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the 95 % percentile interval of draws (K, C), widened to hold the estimate; less than TOLERANCE is 0."""
+def interval_of(drawn: Tensor, pool: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the 95 % percentile interval (C,) and (C,) of draws of a prior, widened to hold the estimate.
+
+    A lower bound below the tolerance of EM is 0.
+
+    Args:
+        drawn: The prior in each draw, (K, C).
+        pool: The estimate, (C,).
+    """
     low, high = torch.quantile(drawn, torch.tensor([0.025, 0.975], dtype=drawn.dtype), dim=0)
     low = torch.minimum(low, pool)
     return torch.where(low < TOLERANCE, 0, low), torch.maximum(high, pool)

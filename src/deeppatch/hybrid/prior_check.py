@@ -13,7 +13,7 @@ from deeppatch.hybrid.prior_draws import DRAWS, Draws
 from deeppatch.metrics.logit_scaling import Calibration
 
 LEVEL = 0.05  # of a test over all classes, and of the check as a whole
-CELLS, PROCESSES = 100, 10_000  # in which distributions are compared, and that are simulated for their distance
+CELLS, PROCESSES = 100, 4000  # in which distributions are compared, and that are simulated for their distance
 # the distance that means nothing, however many images there are; and that which is never chance, with enough images of
 # val and pool (else in units of the deviation of such a distance)
 NEGLIGIBLE, LARGE, LARGE_DEVIATIONS = 0.03, 0.25, 2.5
