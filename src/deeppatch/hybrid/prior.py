@@ -5,15 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from scipy.stats import chi2, norm
+from scipy.stats import chi2
 from torch import Tensor
 
+from deeppatch.hybrid.prior_check import LEVEL, compare_distributions, contradiction_of_predictions
+from deeppatch.hybrid.prior_draws import TOLERANCE, draw_priors, expectation_maximisation
 from deeppatch.metrics.logit_scaling import bias_corrected_temperature
 
-TOLERANCE, MOST_ITERATIONS = 1e-6, 10_000
-# of the bootstrap: draws, those that are computed at a time, and the iterations from the estimate on
-DRAWS, BLOCK, ITERATIONS_OF_DRAW = 100, 50, 100
-LEVEL = 0.05  # of a test over all classes
+MOST_ITERATIONS = 10_000
 CORRECTED, NO_SHIFT, REFUSED = "corrected", "no shift", "refused"
 
 
@@ -24,7 +23,8 @@ class PriorEstimate:
     Args:
         train: The class prior p of the calibrated network on val, float64 (C,), which sums to 1.
         pool: The class prior q of the pool, as EM finds it, float64 (C,).
-        low: The lower bound of the 95 % bootstrap interval of q over images of the pool, (C,).
+        low: The lower bound of the 95 % bootstrap interval of q, (C,), over images of val and of the pool. It covers
+            which images were drawn, if only the shares of the classes differ, not that they differ in another way.
         high: The upper bound, (C,).
         confusion: The prior of the pool by the confusion matrix, to compare with, (C,).
         decision: CORRECTED, NO_SHIFT or REFUSED.
@@ -64,20 +64,7 @@ def pool_prior(posteriors: Tensor, prior: Tensor) -> Tensor:
     """
     ratios = posteriors.double() / prior.double()
     weights = torch.full((len(ratios), 1), 1 / len(ratios), dtype=torch.float64, device=ratios.device)
-    return _expectation_maximisation(ratios, weights, prior.double().unsqueeze(1), TOLERANCE, MOST_ITERATIONS)[:, 0]
-
-
-def _expectation_maximisation(
-    ratios: Tensor, weights: Tensor, start: Tensor, tolerance: float, iterations: int
-) -> Tensor:
-    """Run EM from priors (C, K) for K weightings (N, K) of the same images, of which `ratios` (N, C) are f / p."""
-    found = start
-    for _ in range(iterations):
-        before = found
-        found = before * (ratios.T @ (weights / (ratios @ before).clamp(min=1e-300)))
-        if (found - before).abs().max() < tolerance:
-            break
-    return found
+    return expectation_maximisation(ratios, weights, prior.double().unsqueeze(1), TOLERANCE, MOST_ITERATIONS)[:, 0]
 
 
 def prior_by_confusion(confusion: Tensor, predicted: Tensor) -> Tensor:
@@ -111,13 +98,14 @@ def estimate_prior(
 ) -> PriorEstimate:
     """Estimate the class prior of a pool, and decide whether the network is to be corrected for it.
 
-    The network is calibrated on val. EM estimates the prior of the pool, with an interval by bootstrap over its images.
-    If only classes differ, the confusion matrix of val says how often each class is predicted at that prior. Where that
-    differs from how often it is predicted by more than both intervals (by bootstrap over val and pool, 95 % over all
-    classes, Bonferroni), the shift is not one of classes alone, and the correction is refused. (To compare with the
-    inverted matrix instead would say nothing of classes that are hardly ever predicted, where it is singular.) Where
-    the classes of val and pool differ by no more than sampling noise, nothing is corrected: a likelihood ratio test of
-    q = p at 5 %, for as many images as both samples are worth, N M / (N + M).
+    The network is calibrated on val. EM estimates the prior of the pool, with an interval by bootstrap over the images
+    of val and of the pool. If only classes differ, val says how the network's output is distributed in the pool at that
+    prior: how often each class is predicted (by the confusion matrix), how confident predictions are, and how large
+    logits are (`compare_distributions`). Where one of these differs by more than the bootstrap explains (5 % over all,
+    Bonferroni), the shift is not one of classes alone, and the correction is refused. (To compare with the inverted
+    matrix instead would say nothing of classes that are hardly ever predicted, where it is singular.) Where no
+    difference of the classes of val and pool can be shown, nothing is corrected: a likelihood ratio test of q = p at
+    5 %, for as many images as both samples are worth, N M / (N + M).
 
     Args:
         val_logits: Logits (M, C) of val, whose classes are distributed as those of the training images.
@@ -138,14 +126,19 @@ def estimate_prior(
     train = calibration.posteriors(val_logits).mean(0).cpu()
     posteriors = calibration.posteriors(pool_logits).cpu()
     pool = pool_prior(posteriors, train)
-    ratios = posteriors / train
-    drawn = _draws_of_pool(ratios, pool, generator)
+    ratios, val = posteriors / train, (val_logits, val_labels)
+    draws = draw_priors(calibration, val, pool_logits, ratios, (train, pool), generator)
     confusion = _confusion(val_logits.argmax(1).cpu(), val_labels.cpu(), len(pool))
     predicted = pool_logits.argmax(1).cpu().bincount(minlength=len(pool)).double()
     by_confusion = prior_by_confusion(confusion / confusion.sum(), predicted / predicted.sum())
     decision, reason = _decide(ratios, train, pool, len(val_labels))
-    if contradiction := _contradiction(confusion, predicted, pool, drawn.std(0), generator):
-        decision, reason = REFUSED, contradiction
+    compared = compare_distributions(calibration, val, pool_logits, pool, draws, generator)
+    contradictions = [
+        contradiction_of_predictions(confusion, predicted, pool, draws.priors.std(0), generator),
+        *(each.contradiction for each in sorted(compared, key=lambda each: -each.distance)),
+    ]
+    if any(contradictions):
+        decision, reason = REFUSED, next(filter(None, contradictions))
     if decision == REFUSED and trust:
         decision, reason = CORRECTED, f"{reason}; corrected because this was asked for"
     if known is not None:
@@ -153,43 +146,22 @@ def estimate_prior(
     least = 0.5 / len(pool_logits)
     change = calibration.biases + pool.clamp(min=least).log() - train.log()
     correction = calibration.temperature * change if decision == CORRECTED else torch.zeros_like(pool)
-    low, high = torch.quantile(drawn, torch.tensor([0.025, 0.975], dtype=drawn.dtype), dim=0)
+    low, high = interval_of(draws.priors, pool)
     return PriorEstimate(train, pool, low, high, by_confusion, decision, reason, correction)
 
 
-def _contradiction(
-    confusion: Tensor, predicted: Tensor, pool: Tensor, deviation: Tensor, generator: torch.Generator
-) -> str:
-    """Say where predictions for the pool contradict its estimated prior, whose deviation is given (C,); else ''.
+def interval_of(drawn: Tensor, pool: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the 95 % percentile interval (C,) and (C,) of draws of a prior, widened to hold the estimate.
 
-    `confusion` (C, C) are numbers of images of val by predicted and true class, `predicted` (C,) those of the pool.
+    A lower bound below the tolerance of EM is 0.
+
+    Args:
+        drawn: The prior in each draw, (K, C).
+        pool: The estimate, (C,).
     """
-    classes = len(pool)
-    counts = [_multinomial(each.flatten(), generator) for each in (confusion, predicted)]
-    expected, observed = _predicted_at(confusion, pool), predicted / predicted.sum()
-    drawn = _predicted_at(counts[0].view(-1, classes, classes), pool) - counts[1] / predicted.sum()
-    bound = float(norm.ppf(1 - LEVEL / (2 * classes)))
-    allowed = bound * (drawn.std(0) + _rates(confusion) @ deviation)
-    allowed += (pool / (confusion.sum(0) + 1)).sum()  # one image more or less of each class in val means nothing
-    apart = (expected - observed).abs() - allowed
-    if not bool((apart > 0).any()):
-        return ""
-    index = int(apart.argmax())
-    return (
-        f"{100 * observed[index]:.1f} % of the pool are predicted as class {index}, while "
-        f"{100 * expected[index]:.1f} % would be if only the shares of the classes differed"
-    )
-
-
-def _predicted_at(confusion: Tensor, prior: Tensor) -> Tensor:
-    """Return how often each class would be predicted at a prior, (..., C)."""
-    return _rates(confusion) @ prior
-
-
-def _rates(confusion: Tensor) -> Tensor:
-    """Return P(predicted | class), (..., C, C), with one image more of each class, predicted as images of val are."""
-    overall = confusion.sum(-1, keepdim=True) / confusion.sum((-2, -1), keepdim=True)
-    return (confusion + overall) / (confusion.sum(-2, keepdim=True) + 1)
+    low, high = torch.quantile(drawn, torch.tensor([0.025, 0.975], dtype=drawn.dtype), dim=0)
+    low = torch.minimum(low, pool)
+    return torch.where(low < TOLERANCE, 0, low), torch.maximum(high, pool)
 
 
 def _decide(ratios: Tensor, train: Tensor, pool: Tensor, images: int) -> tuple[str, str]:
@@ -197,28 +169,11 @@ def _decide(ratios: Tensor, train: Tensor, pool: Tensor, images: int) -> tuple[s
     gained = ((ratios @ pool).log() - (ratios @ train).log()).mean()
     statistic = 2 * float(gained) * len(ratios) * images / (len(ratios) + images)
     if chi2.sf(statistic, len(pool) - 1) > LEVEL:
-        return NO_SHIFT, "the classes of val and of the pool differ by no more than sampling noise"
+        found = f"{images} images of val and {len(ratios)} of the pool"
+        return NO_SHIFT, f"no shift of the classes could be shown with {found}"
     return CORRECTED, "the classes of val and of the pool differ by more than sampling noise"
-
-
-def _draws_of_pool(ratios: Tensor, start: Tensor, generator: torch.Generator) -> Tensor:
-    """Return bootstrap draws (DRAWS, C) of EM over images of the pool, in blocks of bounded memory."""
-    count, found = len(ratios), []
-    for block in torch.arange(DRAWS).split(BLOCK):
-        chosen = torch.randint(count, (len(block), count), generator=generator)
-        weights = torch.stack([each.bincount(minlength=count) for each in chosen], 1).double() / count
-        first = start.unsqueeze(1).expand(-1, len(block))
-        found.append(_expectation_maximisation(ratios, weights, first, 10 * TOLERANCE, ITERATIONS_OF_DRAW).T)
-    return torch.cat(found)
 
 
 def _confusion(predictions: Tensor, labels: Tensor, classes: int) -> Tensor:
     """Return the number of images by predicted and true class, float64 (C, C)."""
     return (predictions * classes + labels).bincount(minlength=classes**2).view(classes, classes).double()
-
-
-def _multinomial(counts: Tensor, generator: torch.Generator) -> Tensor:
-    """Return DRAWS of as many images as `counts` (K,) has, in its proportions, as numbers (DRAWS, K)."""
-    total = int(counts.sum())
-    cells = [torch.multinomial(counts, total, replacement=True, generator=generator) for _ in range(DRAWS)]
-    return torch.stack([each.bincount(minlength=len(counts)) for each in cells]).double()

@@ -36,8 +36,8 @@ def correct_prior(
     No label is needed, and nothing is trained. The network is calibrated on `data.val`, the class shares q of the pool
     are estimated from its predictions, and T (b + log q - log p) is added to the logits, where T and b are temperature
     and biases of the calibration, and p are the class shares in val. It helps if only these shares differ between
-    training images and pool, not what the images of a class look like; where the predictions for the pool contradict
-    that, the network is left as it is.
+    training images and pool, not what the images of a class look like; where predictions for the pool, their
+    confidence or the size of its logits contradict that, the network is left as it is.
 
     Args:
         model: The classifier of float pixels (N, 3, H, W) in [0, 1]; it is not changed.
