@@ -386,12 +386,15 @@ def test_images_that_a_person_has_skipped_are_left_out(field, tmp_path):
     )
 
 
-def test_without_labels_the_field_may_still_guess_and_another_pool_is_refused(field):
+def test_without_labels_the_field_may_still_guess_and_another_pool_is_told(field):
     line = f"relearn --budget 6 --views 2 {TRAINING} --use unlabelled"
     field.ran(line)
     assert field.json("relearn-hybrid-budget6-views2-unlabelled-published/metrics.json")["labels_bought"] == 0
-    next((field.data / "pool").iterdir()).unlink()
-    assert "selection.safetensors chose from another pool; make it again with: " in field.refused(line)
+    gone = next((field.data / "pool").iterdir())
+    gone.unlink()
+    said = field.ran(f"{line} -r").out
+    assert "finished already" not in said
+    assert f"{field.data / 'pool'} is not as it was when annotate chose: 1 gone ({gone.name}); images are found" in said
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,13 @@ class Pool:
     def __len__(self) -> int:
         return len(self.names)
 
+    @property
+    def files(self) -> list[list[str]]:
+        """The name of each image with a hash of its pixels, by which an image is found again in a pool that changed."""
+        pixels = self.pixels.cpu().contiguous()
+        hashes = [sha256(image.numpy().tobytes())[:16] for image in pixels]
+        return [list(each) for each in zip(self.names, hashes, strict=True)]
+
 
 def simulated_pool(source: Source, parts: Partition, device: torch.device) -> Pool:
     """Return the pool of a partition on `device`; its images are named by their indices in the combined data set."""

@@ -81,6 +81,31 @@ class Selection:
         )
         return answered.with_labels(labels[kept])
 
+    def moved(self, places: Tensor) -> Selection:
+        """Return the selection of the same images in a pool that has changed.
+
+        `places` int64 (N,) has the index that each image of the old pool has in the new one, UNKNOWN where it is gone.
+        Such images are left out, and members that would have one of their labels.
+
+        >>> selection = semi_supervised(torch.tensor([2, 0]), torch.tensor([4, 5]), torch.tensor([1, 3]))
+        >>> moved = selection.moved(torch.tensor([UNKNOWN, 0, 1, 5]))
+        >>> moved.bought.tolist(), moved.labels.tolist(), moved.members.tolist(), moved.unlabelled.tolist()
+        ([1], [4], [1], [0, 5])
+        """
+        places = places.to(self.bought)
+        found, members, unlabelled = (places[each] for each in (self.bought, self.members, self.unlabelled))
+        kept = found != UNKNOWN
+        held, drawn = kept[self.lender] & (members != UNKNOWN), unlabelled != UNKNOWN
+        return replace(
+            self,
+            bought=found[kept],
+            labels=self.labels[kept],
+            members=members[held],
+            lender=(kept.cumsum(0) - 1)[self.lender[held]],
+            unlabelled=unlabelled[drawn],
+            weights=self.weights[drawn],
+        )
+
     def counts(self, use: str = "both") -> dict[str, int]:
         """Return the numbers of images that a repair reads when it uses one of USES.
 
