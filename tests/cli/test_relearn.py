@@ -331,8 +331,10 @@ def test_in_the_field_a_person_fills_in_the_labels(field, tmp_path):
     assert field.refused(f"{line} {TRAINING} --labels {filled}") == (
         f"{filled}: 1 of 6 chosen images have no label yet, first {names[-1]}: load the table into annotate's "
         "contact.html and go on, or write (skipped) where no label can be given; "
-        f"2 labels name no class of class0, class1, class2: {names[0]} (class9), {names[1]} (class9); "
-        "2 labels are of images that were not chosen: x.png, y.png"
+        f"2 labels name no class of class0, class1, class2, correct them: {names[0]} (class9) (did you mean class2?), "
+        f"{names[1]} (class9) (did you mean class2?); "
+        "2 labels are of images that were not chosen, delete these rows, or name with --selection the "
+        "selection.safetensors that they were given for: x.png, y.png"
     )
     twice = tmp_path / "twice.csv"
     twice.write_text("file;label;Label \n")
