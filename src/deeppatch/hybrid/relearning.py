@@ -79,7 +79,8 @@ def relearn(
         use: `both`, `labels` for only the supervised phase, or `unlabelled` for only pseudo-labels.
         pseudo_labels: `safe` corrects the class prior first, trains with logit-adjusted labels, and with pseudo-labels
             of an averaged teacher that exceed thresholds of their class; the whole pool is read, propagated labels are
-            not. Its result is the best on val of networks between start and end. `published` for HybridRepair's recipe.
+            not. Its result is the best on val of networks between start and end, or the model as it is where none is
+            better on val. `published` for HybridRepair's recipe.
         scope: What the safe recipe trains: `all`, `head`, or `norms`, which is the last layer and normalisations.
         prior: For the safe recipe: True to estimate the class shares of the pool, False to correct nothing, or the
             shares (C,) themselves.
@@ -95,8 +96,9 @@ def relearn(
         checkpoint: Where the repair is saved after each epoch, and resumed from.
 
     Returns:
-        The repaired copy after the last epoch, in eval mode. Its attribute `history` is a
-        `deeppatch.training.History` of the repair; `history.watched` has the accuracy on test after each epoch.
+        The repaired copy in eval mode: with `published` after the last epoch, with `safe` what its floor has chosen.
+        Its attribute `history` is a `deeppatch.training.History` of the repair; `history.watched` has the accuracy on
+        test after each epoch.
 
     Raises:
         UserError: When a label is missing, there are no unlabelled images to use, `use`, `pseudo_labels`, `scope` or
@@ -227,6 +229,7 @@ def repair_from_warm_start(
             use=use,
             training=safe,
             recipe=recipe,
+            raw=model,
             checkpoint=checkpoint,
         )
         return Relearned(start, steps.floor.network, steps.history, steps)
