@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from deeppatch.data.dataset import Data
 from deeppatch.data.pool import check_pool
+from deeppatch.errors import check_counts
 from deeppatch.hybrid.budget import affordable
 from deeppatch.hybrid.choice_settings import ChoiceSettings
-from deeppatch.hybrid.oracle import Labels, Oracle
+from deeppatch.hybrid.oracle import Labels, Oracle, check_oracle
 from deeppatch.hybrid.rounds import choose_further
 from deeppatch.hybrid.selection import Selection
 from deeppatch.hybrid.selection_inputs import SelectionInputs
@@ -74,7 +75,8 @@ def choose_labels(
     >>> selection.with_labels(torch.tensor([0, 1, 1, 0])).labels.tolist()
     [0, 1, 1, 0]
     """
-    check_pool(pool_pixels)
+    check_pool(pool_pixels, data.example)
+    check_counts(views=views, batch_size=batch_size)
     device = device_of(model)
     train = data.train.pixels[:].to(device)
     inputs = SelectionInputs(
@@ -91,8 +93,11 @@ def choose_labels(
         settings=settings or ChoiceSettings(),
     )
     if earlier is not None:
-        return choose_further(inputs, earlier, budget, method=method, oracle=oracle)
-    return choose(inputs, budget, method=method, oracle=oracle).selection
+        earlier.check(pool_pixels, len(data.classes))
+        found = choose_further(inputs, earlier, budget, method=method, oracle=oracle)
+    else:
+        found = choose(inputs, budget, method=method, oracle=oracle).selection
+    return found.chosen_from(pool_pixels)
 
 
 def choose(
@@ -121,5 +126,6 @@ def choose(
     (['drawn at random', 'drawn at random'], 2, (40, 2))
     """
     known_method(method)
+    check_oracle(oracle, len(inputs.pool))
     count = affordable(budget, len(inputs.pool))
     return chosen_by(method, inputs, Oracle(oracle, count), count)

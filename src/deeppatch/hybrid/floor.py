@@ -122,11 +122,14 @@ def best_between(
 
     scores = [score(each) for each in networks]
     best = first_best(scores)
-    if raw is not None and (raw_score := score(raw)) >= scores[best]:
-        info("floor: nothing does better on val than the network as it was given, which is kept")
-        return Floor(copy.deepcopy(raw).eval(), 0.0, tuple(scores), raw_score, is_raw=True)
+    raw_score = None
+    if raw is not None:
+        given = copy.deepcopy(raw).eval()
+        if (raw_score := score(given)) >= scores[best]:
+            info("floor: nothing does better on val than the network as it was given, which is kept")
+            return Floor(given, 0.0, tuple(scores), raw_score, is_raw=True)
     info(f"floor: {100 * ALPHAS[best]:g} % of the way from the start to the result does best on val")
-    return Floor(networks[best], ALPHAS[best], tuple(scores), None if raw is None else raw_score)
+    return Floor(networks[best], ALPHAS[best], tuple(scores), raw_score)
 
 
 def first_best(scores: Sequence[float]) -> int:
