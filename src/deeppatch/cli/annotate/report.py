@@ -70,7 +70,9 @@ def write_selection(
         },
     )
     table = selection_table(pool, choice, uncertain[selection.bought].tolist(), source.classes)
-    lead = f"{len(table)} of {len(pool)} images chosen by {options.method} for {options.model} on {source.name}."
+    where = f" of {len(pool)} images in {pool.folder}" if pool.folder else f" of {len(pool)} images"
+    of_data = "" if pool.folder else f" on {source.name}"
+    lead = f"{len(table)}{where} chosen by {options.method} for {options.model}{of_data}."
     shown = tiles(pool, choice, table)
     if pool.folder:  # for a person to fill in
         command = f"{context.command('relearn')} --labels {TABLE}"

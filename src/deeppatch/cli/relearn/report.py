@@ -76,6 +76,7 @@ def report_prior(context: Context, model: nn.Module, corrected: nn.Module) -> No
         "test_images": len(context.splits.test),
     }
     row["prior_percent"] = row["last_percent"]
+    del predictions["finetuned"]  # nothing was
     write(context, row, predictions, corrected, {}, [])
     write_prior(context, estimate)
     info(f"test accuracy: {row['raw_percent']:.2f} %, {row['last_percent']:.2f} % with the correction of the prior")
