@@ -11,7 +11,7 @@ from deeppatch.data.pool import check_pool
 from deeppatch.errors import check_counts
 from deeppatch.hybrid.budget import affordable
 from deeppatch.hybrid.choice_settings import ChoiceSettings
-from deeppatch.hybrid.oracle import Labels, Oracle, check_oracle
+from deeppatch.hybrid.oracle import Labels, Oracle
 from deeppatch.hybrid.rounds import choose_further
 from deeppatch.hybrid.selection import Selection
 from deeppatch.hybrid.selection_inputs import SelectionInputs
@@ -126,6 +126,5 @@ def choose(
     (['drawn at random', 'drawn at random'], 2, (40, 2))
     """
     known_method(method)
-    check_oracle(oracle, len(inputs.pool))
     count = affordable(budget, len(inputs.pool))
-    return chosen_by(method, inputs, Oracle(oracle, count), count)
+    return chosen_by(method, inputs, Oracle(oracle, count, images=len(inputs.pool)), count)

@@ -40,10 +40,13 @@ class Oracle:
     """Returns labels of the pool, for at most `budget` distinct images.
 
     Labels are int64 (N,), or a function from indices (B,) to labels (B,). Without labels (a pool that nobody has
-    labelled yet) it returns `unknown`. Querying the same image again is free.
+    labelled yet) it returns `unknown`. With `images`, the size of the pool, labels of another number are a UserError.
+    Querying the same image again is free.
     """
 
-    def __init__(self, labels: Labels | None, budget: int, *, unknown: int = -1) -> None:
+    def __init__(self, labels: Labels | None, budget: int, *, unknown: int = -1, images: int | None = None) -> None:
+        if images is not None:
+            check_oracle(labels, images)
         self._labels = labels
         self._budget = budget
         self._unknown = unknown
