@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import io
@@ -156,6 +157,14 @@ class Checkpoint:
         """Delete the checkpoint."""
         if self.writes:
             self.path.unlink(missing_ok=True)
+
+
+def saved_settings(path: Path) -> dict[str, Any] | None:
+    """Return the settings of the run that left a checkpoint, or None where the file is damaged."""
+    with contextlib.suppress(*DAMAGE):
+        saved = torch.load(io.BytesIO(path.read_bytes()[32:]), map_location="cpu", weights_only=True)
+        return dict(parse_json(saved["settings"]))
+    return None
 
 
 class Stateful(Protocol):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable
+from numbers import Integral, Real
 from pathlib import Path
 
 
@@ -23,6 +24,31 @@ def check_positive(**numbers: float) -> None:
     """Raise UserError unless all numbers are finite and above 0; keywords are their names in the message."""
     if wrong := [f"{name}={number}" for name, number in numbers.items() if not 0 < number < math.inf]:
         raise UserError(f"{', '.join(wrong)}: give a number above 0")
+
+
+def check_counts(**numbers: object) -> None:
+    """Raise UserError unless all numbers are whole and at least 1; keywords are their names in the message."""
+    wrong = [f"{name}={number!r}" for name, number in numbers.items() if not _is_whole(number) or int(number) < 1]  # type: ignore[call-overload]
+    if wrong:
+        raise UserError(f"{', '.join(wrong)}: give a whole number, at least 1")
+
+
+def check_between(least: float, most: float, **numbers: float) -> None:
+    """Raise UserError unless all numbers are finite and from `least` to `most`; keywords are their names.
+
+    >>> check_between(0, 1, share=0.5)
+    """
+    if wrong := [f"{name}={number!r}" for name, number in numbers.items() if not _lies(least, number, most)]:
+        allowed = f"{least:g} or more" if most == math.inf else f"a number from {least:g} to {most:g}"
+        raise UserError(f"{', '.join(wrong)}: give {allowed}")
+
+
+def _is_whole(number: object) -> bool:
+    return isinstance(number, Integral) and not isinstance(number, bool)
+
+
+def _lies(least: float, number: object, most: float) -> bool:
+    return isinstance(number, Real) and least <= float(number) <= most and math.isfinite(number)
 
 
 class MissingArtifact(UserError):

@@ -307,3 +307,6 @@ def test_what_the_correction_of_the_prior_does_not_read_is_said_to_change_nothin
     assert naming.unused_options("relearn", options) == ["budget", "epochs"]
     trained = parse("relearn", "-d digits --bias B --budget 30 --epochs 3 --trust_prior --amp")
     assert naming.unused_options("relearn", trained) == []
+    assert naming.idle_in("relearn", options, "epochs") == "relearn --method prior"
+    assert naming.idle_in("correct", parse("correct", "-d digits -c bank --lr 0.5"), "lr") == "correct -c bank"
+    assert naming.idle_in("correct", parse("correct", "-d digits -c bank -e 7"), "max_epoch") == "correct"

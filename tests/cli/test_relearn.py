@@ -331,8 +331,10 @@ def test_in_the_field_a_person_fills_in_the_labels(field, tmp_path):
     assert field.refused(f"{line} {TRAINING} --labels {filled}") == (
         f"{filled}: 1 of 6 chosen images have no label yet, first {names[-1]}: load the table into annotate's "
         "contact.html and go on, or write (skipped) where no label can be given; "
-        f"2 labels name no class of class0, class1, class2: {names[0]} (class9), {names[1]} (class9); "
-        "2 labels are of images that were not chosen: x.png, y.png"
+        f"2 labels name no class of class0, class1, class2, correct them: {names[0]} (class9) (did you mean class2?), "
+        f"{names[1]} (class9) (did you mean class2?); "
+        "2 labels are of images that were not chosen, delete these rows, or name with --selection the "
+        "selection.safetensors that they were given for: x.png, y.png"
     )
     twice = tmp_path / "twice.csv"
     twice.write_text("file;label;Label \n")
@@ -386,12 +388,15 @@ def test_images_that_a_person_has_skipped_are_left_out(field, tmp_path):
     )
 
 
-def test_without_labels_the_field_may_still_guess_and_another_pool_is_refused(field):
+def test_without_labels_the_field_may_still_guess_and_another_pool_is_told(field):
     line = f"relearn --budget 6 --views 2 {TRAINING} --use unlabelled"
     field.ran(line)
     assert field.json("relearn-hybrid-budget6-views2-unlabelled-published/metrics.json")["labels_bought"] == 0
-    next((field.data / "pool").iterdir()).unlink()
-    assert "selection.safetensors chose from another pool; make it again with: " in field.refused(line)
+    gone = next((field.data / "pool").iterdir())
+    gone.unlink()
+    said = field.ran(f"{line} -r").out
+    assert "finished already" not in said
+    assert f"{field.data / 'pool'} is not as it was when annotate chose: 1 gone ({gone.name}); images are found" in said
 
 
 @pytest.mark.parametrize(

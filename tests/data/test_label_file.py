@@ -157,16 +157,21 @@ def test_rows_without_a_label_for_images_that_were_not_chosen_do_no_harm():
     assert read(table(*GOOD, "other.png,,")) == [0, 1, 1]
 
 
+def test_a_row_that_is_there_twice_does_no_harm_nor_an_empty_one_beside_it():
+    assert read(table(*GOOD, *GOOD, "a.png,,", "d.png,other reason,dog")) == [0, 1, 1]
+
+
 def test_all_that_is_wrong_is_said_at_once():
-    content = table("a.png,,bird", "z.png,,dog", "d.png,,", "a.png,,bird")
+    content = table("a.png,,bird", "z.png,,dog", "d.png,,", "a.png,,DOG", "a.png,,cat", "a.png,,cat", "a.png,,")
     with pytest.raises(Contradictions) as error:
         read(content)
     assert str(error.value).split("; ") == [
         "labels.csv: 2 of 3 chosen images have no label yet, first sub/b, c.png: load the table into annotate's "
         "contact.html and go on, or write (skipped) where no label can be given",
-        "1 labels name no class of cat, dog: a.png (bird)",
-        "1 labels are of images that were not chosen: z.png",
-        "1 images are there more than once: a.png",
+        "2 labels name no class of cat, dog, correct them: a.png (bird), a.png (DOG) (did you mean dog?)",
+        "1 labels are of images that were not chosen, delete these rows, or name with --selection the "
+        "selection.safetensors that they were given for: z.png",
+        "1 images are there more than once with other labels, keep the row that counts: a.png (bird, DOG, cat)",
     ]
 
 
@@ -178,7 +183,8 @@ def test_a_long_list_of_mistakes_is_told_whole_and_of_what_is_missing_the_first(
     missing, unknown, surplus = str(error.value).split("; ")
     assert missing.startswith("labels.csv: 150 of 300 chosen images have no label yet, first own1.png: load the table ")
     assert unknown.endswith(", ".join(f"{name} (bird)" for name in files[::2]))
-    assert surplus == f"300 labels are of images that were not chosen: {', '.join(strangers)}"
+    assert surplus.startswith("300 labels are of images that were not chosen, delete these rows, or name with ")
+    assert surplus.endswith(f": {', '.join(strangers)}")
 
 
 @pytest.mark.parametrize(

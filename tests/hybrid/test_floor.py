@@ -59,3 +59,14 @@ def test_of_equal_networks_that_nearest_to_the_start_is_taken(images, monkeypatc
     monkeypatch.setattr(floor, "class_weighted_accuracy", lambda *_: next(scores))
     scores = iter([0.1, 0.2, 0.5, 0.5, 0.3])
     assert best_between(start, network(2).eval(), images, images, torch.tensor([0.5, 0.5]), seed=1).alpha == 0.5
+
+
+@pytest.mark.parametrize(("raw_score", "kept"), [(0.6, True), (0.5, True), (0.4, False)])
+def test_the_network_as_it_was_given_is_kept_where_nothing_does_better(images, monkeypatch, raw_score, kept):
+    raw, start, end = network(3).train(), network(1).eval(), network(2).eval()
+    scores = iter([0.1, 0.2, 0.5, 0.5, 0.3, raw_score])
+    monkeypatch.setattr(floor, "class_weighted_accuracy", lambda *_: next(scores))
+    found = best_between(start, end, images, images, torch.tensor([0.5, 0.5]), raw=raw, seed=1)
+    assert (found.is_raw, found.raw_score, found.alpha) == (kept, raw_score, 0.0 if kept else 0.5)
+    same = state_digest(found.network.state_dict()) == state_digest(raw.state_dict())
+    assert (same, found.network is raw, found.network.training) == (kept, False, False)

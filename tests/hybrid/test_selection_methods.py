@@ -321,4 +321,4 @@ def test_what_chooses_hands_the_labels_that_are_given_to_an_oracle_and_to_nothin
         ast.unparse(node) for node in ast.walk(tree) for child in ast.iter_child_nodes(node)
         if isinstance(child, ast.Name) and child.id == "oracle"
     }  # fmt: skip
-    assert uses == {"oracle=oracle", "Oracle(oracle, count)"}
+    assert uses == {"oracle=oracle", "Oracle(oracle, count, images=len(inputs.pool))"}

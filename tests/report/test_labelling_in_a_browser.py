@@ -296,12 +296,12 @@ def test_a_half_filled_table_is_taken_back_and_can_be_undone(browser):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("file,label\nday0/000.png,cat\nx.png,dog\n", "t.csv belongs to another selection: 1 of its 2 images are not "
-         "on this page, such as x.png. Nothing was read."),
+        ("file,label\ny.png,cat\nx.png,dog\n", "t.csv belongs to another selection: none of its 2 images is on this "
+         "page, such as y.png. Nothing was read."),
         ("file,label\nday0/000.png,bird\n", "t.csv calls day0/000.png \u201cbird\u201d, which is no class here. "
          "Nothing was read."),
-        ("file,label\nday0/000.png,cat\nday0/000.png,dog\n", "t.csv has day0/000.png more than once. Nothing was "
-         "read."),
+        ("file,label\nday0/000.png,cat\nday0/000.png,dog\n", "t.csv has day0/000.png more than once, with other "
+         "labels. Nothing was read."),
         ("name,label\na,cat\n", "t.csv has no columns file and label. Nothing was read."),
         ("file,label,Label\na,cat,\n", "t.csv has 2 columns label; keep the one that counts."),
         ("", "t.csv has no columns file and label. Nothing was read."),
@@ -312,6 +312,14 @@ def test_another_table_is_refused_in_one_line(browser, content, said):
     browser.open(names(3))
     browser.press("2")
     assert browser.load("t.csv", content.encode()) == said
+    assert browser.labels == [1, None, None]
+
+
+def test_labels_for_another_selection_count_where_images_were_chosen_again(browser):
+    browser.open(names(3))
+    content = "file,label\nday0/000.png,dog\nx.png,bird\nday0/000.png,dog\n"
+    said = browser.load("t.csv", content.encode())
+    assert said == "t.csv: 1 images with a label or skipped; 1 of its images are not on this page."
     assert browser.labels == [1, None, None]
 
 

@@ -15,8 +15,9 @@ from deeppatch import runtime
 from deeppatch.artifacts import Checkpoint
 from deeppatch.cli import options as command_line
 from deeppatch.cli.locating import Found, Role, locate, locate_all, roles, run_folder
-from deeppatch.cli.naming import own_settings, unused_options
+from deeppatch.cli.naming import idle_in, own_settings, unused_options
 from deeppatch.cli.options import StageOptions
+from deeppatch.cli.resuming import starts_anew
 from deeppatch.cli.sizing import sizing_of
 from deeppatch.data import corruption_names, digest, names, sources, views
 from deeppatch.data.corruption_names import Specification
@@ -200,6 +201,8 @@ class Context:
         record = ranks.broadcast_from_rank0(self.stage.finished) if self.options.resume else None
         inputs = self.stage.inputs.items()
         if record is None or any(record["inputs"].get(name) != found for name, found in inputs):
+            if self.options.resume and record is None and (reason := starts_anew(self.stage, self.options)):
+                info(reason)
             self.begin()
             return False
         self.stage.tidy()
@@ -245,7 +248,7 @@ def open_stage(options: StageOptions, stage: str) -> Context:
     device = runtime.pick_device(options.device, options.gpu)
     options = replace(options, device=device.type)  # which `auto` leaves open
     for name in unused_options(stage, options):
-        info(f"--{name} {getattr(options, name)} changes nothing in {stage}")
+        info(f"--{name} {getattr(options, name)} changes nothing in {idle_in(stage, options, name)}")
     runtime.prepare(options.seed)
     facts = {
         "stage": stage,

@@ -192,7 +192,7 @@ def locate(role: Role, options: Any, base: Found | None = None, patch: Found | N
         ((folder, record),) = (plain or fitting).items()
         return _of_run(folder, role, command, record, is_default=False)
     if fitting:
-        listed = _listed(role, fitting, reader)
+        listed = _listed(role, fitting, reader, {"base": base, "patch": patch})
         first = min(fitting) / role.file
         choose = (
             f"choose one with --{OPTION_NAMES.get(role.option, role.option)} {first}"
@@ -202,7 +202,7 @@ def locate(role: Role, options: Any, base: Found | None = None, patch: Found | N
         raise UserError(f"{role.stage} has {len(fitting)} finished runs for this: {listed}; {choose}")
     for folder in _with_damaged_record(default, role):
         return _of_run(folder, role, command, None, is_default=False)
-    raise MissingArtifact(default / role.file, command, _listed(role, runs, reader))
+    raise MissingArtifact(default / role.file, command, _listed(role, runs, reader, {"base": base, "patch": patch}))
 
 
 def _changes_in_command(role: Role) -> dict[str, object]:
@@ -251,13 +251,16 @@ def _unread(role: Role) -> dict[str, object]:
     return {name: value for name, value in role.changes.items() if name in ("refine", "race")}
 
 
-def _listed(role: Role, runs: Mapping[Path, dict[str, Any]], reader: Any) -> str:
-    """Name finished runs, and in what each differs from what the reader's options and the defaults would make."""
-    names = [f"{folder.name} ({_difference(role, record, reader)})" for folder, record in runs.items()]
+def _listed(role: Role, runs: Mapping[Path, dict[str, Any]], reader: Any, read: Mapping[str, Found | None]) -> str:
+    """Name finished runs, and in what each differs from what the reader's options and the defaults would make.
+
+    `read` is what the reader itself reads, by role, where it is known.
+    """
+    names = [f"{folder.name} ({_difference(role, record, reader, read)})" for folder, record in runs.items()]
     return ", ".join(names[:MOST_LISTED]) + (f" and {len(names) - MOST_LISTED} more" * (len(names) > MOST_LISTED))
 
 
-def _difference(role: Role, record: dict[str, Any], reader: Any) -> str:
+def _difference(role: Role, record: dict[str, Any], reader: Any, read: Mapping[str, Found | None]) -> str:
     settings = record.get("settings", {})
     usual = record.get("defaults", {})
     identity = IDENTITIES[role.stage]
@@ -270,5 +273,13 @@ def _difference(role: Role, record: dict[str, Any], reader: Any) -> str:
     found = [
         f"{name} {settings[name]}" for name, value in compared.items() if name in settings and settings[name] != value
     ]
-    consumed = [name for name, each in record.get("consumed", {}).items() if not each.get("default", True)]
+    consumed = [
+        name
+        for name, each in record.get("consumed", {}).items()
+        if (
+            each.get("sha256") != own.digest
+            if (own := read.get(name)) and own.digest
+            else not each.get("default", True)
+        )
+    ]
     return ", ".join(found + [f"another {name}" for name in consumed]) or "the same options"

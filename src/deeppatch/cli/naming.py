@@ -97,6 +97,14 @@ def unused_options(stage: str, options: Any) -> list[str]:
     return [name for name in given_options(options) if name not in read]
 
 
+def idle_in(stage: str, options: Any, name: str) -> str:
+    """Return where an option changes nothing: in the stage, or in the way of it that other options choose."""
+    ways = {"correct": "-c {crt_method}", "decompose": "{action}", "relearn": "--method {method}"}
+    if stage not in ways or name not in (*IDENTITIES[stage].named, *IDENTITIES[stage].hashed):
+        return stage
+    return f"{stage} {ways[stage].format(**vars(options))}"
+
+
 def given_options(options: Any) -> list[str]:
     """Return the options that have another value than their default."""
     return [name for name, usual in options.defaults.items() if getattr(options, name, usual) != usual]

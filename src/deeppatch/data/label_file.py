@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from deeppatch.errors import Contradictions, UserError
+from deeppatch.errors import Contradictions, UserError, closest
 
 FILE, LABEL = "file", "label"
 SKIPPED = -1  # the label of an image that a person has passed over
@@ -71,24 +71,30 @@ def read_labels(content: bytes, origin: Path, files: Sequence[str], classes: Seq
     that tell all missing, unknown and surplus labels at once; the file is never changed.
     """
     own_names, known = _spellings(files), _spellings(classes)
-    rows = [(_meant(name, own_names), label) for name, label in _rows(content, origin)]
+    found = dict.fromkeys((_meant(name, own_names), _meant(label, known)) for name, label in _rows(content, origin))
+    labelled = {name for name, label in found if label}
+    rows = [(name, label) for name, label in found if label or name not in labelled]  # each once
     given, mark = dict(rows), skip_mark(classes)
     numbers = {name: index for index, name in enumerate(classes)}
-    labels = {
-        name: SKIPPED if label.casefold() == mark else numbers.get(_meant(label, known))
-        for name, label in given.items()
-    }
-    chosen = set(files)
+    labels = {name: SKIPPED if label.casefold() == mark else numbers.get(label) for name, label in given.items()}
+    chosen, times = set(files), Counter(name for name, _label in rows)
     problems = {
-        f"labels name no class of {', '.join(classes)}": [
-            f"{name} ({label})" for name, label in given.items() if label and labels[name] is None
+        f"labels name no class of {', '.join(classes)}, correct them": [
+            f"{name} ({label}){closest(label, classes)}"
+            for name, label in rows
+            if label and label not in numbers and label.casefold() != mark
         ],
-        "labels are of images that were not chosen": [name for name in given if given[name] and name not in chosen],
-        "images are there more than once": [
-            name for name, count in Counter(name for name, _label in rows).items() if count > 1
+        "labels are of images that were not chosen, delete these rows, or name with --selection the "
+        "selection.safetensors that they were given for": [
+            name for name in given if given[name] and name not in chosen
+        ],
+        "images are there more than once with other labels, keep the row that counts": [
+            f"{name} ({', '.join(label for other, label in rows if other == name)})"
+            for name, count in times.items()
+            if count > 1
         ],
     }
-    messages = [f"{len(found)} {what}: {', '.join(found)}" for what, found in problems.items() if found]
+    messages = [f"{len(names)} {what}: {', '.join(names)}" for what, names in problems.items() if names]
     if missing := [name for name in files if not given.get(name)]:
         messages.insert(
             0,

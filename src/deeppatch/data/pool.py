@@ -36,6 +36,13 @@ class Pool:
     def __len__(self) -> int:
         return len(self.names)
 
+    @property
+    def files(self) -> list[list[str]]:
+        """The name of each image with a hash of its pixels, by which an image is found again in a pool that changed."""
+        pixels = self.pixels.cpu().contiguous()
+        hashes = [sha256(image.numpy().tobytes())[:16] for image in pixels]
+        return [list(each) for each in zip(self.names, hashes, strict=True)]
+
 
 def simulated_pool(source: Source, parts: Partition, device: torch.device) -> Pool:
     """Return the pool of a partition on `device`; its images are named by their indices in the combined data set."""
@@ -56,10 +63,16 @@ def folder_pool(
     return Pool(pixels.to(device), names, None, folder, digest)
 
 
-def check_pool(pixels: object) -> None:
-    """Raise DataProblem unless the pixels of a pool are a uint8 tensor (N, 3, H, W) with an image."""
+def check_pool(pixels: object, like: Tensor | None = None) -> None:
+    """Raise DataProblem unless the pixels of a pool are a uint8 tensor (N, 3, H, W) with an image.
+
+    Where `like` is given, an image of the data, the images of the pool must have its size.
+    """
     if not isinstance(pixels, Tensor) or pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3:
         found = f"{pixels.dtype} {tuple(pixels.shape)}" if isinstance(pixels, Tensor) else type(pixels).__name__
         raise DataProblem(f"the pool is {found}; give a uint8 tensor (N, 3, H, W)")
     if not len(pixels):
         raise DataProblem("the pool has no images")
+    if like is not None and pixels.shape[2:] != like.shape[-2:]:
+        sizes = f"{tuple(pixels.shape[2:])}, those of the data {tuple(like.shape[-2:])}"
+        raise DataProblem(f"images of the pool have size {sizes}; resize the pool")

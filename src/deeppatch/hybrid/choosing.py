@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from deeppatch.data.dataset import Data
 from deeppatch.data.pool import check_pool
+from deeppatch.errors import check_counts
 from deeppatch.hybrid.budget import affordable
 from deeppatch.hybrid.choice_settings import ChoiceSettings
 from deeppatch.hybrid.oracle import Labels, Oracle
@@ -74,7 +75,8 @@ def choose_labels(
     >>> selection.with_labels(torch.tensor([0, 1, 1, 0])).labels.tolist()
     [0, 1, 1, 0]
     """
-    check_pool(pool_pixels)
+    check_pool(pool_pixels, data.example)
+    check_counts(views=views, batch_size=batch_size)
     device = device_of(model)
     train = data.train.pixels[:].to(device)
     inputs = SelectionInputs(
@@ -91,8 +93,11 @@ def choose_labels(
         settings=settings or ChoiceSettings(),
     )
     if earlier is not None:
-        return choose_further(inputs, earlier, budget, method=method, oracle=oracle)
-    return choose(inputs, budget, method=method, oracle=oracle).selection
+        earlier.check(pool_pixels, len(data.classes))
+        found = choose_further(inputs, earlier, budget, method=method, oracle=oracle)
+    else:
+        found = choose(inputs, budget, method=method, oracle=oracle).selection
+    return found.chosen_from(pool_pixels)
 
 
 def choose(
@@ -122,4 +127,4 @@ def choose(
     """
     known_method(method)
     count = affordable(budget, len(inputs.pool))
-    return chosen_by(method, inputs, Oracle(oracle, count), count)
+    return chosen_by(method, inputs, Oracle(oracle, count, images=len(inputs.pool)), count)

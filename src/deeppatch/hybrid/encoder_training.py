@@ -13,6 +13,7 @@ from deeppatch.artifacts import Checkpoint
 from deeppatch.cache import ContentCache, Entry
 from deeppatch.data.dataset import Data
 from deeppatch.data.views import to_float
+from deeppatch.errors import check_counts
 from deeppatch.features import pixels_digest
 from deeppatch.hybrid.encoder import Encoder, PositivePairs, contrastive_loss, neighbours_accuracy
 from deeppatch.progress import info
@@ -32,6 +33,10 @@ class EncoderSettings:
     batch_size: int = 256
     seed: int = 2021
     amp: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise UserError when a number is out of range."""
+        check_counts(epochs=self.epochs, batch_size=self.batch_size)
 
 
 @dataclass(frozen=True)

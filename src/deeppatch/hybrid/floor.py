@@ -23,11 +23,16 @@ IMAGES, BATCH = 2400, 240
 
 @dataclass(frozen=True)
 class Floor:
-    """The chosen network, its `alpha`, and `scores`: the weighted accuracies in [0, 1] of all of ALPHAS."""
+    """The chosen network, its `alpha`, and `scores`: the weighted accuracies in [0, 1] of all of ALPHAS.
+
+    `is_raw` says that it is the network as it was given, which has the weighted accuracy `raw_score`; alpha is 0 then.
+    """
 
     network: nn.Module
     alpha: float
     scores: tuple[float, ...]
+    raw_score: float | None = None
+    is_raw: bool = False
 
 
 def between(
@@ -85,27 +90,46 @@ def class_weighted_accuracy(predictions: Tensor, labels: Tensor, prior: Tensor) 
 
 
 def best_between(
-    start: nn.Module, end: nn.Module, train: Images, val: Images, prior: Tensor, *, seed: int, amp: bool = False
+    start: nn.Module,
+    end: nn.Module,
+    train: Images,
+    val: Images,
+    prior: Tensor,
+    *,
+    raw: nn.Module | None = None,
+    seed: int,
+    amp: bool = False,
 ) -> Floor:
     """Return the network between two that is best on val, weighted to the prior; of equal ones that nearest to start.
 
+    The network as it was given is a candidate, too, and of equal ones it is taken.
+
     Args:
-        start: The network to fall back to.
+        start: The network that training began with.
         end: The repaired network.
         train: The training images, for running statistics.
         val: Images that neither was trained on.
         prior: The class prior of the images that the network is for.
+        raw: The network as it was given, before the warm start.
         seed: The seed of the choice of training images.
         amp: Whether forward passes run in bfloat16.
     """
     view = views.clean(val, 256)
     networks = [between(start, end, alpha, train, seed=seed, amp=amp) for alpha in ALPHAS]
-    scores = [
-        class_weighted_accuracy(predict(each, view, amp=amp, label="floor"), view.labels, prior) for each in networks
-    ]
+
+    def score(network: nn.Module) -> float:
+        return class_weighted_accuracy(predict(network, view, amp=amp, label="floor"), view.labels, prior)
+
+    scores = [score(each) for each in networks]
     best = first_best(scores)
+    raw_score = None
+    if raw is not None:
+        given = copy.deepcopy(raw).eval()
+        if (raw_score := score(given)) >= scores[best]:
+            info("floor: nothing does better on val than the network as it was given, which is kept")
+            return Floor(given, 0.0, tuple(scores), raw_score, is_raw=True)
     info(f"floor: {100 * ALPHAS[best]:g} % of the way from the start to the result does best on val")
-    return Floor(networks[best], ALPHAS[best], tuple(scores))
+    return Floor(networks[best], ALPHAS[best], tuple(scores), raw_score)
 
 
 def first_best(scores: Sequence[float]) -> int:

@@ -7,7 +7,29 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from deeppatch.errors import UserError
+
 Labels = Tensor | Callable[[Tensor], Tensor]
+
+
+def whole_labels(labels: object, images: Tensor) -> Tensor:
+    """Return labels that a user gave as int64 (B,), where `images` (B,) are; UserError where they are none."""
+    try:
+        found = torch.as_tensor(labels)
+        whole = found.to(images)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"labels are {type(labels).__name__}; give whole numbers, one for each image") from error
+    if found.shape != images.shape:
+        raise UserError(f"labels are {tuple(found.shape)}; give one label for each of the {len(images)} images")
+    if found.dtype == torch.bool or not bool((whole == found.to(images.device)).all()):
+        raise UserError("labels are not whole numbers; give the number of the class of each image")
+    return whole
+
+
+def check_oracle(labels: Labels | None, count: int) -> None:
+    """Raise UserError where the labels of an oracle are a tensor, and not one of whole numbers for `count` images."""
+    if labels is not None and not callable(labels):
+        whole_labels(labels, torch.empty(count, dtype=torch.long))
 
 
 class BudgetExceeded(Exception):
@@ -18,10 +40,13 @@ class Oracle:
     """Returns labels of the pool, for at most `budget` distinct images.
 
     Labels are int64 (N,), or a function from indices (B,) to labels (B,). Without labels (a pool that nobody has
-    labelled yet) it returns `unknown`. Querying the same image again is free.
+    labelled yet) it returns `unknown`. With `images`, the size of the pool, labels of another number are a UserError.
+    Querying the same image again is free.
     """
 
-    def __init__(self, labels: Labels | None, budget: int, *, unknown: int = -1) -> None:
+    def __init__(self, labels: Labels | None, budget: int, *, unknown: int = -1, images: int | None = None) -> None:
+        if images is not None:
+            check_oracle(labels, images)
         self._labels = labels
         self._budget = budget
         self._unknown = unknown
@@ -41,5 +66,5 @@ class Oracle:
         if self._labels is None:
             return torch.full_like(indices, self._unknown)
         if not isinstance(self._labels, Tensor):
-            return torch.as_tensor(self._labels(indices.cpu())).to(indices)
+            return whole_labels(self._labels(indices.cpu()), indices)
         return self._labels.to(indices.device)[indices]

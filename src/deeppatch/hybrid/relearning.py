@@ -14,7 +14,7 @@ from deeppatch.cache import ContentCache
 from deeppatch.data.augmix import views as augmix_views
 from deeppatch.data.dataset import Data
 from deeppatch.data.pool import check_pool
-from deeppatch.errors import DataProblem, UserError, check_positive
+from deeppatch.errors import DataProblem, UserError, check_counts
 from deeppatch.hybrid.consistency import consistency
 from deeppatch.hybrid.names import LEARNING_RATES, POOL_WEIGHTS, PSEUDO_LABELS, USES
 from deeppatch.hybrid.safe_repair import SafeRepair, SafeTraining, safe_repair
@@ -79,7 +79,8 @@ def relearn(
         use: `both`, `labels` for only the supervised phase, or `unlabelled` for only pseudo-labels.
         pseudo_labels: `safe` corrects the class prior first, trains with logit-adjusted labels, and with pseudo-labels
             of an averaged teacher that exceed thresholds of their class; the whole pool is read, propagated labels are
-            not. Its result is the best on val of networks between start and end. `published` for HybridRepair's recipe.
+            not. Its result is the best on val of networks between start and end, or the model as it is where none is
+            better on val. `published` for HybridRepair's recipe.
         scope: What the safe recipe trains: `all`, `head`, or `norms`, which is the last layer and normalisations.
         prior: For the safe recipe: True to estimate the class shares of the pool, False to correct nothing, or the
             shares (C,) themselves.
@@ -95,8 +96,9 @@ def relearn(
         checkpoint: Where the repair is saved after each epoch, and resumed from.
 
     Returns:
-        The repaired copy after the last epoch, in eval mode. Its attribute `history` is a
-        `deeppatch.training.History` of the repair; `history.watched` has the accuracy on test after each epoch.
+        The repaired copy in eval mode: with `published` after the last epoch, with `safe` what its floor has chosen.
+        Its attribute `history` is a `deeppatch.training.History` of the repair; `history.watched` has the accuracy on
+        test after each epoch.
 
     Raises:
         UserError: When a label is missing, there are no unlabelled images to use, `use`, `pseudo_labels`, `scope` or
@@ -200,17 +202,14 @@ def repair_from_warm_start(
         raise UserError("labels of the selection are missing; give them with selection.with_labels(labels)")
     if use == "unlabelled" and not len(selection.unlabelled) and safe is None:
         raise UserError("use='unlabelled': the selection has no unlabelled images; choose another method")
-    check_positive(epochs=settings.epochs, lr=settings.lr)
+    check_counts(views=views)
     recipe = recipe or Recipe()
     if safe is not None:
         safe.check(len(data.classes), recipe, pool_weights)
-    check_pool(pool_pixels)
-    _check_fit(selection, len(pool_pixels), len(data.classes))
+    check_pool(pool_pixels, data.example)
+    selection.check(pool_pixels, len(data.classes))
     device = device_of(model)
     data = data.to(device)
-    if pool_pixels.shape[2:] != data.example.shape[2:]:
-        sizes = f"{tuple(pool_pixels.shape[2:])}, those of the data {tuple(data.example.shape[2:])}"
-        raise UserError(f"images of the pool have size {sizes}; resize the pool")
     training_data = semi_supervised_data(
         data, pool_pixels.to(device), selection, use=use, views=views, settings=settings, pool_weights=pool_weights
     )
@@ -227,6 +226,7 @@ def repair_from_warm_start(
             use=use,
             training=safe,
             recipe=recipe,
+            raw=model,
             checkpoint=checkpoint,
         )
         return Relearned(start, steps.floor.network, steps.history, steps)
@@ -243,18 +243,6 @@ def repair_from_warm_start(
 def settings_of_warm_start(settings: RepairSettings) -> RepairSettings:
     """Return the settings of the warm start before the safe recipe: those of the repair, at the published rate."""
     return replace(settings, lr=LEARNING_RATES["published"])
-
-
-def _check_fit(selection: Selection, count: int, classes: int) -> None:
-    labels = selection.labels[selection.labels != UNKNOWN]
-    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
-        raise UserError(
-            f"labels reach from {int(labels.min())} to {int(labels.max())}, classes from 0 to {classes - 1}"
-        )
-    if len(selection.members) and int(selection.members.max()) >= count:
-        raise UserError(
-            f"the selection names image {int(selection.members.max())} of a pool of {count}; give the right pool"
-        )
 
 
 def semi_supervised_data(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from deeppatch.errors import UserError
 from deeppatch.hybrid.budget import affordable
-from deeppatch.hybrid.oracle import Labels, Oracle
+from deeppatch.hybrid.oracle import Labels, Oracle, check_oracle
 from deeppatch.hybrid.selection import UNKNOWN, Selection
 from deeppatch.hybrid.selection_inputs import SelectionInputs
 from deeppatch.hybrid.selection_methods import chosen_by, known_method
@@ -44,6 +44,7 @@ def choose_further(
             smaller than the budget.
     """
     known_method(method)
+    check_oracle(oracle, len(inputs.pool))
     if bool((earlier.labels == UNKNOWN).any()):
         raise UserError("labels of the earlier selection are missing; give them with selection.with_labels(labels)")
     free = torch.ones(len(inputs.pool), dtype=torch.bool, device=inputs.pool.device)

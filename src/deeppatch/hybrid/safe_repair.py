@@ -86,6 +86,7 @@ def safe_repair(
     use: str,
     training: SafeTraining,
     recipe: Recipe,
+    raw: nn.Module | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> SafeRepair:
     """Correct the prior of a network, train it on replayed, bought and unlabelled images, and hold it to its floor.
@@ -99,6 +100,7 @@ def safe_repair(
         use: One of USES.
         training: The scope, the prior, and the constants.
         recipe: The numbers of images in a batch and of batches in an epoch.
+        raw: The network as it was given, which is kept where nothing does better on val.
         checkpoint: Where the training is saved after each epoch, and resumed from.
     """
     corrected, estimate = _corrected(start, data, pool_pixels, settings, training)
@@ -121,7 +123,8 @@ def safe_repair(
         begun = state_digest(corrected.state_dict())
         checkpoint = checkpoint.with_settings(start=begun, selection=state_digest(facts))
     history = _train(state, parameters, steps, settings, training.scope, data, recipe, checkpoint)
-    floor = best_between(corrected, state.teacher, data.train, data.val, target, seed=settings.seed, amp=settings.amp)
+    ends, seed, amp = (corrected, state.teacher), settings.seed, settings.amp
+    floor = best_between(*ends, data.train, data.val, target, raw=raw, seed=seed, amp=amp)
     for each in (state.teacher, floor.network):
         each.requires_grad_(True)
     return SafeRepair(corrected, state.teacher, floor, estimate, history, state.stopped, len(safe_data.index))

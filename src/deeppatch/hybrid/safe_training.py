@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,7 +18,9 @@ from deeppatch.artifacts import load_states, states_of
 from deeppatch.data import augmix, views
 from deeppatch.data.images import Images
 from deeppatch.distributed.data_parallel import Batch
+from deeppatch.errors import UserError, check_between, check_counts
 from deeppatch.hybrid.confidence import PseudoLabelling
+from deeppatch.hybrid.names import WEIGHTINGS
 from deeppatch.hybrid.training_data import shuffled_batches
 from deeppatch.progress import info
 from deeppatch.runtime import autocast
@@ -46,6 +49,14 @@ class SafeRecipe:
     momentum: float = 0.999
     weighting: str = "threshold"
     measured_start: bool = True
+
+    def __post_init__(self) -> None:
+        """Raise UserError when a number is out of range, or the weighting is unknown."""
+        check_counts(ratio=self.ratio)
+        check_between(0, 1, bought_share=self.bought_share, momentum=self.momentum)
+        check_between(0, math.inf, weight=self.weight)
+        if self.weighting not in WEIGHTINGS:
+            raise UserError(f"weighting={self.weighting!r} is unknown; choose from {', '.join(WEIGHTINGS)}")
 
     def momentum_for(self, steps: int) -> float:
         """Return the share that remains at each of `steps` steps.

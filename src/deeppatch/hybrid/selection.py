@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deeppatch.artifacts import tensors_from_bytes, tensors_to_bytes
+from deeppatch.artifacts import state_digest, tensors_from_bytes, tensors_to_bytes
 from deeppatch.errors import StaleArtifact, UserError
+from deeppatch.hybrid.oracle import whole_labels
 
 UNKNOWN = -1
 
@@ -50,8 +51,8 @@ class Selection:
 
     def with_labels(self, labels: Tensor) -> Selection:
         """Return the selection with labels, int64 (B,), for `bought` in that order; UserError when they are invalid."""
-        labels = torch.as_tensor(labels).to(self.bought)
-        if labels.shape != self.bought.shape or bool((labels < 0).any()):
+        labels = whole_labels(labels, self.bought)
+        if bool((labels < 0).any()):
             raise UserError(f"give one label, 0 or more, for each of the {len(self.bought)} images that are bought")
         return replace(self, labels=labels)
 
@@ -66,9 +67,7 @@ class Selection:
         >>> answered.bought.tolist(), answered.labels.tolist(), answered.unlabelled.tolist()
         ([7], [1], [5])
         """
-        labels = torch.as_tensor(labels).to(self.bought)
-        if labels.shape != self.bought.shape:
-            raise UserError(f"give one label for each of the {len(self.bought)} images that are bought, -1 for none")
+        labels = whole_labels(labels, self.bought)
         kept = labels != UNKNOWN
         held, drawn = kept[self.lender], ~torch.isin(self.unlabelled, self.bought[~kept])
         answered = replace(
@@ -80,6 +79,31 @@ class Selection:
             weights=self.weights[drawn],
         )
         return answered.with_labels(labels[kept])
+
+    def moved(self, places: Tensor) -> Selection:
+        """Return the selection of the same images in a pool that has changed.
+
+        `places` int64 (N,) has the index that each image of the old pool has in the new one, UNKNOWN where it is gone.
+        Such images are left out, and members that would have one of their labels.
+
+        >>> selection = semi_supervised(torch.tensor([2, 0]), torch.tensor([4, 5]), torch.tensor([1, 3]))
+        >>> moved = selection.moved(torch.tensor([UNKNOWN, 0, 1, 5]))
+        >>> moved.bought.tolist(), moved.labels.tolist(), moved.members.tolist(), moved.unlabelled.tolist()
+        ([1], [4], [1], [0, 5])
+        """
+        places = places.to(self.bought)
+        found, members, unlabelled = (places[each] for each in (self.bought, self.members, self.unlabelled))
+        kept = found != UNKNOWN
+        held, drawn = kept[self.lender] & (members != UNKNOWN), unlabelled != UNKNOWN
+        return replace(
+            self,
+            bought=found[kept],
+            labels=self.labels[kept],
+            members=members[held],
+            lender=(kept.cumsum(0) - 1)[self.lender[held]],
+            unlabelled=unlabelled[drawn],
+            weights=self.weights[drawn],
+        )
 
     def counts(self, use: str = "both") -> dict[str, int]:
         """Return the numbers of images that a repair reads when it uses one of USES.
@@ -93,6 +117,29 @@ class Selection:
             "labelled_images": int(known[self.lender].sum()) if use != "unlabelled" else 0,
             "unlabelled_images": len(self.unlabelled) if use != "labels" else 0,
         }
+
+    def chosen_from(self, pool_pixels: Tensor) -> Selection:
+        """Return the selection with a digest of the pool, uint8 (N, 3, H, W), by which `check` knows it again."""
+        return replace(self, facts={**self.facts, "pixels": state_digest({"pixels": pool_pixels})})
+
+    def check(self, pool_pixels: Tensor, classes: int) -> None:
+        """Raise UserError unless labels are of `classes` classes, and images of this pool, uint8 (N, 3, H, W)."""
+        labels = self.labels[self.labels != UNKNOWN]
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+            raise UserError(
+                f"labels reach from {int(labels.min())} to {int(labels.max())}, classes from 0 to {classes - 1}"
+            )
+        named = torch.cat([self.bought, self.members, self.unlabelled])
+        if len(named) and not 0 <= int(named.min()) <= int(named.max()) < len(pool_pixels):
+            raise UserError(
+                f"the selection names images {int(named.min())} to {int(named.max())} of a pool of {len(pool_pixels)}; "
+                "give the right pool"
+            )
+        if self.facts.get("pixels") not in (None, state_digest({"pixels": pool_pixels})):
+            raise UserError(
+                "the selection is of another pool: its images are others, or in another order; give the pool that it "
+                "was chosen from"
+            )
 
     def to_bytes(self, **facts: Any) -> bytes:
         """Serialise as safetensors, with `facts` as further metadata."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from deeppatch.errors import UserError
 from deeppatch.hybrid import clusters, coverage, diversity, uncertainty
+from deeppatch.hybrid.names import PRIOR
 from deeppatch.hybrid.oracle import Oracle
 from deeppatch.hybrid.selection import Selection, semi_supervised, supervised
 from deeppatch.hybrid.selection_inputs import SelectionInputs
@@ -214,6 +215,8 @@ METHODS: dict[str, Method] = {
 
 def known_method(method: str) -> None:
     """Raise UserError when there is no such method."""
+    if method == PRIOR:
+        raise UserError(f"method {method!r} chooses no images: it corrects the network; call deeppatch.correct_prior")
     if method not in METHODS:
         raise UserError(f"method {method!r} is unknown; choose from {', '.join(METHODS)}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from deeppatch.data import views
 from deeppatch.data.images import Images
+from deeppatch.errors import check_between, check_counts, check_positive
 from deeppatch.hybrid.selection import UNKNOWN, Selection
 
 
@@ -35,6 +37,13 @@ class Recipe:
     ramp: int = 0
     steps: int | None = None
 
+    def __post_init__(self) -> None:
+        """Raise UserError when a number is out of range."""
+        check_counts(batch=self.batch, **({} if self.steps is None else {"steps": self.steps}))
+        check_positive(temperature=self.temperature, alpha=self.alpha)
+        check_between(0, 1, smoothing=self.smoothing)
+        check_between(0, math.inf, weight=self.weight, ramp=self.ramp)
+
     def capped(self, steps: int) -> int:
         """Limit the number of batches of a phase; at least 1 is returned."""
         return max(1, steps if self.steps is None else min(steps, self.steps))
@@ -50,6 +59,13 @@ class RepairSettings:
     weight_decay: float = 5e-4
     seed: int = 2021
     amp: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise UserError when a number is out of range."""
+        check_counts(epochs=self.epochs)
+        check_positive(lr=self.lr)
+        check_between(0, 1, momentum=self.momentum)
+        check_between(0, math.inf, weight_decay=self.weight_decay)
 
 
 @dataclass(frozen=True)

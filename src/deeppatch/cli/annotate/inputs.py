@@ -38,6 +38,7 @@ def pool_of(context: Context) -> Pool:
         return pool
     folder = Path(options.dataset.removeprefix("folder:")) / "pool"
     pool = folder_pool(folder, context.scaling, context.device, limit=options.limit, seed=options.seed)
+    context.stage.inputs[str(folder)] = pool.digest  # so that -r sees other images
     info(f"pool: {len(pool)} images without labels in {folder}")
     return pool
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
+from itertools import count
 from typing import Any
 
 import pandas as pd
@@ -52,7 +53,8 @@ def write_selection(
         **found,
     }
     uncertain = uncertainty(choice.predictions)
-    context.stage.write("selection.safetensors", selection.to_bytes(**facts))
+    files = {"files": pool.files} if pool.folder else {}
+    context.stage.write("selection.safetensors", selection.to_bytes(**facts, **files))
     context.stage.write_json(
         "selection.json",
         {
@@ -68,16 +70,39 @@ def write_selection(
         },
     )
     table = selection_table(pool, choice, uncertain[selection.bought].tolist(), source.classes)
-    lead = f"{len(table)} of {len(pool)} images chosen by {options.method} for {options.model} on {source.name}."
+    where = f" of {len(pool)} images in {pool.folder}" if pool.folder else f" of {len(pool)} images"
+    of_data = "" if pool.folder else f" on {source.name}"
+    lead = f"{len(table)}{where} chosen by {options.method} for {options.model}{of_data}."
     shown = tiles(pool, choice, table)
     if pool.folder:  # for a person to fill in
         command = f"{context.command('relearn')} --labels {TABLE}"
         task = Task(lead, table, source.classes, pool.digest, command)
+        keep_earlier(context, task)
         context.stage.write(TABLE, table_to_bytes(table))
         context.stage.write(PAGE, labelling_page(task, shown, guesses(choice)))
     else:
         context.stage.write_table(TABLE, table)
         context.stage.write(PAGE, contact_sheet("Chosen images", lead, shown))
+
+
+def keep_earlier(context: Context, task: Task) -> None:
+    """Move what an earlier run has left aside where it asks for other labels: people may have labelled for it.
+
+    The page tells, under whose digest a browser keeps labels.
+    """
+    folder = context.stage.folder
+    page = folder / PAGE
+    if not context.stage.writes or not folder.exists() or (page.exists() and task.digest.encode() in page.read_bytes()):
+        return
+    kept = next(
+        path for number in count(1) if not (path := folder.with_name(f"{folder.name}-earlier{number}")).exists()
+    )
+    folder.rename(kept)
+    selection = shlex.quote(str(kept / "selection.safetensors"))
+    info(
+        f"the images to label are others than before: the earlier choice is kept in {kept}; if it has been labelled, "
+        f"relearn reads it with --selection {selection} --labels FILE"
+    )
 
 
 def guesses(choice: Choice) -> list[list[tuple[int, float]]]:

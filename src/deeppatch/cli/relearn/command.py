@@ -268,7 +268,7 @@ def _repair(options: Options) -> None:
 
     def repaired(chosen: Selection, number: int) -> Relearned:
         name = "checkpoint.pt" if number == 0 else f"checkpoint-round{number}.pt"
-        checkpoints[name] = context.checkpoint(name)
+        checkpoints[name] = context.checkpoint(name, **({"pool": pool.digest} if pool.folder else {}))
         return repair_from_warm_start(
             model,
             context.data,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,12 @@ from torch import Tensor, nn
 from deeppatch.artifacts import DAMAGE, state_digest
 from deeppatch.cache import ContentCache
 from deeppatch.cli.annotate.inputs import encoder_of, judge_of, selection_inputs
-from deeppatch.cli.annotate.report import PAGE
+from deeppatch.cli.annotate.report import PAGE, TABLE
 from deeppatch.cli.context import Context
 from deeppatch.cli.naming import model_folder
 from deeppatch.cli.predecessors import given_or_read
-from deeppatch.data.label_file import read_labels
+from deeppatch.cli.relearn.changed_pool import in_present_pool, pool_of_selection
+from deeppatch.data.label_file import count_labels, read_labels
 from deeppatch.data.pool import Pool
 from deeppatch.errors import OtherBase, StaleArtifact, UserError
 from deeppatch.hybrid.budget import affordable
@@ -40,24 +42,39 @@ def load_selection(context: Context, model: Classifier, pool: Pool) -> Selection
     selection = selection_from_bytes(given_or_read(context, found), path)
     if selection.facts["base"] != state_digest(model.state_dict()):
         raise OtherBase(path, command)
-    if selection.facts["pool_digest"] != pool.digest:
-        raise StaleArtifact(f"{path} chose from another pool; make it again with: {command}")
     info(f"inherited {path} ({len(selection.bought)} images to label)")
+    chosen_from = pool_of_selection(selection, pool, path, command)
     if options.labels:
         content = read_given(options.labels)
         context.stage.inherit(options.labels, content)
-        files = [pool.names[index] for index in selection.bought.tolist()]
+        files = [chosen_from[index][0] for index in selection.bought.tolist()]
         given = read_labels(content, options.labels, files, context.source.classes)
         selection = _answered(selection, given, options.labels)
+    if selection.facts["pool_digest"] != pool.digest:
+        selection = in_present_pool(selection, chosen_from, pool, needed=options.use != "unlabelled")
     published = options.pseudo_labels == "published"  # the safe recipe reads the whole pool
     if published and options.use == "unlabelled" and not len(selection.unlabelled):
         raise UserError(f"--use unlabelled: --method {options.method} reads no unlabelled images; leave --use out")
     if options.use != "unlabelled" and bool((selection.labels == UNKNOWN).any()):
-        raise UserError(
-            f"nobody has given the labels yet: label the images in {path.parent / PAGE}, or fill in "
-            f"{path.with_suffix('.csv')}, and give the table with --labels FILE"
-        )
+        raise UserError(no_labels_yet(path.parent / TABLE, len(selection.bought)))
     return selection
+
+
+def no_labels_yet(table: Path, chosen: int) -> str:
+    """Say how to go on without --labels: with the table of annotate itself, if somebody has filled it in."""
+    given = count_labels(table.read_bytes(), table) if table.is_file() else 0
+    if given >= chosen:
+        return f"{table} holds {given} labels, and relearn reads them with: --labels {shlex.quote(str(table))}"
+    page = table.with_name(PAGE)
+    if given:
+        return (
+            f"{table} holds {given} labels of {chosen}: load it into {page} and go on, or fill in the rest, and give "
+            "the table with --labels FILE"
+        )
+    return (
+        f"nobody has given the labels yet: label the images in {page}, or fill in {table}, and give the table with "
+        "--labels FILE"
+    )
 
 
 def _answered(selection: Selection, given: Tensor, origin: Path) -> Selection:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from deeppatch.artifacts import tensors_to_bytes
 from deeppatch.cli.annotate.inputs import partition_of
 from deeppatch.cli.context import Context
-from deeppatch.cli.relearn.safe_report import counts_of_safe, steps_of_safe, what_helped, write_prior
+from deeppatch.cli.relearn.safe_report import counts_of_safe, name_of_result, steps_of_safe, what_helped, write_prior
 from deeppatch.data import views
 from deeppatch.hybrid.prior import PriorEstimate
 from deeppatch.hybrid.relearning import Relearned
@@ -34,8 +34,8 @@ def report(context: Context, selection: Selection, model: nn.Module, relearned: 
 
     Of the safe recipe also prior.csv and what each of its steps has gained.
 
-    Accuracy before repair is that of the warm start, the headline that of the last epoch; test images
-    choose nothing.
+    Accuracy before repair is that of the warm start, the headline that of the last epoch, or with the safe recipe of
+    the network that the floor has taken; test images choose nothing.
     """
     use, networks = context.options.use, [model, relearned.start, relearned.repaired]
     predictions = {name: tested(context, network) for name, network in zip(NETWORKS, networks, strict=True)}
@@ -56,8 +56,7 @@ def report(context: Context, selection: Selection, model: nn.Module, relearned: 
     if relearned.safe and relearned.safe.prior:
         write_prior(context, relearned.safe.prior)
     summarize(row, diagnosed)
-    if relearned.safe:
-        info(what_helped(row, use))
+    info(what_helped(row, use))
     judge(context, predictions, "relearned")
 
 
@@ -77,6 +76,7 @@ def report_prior(context: Context, model: nn.Module, corrected: nn.Module) -> No
         "test_images": len(context.splits.test),
     }
     row["prior_percent"] = row["last_percent"]
+    del predictions["finetuned"]  # nothing was
     write(context, row, predictions, corrected, {}, [])
     write_prior(context, estimate)
     info(f"test accuracy: {row['raw_percent']:.2f} %, {row['last_percent']:.2f} % with the correction of the prior")
@@ -176,10 +176,14 @@ def summarize(row: dict[str, Any], diagnosed: dict[str, Any]) -> None:
             f"propagated labels: {propagated:.2f} % correct, {judgement} than the model's own {own:.2f} % on the same "
             "images (diagnostic, not available in the field)"
         )
+    result = f"{row['last_percent']:.2f} % after the last epoch"
+    if "floor_alpha" in row:
+        after = f"{row['trained_percent']:.2f} % after the last epoch"
+        result = f"{after}; the floor takes {name_of_result(row)}: {row['last_percent']:.2f} %"
     info(
-        f"test accuracy: {row['raw_percent']:.2f} % raw, {row['finetuned_percent']:.2f} % fine-tuned, "
-        f"{row['last_percent']:.2f} % after the last epoch ({row['gained_points']:+.2f} points for "
-        f"{row['labels_bought']} labels; {row['fixed']} fixed, {row['broken']} broken)"
+        f"test accuracy: {row['raw_percent']:.2f} % raw, {row['finetuned_percent']:.2f} % fine-tuned, {result} "
+        f"({row['gained_points']:+.2f} points over the fine-tuned network for {row['labels_bought']} labels; "
+        f"{row['fixed']} fixed, {row['broken']} broken)"
     )
 
 

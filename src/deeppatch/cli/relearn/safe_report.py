@@ -34,6 +34,7 @@ def steps_of_safe(context: Context, relearned: Relearned, predictions: dict[str,
         "trained_percent": before_floor["last_percent"],
         "trained_gained_points": round(before_floor["last_percent"] - percents[1], 4),
         "floor_alpha": safe.floor.alpha,
+        "floor_kept_raw": safe.floor.is_raw,
         "fixed_before_floor": before_floor["fixed"],
         "broken_before_floor": before_floor["broken"],
         "gave_up_pseudo_labels": safe.gave_up,
@@ -60,23 +61,55 @@ def write_prior(context: Context, estimate: PriorEstimate) -> None:
     context.stage.write_table("prior.csv", pd.DataFrame(columns))
 
 
-def what_helped(row: dict[str, Any], use: str) -> str:
-    """Say in words what the prior, the training and the floor have gained.
+def name_of_result(row: dict[str, Any]) -> str:
+    """Say which network the floor has taken.
 
-    >>> row = {"prior_decision": "corrected", "prior_gained_points": 1.5, "trained_gained_points": 2.0,
-    ...        "floor_alpha": 1.0, "broken_before_floor": 9, "broken": 9, "gave_up_pseudo_labels": False}
-    >>> what_helped(row, "labels")
-    'what helped: the prior +1.50 points; training with labels +2.00 points; the floor keeps the result of training'
+    >>> name_of_result({"floor_kept_raw": False, "floor_alpha": 0.25})
+    '25 % of the way from the fine-tuned network to the last epoch'
+    """
+    if row["floor_kept_raw"]:
+        return "the raw network, because nothing does better on val"
+    if row["floor_alpha"] == 0:
+        corrected = ", its prior corrected" if row["prior_decision"] == "corrected" else ""
+        return f"the fine-tuned network{corrected}, because training did not help on val"
+    if row["floor_alpha"] == 1:
+        return "the last epoch"
+    return f"{100 * row['floor_alpha']:g} % of the way from the fine-tuned network to the last epoch"
+
+
+def what_helped(row: dict[str, Any], use: str) -> str:
+    """Say in words what each step from the raw network to the result has changed; the changes add up.
+
+    >>> row = {"raw_percent": 60.0, "finetuned_percent": 59.0, "prior_percent": 59.0, "trained_percent": 63.5,
+    ...        "last_percent": 64.0, "prior_decision": "no shift", "floor_alpha": 0.5, "floor_kept_raw": False,
+    ...        "broken_before_floor": 9, "broken": 4, "gave_up_pseudo_labels": False}
+    >>> for part in what_helped(row, "labels").split("; "):
+    ...     print(part)
+    in points of test accuracy, what helped: training with labels +4.50, the floor +0.50 (4 instead of 9 newly wrong)
+    what did not: fine-tuning -1.00, the prior +0.00 (no shift)
+    together +4.00 over the raw network
     """
     means = {"both": "labels and pseudo-labels", "labels": "labels", "unlabelled": "pseudo-labels"}[use]
-    decided = row["prior_decision"]
-    prior = f"{row['prior_gained_points']:+.2f} points" if decided == "corrected" else decided or "was not corrected"
-    kept = f"takes {100 * row['floor_alpha']:g} % of the way to it ({row['broken']} instead of {{}} newly wrong)"
-    floor = "keeps the result of training" if row["floor_alpha"] == 1 else kept.format(row["broken_before_floor"])
-    if row["floor_alpha"] == 0:
-        floor = "keeps the start, because training did not help on val"
-    gave_up = ", after which pseudo-labels were given up" if row["gave_up_pseudo_labels"] else ""
-    return (
-        f"what helped: the prior {prior}; training with {means}{gave_up} {row['trained_gained_points']:+.2f} points; "
-        f"the floor {floor}"
-    )
+    steps = [("fine-tuning", "finetuned_percent", "")]
+    if "prior_percent" in row:
+        decided = row["prior_decision"] or "not asked for"
+        gave_up = "pseudo-labels were given up on the way" if row["gave_up_pseudo_labels"] else ""
+        spared = f"{row['broken']} instead of {row['broken_before_floor']} newly wrong"
+        steps += [
+            ("the prior", "prior_percent", "" if decided == "corrected" else decided),
+            (f"training with {means}", "trained_percent", gave_up),
+            ("the floor", "last_percent", spared if row["floor_alpha"] < 1 else "it keeps the last epoch"),
+        ]
+    else:
+        steps.append((f"training with {means}", "last_percent", ""))
+    at, groups = round(row["raw_percent"], 2), {"what helped": list[str](), "what did not": list[str]()}
+    for name, percent, remark in steps:
+        change = round(round(row[percent], 2) - at, 2) + 0.0  # of what is shown, so that the sum is, too
+        at = round(row[percent], 2)
+        told = f"{name} {change:+.2f}" + (f" ({remark})" if remark else "")
+        groups["what helped" if change > 0 else "what did not"].append(told)
+    parts = [f"{group}: {', '.join(told) or 'nothing'}" for group, told in groups.items()]
+    parts.append(f"together {round(at - round(row['raw_percent'], 2), 2) + 0.0:+.2f} over the raw network")
+    if use == "both":
+        parts.append("a run with --use labels tells what the labels do without pseudo-labels")
+    return f"in points of test accuracy, {'; '.join(parts)}"

@@ -16,28 +16,35 @@ function writeTable(task, labels) {
   return "\ufeff" + [task.columns, ...rows].map((row) => row.map(quoted).join(",") + "\n").join("");
 }
 
-/** Return the labels that a table gives, a Map from places of images to labels; TableProblem says why there is none. */
+/**
+ * Return the labels that a table gives, a Map from places of images to labels, and how many of its images are not on
+ * this page: labels for another selection count where images were chosen again. TableProblem says why there is none.
+ */
 function readTable(bytes, origin, task) {
   const rows = labelledRows(decoded(bytes, origin), origin);
   const files = spellings(task.names, task.cells.map((row) => row[task.columns.indexOf("file")]));
   const classes = spellings(task.classes, task.written);
   const strangers = rows.filter(([name]) => found(name, files) === undefined).map(([name]) => name);
-  if (strangers.length) {
-    const which = `${strangers.length} of its ${rows.length} images are not on this page, such as ${strangers[0]}`;
+  if (strangers.length && strangers.length === rows.length) {
+    const which = `none of its ${rows.length} images is on this page, such as ${strangers[0]}`;
     throw new TableProblem(`${origin} belongs to another selection: ${which}. Nothing was read.`);
   }
   const given = new Map();
   for (const [name, text] of rows) {
     const place = found(name, files);
-    if (given.has(place)) throw new TableProblem(`${origin} has ${name} more than once. Nothing was read.`);
+    if (place === undefined) continue;
     const known = found(text, classes);
     const label = text === "" ? OPEN : text.toLowerCase() === task.skipped ? SKIPPED : known;
+    const before = given.get(place) ?? OPEN;
+    if (before !== OPEN && label !== OPEN && label !== before) {
+      throw new TableProblem(`${origin} has ${name} more than once, with other labels. Nothing was read.`);
+    }
     if (label === undefined) {
       throw new TableProblem(`${origin} calls ${name} “${text}”, which is no class here. Nothing was read.`);
     }
-    given.set(place, label);
+    if (label !== OPEN) given.set(place, label);
   }
-  return new Map([...given].filter(([, label]) => label !== OPEN));
+  return { given, strangers: strangers.length };
 }
 
 /** Return places by what a table may call them; what it was written with wins where two spellings meet. */

@@ -350,7 +350,8 @@ function download() {
 
 async function load(file) {
   try {
-    const given = [...readTable(new Uint8Array(await file.arrayBuffer()), file.name, task)];
+    const table = readTable(new Uint8Array(await file.arrayBuffer()), file.name, task);
+    const given = [...table.given];
     const changed = given.filter(([place, label]) => state.labels[place] !== label);
     const replaced = changed.filter(([place]) => state.labels[place] !== OPEN).length;
     if (changed.length) {
@@ -358,7 +359,8 @@ async function load(file) {
       if (state.labels[state.at] !== OPEN) state.at = nextOpen(state.at);
     }
     const other = replaced ? `; ${replaced} replace what was here` : "";
-    update(`${file.name}: ${given.length} images with a label or skipped${other}.`);
+    const passed = table.strangers ? `; ${table.strangers} of its images are not on this page` : "";
+    update(`${file.name}: ${given.length} images with a label or skipped${other}${passed}.`);
     if (count && !open().length) finish();
   } catch (error) {
     if (!(error instanceof TableProblem)) throw error;
