@@ -153,9 +153,11 @@ def test_reuse_compares_both_uses_with_their_controls(tmp_path):
     command = "benchmarks/reuse.py -m simcnn_svhn_weak --images 60 --seeds 1 --models 2 --epochs 2 --train_epochs 1"
     table = timed(f"{command} --device cpu", tmp_path / "reuse.csv").set_index(["part", "network"])
     assert list(table.loc["better"].index) == [
-        "assembled", "base models together", "best base model", "mean of base models", "base 0", "base 1",
+        "assembled", "base models together", "assembled, scores as published", "best base model", "mean of base models",
+        "base 0", "base 1",
     ]  # fmt: skip
-    assert list(table.loc["new task"].index) == ["assembled", "base models together", "trained from scratch"]
+    controls = ["base models together", "trained from scratch", "assembled, scores as published"]
+    assert list(table.loc["new task"].index) == ["assembled", *controls]
     bases = table.loc["better"].loc[["base 0", "base 1"], "accuracy"]
     assert table.loc[("better", "mean of base models"), "accuracy"] == pytest.approx(bases.mean())
     assert table["f1"].notna().sum() == 2

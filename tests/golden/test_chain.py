@@ -1,7 +1,8 @@
 """The chain of all stages on the digits leaves what it left before the package was reorganised, to the digit.
 
-`chain.json` was written by `chain.py` at revision 67c1575. Bytes of trained weights depend on the processor, so on
-processors that it does not name numbers are compared loosely.
+`chain.json` was written by `chain.py` at revision 67c1575, but for the bytes of the patch of correction units: their
+training has since become another form of the same sums, and its measured numbers are those of then. Bytes of trained
+weights depend on the processor, so on processors that it does not name numbers are compared loosely.
 """
 
 from __future__ import annotations
