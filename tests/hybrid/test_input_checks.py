@@ -113,6 +113,7 @@ def test_a_pool_of_other_images_or_in_another_order_is_refused(model):
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
+        ({"pool_pixels": DATA, "data": POOL}, "the data are Tensor; give a Data, and the pixels of the pool in their"),
         ({"pool_pixels": POOL[..., :3]}, r"images of the pool have size \(4, 3\), those of the data \(4, 4\); resize"),
         ({"batch_size": 0}, "batch_size=0: give a whole number"),
         ({"views": 0}, "views=0: give a whole number"),

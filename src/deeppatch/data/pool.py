@@ -12,6 +12,7 @@ from deeppatch import runtime
 from deeppatch.artifacts import state_digest
 from deeppatch.data import biased_split
 from deeppatch.data.biased_split import Partition
+from deeppatch.data.dataset import Data
 from deeppatch.data.images import Source
 from deeppatch.data.scaling import Scaling
 from deeppatch.data.unlabelled import read_unlabelled
@@ -63,16 +64,16 @@ def folder_pool(
     return Pool(pixels.to(device), names, None, folder, digest)
 
 
-def check_pool(pixels: object, like: Tensor | None = None) -> None:
-    """Raise DataProblem unless the pixels of a pool are a uint8 tensor (N, 3, H, W) with an image.
-
-    Where `like` is given, an image of the data, the images of the pool must have its size.
-    """
+def check_pool(pixels: object, data: object) -> None:
+    """Raise DataProblem unless a pool is a uint8 tensor (N, 3, H, W) with an image, of the size of those of `data`."""
+    if not isinstance(data, Data):
+        raise DataProblem(f"the data are {type(data).__name__}; give a Data, and the pixels of the pool in their place")
     if not isinstance(pixels, Tensor) or pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3:
         found = f"{pixels.dtype} {tuple(pixels.shape)}" if isinstance(pixels, Tensor) else type(pixels).__name__
         raise DataProblem(f"the pool is {found}; give a uint8 tensor (N, 3, H, W)")
     if not len(pixels):
         raise DataProblem("the pool has no images")
-    if like is not None and pixels.shape[2:] != like.shape[-2:]:
-        sizes = f"{tuple(pixels.shape[2:])}, those of the data {tuple(like.shape[-2:])}"
+    size = data.example.shape[-2:]
+    if pixels.shape[2:] != size:
+        sizes = f"{tuple(pixels.shape[2:])}, those of the data {tuple(size)}"
         raise DataProblem(f"images of the pool have size {sizes}; resize the pool")

@@ -75,7 +75,7 @@ def choose_labels(
     >>> selection.with_labels(torch.tensor([0, 1, 1, 0])).labels.tolist()
     [0, 1, 1, 0]
     """
-    check_pool(pool_pixels, data.example)
+    check_pool(pool_pixels, data)
     check_counts(views=views, batch_size=batch_size)
     device = device_of(model)
     train = data.train.pixels[:].to(device)

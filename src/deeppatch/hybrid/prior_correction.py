@@ -70,7 +70,7 @@ def correct_prior(
     >>> corrected.prior.decision, corrected.prior.pool.round(decimals=1).tolist()
     ('corrected', [0.0, 1.0])
     """
-    check_pool(pool_pixels, data.example)
+    check_pool(pool_pixels, data)
     if prior is not None:
         check_prior(prior, len(data.classes))
     device = device_of(model)

@@ -206,7 +206,7 @@ def repair_from_warm_start(
     recipe = recipe or Recipe()
     if safe is not None:
         safe.check(len(data.classes), recipe, pool_weights)
-    check_pool(pool_pixels, data.example)
+    check_pool(pool_pixels, data)
     selection.check(pool_pixels, len(data.classes))
     device = device_of(model)
     data = data.to(device)
