@@ -1,8 +1,6 @@
-"""The class prior of a pool: calibration, EM and the confusion matrix against plain definitions, and the decision."""
+"""The class prior of a pool: EM and the confusion matrix against plain definitions, and the decision."""
 
 from __future__ import annotations
-
-import math
 
 import pytest
 import torch
@@ -26,35 +24,6 @@ def drawn(prior: torch.Tensor, count: int, seed: int) -> tuple[torch.Tensor, tor
     labels = torch.multinomial(prior, count, replacement=True, generator=generator)
     found = torch.randn(count, CLASSES, generator=generator) + 2 * F.one_hot(labels, CLASSES)
     return 2.5 * (2 * found + OF_VAL.log()) + torch.tensor([1.0, 0.0, -1.0, 0.5]), labels
-
-
-def test_calibration_is_the_minimum_that_plain_gradient_descent_finds():
-    logits, labels = drawn(OF_VAL, 400, 1)
-    found = bias_corrected_temperature(logits, labels)
-    scale, biases = torch.ones((), dtype=torch.float64), torch.zeros(CLASSES, dtype=torch.float64)
-    for value in (scale, biases):
-        value.requires_grad_()
-    targets = F.one_hot(labels, CLASSES).double() * 400 / 401 + 1 / 401 / CLASSES
-    plain = torch.optim.LBFGS([scale, biases], max_iter=200, line_search_fn="strong_wolfe", tolerance_grad=1e-10)
-
-    def loss() -> torch.Tensor:
-        plain.zero_grad()
-        value = F.cross_entropy(scale * logits.double() + biases, targets)
-        value.backward()
-        return value
-
-    plain.step(loss)
-    assert found.temperature == pytest.approx(1 / scale.item(), rel=1e-4)
-    assert found.temperature == pytest.approx(2.5, rel=0.3)
-    assert torch.allclose(found.biases, (biases - biases.mean()).detach(), atol=1e-3)
-    assert torch.allclose(found.posteriors(logits).mean(0), targets.mean(0), atol=1e-5)
-
-
-def test_calibration_is_finite_where_all_is_correct_and_a_class_has_no_image():
-    logits = 9 * F.one_hot(torch.arange(20) % 2, 3).float()
-    found = bias_corrected_temperature(logits, torch.arange(20) % 2)
-    assert math.isfinite(found.temperature)
-    assert bool(found.biases.isfinite().all())
 
 
 def test_em_equals_its_plain_definition_and_finds_the_prior_of_synthetic_posteriors():
