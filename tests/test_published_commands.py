@@ -53,7 +53,7 @@ def test_all_seeds_have_a_table():
         ("correct", "--pt-method DC", "--crt_type crtunit"),
         ("evaluate", "-p DP-s -d cifar10", "-n spatial -d cifar10"),
         ("correct", "-p DP-SS --popsize 5", "-n spatial --train_on sensei --popsize 5"),
-        ("assess", "-p SS-DP", "-n spatial"),
+        ("assess", "-p SS-DP --base w.th", "-n spatial --weights w.th"),
         ("annotate", "-m MobileNet --bias 0 --method TTA", "-m mobilenet --bias A --method hybrid"),
         ("annotate", "-m ShuffleNetG2 --bias 1 --method SSLRandom", "-m shufflenet_g2 --bias B --method ssl-random"),
         ("relearn", "-m MOBILENET --bias 2 --method sslconsistency", "-m mobilenet --bias C --method ssl-consistency"),
@@ -101,6 +101,34 @@ def test_a_word_that_nobody_published_is_one_line():
     ):
         with pytest.raises(UserError, match=told):
             parse(stage, line)
+
+
+@pytest.mark.parametrize(
+    ("stage", "line", "told"),
+    [
+        ("correct", "-p DP-s -n gaussion", "-p DP-s is --noise_type spatial: leave --noise_type gaussion out"),
+        ("correct", "-p DC --crt_type replace", "-p DC is --crt_type crtunit: leave --crt_type replace out"),
+        ("correct", "-p DP-SS --train_on clean", "-p DP-SS is --train_on sensei: leave --train_on clean out"),
+        ("correct", "-p DP -c finetune", "-p DP is a patch: leave -c finetune out"),
+        ("evaluate", "-p SS-DP", "-p SS-DP patches a network of -c sensei: name the folder that it left with --base_"),
+        ("annotate", "--u_weight 3", "unrecognized arguments: --u_weight 3 (--pool_weights and --pseudo_weight here)"),
+        ("annotate", "--auto_tao", "unrecognized arguments: --auto_tao (--tau auto here)"),
+        ("compose", "-d digits:0-4 digits:5-9", "arguments: digits:5-9 (join the classes of several data sets with +)"),
+        ("pretrain", "-d digits:0-4,digits:5-9", "join data sets with + and without blanks, as digits:0-4+svhn:7,9"),
+        ("pretrain", "-d 'digits:0-4 + digits:5-9'", "join data sets with + and without blanks"),
+    ],
+)  # fmt: skip
+def test_what_contradicts_a_published_word_is_one_line(stage, line, told):
+    with pytest.raises(UserError, match=re.escape(told)):
+        parse(stage, line)
+
+
+def test_further_words_of_the_authors():
+    assert parse("evaluate", "-n spatial --num_neighbors 50").neighbours == 50
+    assert parse("pretrain", "-m resnet18f -d tinyimagenet").model == "resnet18"
+    for preset, place in (("simcnn-cifar10", "unpooled"), ("rescnn-cifar10", "pooled"), ("auto", "pooled")):
+        options = parse("modularize", f"-m simcnn -d cifar10 --method ga --preset {preset}")
+        assert options.importance == options.defaults["importance"] == place
 
 
 def test_published_patches_set_kinds_that_there_are():

@@ -15,7 +15,9 @@ from deeppatch.errors import UserError
 Loss = Callable[[nn.Module, Batch], Tensor]
 
 LOSS_GROWTH = 100.0  # times the loss of the first batch, or 100 where that is below 1
-AT_CHANCE, ABOVE_CHANCE = 0.05, 0.2  # of the way from chance to no error
+AT_CHANCE = 0.05  # of the way from chance to no error
+DEVIATIONS = 3  # of the accuracy of guesses: what is no further above chance may be guesses
+LEAST_FALL = 0.75  # of what the start had above chance
 ADVICE = "start anew with a lower learning rate"
 
 
@@ -47,14 +49,24 @@ class Validation:
         """
         return self.labels.bincount().max().item() / len(self.labels)
 
-    def above_chance(self, accuracy: float) -> float:
-        """Return how far an accuracy is from chance (0) to no error (1)."""
-        return (accuracy - self.chance) / max(1 - self.chance, 1e-9)
+    @property
+    def reached_by_guesses(self) -> float:
+        """Return the accuracy up to which a model may be guessing: three standard deviations above chance.
 
-    def surely_above_chance(self, accuracy: float) -> bool:
-        """Tell whether an accuracy is well above chance, and by more than three standard deviations of guesses."""
-        spread = math.sqrt(self.chance * (1 - self.chance) / len(self.labels))
-        return self.above_chance(accuracy) >= ABOVE_CHANCE and accuracy > self.chance + 3 * spread
+        >>> import torch
+        >>> round(Validation(lambda _model: 1.0, torch.arange(1000) % 10).reached_by_guesses, 3)
+        0.128
+        """
+        return self.chance + DEVIATIONS * math.sqrt(self.chance * (1 - self.chance) / len(self.labels))
+
+    def at_chance(self, accuracy: float) -> bool:
+        """Tell whether an accuracy may be that of guesses, or is above chance by a twentieth of the way or less."""
+        return accuracy <= max(self.reached_by_guesses, self.chance + AT_CHANCE * (1 - self.chance))
+
+    def has_fallen(self, before: float, after: float) -> bool:
+        """Tell whether accuracy was above what guesses reach, is at chance, and has lost most of what it had above."""
+        lost = before - after > LEAST_FALL * (before - self.chance)
+        return before > self.reached_by_guesses and lost and self.at_chance(after)
 
 
 class FirstLoss:
@@ -105,13 +117,13 @@ def check_accuracy(
         accuracy: The accuracy of the state that the training leaves.
         before: The state that the training started from.
     """
-    if not isinstance(validate, Validation) or not validate.above_chance(accuracy) <= AT_CHANCE:
+    if not isinstance(validate, Validation) or not validate.at_chance(accuracy):
         return
     if (start := validate.before) is None:
         model.load_state_dict(before)
         start = validate(model)
-    if validate.surely_above_chance(start):
+    if validate.has_fallen(start, accuracy):
         raise UserError(
-            f"{name}: training has taken the validation accuracy from {100 * start:.1f} % to {100 * accuracy:.1f} %, "
-            f"which is chance; {ADVICE}, or with more epochs where it had just begun"
+            f"{name}: the validation accuracy is {100 * accuracy:.1f} %, which is chance, where it was "
+            f"{100 * start:.1f} % before; {ADVICE}, or with more epochs where it had just begun"
         )

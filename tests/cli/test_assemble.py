@@ -98,6 +98,24 @@ def test_compare_measures_it_beside_the_network_that_was_trained(done):
     assert clean[ASSEMBLED] == pytest.approx(read(done, "metrics.json")["accuracy_percent"][ASSEMBLED], abs=1e-3)
 
 
+def test_compare_measures_it_against_its_models_together_where_none_was_trained_for_these_data(done, tmp_path):
+    two = "digits:1+digits:6"
+    done.ran(f"compose --assemble {' '.join(map(str, done.split))}", two)
+    said = done.ran("compare -n gaussion", two)
+    folder = done.output / two.replace(":", "-") / "simcnn_svhn_weak"
+    ledger = pd.read_csv(next(folder.glob("compare*/ledger.csv")))
+    clean = ledger[(ledger["view"] == "clean") & (ledger["measure"] == "accuracy")].set_index("network")["estimate"]
+    table = pd.read_csv(next(folder.glob("compose*/table.csv"))).set_index("network")["accuracy"]
+    assert list(clean.index) == [ENSEMBLE, ASSEMBLED]
+    assert clean.to_dict() == pytest.approx(table[[ENSEMBLE, ASSEMBLED]].to_dict(), abs=1e-3)
+    assert f"against {ENSEMBLE}" in said
+    alone = tmp_path / "assembled.safetensors"
+    alone.write_bytes(next(folder.glob("compose*/assembled.safetensors")).read_bytes())
+    result = done.run(f"compare -n gaussion --base {alone}", two)
+    assert (result.status, result.err.count("\n")) == (2, 1)
+    assert "does not say of which models it is made; leave it in the folder of its run" in result.err
+
+
 def test_it_is_exported_as_one_file_that_answers_the_same(done):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")

@@ -25,10 +25,11 @@ class Suggestions(list[str]):
 
 
 class PublishedPatch(argparse.Action):
-    """Set the options that a value of DeepPatch's published -p stands for."""
+    """Set the options that a value of DeepPatch's published -p stands for, and keep the value for `problems_of_p`."""
 
     def __call__(self, parser: object, namespace: argparse.Namespace, values: Any, option: str | None = None) -> None:
         """Set them in the namespace."""
+        namespace.published_patch = values
         for name, value in PUBLISHED_PATCHES[values].items():
             if hasattr(namespace, name):  # stages that train nothing have no train_on
                 setattr(namespace, name, value)

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
 from deeppatch import runtime
 from deeppatch.artifacts import Checkpoint
@@ -31,8 +32,9 @@ from deeppatch.errors import StaleArtifact, UserError
 from deeppatch.progress import info
 from deeppatch.stage import Stage, git_revision
 from deeppatch.storage import read_given
-from deeppatch.zoo.classifier import Classifier
 from deeppatch.zoo.resolve import Architecture, resolve
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass
@@ -161,7 +163,7 @@ class Context:
         torch.manual_seed(self.options.seed)
         return self.architecture.build(len(self.source.classes))
 
-    def place(self, model: Classifier) -> Classifier:
+    def place(self, model: Network) -> Network:
         """Move a classifier to the device, in the memory layout that convolutions like best."""
         runtime.to_channels_last(model)
         return model.to(self.device).eval()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from deeppatch.cli.options import DEFAULT_RATIO
+from deeppatch.patching.names import PUBLISHED_PATCHES
 from deeppatch.retrain.names import PEERS, STATISTICS_OF_PATCH
 
 # how a correction is trained
@@ -31,6 +32,23 @@ OF_CORRECTION: dict[str, tuple[str, ...]] = {
 def estimates_only(options: Any) -> bool:
     """Tell whether normalisations get new statistics, and nothing is trained."""
     return getattr(options, "crt_method", None) == "norms" and getattr(options, "crt_epoch", None) == 0
+
+
+def problems_of_p(word: str | None, options: Any) -> list[str]:
+    """Return what contradicts DeepPatch's published -p: other options that it sets, and what it needs."""
+    if word is None:
+        return []
+    stands_for = {key: value for key, value in PUBLISHED_PATCHES[word].items() if hasattr(options, key)}
+    problems = [
+        f"-p {word} is --{key} {value}: leave --{key} {getattr(options, key)} out"
+        for key, value in stands_for.items()
+        if getattr(options, key) != value
+    ]
+    if getattr(options, "crt_method", "patch") != "patch":
+        problems.append(f"-p {word} is a patch: leave -c {options.crt_method} out")
+    if word == "SS-DP" and not options.weights:
+        problems.append("-p SS-DP patches a network of -c sensei: name the folder that it left with --base_from")
+    return problems
 
 
 def correction(options: Any) -> str:

@@ -43,6 +43,8 @@ SAME_BASES = tuple(
     Role("pretrain", "weights.safetensors", "weights", {**PLAIN_DEGRADATION, **changes})
     for changes in ({}, {"limit": None})
 )
+# where nothing was trained for these data, compare measures against the classifier that compose has assembled
+ASSEMBLED = Role("compose", "assembled.safetensors", "weights")
 RANKING = Role("assess", "ranking.json", "ranking", {"refine": 0, "race": None})
 PATCH = Role("correct", "patch.safetensors", "patch", {"crt_method": "patch"})
 FINETUNED = Role("correct", "weights.safetensors", "finetuned", {"crt_method": "finetune"})
@@ -153,17 +155,26 @@ def locate_all(stage: str, options: Any) -> dict[str, Found]:
 
 
 def _same_base(options: Any) -> Found:
-    """Return a base that is the same network; one of another subset may be another, which only the user knows."""
+    """Return a base that is the same network; one of another subset may be another, which only the user knows.
+
+    Where pretrain has left none, the one classifier that was assembled of modules is what others are compared with.
+    """
     for role in SAME_BASES:
         with contextlib.suppress(MissingArtifact):
             return locate(role, options)
     others = [folder / BASE.file for folder, _record in _finished(BASE, options)]
-    if not others:
+    assembled = dict(_finished(ASSEMBLED, options))
+    if not others and not assembled:
         return locate(BASE, options)
-    folders = ", ".join(path.parent.name for path in others[:MOST_LISTED])
+    if not others and len(assembled) == 1:
+        ((folder, record),) = assembled.items()
+        return _of_run(folder, ASSEMBLED, str(record.get("command")), record, is_default=False)
+    choices = others or [folder / ASSEMBLED.file for folder in assembled]
+    folders = ", ".join(path.parent.name for path in choices[:MOST_LISTED])
     raise UserError(
-        f"pretrain has left no network for these options in {model_folder(options)}, but for others: {folders}; name "
-        f"the one to compare with, such as --base {shlex.quote(str(others[0]))}"
+        f"pretrain has left no network for these options in {model_folder(options)}, but "
+        f"{'for others' if others else 'compose has assembled several'}: {folders}; name the one to compare with, such "
+        f"as --base {shlex.quote(str(choices[0]))}"
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import deeppatch
 from deeppatch.cli.arguments import add_names, add_shared
-from deeppatch.cli.corrections import estimates_only
+from deeppatch.cli.corrections import estimates_only, problems_of_p
 from deeppatch.cli.options import StageOptions, call
 from deeppatch.data import corruption_names, names
 from deeppatch.errors import Contradictions, UserError, closest
@@ -26,6 +26,14 @@ EPOCHS = {
     "pretrain": "max_epoch", "assess": "crt_epoch", "correct": "crt_epoch", "decompose": "max_epoch",
     "compose": "weak_epoch", "modularize": "budget", "annotate": "encoder_epochs", "relearn": "epochs",
 }  # fmt: skip
+# options of published scripts that are called or given otherwise here
+PUBLISHED = {
+    "--tao": " (--tau X here, in shares of log C)",
+    "--auto_tao": " (--tau auto here)",
+    "--avg_tao": " (--tau mean here)",
+    "--u_weight": " (--pool_weights and --pseudo_weight here)",
+    "--disable_dynamic_u_weight": " (--pool_weights fixed here)",
+}
 OUTPUT_FOLDERS = {"data_dir", "output_dir"}  # every other path that an option names must exist
 
 
@@ -44,7 +52,10 @@ class StageParser(argparse.ArgumentParser):
         options, unknown = self.parse_known_args(args, namespace)
         if unknown:
             flag = next((word.partition("=")[0] for word in unknown if word.startswith("-")), "")
-            self.error(f"unrecognized arguments: {' '.join(unknown)}{closest(flag, self._option_string_actions)}")
+            hint = PUBLISHED.get(flag) or closest(flag, self._option_string_actions)
+            if not flag and unknown[0].partition(":")[0] in names.DATASET_NAMES:
+                hint = " (join the classes of several data sets with +)"
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
         return options
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
@@ -73,6 +84,7 @@ def parse(module: ModuleType, arguments: Sequence[str], prefix: str) -> Any:
         parser.set_defaults(**module.preset(given))
         given = parser.parse_args(words)
     values = dict(vars(given))
+    published = values.pop("published_patch", None)
     typed = [word for word in arguments if word not in ("-r", "--resume")]  # a resumed run leaves the same bytes
     values |= {
         "prefix": prefix,
@@ -82,7 +94,8 @@ def parse(module: ModuleType, arguments: Sequence[str], prefix: str) -> Any:
     if (splits := values.get("splits")) and splits.is_file():  # a file that is not there is told by `check_files`
         values["split_digest"] = sha256(read_given(splits))[:12]
     options = module.Options(**values)
-    check(options, getattr(module, "problems", None))
+    own = getattr(module, "problems", None)
+    check(options, lambda found: problems_of_p(published, found) + (own(found) if own else []))
     names.check_name(options.dataset)
     return options
 

@@ -120,7 +120,7 @@ def load_finetuned(context: Context, model: Classifier) -> nn.Module:
     return Bank.from_bytes(content, path).apply(model) if "bank" in meta else restore(context, state, path)
 
 
-def patched_copy(context: Context, model: Classifier, patch: Patch) -> Classifier:
+def patched_copy(context: Context, model: nn.Module, patch: Patch) -> nn.Module:
     """Return a copy of a model with a patch applied."""
     patched = copy.deepcopy(model)
     apply(patched, patch, context.example)

@@ -47,6 +47,8 @@ def selection(name: str) -> list[tuple[str, list[str]]] | None:
     found = []
     for part in name.split("+"):
         own, colon, classes = part.partition(":")
+        if part != part.strip() or ":" in classes:
+            raise DataProblem(f"{name}: join data sets with + and without blanks, as digits:0-4+svhn:7,9")
         if own not in DATASET_NAMES or own in FROM_FILES:
             possible = [each for each in DATASET_NAMES if each not in FROM_FILES]
             raise DataProblem(

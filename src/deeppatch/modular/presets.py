@@ -70,6 +70,9 @@ PRESETS: dict[str, Preset] = {
     "rescnn-svhn_5": Preset((3, 4), (0.3, 0.4, 0.5), (0.2, 0.3), 50, 100, 0.10, 0.9, _FIVE),
 }  # fmt: skip
 
+# the published code for these reads the response of a kernel before max pooling; that for ResCNN behind it, as we do
+READ_BEFORE_POOLING = ("simcnn-cifar10", "simcnn-svhn", "simcnn-svhn_5")
+
 
 def sizes(classes: int) -> list[int]:
     """Return the numbers of classes that result from merges in a tournament, in which an odd last list waits."""

@@ -14,7 +14,7 @@ ARCHITECTURE_NAMES = (
     "incecnn",
 )  # fmt: skip
 # how HybridRepair calls networks; letters of either case are taken for all names of the zoo
-ALIASES = {"shufflenetg2": "shufflenet_g2"}
+ALIASES = {"shufflenetg2": "shufflenet_g2", "resnet18f": "resnet18"}
 LIBRARIES = ("timm", "torchvision")
 FORMS = "timm:NAME, torchvision:NAME, or package.module:function"
 FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")

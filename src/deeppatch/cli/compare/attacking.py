@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from deeppatch import metrics
-from deeppatch.cli.compare.inputs import PRETRAINED, cells
+from deeppatch.cli.compare.inputs import cells
 from deeppatch.cli.context import Context
 from deeppatch.data.images import Images
 from deeppatch.data.streams import choose_images
@@ -46,7 +46,7 @@ def write_attacks(
 def attacked(which: str, names: Sequence[str], target: str | None) -> list[str]:
     """Return the networks to attack beside the base; UserError where the one that is judged is not known."""
     if which == "all":
-        return [name for name in names if name != PRETRAINED]
+        return list(names)
     if target is None:
         raise UserError(
             f"--attack: choose the network to attack with --gate: {', '.join(names)}; or attack all with --attack all"

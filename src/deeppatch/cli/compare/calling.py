@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from deeppatch.cli.compare.loading import PRETRAINED, Member
+from deeppatch.cli.compare.loading import Member
 from deeppatch.cli.naming import INCIDENTAL
 
 MOST_NAMED = 4  # settings in a name
@@ -16,8 +16,8 @@ COUNTED = ("epochs", "passes")
 STAGE, HASH = "^(correct|switch|relearn|decompose)-", "-[0-9a-f]{6}$"  # of the name of a folder
 
 
-def by_name(found: Sequence[Member]) -> dict[str, Member]:
-    """Return networks by name.
+def by_name(found: Sequence[Member], base: str) -> dict[str, Member]:
+    """Return networks by name, which is not that of the base.
 
     Where several would have one, what tells them apart stands behind it in brackets: the readable name of the run's
     folder; else the settings in which the runs differ, their own or those of what they have read; else the folder.
@@ -31,7 +31,7 @@ def by_name(found: Sequence[Member]) -> dict[str, Member]:
     named: dict[str, Member] = {}
     for number, member in enumerate(found):
         choices = [level[number] for level in levels if level.count(level[number]) == 1]
-        free = [name for name in choices if name != PRETRAINED and name not in named]
+        free = [name for name in choices if name != base and name not in named]
         named[free[0] if free else f"{levels[-1][number]} {len(named) + 1}"] = member
     return named
 

@@ -17,10 +17,11 @@ from deeppatch.errors import UserError
 from deeppatch.ledger import requirements
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from deeppatch.cli.compare.loading import Member
     from deeppatch.cli.context import Context
     from deeppatch.ledger.ledger import Ledger
-    from deeppatch.zoo.classifier import Classifier
 
 STAGE = "compare"
 DESCRIPTION = "Compare: measure all networks that the stages left on the same test images, and check requirements."
@@ -137,24 +138,25 @@ def run(options: Options) -> None:
     """Measure the networks, write and print the ledger, and check the requirements."""
     from deeppatch.cli.compare import inputs, report
     from deeppatch.cli.compare.baselines import missing_baselines
+    from deeppatch.cli.compare.loading import PRETRAINED, load_base
     from deeppatch.cli.context import open_stage
-    from deeppatch.cli.predecessors import base_model
 
     context = open_stage(options, STAGE)
-    model = base_model(context)
-    members = inputs.members(context, model)
+    base, model = load_base(context)
+    members = inputs.members(context, base, model)
     inputs.check_requirements(context)
     target = inputs.target(context, list(members))
     calibrated = inputs.calibration_images(context, members)
     further.check(context, list(members), target, calibrated)
     context.begin()
-    ledger = measured(context, model, members)
+    ledger = measured(context, base, model, members)
     networks = {ledger.base: model, **{name: member.network for name, member in members.items()}}
     ledger = further.write_tables(context, ledger, networks, target, calibrated)
-    report.write_report(context, ledger, target, missing_baselines(context, members))
+    missing = missing_baselines(context, members) if base == PRETRAINED else ()
+    report.write_report(context, ledger, target, missing)
 
 
-def measured(context: Context, model: Classifier, members: dict[str, Member]) -> Ledger:
+def measured(context: Context, base: str, model: nn.Module, members: dict[str, Member]) -> Ledger:
     """Return the ledger of the base and of these networks."""
     from deeppatch.cli.compare import inputs
     from deeppatch.ledger.comparing import compare
@@ -162,10 +164,10 @@ def measured(context: Context, model: Classifier, members: dict[str, Member]) ->
 
     options = context.options
     ledger = compare(
-        {inputs.PRETRAINED: model, **{name: member.network for name, member in members.items()}},
+        {base: model, **{name: member.network for name, member in members.items()}},
         context.data,
         context.corruption,
-        base=inputs.PRETRAINED,
+        base=base,
         held_out=context.held_out,
         cells=inputs.cells(options),
         batch_size=options.batch_size,

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from deeppatch.cache import ContentCache
 from deeppatch.cli.compare.calling import by_name
@@ -25,7 +26,6 @@ from deeppatch.ledger.requirements import check_names, known_names, requirement
 from deeppatch.ledger.streams import group_of, kinds_and_severities
 from deeppatch.patching.seen import apart
 from deeppatch.progress import info
-from deeppatch.zoo.classifier import Classifier
 
 
 def cells(options: Any) -> ContentCache:
@@ -33,7 +33,7 @@ def cells(options: Any) -> ContentCache:
     return ContentCache(model_folder(options) / "cells")
 
 
-def members(context: Context, model: Classifier) -> dict[str, Member]:
+def members(context: Context, called: str, model: nn.Module) -> dict[str, Member]:
     """Return the networks to compare with the base, by name: those that are given, else all that the stages left.
 
     What a stage left is left out, which is logged with the reason, where it was made from other weights or images.
@@ -58,7 +58,7 @@ def members(context: Context, model: Classifier) -> dict[str, Member]:
         raise UserError(f"nothing to compare under {model_folder(options)}; make a network with: {command}")
     for member in found:
         info(f"inherited {member.source.path} ({member.name})")
-    return by_name(found)
+    return by_name(found, called)
 
 
 def target(context: Context, names: list[str]) -> str | None:
@@ -105,7 +105,8 @@ def described(context: Context, ledger: Ledger, found: Mapping[str, Member]) -> 
     rows = dict(ledger.networks)
     base = context.found["base"]
     facts = Source(base.path, base.record, context.options.output_dir).facts(base.digest)
-    rows[PRETRAINED] = replace(rows[PRETRAINED], method=PRETRAINED, facts=facts)
+    one_file = ledger.base == PRETRAINED  # not models together
+    rows[ledger.base] = replace(rows[ledger.base], method=ledger.base, facts=facts if one_file else {})
     for name, member in found.items():
         settings = (member.source.record or {}).get("settings", {})
         passes = member.facts.get("passes", {}).get("train")

@@ -12,25 +12,27 @@ from typing import Any
 from torch import Tensor, nn
 
 from deeppatch.artifacts import state_digest, tensors_from_bytes
-from deeppatch.cli.compare.sources import Source
+from deeppatch.cli.compare.sources import Source, root
+from deeppatch.cli.compose.assembling import split_models
 from deeppatch.cli.context import Context
-from deeppatch.cli.predecessors import check_classes, patched_copy, restore
+from deeppatch.cli.locating import MODULES
+from deeppatch.cli.predecessors import base_model, check_classes, given_or_read, metadata, patched_copy, restore
 from deeppatch.data import digest
 from deeppatch.decomposition.head import DecomposedHead, with_head
 from deeppatch.errors import OtherBase, StaleArtifact, UserError
 from deeppatch.features import last_linear
+from deeppatch.modular.assembly_controls import ASSEMBLED, ENSEMBLE, Together
 from deeppatch.patching.calibration import Experts, switch_between
 from deeppatch.patching.patch_file import Patch
 from deeppatch.patching.router import Router
 from deeppatch.patching.switch import Switch
+from deeppatch.progress import info
 from deeppatch.saving import ROUTER, load
 from deeppatch.storage import is_of, parse_json, read_given, sha256
 from deeppatch.zoo import weights
-from deeppatch.zoo.classifier import Classifier
 
 PRETRAINED = "pretrained"
 FINETUNED, ALWAYS, SWITCHED, DECOMPOSED = "finetuned", "patched always on", "switched", "decomposed"
-ASSEMBLED = "assembled"
 STATISTICS = "norms, nothing trained"
 
 
@@ -46,7 +48,24 @@ class Member:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def load_member(context: Context, model: Classifier, source: Source) -> Member:
+def load_base(context: Context) -> tuple[str, nn.Module]:
+    """Return name and network of what all others are compared with.
+
+    It is what pretrain left; of a classifier that compose has assembled all models together whose modules it has.
+    """
+    found = context.found["base"]
+    if ASSEMBLED not in metadata(found.path):
+        return PRETRAINED, base_model(context)
+    content, record = given_or_read(context, found), found.record or {}
+    read = [Path(name) for name in record.get("inputs", {}) if Path(name).name == MODULES.file]
+    if not read:
+        raise UserError(f"{found.path} does not say of which models it is made; leave it in the folder of its run")
+    models = split_models(context, [root(found.path.parent) / each.parent for each in read])
+    info(f"inherited {found.path} (base {sha256(content)[:12]})")
+    return ENSEMBLE, context.place(Together(models, context.source.classes))
+
+
+def load_member(context: Context, model: nn.Module, source: Source) -> Member:
     """Return the network that a file holds; UserError where it was made from other weights or images, or is damaged."""
     _check_data(context, source)
     content = _content(context, source)
@@ -106,19 +125,19 @@ def _check_data(context: Context, source: Source) -> None:
         raise StaleArtifact(f"made from other data: {changes}")
 
 
-def _patch(context: Context, model: Classifier, content: bytes, source: Source) -> Patch:
+def _patch(context: Context, model: nn.Module, content: bytes, source: Source) -> Patch:
     patch = Patch.from_bytes(content, source.path)
     check_classes(context, patch.about, source.path)
     _check_base(patch.base, model, source)
     return patch
 
 
-def _check_base(base: str | None, model: Classifier, source: Source) -> None:
+def _check_base(base: str | None, model: nn.Module, source: Source) -> None:
     if base is not None and base != state_digest(model.state_dict()):
         raise OtherBase(source.path, str((source.record or {}).get("command", "correct")))
 
 
-def _switched(context: Context, model: Classifier, source: Source, router: Router, sizes: dict[str, int]) -> Switch:
+def _switched(context: Context, model: nn.Module, source: Source, router: Router, sizes: dict[str, int]) -> Switch:
     """Return the model that routes between what its router was fitted for: a patch, or several corrections."""
     record = source.record or {}
     settings, inputs = record.get("settings", {}), record.get("inputs", {})
@@ -150,7 +169,7 @@ def _names_the_same(recorded: Path, given: Path) -> bool:
 
 
 def _correction(
-    context: Context, model: Classifier, source: Source, digest: str | None, sizes: dict[str, int]
+    context: Context, model: nn.Module, source: Source, digest: str | None, sizes: dict[str, int]
 ) -> Patch | nn.Module:
     """Return the patch or the network that a router was fitted for; it must be the same still."""
     content = read_given(source.path)
@@ -169,7 +188,7 @@ def _correction(
 
 
 def _whole(
-    context: Context, model: Classifier, source: Source, tensors: dict[str, Tensor], meta: Mapping[str, Any]
+    context: Context, model: nn.Module, source: Source, tensors: dict[str, Tensor], meta: Mapping[str, Any]
 ) -> nn.Module:
     """Return a whole network; of one that says from which weights it was made, these must be the base's."""
     record = source.record or {}

@@ -77,7 +77,7 @@ def given(options: Any) -> Iterator[tuple[Source, bool]]:
         if path.is_file():
             record = read_record(path.parent)
             known = record is not None and record["outputs"].get(path.name) == sha256(read_given(path))
-            yield Source(path, record if known else None, _root(path.parent)), True
+            yield Source(path, record if known else None, root(path.parent)), True
             continue
         record = read_record(path) or {}
         files = [name for name in FILES.get(str(record.get("stage")), ()) if name in record["outputs"]]
@@ -87,7 +87,7 @@ def given(options: Any) -> Iterator[tuple[Source, bool]]:
                 f"{path} holds no network of {options.model} on {options.dataset}; give a file, a folder that correct, "
                 "evaluate, relearn or decompose left, or an output folder"
             )
-        yield from ((Source(path / name, record, _root(path)), True) for name in files[:1])
+        yield from ((Source(path / name, record, root(path)), True) for name in files[:1])
         yield from ((source, False) for source in roots)
 
 
@@ -105,6 +105,6 @@ def left_by_stages(output: Path, options: Any, prefix: str = "") -> Iterator[Sou
             yield from (Source(path / name, record, output, prefix) for name in there[:1])
 
 
-def _root(folder: Path) -> Path:
+def root(folder: Path) -> Path:
     """Return the output folder that a run's folder, OUTPUT/DATASET/MODEL/RUN, lies in."""
     return folder.resolve().parent.parent.parent

@@ -12,7 +12,6 @@ from torch import nn
 
 from deeppatch.artifacts import tensors_from_bytes
 from deeppatch.cli.context import Context
-from deeppatch.cli.export.inputs import installed
 from deeppatch.cli.locating import BASE, locate
 from deeppatch.cli.predecessors import check_classes, restore
 from deeppatch.errors import MissingArtifact, OtherBase, StaleArtifact, UserError
@@ -30,8 +29,6 @@ FROM_SCRATCH = "trained for these data"
 
 def split_models(context: Context, folders: Sequence[Path]) -> list[SplitModel]:
     """Return the models of which modularize left modules in these folders; called by their numbers and networks."""
-    if context.options.onnx:
-        installed()
     return [_split_model(context, number, folder) for number, folder in enumerate(folders, 1)]
 
 

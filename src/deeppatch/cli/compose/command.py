@@ -173,11 +173,14 @@ def run_assembling(options: Options) -> None:
     """Assemble a classifier, compare it with its base models, and report."""
     from deeppatch.cli.compose import assembling
     from deeppatch.cli.context import open_stage
+    from deeppatch.cli.export.inputs import installed
     from deeppatch.modular.assembling import assemble
     from deeppatch.modular.assembly_controls import compare_assembled
 
     assert options.assemble is not None
     context = open_stage(options, STAGE)
+    if options.onnx:
+        installed()
     models = assembling.split_models(context, options.assemble)
     others = assembling.trained_for_the_task(context)
     if context.already_finished():

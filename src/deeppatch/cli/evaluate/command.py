@@ -129,6 +129,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--neighbours",
+        "--num_neighbors",
         type=int,
         metavar="N",
         help="with -n spatial: measure also N versions of each test image at each severity, the share of right ones "

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from deeppatch.cli.declared import Folder
 from deeppatch.cli.options import StageOptions
 from deeppatch.modular.names import GRADIENT_PRESETS, IMPORTANCES, METHODS, PRESETS, STARTS
-from deeppatch.modular.presets import PUBLISHED_GRADIENT
+from deeppatch.modular.presets import PUBLISHED_GRADIENT, READ_BEFORE_POOLING
 
 if TYPE_CHECKING:
     from deeppatch.stage import Stopwatch
@@ -122,7 +122,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=IMPORTANCES,
         default="pooled",
         help="where the response of a kernel is read: where the next layer reads it (pooled), before max pooling, as "
-        "published (unpooled), or nowhere, as a control (random) (default: pooled)",
+        "published for SimCNN (unpooled), or nowhere, as a control (random) (default: pooled; unpooled with --preset "
+        "simcnn-...)",
     )
     group.add_argument(
         "--start",
@@ -137,7 +138,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def preset(options: argparse.Namespace) -> Mapping[str, Any]:
     """Return the defaults of --preset."""
-    return PUBLISHED_GRADIENT if (options.method, options.preset) == ("grad", "published") else {}
+    if options.method == "ga":
+        return {"importance": "unpooled"} if options.preset in READ_BEFORE_POOLING else {}
+    return PUBLISHED_GRADIENT if options.preset == "published" else {}
 
 
 def problems(options: Options) -> list[str]:
