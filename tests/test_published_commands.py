@@ -6,10 +6,11 @@ import importlib
 import re
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from deeppatch.cli import naming, parsing
+from deeppatch.cli import locating, naming, parsing
 from deeppatch.cli.main import COMMANDS
 from deeppatch.errors import UserError
 from deeppatch.patching.names import PUBLISHED_PATCHES, UNITS
@@ -31,6 +32,26 @@ def parse(stage: str, line: str):
 def test_the_middle_column_is_understood(command):
     script, _, arguments = command.removeprefix("python src/").partition(".py ")
     assert parse(COMMANDS[script], arguments).dataset != "digits", "published commands name their data"
+
+
+def test_what_a_command_reads_another_one_of_its_table_leaves():
+    """A reader who follows a table from top to bottom misses no stage, and no option in which two stages must agree."""
+    parts = re.split(r"^## ", PAGE, flags=re.MULTILINE)[1:-1]
+    for part in parts:
+        table = "\n".join(line for line in part.splitlines() if line.startswith("| "))
+        commands = re.findall(r"`python src/(\w+)\.py ([^`]+)`", table)
+        parsed = [(COMMANDS[script], parse(COMMANDS[script], line)) for script, line in commands]
+        left = {run(stage, options) for stage, options in parsed if stage != "decompose"}  # nothing reads its runs
+        for stage, options in parsed:
+            corrected = stage == "pretrain" and options.state == "corrected"
+            for name, role in locating.roles("eval" if corrected else stage, options).items():
+                if name != "finetuned" and not getattr(options, role.option or "none", None):
+                    read = run(role.stage, SimpleNamespace(**{**vars(options), **role.changes}))
+                    assert read in left, options.command
+
+
+def run(stage: str, options) -> Path:
+    return naming.model_folder(options) / naming.readable_name(stage, options)
 
 
 def test_every_row_has_a_command_here_or_says_that_there_is_none_and_what_differs():

@@ -19,7 +19,9 @@ from deeppatch.modular.assembly_controls import ASSEMBLED, ENSEMBLE
 pytestmark = pytest.mark.slow  # seven stages, each a second or more
 
 HALVES, TASK = ("digits:0-4", "digits:5-9"), "digits:0-4+digits:5-9"
-FIXED = "-m simcnn_svhn_weak --limit 100 --device cpu"
+FIXED = "--limit 100 --device cpu"
+NETWORKS = {HALVES[0]: "simcnn_svhn_weak", HALVES[1]: "rescnn_svhn_weak"}  # of two architectures
+OTHERWISE = "simcnn_svhn_weak"
 
 
 class Place:
@@ -30,7 +32,8 @@ class Place:
 
     def run(self, line: str, data: str = TASK):
         script, *rest = shlex.split(line)
-        return self.launch(script, [*FIXED.split(), "-d", data, "--output_dir", str(self.output), *rest])
+        given = [*FIXED.split(), "-m", NETWORKS.get(data, OTHERWISE), "-d", data, "--output_dir", str(self.output)]
+        return self.launch(script, [*given, *rest])
 
     def ran(self, line: str, data: str = TASK) -> str:
         result = self.run(line, data)
@@ -38,7 +41,8 @@ class Place:
         return result.out
 
     def folder(self, data: str, stage: str) -> Path:
-        (found,) = self.output.glob(f"{data.replace(':', '-')}/simcnn_svhn_weak/{stage}-*")
+        network = NETWORKS.get(data, OTHERWISE)
+        (found,) = self.output.glob(f"{data.replace(':', '-')}/{network}/{stage}-*")
         return found
 
     @property

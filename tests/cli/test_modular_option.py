@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from deeppatch.modular.names import MODULARITY
+
 FIXED = "-m simcnn_svhn_weak -d digits --limit 40 --device cpu"
 
 
@@ -17,8 +19,8 @@ def test_it_trains_with_the_loss_and_says_how_modular_the_network_is(tmp_path, l
         assert (result.status, result.err) == (0, "")
     for path in tmp_path.glob("digits/*/pretrain-*/metrics.json"):
         settings = json.loads((path.parent / "run.json").read_text())["settings"]
-        found[tuple(settings["modular_weights"] or (1, 1, 0.5))] = json.loads(path.read_text())
-    compact = [found[weights]["modularity_on_val"]["compactness"] for weights in ((0, 0, 9), (1, 1, 0.5))]
+        found[tuple(settings["modular_weights"] or MODULARITY)] = json.loads(path.read_text())
+    compact = [found[weights]["modularity_on_val"]["compactness"] for weights in ((0, 0, 9), MODULARITY)]
     assert compact[0] < compact[1], "which weighs more there"
     assert all(each["weights"].startswith("trained here") for each in found.values())
 
