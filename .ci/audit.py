@@ -34,6 +34,8 @@ def told(output: str, errors: str) -> tuple[int, list[str]]:
     (0, ['1 packages, no known vulnerability'])
     >>> told('{"dependencies": [{"name": "a", "version": "1", "vulns": [{"id": "X", "fix_versions": ["2"]}]}]}', "")
     (1, ['a 1: X, mended in 2'])
+    >>> told('{"dependencies": [{"name": "a", "skip_reason": "not on the index"}]}', "")
+    (0, ['0 packages, no known vulnerability', 'NOT AUDITED: a (not on the index)'])
     >>> told("", "no route to host")[0]
     0
     """
@@ -42,12 +44,14 @@ def told(output: str, errors: str) -> tuple[int, list[str]]:
     except (ValueError, KeyError, TypeError):
         why = errors.strip().splitlines()[-1:] or ["no answer"]
         return 0, [f"NOT AUDITED: the list of vulnerabilities cannot be reached ({why[0][:200]}); repeat it elsewhere"]
+    skipped = [f"NOT AUDITED: {each['name']} ({each['skip_reason']})" for each in found if "skip_reason" in each]
     lines = [
         f"{each['name']} {each['version']}: {flaw['id']}, mended in {', '.join(flaw['fix_versions']) or 'no version'}"
         for each in found
         for flaw in each.get("vulns", [])
     ]
-    return (1, lines) if lines else (0, [f"{len(found)} packages, no known vulnerability"])
+    audited = f"{len(found) - len(skipped)} packages, no known vulnerability"
+    return (1, lines + skipped) if lines else (0, [audited, *skipped])
 
 
 def main() -> int:

@@ -34,6 +34,7 @@ from deeppatch.retrain import interpolate
 from deeppatch.retrain.bank import Bank
 from deeppatch.stage import Stage
 from deeppatch.zoo.checkpoint_file import open_content
+from deeppatch.zoo.classifier import Classifier
 
 ORIGIN = Path("output/given.file")
 DEEP = "[" * 10_000 + "]" * 10_000
@@ -117,12 +118,51 @@ def test_metadata_of_other_types(name, key, wrong):
 
 @pytest.mark.parametrize(
     "about",
-    [{"classes": [1]}, {"classes": "ab"}, {"image_size": [8]}, {"image_size": [0, 8]}, {"image_size": "8"}],
+    [
+        3,
+        [],
+        None,
+        {"classes": [1]},
+        {"classes": "ab"},
+        {"image_size": [8]},
+        {"image_size": [0, 8]},
+        {"image_size": "8"},
+    ],
 )
 def test_classes_and_sizes_of_other_types(about):
     read, tensors, meta = _apart(*SAFETENSORS["patch"])
     refused(lambda: read(tensors_to_bytes(tensors, {**meta, "about": about}), ORIGIN))
-    refused(lambda: tensors_from_bytes(tensors_to_bytes(tensors, about), ORIGIN))
+    refused(lambda: tensors_from_bytes(with_metadata(tensors, json.dumps(about)), ORIGIN))
+
+
+FROM = {"model": "1 simcnn", "network": "simcnn_x0_125", "outputs": 3, "label": 2}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"assembled": 3}, {"assembled": []}, {"assembled": [3, 3]}, {"assembled": [FROM]}, {"classes": 2}, {"classes": []},
+     {"image_size": None}, {"image_size": [8]}, *({"assembled": [{**FROM, **each}] * 2} for each in (
+         {"network": 3}, {"label": 3}, {"label": "0"}, {"outputs": True}, {"more": 1}))],
+)  # fmt: skip
+def test_an_assembled_classifier_that_does_not_say_what_it_is_made_of(tmp_path, change):
+    meta = {"assembled": [FROM] * 2, "classes": ["a", "b"], "image_size": [32, 32]}
+    for known in (meta, {name: value for name, value in meta.items() if name != "image_size"}):
+        path = tmp_path / "assembled.safetensors"
+        path.write_bytes(
+            with_metadata({"kept/0/conv1": torch.ones(2, dtype=torch.bool)}, json.dumps({**known, **change}))
+        )
+        refused(lambda path=path: saving.load(path), UserError)
+
+
+@pytest.mark.parametrize("change", [{"router/weight": WHOLE}, {"router/bias": torch.ones(3)}, {"channels/0": NUMBERS}])
+def test_a_switched_model_of_other_tensors(tmp_path, change):
+    model = Classifier(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2)), classes=["a", "b"])
+    path = tmp_path / "switched.safetensors"
+    tensors = {"router/weight": NUMBERS, "router/bias": torch.tensor(0.5), "router/threshold": torch.tensor(0.0),
+               "channels/0": WHOLE, "units/0/rows": torch.ones(2, 3, 3, 3)}  # fmt: skip
+    apart = {name: each.clone() for name, each in {**tensors, **change}.items()}
+    path.write_bytes(tensors_to_bytes(apart, {"router": "probe", "kind": "replace", "base": "ab"}))
+    refused(lambda: saving.load(path, model), UserError)
 
 
 @pytest.mark.parametrize(("name", "key"), [(name, key) for name in SAFETENSORS for key in SAFETENSORS[name][1]])

@@ -64,13 +64,24 @@ def tensors_from_bytes(content: bytes, origin: Path) -> tuple[dict[str, Tensor],
 
 def check_meta(meta: Any, origin: Path) -> None:
     """Raise StaleArtifact unless the metadata of a file is an object whose known values are of their types."""
-    known = {"base": str, "kind": str, "router": str, "image_size": [int], "order": str}
+    known = {
+        "base": str,
+        "kind": str,
+        "router": str,
+        "image_size": [int],
+        "order": str,
+        "about": {str: object},
+        "bank": [str],
+        "assembled": [{str: object}],
+    }
     fits = isinstance(meta, dict) and all(is_of(meta[name], kind) for name, kind in known.items() if name in meta)
     fits = fits and (is_of(meta.get("classes", []), [str]) or is_of(meta["classes"], int))  # names, or their number
     if not fits or len(meta.get("image_size", (1, 1))) != 2 or min(meta.get("image_size", (1,))) < 1:
         raise StaleArtifact(
             f"{origin}: its metadata is not of this version's form; give another file, or make it again"
         )
+    if "about" in meta:
+        check_meta(meta["about"], origin)
 
 
 class Checkpoint:

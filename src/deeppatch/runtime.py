@@ -76,10 +76,10 @@ def prepare(seed: int) -> None:
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = os.environ.get("DEEPPATCH_THREADS", "0")
-    if not threads.isdecimal():
+    if not (threads.isascii() and threads.isdecimal()):
         raise UserError(f"DEEPPATCH_THREADS={threads}: give a whole number of threads, 0 for one per core")
     most = THREADS_PER_CORE * (os.cpu_count() or 1)
-    if len(threads) > 9 or int(threads) > most:
+    if len(threads.lstrip("0")) > 9 or int(threads) > most:
         raise UserError(f"DEEPPATCH_THREADS={threads[:12]}: give at most {most}, four for each core of this machine")
     torch.set_num_threads(int(threads) or max(1, cores // local_ranks()))
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -63,21 +63,61 @@ def count(record_property: Callable[[str, Any], None]) -> Callable[..., None]:
     return counted
 
 
-def pytest_report_header() -> str:
-    """Print the seed."""
-    return f"campaign: CAMPAIGN_SEED={SEED}, CAMPAIGN_OUTPUT={OUTPUT}"
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Print the seed, and how many cases an earlier run with it has counted."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter and session.config.option.markexpr == "campaign" and not hasattr(session.config, "workerinput"):
+        reporter.write_line(f"campaign: CAMPAIGN_SEED={SEED}, CAMPAIGN_OUTPUT={OUTPUT}")
+        reporter.write_line(f"{len(read_cases(OUTPUT))} cases of an earlier run count until they are run again")
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Append what a case has counted to cases.csv as soon as it has ended, in the process that reports."""
+    if "campaign/" in report.nodeid and "PYTEST_XDIST_WORKER" not in os.environ:
+        add_cases(rows_of(report), OUTPUT)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Write and print what was counted."""
-    found = [each for reports in terminalreporter.stats.values() for each in reports]
-    reports = [each for each in found if getattr(each, "when", "") == "call"]
-    rows = [value for each in reports for name, value in each.user_properties if name == "campaign"]
-    if rows:
+    """Write and print the counts."""
+    if rows := read_cases(OUTPUT):
         write_summary(rows, OUTPUT)
         terminalreporter.section(f"campaign, seed {SEED}")
         for part, found in summary_of(rows).items():
             terminalreporter.write_line(f"{part}: {found}")
+
+
+def rows_of(report: Any) -> list[dict[str, Any]]:
+    """Return the cases that a test has counted; one that has failed before it counted any is a failed case."""
+    rows = [value for name, value in report.user_properties if name == "campaign"] if report.when == "call" else []
+    if report.failed and not rows:
+        part = Path(report.nodeid.partition("::")[0]).stem.removeprefix("test_").replace("_", " ")
+        rows = [dict(zip(COLUMNS, (part, report.nodeid, report.when, "failed", "", 0.0), strict=True))]
+    return [{"seed": SEED, "test": report.nodeid, **row} for row in rows]
+
+
+def add_cases(rows: list[dict[str, Any]], folder: Path) -> None:
+    """Append cases to cases.csv."""
+    if not rows:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "cases.csv"
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        table = csv.DictWriter(file, ("seed", "test", *COLUMNS))
+        if new:
+            table.writeheader()
+        table.writerows(rows)
+
+
+def read_cases(folder: Path) -> list[dict[str, Any]]:
+    """Return the cases of this seed, of each test those of its latest run."""
+    path = folder / "cases.csv"
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        found = [row for row in csv.DictReader(file) if row["seed"] == str(SEED)]
+    latest = {(row["test"], row["case"]): row for row in found}
+    return list(latest.values())
 
 
 def summary_of(rows: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
@@ -91,11 +131,6 @@ def summary_of(rows: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
 
 
 def write_summary(rows: list[dict[str, Any]], folder: Path) -> None:
-    """Write one row for each case as CSV, and the counts as JSON."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "cases.csv").open("w", newline="") as file:
-        table = csv.DictWriter(file, COLUMNS)
-        table.writeheader()
-        table.writerows(sorted(rows, key=lambda row: (row["part"], row["case"], row["moment"])))
+    """Write the counts as JSON."""
     summary = {"seed": SEED, "parts": summary_of(rows)}
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")

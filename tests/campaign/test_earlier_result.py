@@ -13,16 +13,10 @@ from deeppatch.stage import Stage
 pytestmark = pytest.mark.campaign
 
 POINTS = 10
-FEW = {"export": 3}  # a slow one
 
 
-def points_of(name: str) -> list[int]:
-    """Return the numbers of the points at which a stage is killed, of ten."""
-    few = FEW.get(name, POINTS)
-    return [POINTS * number // few + POINTS // few - 1 for number in range(few)]
-
-
-@pytest.mark.parametrize(("name", "point"), [(name, point) for name in LINES for point in points_of(name)])
+@pytest.mark.parametrize("point", range(POINTS))
+@pytest.mark.parametrize("name", LINES)
 def test_a_killed_run_over_a_finished_one_leaves_that_whole(workshop, other_workshop, count, name, point):
     """The last point is the last file operation; there -r ends with the new bytes, too."""
     place = other_workshop

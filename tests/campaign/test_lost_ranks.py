@@ -1,4 +1,4 @@
-"""torchrun with two processes, one of which is killed: one line soon after, and -r goes on with more or fewer."""
+"""torchrun with two processes, one of which is killed, or both ended by SIGTERM: one line, and -r goes on."""
 
 from __future__ import annotations
 
@@ -55,19 +55,22 @@ def rank_of(launcher: subprocess.Popen[str], number: int) -> int | None:
     return None
 
 
-def killed(launcher: subprocess.Popen[str], folder: Path, kept: str, number: int) -> bool:
-    """Kill a rank as soon as work has been kept; return whether it came to that before the end."""
+def struck(launcher: subprocess.Popen[str], folder: Path, kept: str, number: int | None) -> bool:
+    """Kill a rank, or end torchrun, as soon as work has been kept; return whether it came to that before the end."""
     rank = None
     while launcher.poll() is None:
-        rank = rank or rank_of(launcher, number)
+        rank = rank or rank_of(launcher, number or 0)
         if rank and list(folder.glob(kept)):
-            os.kill(rank, signal.SIGKILL)
+            if number is None:
+                launcher.terminate()
+            else:
+                os.kill(rank, signal.SIGKILL)
             return True
         time.sleep(0.005)
     return False
 
 
-@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("number", [0, 1, None], ids=["first killed", "second killed", "SIGTERM"])
 @pytest.mark.parametrize("name", [name for name in KEPT if name in LINES])
 def test_a_killed_rank_ends_the_run_and_others_go_on(workshop, count, name, number):
     workshop.restore(name)
@@ -75,7 +78,7 @@ def test_a_killed_rank_ends_the_run_and_others_go_on(workshop, count, name, numb
     if name == "compare":
         shutil.rmtree(network / "cells", ignore_errors=True)
     launcher = torchrun(workshop, name, 2)
-    caught = killed(launcher, network, kept, number)
+    caught = struck(launcher, network, kept, number)
     start = time.monotonic()
     out, err = launcher.communicate(timeout=600)
     seconds = time.monotonic() - start
@@ -83,7 +86,7 @@ def test_a_killed_rank_ends_the_run_and_others_go_on(workshop, count, name, numb
     wrong = wrong or problem(launcher.returncode, out, err, seconds)
     if not wrong:
         wrong = gone_on(workshop, name, processes)
-    moment = f"process {number} of 2, then {processes}"
+    moment = f"{'SIGTERM to' if number is None else f'process {number} of'} 2, then {processes}"
     count("lost process", name, moment, "failed" if wrong else "identical", wrong, seconds)
 
 

@@ -52,6 +52,20 @@ def test_every_script_under_src_is_a_stage():
     assert {path.stem for path in (ROOT / "src").glob("*.py")} == main.COMMANDS.keys()
 
 
+def test_commands_in_messages_are_those_of_the_folder_that_it_is_started_from(monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(
+        main, "guarded", lambda script, arguments, prefix: seen.append((script, arguments, prefix)) or 0
+    )
+    for folder, typed in ((ROOT, "src/eval.py"), (tmp_path, str(ROOT / "src/eval.py")), (tmp_path, "a {b}/eval.py")):
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(sys, "argv", [typed, "-h"])
+        with pytest.raises(SystemExit):
+            main.main("eval")
+    prefixes = [prefix.format(script="select", stage="assess") for prefix in seen]
+    assert prefixes == ["python src/select.py", f"python {ROOT}/src/select.py", "python 'a {b}'/select.py"]
+
+
 def test_an_unknown_stage_is_one_line_with_the_choices(monkeypatch, capsys):
     assert console(monkeypatch, "repair", "--help") == 2
     said = capsys.readouterr()

@@ -400,9 +400,17 @@ def test_numbers_that_are_none(empty, given):
 
 def test_threads_that_are_no_number(empty, launch, refusal):
     script, arguments = empty.arguments("eval -e 1")
-    for given in ("many", "-1", "1.5"):
+    for given in ("many", "-1", "1.5", "\u0663"):
         said = refusal(launch(script, arguments, DEEPPATCH_THREADS=given))
         assert said.startswith(f"DEEPPATCH_THREADS={given}: give a whole number of threads")
+
+
+@pytest.mark.parametrize("given", ["abc", "", "0", "-1", "2,", "\u0663"])
+def test_threads_that_a_library_would_complain_of_in_words_of_its_own(empty, launch, refusal, given):
+    script, arguments = empty.arguments("eval -e 1")
+    assert refusal(launch(script, arguments, OMP_NUM_THREADS=given)).startswith(
+        f"OMP_NUM_THREADS={given}: give a whole"
+    )
 
 
 def test_more_threads_than_a_machine_can_bear_are_refused(empty, launch, refusal):

@@ -70,6 +70,17 @@ def test_images_are_decoded_once_for_each_content_and_scaling(paths, tmp_path, s
     assert not list(cache.glob(".*partial"))
 
 
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY\x01", b"junk" * 100, "cut", "other"])
+def test_a_file_that_was_cut_or_is_another_one_is_decoded_again(paths, tmp_path, small, content):
+    files, cache = Files(paths, square(8)), tmp_path / "cache"
+    path = decoded(files, cache).path
+    if content == "other":
+        np.save(path, np.zeros((12, 3, 8, 9), dtype=np.uint8))
+    else:
+        path.write_bytes(path.read_bytes()[:-9] if content == "cut" else content)
+    assert torch.equal(decoded(files, cache)[:], files[:])
+
+
 def test_few_images_and_those_without_a_cache_are_in_memory(paths, tmp_path, small):
     assert isinstance(decoded(Files(paths, square(8)), None), torch.Tensor)
     assert isinstance(decoded(Files(paths[:1], square(5)), tmp_path), torch.Tensor)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import importlib
+import os
 import shlex
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import deeppatch
 from deeppatch import progress
@@ -55,7 +57,18 @@ def main(script: str, arguments: Sequence[str] | None = None, prefix: str = "pyt
 
     The status is 2 on a user's mistake, which is one line, 130 on Ctrl-C and 143 on SIGTERM.
     """
-    sys.exit(guarded(script, sys.argv[1:] if arguments is None else arguments, prefix))
+    if arguments is None:
+        arguments, prefix = sys.argv[1:], _as_typed(script, prefix)
+    sys.exit(guarded(script, arguments, prefix))
+
+
+def _as_typed(script: str, prefix: str) -> str:
+    """Return how stages are started from here: by `src/` in this folder, or by the path that was typed."""
+    typed = Path(sys.argv[0])
+    if typed.name != f"{script}.py" or typed.parent.resolve() == Path("src").resolve():
+        return prefix
+    folder = shlex.quote(str(typed.parent)).replace("{", "{{").replace("}", "}}")
+    return f"python {folder}/{{script}}.py"
 
 
 def console() -> None:
@@ -104,6 +117,13 @@ def guarded(script: str, arguments: Sequence[str], prefix: str) -> int:
     return 0
 
 
+def _check_threads() -> None:
+    """Raise UserError where OMP_NUM_THREADS is no number, before a library says so in words of its own."""
+    threads = os.environ.get("OMP_NUM_THREADS", "1")
+    if not all(each.strip().isascii() and each.strip().isdecimal() and int(each) for each in threads.split(",")):
+        raise UserError(f"OMP_NUM_THREADS={threads[:40]}: give a whole number above 0, or leave it unset")
+
+
 @contextlib.contextmanager
 def warnings_at_end() -> Iterator[None]:
     """Print what libraries warn of within the block when it has ended, each text once; none before an error's line."""
@@ -127,6 +147,7 @@ def warnings_at_end() -> Iterator[None]:
 
 def run(script: str, arguments: Sequence[str], prefix: str) -> None:
     """Parse a command's arguments and run it; UserError passes through."""
+    _check_threads()
     from deeppatch.cli import parsing
     from deeppatch.cli.locating import locate_all
     from deeppatch.cli.naming import IDENTITIES

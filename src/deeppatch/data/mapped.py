@@ -70,10 +70,19 @@ def decoded(files: Files, cache: Path | None) -> Tensor | Mapped:
         return files[:]
     key = hashlib.sha256(f"{contents_digest(files.paths, cache)} {files.scaling.name}".encode()).hexdigest()
     path = cache / f"pixels-{key[:16]}.npy"
-    if not path.exists():
+    if not _is_whole(path, shape):
         info(f"decoding {shape[0]} images to {shape[3]}x{shape[2]} pixels, once: {path}")
         _write(path, shape, files)
     return Mapped(path, key)
+
+
+def _is_whole(path: Path, shape: tuple[int, ...]) -> bool:
+    """Tell whether a file holds decoded images of a shape: one that was cut, or is none, is decoded again."""
+    try:
+        pixels = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError):
+        return False
+    return pixels.shape == shape and pixels.dtype == np.uint8
 
 
 def _write(path: Path, shape: tuple[int, ...], files: Files) -> None:

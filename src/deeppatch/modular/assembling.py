@@ -24,6 +24,7 @@ from deeppatch.modular.joins import class_metrics
 from deeppatch.modular.layers import layers_to_split
 from deeppatch.modular.modules import ClassModule, ComposedModules, Modules
 from deeppatch.progress import track
+from deeppatch.storage import is_of
 from deeppatch.zoo.classifier import Normalize, device_of, network_of
 
 SATURATED = 1e-7  # scores nearer to 0 or 1 are read as this far
@@ -135,19 +136,33 @@ class AssembledClassifier(ComposedModules):
         tensors, meta = tensors_from_bytes(content, origin)
         if "assembled" not in meta:
             raise StaleArtifact(f"{origin} holds no assembled classifier; give one that compose --assemble left")
+        origins, classes = [_origin(each, origin) for each in meta["assembled"]], meta.get("classes", [])
+        if not origins or not isinstance(classes, list) or len(classes) != len(origins) or "image_size" not in meta:
+            raise StaleArtifact(f"{origin} does not name a module for each of its classes; make it again")
         height, width = meta["image_size"]
-        members, masks, origins = [], [], [Origin(**each) for each in meta["assembled"]]
+        members, masks = [], []
         for index, each in enumerate(origins):
             start = f"kept/{index}/"
             own = {name.removeprefix(start): mask for name, mask in tensors.items() if name.startswith(start)}
             members.append(_blank_member(build(each), own, each, (height, width), origin))
             masks.append(own)
-        found = AssembledClassifier(members, origins, masks, meta["classes"], (height, width))
+        found = AssembledClassifier(members, origins, masks, classes, (height, width))
         try:
             found.load_state_dict({name: value for name, value in tensors.items() if not name.startswith("kept/")})
         except RuntimeError as error:
             raise StaleArtifact(f"{origin} is for other networks: {' '.join(str(error).split())}") from error
         return found
+
+
+def _origin(found: dict[str, Any], path: Path) -> Origin:
+    """Return where a module is from, as a file says it."""
+    kinds = {"model": str, "network": str, "outputs": int, "label": int}
+    if found.keys() != kinds.keys() or not all(is_of(found[name], kind) for name, kind in kinds.items()):
+        raise StaleArtifact(f"{path} does not say of which networks its modules are; make it again")
+    origin = Origin(**found)
+    if not 0 <= origin.label < origin.outputs:
+        raise StaleArtifact(f"{path} has a module of class {origin.label} of {origin.outputs}; make it again")
+    return origin
 
 
 def assemble(

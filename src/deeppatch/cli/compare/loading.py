@@ -82,7 +82,7 @@ def load_member(context: Context, model: nn.Module, source: Source) -> Member:
             _switched(context, model, source, Router.from_bytes(content, source.path), sizes),
         )
     elif "bank" in meta:
-        _check_base(meta["base"], model, source)
+        _check_base(meta.get("base"), model, source)
         name, network = "bank", load(source.path).apply(model)
     elif {"kind", "base"} <= meta.keys():
         name, network = ALWAYS, patched_copy(context, model, _patch(context, model, content, source))
@@ -179,7 +179,7 @@ def _correction(
     sizes[str(source.path)] = len(content)
     tensors, meta = tensors_from_bytes(content, source.path)
     if "bank" in meta:
-        _check_base(meta["base"], model, source)
+        _check_base(meta.get("base"), model, source)
         network: nn.Module = load(source.path).apply(model)
         return network
     if {"kind", "base"} <= meta.keys():
