@@ -54,9 +54,7 @@ def test_every_script_under_src_is_a_stage():
 
 def test_commands_in_messages_are_those_of_the_folder_that_it_is_started_from(monkeypatch, tmp_path):
     seen = []
-    monkeypatch.setattr(
-        main, "guarded", lambda script, arguments, prefix: seen.append((script, arguments, prefix)) or 0
-    )
+    monkeypatch.setattr(main, "guarded", lambda _script, _arguments, prefix: seen.append(prefix) or 0)
     for folder, typed in ((ROOT, "src/eval.py"), (tmp_path, str(ROOT / "src/eval.py")), (tmp_path, "a {b}/eval.py")):
         monkeypatch.chdir(folder)
         monkeypatch.setattr(sys, "argv", [typed, "-h"])
