@@ -29,9 +29,15 @@ from deeppatch import runtime
 from deeppatch.data.corruptions import SIGMAS, GaussianBlur
 from deeppatch.data.dataset import Data
 from deeppatch.data.images import Images
+from deeppatch.decomposition.influence import influence
 from deeppatch.errors import UserError
 from deeppatch.evaluation import evaluate
+from deeppatch.hybrid.choosing import choose_labels
+from deeppatch.hybrid.relearning import relearn
+from deeppatch.ledger.comparing import compare
 from deeppatch.localization.scoring import rank_filters
+from deeppatch.modular.gradient_search import GradientSearch
+from deeppatch.modular.splitting import split_into_modules
 from deeppatch.patching.calibration import fit_switch
 from deeppatch.patching.comparison import compare_networks
 from deeppatch.patching.training import train_patch
@@ -101,7 +107,7 @@ def stages(setting: Mapping[str, int], device: torch.device) -> dict[str, Callab
     draw = runtime.generator(machine.SEED, "scale")
     shape = (setting["images"], 3, setting["size"], setting["size"])
     pixels = torch.randint(0, 256, shape, generator=draw, dtype=torch.uint8)
-    part = Images(pixels, torch.randint(0, CLASSES, shape[:1], generator=draw)).to(device)
+    part = Images(pixels, torch.arange(len(pixels)) % CLASSES).to(device)
     data, blur = Data(part, part, part, tuple(map(str, range(CLASSES)))), GaussianBlur(SIGMAS[::2])
     torch.manual_seed(machine.SEED)
     model = network(setting["filters"], setting["depth"]).to(device).eval()
@@ -112,6 +118,8 @@ def stages(setting: Mapping[str, int], device: torch.device) -> dict[str, Callab
     }
     patch = train_patch(model, data, blur, channels, epochs=1)
     switched = fit_switch(model, patch, data, blur)
+    selection = choose_labels(model, part.pixels, data, "25%", method="random")
+    selection = selection.with_labels(part.labels[selection.bought])
     return {
         "pretrain: measure": lambda: evaluate(model, data, blur),
         "assess: perfloss": lambda: rank_filters(model, data, blur, method="perfloss"),
@@ -120,6 +128,13 @@ def stages(setting: Mapping[str, int], device: torch.device) -> dict[str, Callab
         "correct: an epoch of a patch": lambda: train_patch(model, data, blur, channels, epochs=1),
         "evaluate: fit a router": lambda: fit_switch(model, patch, data, blur),
         "evaluate: measure": lambda: compare_networks(model, patch, switched, data, blur),
+        "compare: two networks": lambda: compare({"before": model, "after": patch.apply(model)}, data, blur),
+        "influence": lambda: influence(model, data, k=2),
+        "modularize: tables and an epoch": lambda: split_into_modules(
+            model, data, method=GradientSearch(epochs=1, head=False), sensitivity_images=32
+        ),
+        "annotate: hybrid": lambda: choose_labels(model, part.pixels, data, "25%"),
+        "relearn: an epoch": lambda: relearn(model, data, part.pixels, selection, epochs=1, lr=0.001),
     }
 
 

@@ -74,7 +74,7 @@ def test_every_stage_is_timed_at_every_value(scale, monkeypatch):
     assert frame.groupby("stage")["value"].apply(list).map(tuple).nunique() == 1
     assert sorted(set(frame["value"])) == [2, 4], "the largest is left out"
     assert (frame["seconds"] > 0).all()
-    assert len(set(frame["stage"])) == 7
+    assert len(set(frame["stage"])) == 12
 
 
 def test_the_page_gets_a_place_for_each_table_once(scale, monkeypatch, tmp_path):

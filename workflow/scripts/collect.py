@@ -12,6 +12,7 @@ from. With `render` the tables of the pages are filled again.
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import statistics
 import subprocess
@@ -50,7 +51,8 @@ def run(options: argparse.Namespace) -> int:
     ledgers = list(measured(matrix.jobs(configuration), options.records))
     if not ledgers:
         raise UserError(f"no finished comparison under {options.records}; run the study first")
-    name = options.config.stem
+    own = options.config.resolve().parent == ROOT / "workflow" / "config"
+    name = options.config.stem if own else str(options.config)
     results = Path(configuration.get("results", options.records / "results"))
     results.parent.mkdir(parents=True, exist_ok=True)
     table = pd.concat([accuracies(each) for each in ledgers], ignore_index=True)
@@ -212,9 +214,9 @@ def write(
     clean = max(int(found.tidy[found.tidy["view"] == CLEAN]["n"].max()) for found in ledgers)
     facts = {
         "question": configuration.get("question", f"What does the study {name} find?"),
-        "commands": [f"pipenv run study {name}"],
+        "commands": [f"pipenv run study {name}"],  # a name in workflow/config, or a file
         "revision": revisions[0] if len(revisions) == 1 else f"revisions {', '.join(revisions)}",
-        "date": None,
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "seeds": seeds,
         "images": f"up to {clean} test images of {data}",
         "hardware": "; ".join(dict.fromkeys(machines)),
