@@ -102,11 +102,33 @@ def test_weights_are_published_ones_or_a_file():
 def test_every_configuration_is_understood_by_the_stages(file):
     configuration = yaml.safe_load(file.read_text())
     found = list(jobs(configuration).values())
-    assert {job.rule for job in found} == {"pretrain", "assess", "correct", "evaluate", "compare"}
+    of_chains = {stage for chain in configuration.get("chains", {}).values() for stage in chain["stages"]}
+    assert {job.rule for job in found} == {"pretrain", "assess", "correct", "evaluate", "compare"} | of_chains
     for job in found[:: max(1, len(found) // 12)]:  # those of a study resemble each other
         module = importlib.import_module(f"deeppatch.cli.{job.rule}.command")
         parse(module, [*job.words, *places(configuration)], RepairOptions.prefix)
         assert machine(configuration, job.rule)["mem_mb"] >= 1000
+
+
+def test_a_chain_is_one_stage_after_another_for_each_seed_and_method():
+    chain = {
+        "stages": ["annotate", "relearn"], "models": {"mobilenet": {"train": True}}, "data": ["cifar10"],
+        "seeds": [1, 2], "methods": ["hybrid", "random"], "options": {"bias": "B"}, "annotate": {"budget": "1%"},
+    }  # fmt: skip
+    found = jobs({"chains": {"few": chain}})
+    assert [sum(job.rule == rule for job in found.values()) for rule in ("pretrain", "annotate", "relearn")] == [
+        2,
+        4,
+        4,
+    ]
+    job = by_label({key: each for key, each in found.items() if "seed1" in key})
+    base, chosen, last = job["pretrain", ""], job["annotate", "random"], job["relearn", "random"]
+    assert (base.reads, chosen.reads) == ({}, {"weights": base.key})
+    assert last.reads == {"weights": base.key, "selection": chosen.key}
+    assert all({"--bias", "B"} <= set(each.words) for each in (base, chosen, last))
+    assert ("--budget" in chosen.words, "--budget" in last.words) == (True, False)
+    assert (base.chain, chosen.chain, last.chain) == ("", "", "few")
+    assert last.about == {"model": "mobilenet", "data": "cifar10", "seed": 1, "method": "random"}
 
 
 def test_options_are_spelled_as_on_the_command_line():
@@ -129,6 +151,9 @@ def test_options_are_spelled_as_on_the_command_line():
         (study(methods="patch"), "matrix one: methods holds 'patch'; give a list"),
         (study(methods=["patch"], seeds=3), "matrix one: seeds holds 3; give a list"),
         (study(methods=["patch"], models={"resnet8": 3}), "models of matrix one: resnet8 holds 3; give a mapping"),
+        ({"chains": {"one": {"models": ["a"], "data": ["b"]}}}, "chain one has no stages"),
+        ({"chains": {"one": {"models": ["a"], "data": ["b"], "stages": ["annotate"]}}}, "cannot end with annotate"),
+        ({"chains": {"one": {"models": ["a"], "data": ["b"], "stages": ["asses"]}}}, "stages of chain one: no asses"),
         ({"matrices": [1]}, "the configuration: matrices holds [1]; give a mapping"),
         ({"matrices": {"one": 3}}, "matrix one: 3 is not a mapping"),
         ({**study(methods=["patch"]), "rules": {"assess": 3}}, "rules: assess holds 3; give a mapping"),

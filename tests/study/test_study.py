@@ -169,6 +169,25 @@ def test_ctrl_c_ends_the_study_in_one_line_and_it_can_be_continued(tmp_path):
     assert f"written: {output}/studies/mine/results.csv" in done.stdout
 
 
+def test_a_chain_alone_leaves_what_its_last_stage_has_measured(tmp_path):
+    chain = {
+        "stages": ["annotate", "relearn"], "models": {"resnet8": {"train": True, "epochs": 1}}, "data": ["digits"],
+        "seeds": [1], "methods": ["random", "mcp"], "options": {"bias": "A"}, "annotate": {"budget": "10"},
+        "relearn": {"budget": "10", "epochs": 1, "max_batches": 2},
+    }  # fmt: skip
+    file, output = tmp_path / "few.yaml", tmp_path / "output"
+    file.write_text(yaml.safe_dump({"options": CONFIGURATION["options"], "chains": {"labels": chain}}))
+    done = run(file, output)
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = output / "studies" / "few" / "results-labels.csv"
+    assert f"written: {results}" in done.stdout
+    table = pd.read_csv(results)
+    assert table["method"].tolist() == ["random", "mcp"]
+    assert table["budget"].tolist() == [10, 10]
+    assert set(table["model"]) == {"resnet8"}
+    assert json.loads(results.with_suffix(".json").read_text())["seeds"] == [1]
+
+
 def test_mistakes_are_one_line_before_anything_runs(tmp_path):
     (tmp_path / "broken.yaml").write_text("matrices: {one: [")
     absent = {**CONFIGURATION["matrices"]["good"], "models": {"resnet8": {"weights": "absent.safetensors"}}}

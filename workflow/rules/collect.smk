@@ -1,7 +1,7 @@
-# Collect the ledgers over seeds as tables and a picture.
+# Collect the ledgers over seeds, and what chains end with, as tables and a picture.
 rule collect:
     input:
-        [record(key) for key, job in JOBS.items() if job.rule == "compare"],
+        [record(key) for key, job in JOBS.items() if job.rule == "compare" or job.chain],
     output:
         f"{STUDY}/collected.json",
     log:

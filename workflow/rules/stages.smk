@@ -1,4 +1,4 @@
-# One rule for each stage: pretrain, assess, correct, evaluate and compare.
+# One rule for each stage of matrices and of chains.
 for stage in matrix.RULES:
 
     rule:

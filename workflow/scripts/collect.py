@@ -2,11 +2,11 @@
 
 python workflow/scripts/collect.py CONFIG --records FOLDER [--output FILE]
 
-Reads what the compare jobs of a study have left, those that are finished. Writes, with R for `results` of the
-configuration, or else `results` in the folder of the records: R.csv with a row for each network and seed,
-R-differences.csv with means over seeds of the changes against the network before its repair and against fine-tuning,
-R-adaptation.csv where test-time adaptation was measured, R.png, and beside each table a JSON file that says where it is
-from. With `render` the tables of the pages are filled again.
+Reads what the compare jobs and the ends of chains of a study have left, those that are finished. Writes, with R for
+`results` of the configuration, or else `results` in the folder of the records: R.csv with a row for each network and
+seed, R-differences.csv with means over seeds of the changes against the network before its repair and against
+fine-tuning, R-adaptation.csv where test-time adaptation was measured, R.png, for a chain C R-C.csv, and beside each
+table a JSON file that says where it is from. With `render` the tables of the pages are filled again.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import chains
 import frontier
 import matrix
 import pandas as pd
@@ -48,22 +49,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(options: argparse.Namespace) -> int:
     """Read what the study has left, and write all files."""
     configuration = matrix.read(options.config)
-    ledgers = list(measured(matrix.jobs(configuration), options.records))
-    if not ledgers:
+    jobs = matrix.jobs(configuration)
+    ledgers, ends = list(measured(jobs, options.records)), list(ended(jobs, options.records))
+    if not ledgers and not ends:
         raise UserError(f"no finished comparison under {options.records}; run the study first")
     own = options.config.resolve().parent == ROOT / "workflow" / "config"
     name = options.config.stem if own else str(options.config)
     results = Path(configuration.get("results", options.records / "results"))
     results.parent.mkdir(parents=True, exist_ok=True)
-    table = pd.concat([accuracies(each) for each in ledgers], ignore_index=True)
-    tables = {"": table, "-differences": differences(ledgers), "-adaptation": adaptation(ledgers)}
     files = []
-    for suffix, frame in tables.items():
-        if len(frame):
-            files += write(frame, results.with_name(results.name + suffix), name, configuration, ledgers)
-    picture = results.with_suffix(".png")
-    frontier.draw(table, BASE, picture)
-    files.append(picture)
+    if ledgers:
+        table = pd.concat([accuracies(each) for each in ledgers], ignore_index=True)
+        tables = {"": table, "-differences": differences(ledgers), "-adaptation": adaptation(ledgers)}
+        clean = max(int(found.tidy[found.tidy["view"] == CLEAN]["n"].max()) for found in ledgers)
+        for suffix, frame in tables.items():
+            if len(frame):
+                stem, images = results.with_name(results.name + suffix), f"up to {clean} test images"
+                files += write(frame, stem, name, configuration, ledgers, images)
+        picture = results.with_suffix(".png")
+        frontier.draw(table, BASE, picture)
+        files.append(picture)
+    for chain in dict.fromkeys(each.job.chain for each in ends):
+        own = [each for each in ends if each.job.chain == chain]
+        frame = pd.concat([each.table for each in own], ignore_index=True)
+        files += write(frame, results.with_name(f"{results.name}-{chain}"), name, configuration, own, "images")
     if configuration.get("render"):
         subprocess.run([sys.executable, str(ROOT / "benchmarks" / "tables.py")], check=True)  # noqa: S603
     if options.output:
@@ -110,6 +119,23 @@ def measured(jobs: Mapping[str, matrix.Job], records: Path) -> Iterator[Measured
             place = str((output / str(row["facts"].get("file", ""))).resolve().parent)
             names.setdefault(network, called.get(place, network))
         yield Measured(job, folder, pd.read_csv(folder / "ledger.csv"), ledger["networks"], record, names)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What the last job of a chain has left: the job, its table, and its record."""
+
+    job: matrix.Job
+    table: pd.DataFrame
+    record: Mapping[str, Any]
+
+
+def ended(jobs: Mapping[str, matrix.Job], records: Path) -> Iterator[Ended]:
+    """Yield what the finished last jobs of chains have left."""
+    for key, job in jobs.items():
+        if job.chain and (folder := folder_of(records, key)):
+            record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+            yield Ended(job, chains.table(folder, job.about, job.rule), record)
 
 
 def folder_of(records: Path, key: str) -> Path | None:
@@ -201,24 +227,28 @@ def adaptation(ledgers: Sequence[Measured]) -> pd.DataFrame:
 
 
 def write(
-    frame: pd.DataFrame, stem: Path, name: str, configuration: Mapping[str, Any], ledgers: Sequence[Measured]
+    frame: pd.DataFrame,
+    stem: Path,
+    name: str,
+    configuration: Mapping[str, Any],
+    sources: Sequence[Measured | Ended],
+    images: str,
 ) -> list[Path]:
     """Write a table as CSV and, beside it, what benchmarks/tables.py tells of it; return both files."""
     paths = [stem.with_name(f"{stem.name}{ending}") for ending in (".csv", ".json")]
     frame.to_csv(paths[0], index=False)
-    seeds = sorted({found.job.about["seed"] for found in ledgers})
-    records = [found.record for found in ledgers]
+    seeds = sorted({found.job.about["seed"] for found in sources})
+    records = [found.record for found in sources]
     revisions = list(dict.fromkeys(str(record.get("git") or "unknown") for record in records))
     machines = [f"{each['hardware']}, threads: {each['threads']}, torch {each['torch']}" for each in records]
-    data = ", ".join(dict.fromkeys(str(found.job.about["data"]) for found in ledgers))
-    clean = max(int(found.tidy[found.tidy["view"] == CLEAN]["n"].max()) for found in ledgers)
+    data = ", ".join(dict.fromkeys(str(found.job.about["data"]) for found in sources))
     facts = {
         "question": configuration.get("question", f"What does the study {name} find?"),
         "commands": [f"pipenv run study {name}"],  # a name in workflow/config, or a file
         "revision": revisions[0] if len(revisions) == 1 else f"revisions {', '.join(revisions)}",
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "seeds": seeds,
-        "images": f"up to {clean} test images of {data}",
+        "images": f"{images} of {data}",
         "hardware": "; ".join(dict.fromkeys(machines)),
         "n": len(seeds),
         "configuration": dict(configuration),

@@ -85,7 +85,8 @@ def command(stage: str, words: Sequence[str], reads: Mapping[str, str], networks
 def parsed(stage: str, words: Sequence[str]) -> Any:
     """Return a command's options as the stage sees them."""
     options = parse_stage(stage, words, RepairOptions.prefix)
-    if corruption_names.parse(options.noise_type, options.severity).own:
+    noise = getattr(options, "noise_type", corruption_names.DEFAULT)  # which the stages of chains do not have
+    if corruption_names.parse(noise, getattr(options, "severity", None)).own:
         from deeppatch.cli.degradation import content_digest
 
         options = replace(options, degradation=content_digest(options))

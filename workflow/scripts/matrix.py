@@ -18,6 +18,8 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "src"))  # behind the standard library, for src/select.py
 
+import chains  # noqa: E402
+
 from deeppatch.cli.corrections import TRAINED_CORRECTIONS  # noqa: E402
 from deeppatch.cli.locating import roles  # noqa: E402
 from deeppatch.cli.options import DEFAULT_RATIO, RepairOptions  # noqa: E402
@@ -27,7 +29,7 @@ from deeppatch.errors import UserError, closest  # noqa: E402
 from deeppatch.retrain.names import METHODS as WHOLE  # noqa: E402
 from deeppatch.zoo.names import model_slug  # noqa: E402
 
-RULES = ("pretrain", "assess", "correct", "evaluate", "compare")
+RULES = ("pretrain", "assess", "correct", "evaluate", "compare", *chains.STAGES)
 PUBLISHED, FINETUNE = "published", "finetune"
 # names of methods that are not the value of -c, and their options
 METHODS: dict[str, dict[str, object]] = {
@@ -42,13 +44,19 @@ KINDS = {MAPPING: (Mapping,), LIST: (list,), NAMES: (Mapping, list), ANY: (objec
 # the keys of a configuration and of a matrix, and what each holds
 TOP = {
     **dict.fromkeys(("study", "file", "question", "output_dir", "data_dir", "device", "results", "render"), ANY),
-    **dict.fromkeys(("options", "methods", "rules", "matrices"), MAPPING),
+    **dict.fromkeys(("options", "methods", "rules", "matrices", "chains"), MAPPING),
 }
 MATRIX = {
     "models": NAMES,
     "degradations": MAPPING,
     **dict.fromkeys(("data", "seeds", "methods", "ratios", "switched"), LIST),
     **dict.fromkeys(RULES, MAPPING),
+}
+CHAIN = {
+    "models": NAMES,
+    "options": MAPPING,
+    **dict.fromkeys(("stages", "data", "seeds", "methods"), LIST),
+    **dict.fromkeys(("pretrain", *chains.STAGES), MAPPING),
 }
 MACHINE = {"threads": 1, "mem_mb": 2000}  # of a rule that says nothing else
 
@@ -66,6 +74,7 @@ class Job:
         about: What the study's table says of it: model, data, degradation, seed, and method, of a correction also the
             ratio.
         options: What the stage makes of the arguments.
+        chain: The chain that it ends, where it ends one.
     """
 
     rule: str
@@ -75,6 +84,7 @@ class Job:
     networks: tuple[str, ...] = ()
     about: Mapping[str, Any] = field(default_factory=dict)
     options: Any = field(default=None, repr=False, compare=False)
+    chain: str = ""
 
     @property
     def key(self) -> str:
@@ -104,7 +114,9 @@ def jobs(configuration: Mapping[str, Any]) -> dict[str, Job]:
     check(configuration)
     found: dict[str, Job] = {}
     compared: dict[str, tuple[_Cell, list[str]]] = {}
-    for matrix in configuration["matrices"].values():
+    for name, chain in configuration.get("chains", {}).items():
+        _add_chain(configuration, name, chain, found)
+    for matrix in configuration.get("matrices", {}).values():
         for cell in cells(configuration, matrix, found):
             networks = list(cell.networks())
             place = json.dumps([cell.about, cell.words, cell.base, cell.degradation, cell.options("compare")])
@@ -121,19 +133,36 @@ def check(configuration: Mapping[str, Any]) -> None:
     for name, method in configuration.get("methods", {}).items():
         if not isinstance(method, Mapping) or "crt_method" not in method:
             raise UserError(f"method {name} says nothing of crt_method; give its options, as {{crt_method: patch}}")
-    if not configuration.get("matrices"):
+    if not configuration.get("matrices") and not configuration.get("chains"):
         raise UserError("the configuration has no matrices; give at least one, as workflow/config/demo.yaml does")
     methods = dict.fromkeys({**METHODS, **configuration.get("methods", {})}, ANY)
-    for name, matrix in configuration["matrices"].items():
-        _known(matrix, MATRIX, f"matrix {name}", empty=True)
-        if absent := [key for key in ("models", "data", "methods") if not matrix.get(key)]:
-            raise UserError(f"matrix {name} has no {', '.join(absent)}")
-        for key in ("models", "degradations"):
-            if isinstance(matrix.get(key), Mapping):
-                _known(matrix[key], dict.fromkeys(matrix[key], MAPPING), f"{key} of matrix {name}", empty=True)
+    for name, chain in configuration.get("chains", {}).items():
+        _check_part(f"chain {name}", chain, CHAIN, ("models", "data", "stages"))
+        chains.check(name, chain)
+    for name, matrix in configuration.get("matrices", {}).items():
+        _check_part(f"matrix {name}", matrix, MATRIX, ("models", "data", "methods"))
         if wrong := [ratio for ratio in matrix.get("ratios") or [] if not isinstance(ratio, int | float)]:
             raise UserError(f"ratios of matrix {name}: {wrong[0]!r} is no number")
         _known(dict.fromkeys(matrix["methods"]), methods, f"methods of matrix {name}")
+
+
+def _check_part(name: str, part: Any, known: Mapping[str, str], needed: tuple[str, ...]) -> None:
+    _known(part, known, name, empty=True)
+    if absent := [key for key in needed if not part.get(key)]:
+        raise UserError(f"{name} has no {', '.join(absent)}")
+    for key in ("models", "degradations"):
+        if isinstance(part.get(key), Mapping):
+            _known(part[key], dict.fromkeys(part[key], MAPPING), f"{key} of {name}", empty=True)
+
+
+def _add_chain(configuration: Mapping[str, Any], name: str, chain: Mapping[str, Any], found: dict[str, Job]) -> None:
+    """Add the commands of a chain: of each method its stages, each of which reads what the one before it left."""
+    for about, model, method in chains.settings(chain):
+        cell, made = _Cell(configuration, chain, about, model, {}, found), None
+        for number, stage in enumerate(chain["stages"], 1):
+            given = {"method": method} if method else {}
+            last = {"chain": name} if number == len(chain["stages"]) else {}
+            made = cell.add(stage, given, method or "", degraded=False, made=made, **last)
 
 
 def cells(configuration: Mapping[str, Any], matrix: Mapping[str, Any], found: dict[str, Job]) -> Iterator[_Cell]:
@@ -167,7 +196,7 @@ class _Cell:
     def words(self) -> list[str]:
         """The arguments that all commands share."""
         named = ["-m", self.about["model"], "-d", str(self.about["data"]), "--seed", str(self.about["seed"])]
-        return [*named, *spelled(self.configuration.get("options", {}))]
+        return [*named, *spelled({**self.configuration.get("options", {}), **(self.matrix.get("options") or {})})]
 
     @property
     def base(self) -> str:
@@ -202,7 +231,8 @@ class _Cell:
         content = json.dumps([rule, words, dict(reads), known], sort_keys=True, default=str)
         digest = hashlib.sha256(content.encode()).hexdigest()[:6]
         place = [model_slug(str(about["model"])), slug(str(about["data"]))]
-        place += [str(about["degradation"])] * degraded + [f"seed{about['seed']}", *([label] if label else []), digest]
+        place += [str(about["degradation"])] if degraded else []
+        place += [f"seed{about['seed']}", *([label] if label else []), digest]
         job = Job(rule, "-".join(place), words, reads, about=about, options=options, **known)
         self.found.setdefault(job.key, job)
         return job.key
