@@ -34,7 +34,7 @@ def estimates_only(options: Any) -> bool:
     return getattr(options, "crt_method", None) == "norms" and getattr(options, "crt_epoch", None) == 0
 
 
-def problems_of_p(word: str | None, options: Any) -> list[str]:
+def problems_of_published_patch(word: str | None, options: Any) -> list[str]:
     """Return what contradicts DeepPatch's published -p: other options that it sets, and what it needs."""
     if word is None:
         return []

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import deeppatch
 from deeppatch.cli.arguments import add_names, add_shared
-from deeppatch.cli.corrections import estimates_only, problems_of_p
+from deeppatch.cli.corrections import estimates_only, problems_of_published_patch
 from deeppatch.cli.options import StageOptions, call
 from deeppatch.data import corruption_names, names
 from deeppatch.errors import Contradictions, UserError, closest
@@ -95,7 +95,7 @@ def parse(module: ModuleType, arguments: Sequence[str], prefix: str) -> Any:
         values["split_digest"] = sha256(read_given(splits))[:12]
     options = module.Options(**values)
     own = getattr(module, "problems", None)
-    check(options, lambda found: problems_of_p(published, found) + (own(found) if own else []))
+    check(options, lambda found: problems_of_published_patch(published, found) + (own(found) if own else []))
     names.check_name(options.dataset)
     return options
 
