@@ -25,7 +25,7 @@ class Suggestions(list[str]):
 
 
 class PublishedPatch(argparse.Action):
-    """Set the options that a value of DeepPatch's published -p stands for, and keep the value for `problems_of_published_patch`."""
+    """Set the options that a value of DeepPatch's published -p stands for; what contradicts it is told later."""
 
     def __call__(self, parser: object, namespace: argparse.Namespace, values: Any, option: str | None = None) -> None:
         """Set them in the namespace."""
