@@ -21,10 +21,13 @@ def test_a_killed_run_over_a_finished_one_leaves_that_whole(workshop, other_work
     """The last point is the last file operation; there -r ends with the new bytes, too."""
     place = other_workshop
     place.restore(name)
-    folders = workshop.folders_of(name)
-    for folder in folders:
-        shutil.copytree(workshop.place / f"after-{name}" / folder, place.output / folder, dirs_exist_ok=True)
-    earlier, whole = (folders_in(each.done[name].tree, folders) for each in (workshop, place))
+    # hashes in names are of the weights that were read: the earlier result lies where the new one will
+    folders, theirs = place.folders_of(name), workshop.folders_of(name)
+    assert len(folders) == len(theirs)
+    for folder, other in zip(folders, theirs, strict=True):
+        shutil.copytree(workshop.place / f"after-{name}" / other, place.output / folder, dirs_exist_ok=True)
+    earlier, whole = folders_in(tree_of(place.output), folders), folders_in(place.done[name].tree, folders)
+    assert all(earlier[folder] != whole[folder] for folder in folders), "what is there is another result"
     operation = max(1, place.done[name].operations * (point + 1) // POINTS)
     ended = place.start(name, moments.killed_at(operation)).wait()
     found = folders_in(tree_of(place.output), folders)

@@ -119,7 +119,9 @@ def described(context: Context, ledger: Ledger, found: Mapping[str, Member]) -> 
             facts=member.facts,
         )
     run = context.stage.facts
-    known = {name: run[name] for name in run if name not in ("stage", "settings", "defaults", "consumed", "data")}
+    # how many processes computed it changes nothing, and stands in run.json
+    left_out = ("stage", "settings", "defaults", "consumed", "data", "ranks")
+    known = {name: run[name] for name in run if name not in left_out}
     about = {
         "dataset": context.source.name,
         "model": context.options.model,
