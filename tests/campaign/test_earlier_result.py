@@ -8,6 +8,7 @@ import moments
 import pytest
 from workshop import LINES, difference, tree_of
 
+from deeppatch.cli.main import COMMANDS
 from deeppatch.stage import Stage
 
 pytestmark = pytest.mark.campaign
@@ -22,7 +23,7 @@ def test_a_killed_run_over_a_finished_one_leaves_that_whole(workshop, other_work
     place = other_workshop
     place.restore(name)
     # hashes in names are of the weights that were read: the earlier result lies where the new one will
-    folders, theirs = place.folders_of(name), workshop.folders_of(name)
+    folders, theirs = (own_folders(each, name) for each in (place, workshop))
     assert len(folders) == len(theirs)
     for folder, other in zip(folders, theirs, strict=True):
         shutil.copytree(workshop.place / f"after-{name}" / other, place.output / folder, dirs_exist_ok=True)
@@ -42,6 +43,12 @@ def test_a_killed_run_over_a_finished_one_leaves_that_whole(workshop, other_work
         detail = (ended.fault or "") if ended.status else difference(place.done[name].tree, tree_of(place.output))
     moment = f"at file operation {operation} of about {place.done[name].operations}"
     count("earlier result", name, moment, "failed" if detail else "unharmed", detail, ended.seconds)
+
+
+def own_folders(place, name: str) -> list[str]:
+    """Return the folders of the stage itself, without those of weak models that compose trains only where none are."""
+    stage = COMMANDS[LINES[name].split()[0]]
+    return [each for each in place.folders_of(name) if place.done[name].tree[f"{each}/run.json"]["stage"] == stage]
 
 
 def folders_in(tree: dict, folders: list[str]) -> dict[str, dict]:
