@@ -29,7 +29,14 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "RESULTS.md", "benchmarks/README.md", "docs/deeppatch.md", "docs/scale.md")
+PAGES = (
+    "README.md",
+    "RESULTS.md",
+    "benchmarks/README.md",
+    "docs/deeppatch.md",
+    "docs/reliability.md",
+    "docs/scale.md",
+)
 KEYS = ("question", "commands", "revision", "date", "seeds", "images", "hardware", "n")  # of every JSON file
 BLOCK = re.compile(r"(<!-- table: (?P<options>[^\n]+?) -->\n)(?P<body>.*?)(<!-- end -->)", re.DOTALL)
 NUMBER = re.compile(r"[-+]?\d+(\.\d*)?(e[-+]?\d+)?", re.IGNORECASE)

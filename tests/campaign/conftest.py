@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import datetime
 import json
 import os
 import random
@@ -13,6 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+
+from deeppatch import runtime
+from deeppatch.stage import git_revision
 
 sys.path.insert(0, str(Path(__file__).parent))
 import forked  # noqa: E402
@@ -131,6 +136,21 @@ def summary_of(rows: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
 
 
 def write_summary(rows: list[dict[str, Any]], folder: Path) -> None:
-    """Write the counts as JSON."""
-    summary = {"seed": SEED, "parts": summary_of(rows)}
-    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    """Write the counts as campaign.csv, and beside it what the tables of pages say of a table."""
+    table = [{"part": part, **found} for part, found in summary_of(rows).items()]
+    with (folder / "campaign.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(table[0]))
+        writer.writeheader()
+        writer.writerows(table)
+    machine = runtime.describe(torch.device("cpu"))
+    facts = {
+        "question": "Is nothing lost, and is every mistake one line?",
+        "commands": [f"CAMPAIGN_SEED={SEED} pipenv run campaign"],
+        "revision": git_revision(),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "seeds": [SEED],
+        "images": "30 and 60 of digits",
+        "hardware": f"{machine['hardware']}, torch {machine['torch']}",
+        "n": 1,
+    }
+    (folder / "campaign.json").write_text(json.dumps(facts, indent=2) + "\n")
