@@ -106,6 +106,7 @@ def test_what_is_left_and_what_is_said(compared):
     assert " over pretrained on blurred images" in said or " against pretrained on blurred images" in said
     left = bench.json("compare/ledger.json")
     assert left["base"]["name"] == "pretrained"
+    assert "ranks" not in left["about"], "the same bytes by any number of processes"
     table = ledger_of(bench)
     for name, network in left["networks"].items():
         assert network["clean_acc"] == pytest.approx(accuracy(table, name) / 100, abs=1e-6)
