@@ -1,12 +1,13 @@
 """Time an epoch of training, its data included, against bare training steps of the same network on a ready tensor.
 
-python benchmarks/training.py [-m resnet32] [-b 256] [--device cpu|cuda] [--amp] [--output FILE]
+python benchmarks/training.py [-m resnet32] [-b 256] [--device cpu|cuda] [--amp] [--processor_time] [--output FILE]
 
 Each round times one epoch as `correct` runs it (view random: shuffled, blurred, on the device; with --augment cropped
 and mirrored too) and as many bare steps (forward, backward, SGD) on one ready, normalised batch; which comes first
-alternates. The ratio is the median over the rounds, so that what else the machine does falls on both. The last column
-is the time of an epoch relative to one of fine-tuning, of all methods in turn; `replace, plain` is a patch whose
-convolutions get gradients of all filters.
+alternates. The ratio is the median over the rounds, so that what else the machine does falls on both. The last columns
+are the time of an epoch relative to one of fine-tuning and of `replace, plain`, of all methods in turn: that is a patch
+whose convolutions get gradients of all filters. With --processor_time these are of the processor, which what else the
+machine does disturbs less; DEEPPATCH_THREADS=1 makes them those of one thread.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import copy
 import statistics
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -52,7 +54,8 @@ def main() -> None:
         [(method, *measure(method, base, images, options)) for method in METHODS],
         columns=["method", "bare_images_s", "epoch_images_s", "percent_of_bare"],
     )
-    frame["epoch_of_finetune"] = relative(base, images, options)
+    times = relative(base, images, options)
+    frame["epoch_of_finetune"], frame["epoch_of_plain"] = (ratios(times, usual) for usual in (METHODS[0], PLAIN))
     print(f"{machine.heading(device)}; {options.model}, batches of {options.batch_size}")
     print(frame.to_string(index=False, float_format="%.2f"))
     machine.write(frame, options, device, images=f"random, {len(images)} an epoch")
@@ -67,6 +70,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--rounds", type=int, default=15, metavar="N", help="epochs that are timed (default: 15)")
     found.add_argument("--augment", action="store_true", help="crop and mirror as well as blur")
     found.add_argument("--amp", action="store_true", help="bfloat16")
+    found.add_argument("--processor_time", action="store_true", help="of relative times (default: time on the wall)")
     return found
 
 
@@ -82,16 +86,22 @@ def measure(method: str, base: Classifier, images: Images, options: argparse.Nam
     return bare_s, epoch_s, 100 * statistics.median(one / other for one, other in measured)
 
 
-def relative(base: Classifier, images: Images, options: argparse.Namespace) -> list[float]:
-    """Return the time of an epoch of each method relative to one of fine-tuning, the median over the rounds."""
+def relative(base: Classifier, images: Images, options: argparse.Namespace) -> dict[str, list[float]]:
+    """Return the seconds of an epoch of each method in each round, in which all take turns."""
     epochs = {method: whole_epoch(method, base, images, options) for method in METHODS}
     times: dict[str, list[float]] = {method: [] for method in METHODS}
     for _ in range(2 + options.rounds):
         for method, epoch in epochs.items():
-            times[method].append(runtime.seconds(epoch, images.labels.device))
+            start = time.process_time()
+            on_wall = runtime.seconds(epoch, images.labels.device)
+            times[method].append(time.process_time() - start if options.processor_time else on_wall)
+    return {method: own[2:] for method, own in times.items()}  # the first two warm up
+
+
+def ratios(times: dict[str, list[float]], usual: str) -> list[float]:
+    """Return the time of each method relative to a usual one, the median over the rounds."""
     return [
-        statistics.median(own / usual for own, usual in zip(times[method][2:], times[METHODS[0]][2:], strict=True))
-        for method in METHODS
+        statistics.median(own / one for own, one in zip(each, times[usual], strict=True)) for each in times.values()
     ]
 
 
