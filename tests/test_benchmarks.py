@@ -150,8 +150,10 @@ def test_repair_names_the_revision_of_the_stages_and_of_what_collected_them(repa
 
 
 def test_reuse_compares_both_uses_with_their_controls(tmp_path):
-    command = "benchmarks/reuse.py -m simcnn_svhn_weak --images 60 --seeds 1 --models 2 --epochs 2 --train_epochs 1"
-    table = timed(f"{command} --device cpu", tmp_path / "reuse.csv").set_index(["part", "network"])
+    few = "--images 60 --seeds 1 --models 2 --epochs 2 --train_epochs 1 --lr 1e-4 --device cpu"
+    table = timed(f"benchmarks/reuse.py -m simcnn_svhn_weak {few}", tmp_path / "reuse.csv").set_index(
+        ["part", "network"]
+    )
     assert list(table.loc["better"].index) == [
         "assembled", "base models together", "assembled, scores as published", "best base model", "mean of base models",
         "base 0", "base 1",
@@ -164,7 +166,7 @@ def test_reuse_compares_both_uses_with_their_controls(tmp_path):
 
 
 def test_splitting_and_modular_training_leave_a_row_for_each_setting(tmp_path):
-    few = "-m simcnn_svhn_weak --images 60 --seeds 1 --epochs 2 --train_epochs 1 --device cpu"
+    few = "-m simcnn_svhn_weak --images 60 --seeds 1 --epochs 2 --train_epochs 1 --lr 1e-4 --device cpu"
     table = timed(f"benchmarks/splitting.py {few} --generations 1 --sensitivity_images 10", tmp_path / "s.csv")
     assert len(table) == 9
     table = table.set_index("settings")

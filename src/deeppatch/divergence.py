@@ -15,7 +15,8 @@ from deeppatch.errors import UserError
 Loss = Callable[[nn.Module, Batch], Tensor]
 
 LOSS_GROWTH = 100.0  # times the loss of the first batch, or 100 where that is below 1
-AT_CHANCE = 0.05  # of the way from chance to no error
+# shares of the way from chance to no error: what is at chance at least, and at most, and what is above it
+AT_CHANCE, MOST_AT_CHANCE, ABOVE_CHANCE = 0.05, 0.2, 0.1
 DEVIATIONS = 3  # of the accuracy of guesses: what is no further above chance may be guesses
 LEAST_FALL = 0.75  # of what the start had above chance
 ADVICE = "start anew with a lower learning rate"
@@ -49,24 +50,31 @@ class Validation:
         """
         return self.labels.bincount().max().item() / len(self.labels)
 
+    def above_chance(self, accuracy: float) -> float:
+        """Return how far an accuracy is from chance (0) to no error (1)."""
+        return (accuracy - self.chance) / max(1 - self.chance, 1e-9)
+
     @property
     def reached_by_guesses(self) -> float:
-        """Return the accuracy up to which a model may be guessing: three standard deviations above chance.
+        """Return how far guesses come from chance (0) to no error (1): up to three standard deviations.
 
         >>> import torch
         >>> round(Validation(lambda _model: 1.0, torch.arange(1000) % 10).reached_by_guesses, 3)
-        0.128
+        0.032
         """
-        return self.chance + DEVIATIONS * math.sqrt(self.chance * (1 - self.chance) / len(self.labels))
+        return self.above_chance(
+            self.chance + DEVIATIONS * math.sqrt(self.chance * (1 - self.chance) / len(self.labels))
+        )
 
     def at_chance(self, accuracy: float) -> bool:
-        """Tell whether an accuracy may be that of guesses, or is above chance by a twentieth of the way or less."""
-        return accuracy <= max(self.reached_by_guesses, self.chance + AT_CHANCE * (1 - self.chance))
+        """Tell whether an accuracy may be that of guesses: of few images no more than a fifth of the way is."""
+        return self.above_chance(accuracy) <= max(AT_CHANCE, min(MOST_AT_CHANCE, self.reached_by_guesses))
 
     def has_fallen(self, before: float, after: float) -> bool:
-        """Tell whether accuracy was above what guesses reach, is at chance, and has lost most of what it had above."""
-        lost = before - after > LEAST_FALL * (before - self.chance)
-        return before > self.reached_by_guesses and lost and self.at_chance(after)
+        """Tell whether accuracy was above chance, more than guesses are, is at chance, and has lost most of it."""
+        was = self.above_chance(before)
+        lost = was - self.above_chance(after) > LEAST_FALL * was
+        return was >= ABOVE_CHANCE and was > self.reached_by_guesses and lost and self.at_chance(after)
 
 
 class FirstLoss:

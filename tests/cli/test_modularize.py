@@ -168,7 +168,7 @@ def test_importance_and_holdout_read_val_alone(fresh, monkeypatch):
     seen = []
     real = analysis.measured_importance
     monkeypatch.setattr(analysis, "measured_importance", lambda *a: seen.append(a[3]) or real(*a))
-    fresh.ran(f"{GRAD} --budget 1")
+    fresh.ran(GRAD)
     ((x, labels),) = seen
     assert len(x) == len(parts.val)
     assert torch.equal(labels, parts.val.labels)
