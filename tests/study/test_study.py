@@ -85,16 +85,17 @@ def hashes(output: Path) -> dict[str, dict[str, str]]:
     return {name: each for name, each in found.items() if not name.startswith("compare")}
 
 
-def process_of(word: str) -> int:
-    """The process of the job that has a word in its command line, not the shell around it."""
+def process_of(record: Path) -> int:
+    """The process of the job whose record begins so, not the shell around it, nor a job of another test's study."""
     for _ in range(2000):
         for entry in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 words = (entry / "cmdline").read_bytes().split(b"\0")
-                if words[0].endswith(b"python") and word.encode() in b" ".join(words) and b"job.py" in words[1]:
+                place = words[words.index(b"--record") + 1] if b"--record" in words else b""
+                if words[0].endswith(b"python") and b"job.py" in words[1] and place.startswith(bytes(record)):
                     return int(entry.name)
         time.sleep(0.05)
-    raise AssertionError(f"no process {word}")
+    raise AssertionError(f"no process of {record}")
 
 
 def test_the_demo_leaves_its_tables_and_runs_nothing_again(tmp_path):
@@ -135,7 +136,7 @@ def test_a_study_that_is_killed_goes_on_and_computes_nothing_twice(tmp_path):
     assert [name.split("-")[0] for name in after_first] == ["pretrain"]
     with started(file, output) as process:  # one job is killed alone: the other one finishes, the study fails
         wait_for(output, "studies/mine/logs/correct/*random*.log")
-        os.kill(process_of("correct/resnet8-digits-blur-seed1-random"), signal.SIGKILL)
+        os.kill(process_of(output / "studies/mine/correct/resnet8-digits-blur-seed1-random"), signal.SIGKILL)
         assert process.wait() == 1
     after_second = records(output)
     assert {name.split("-")[1] for name in after_second if name.startswith("correct")} == {"finetune"}
