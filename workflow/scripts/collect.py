@@ -53,26 +53,12 @@ def run(options: argparse.Namespace) -> int:
     ledgers, ends = list(measured(jobs, options.records)), list(ended(jobs, options.records))
     if not ledgers and not ends:
         raise UserError(f"no finished comparison under {options.records}; run the study first")
-    own = options.config.resolve().parent == ROOT / "workflow" / "config"
-    name = options.config.stem if own else str(options.config)
+    ours = options.config.resolve().parent == ROOT / "workflow" / "config"
+    study = Study(options.config.stem if ours else str(options.config), configuration)
     results = Path(configuration.get("results", options.records / "results"))
     results.parent.mkdir(parents=True, exist_ok=True)
-    files = []
-    if ledgers:
-        table = pd.concat([accuracies(each) for each in ledgers], ignore_index=True)
-        tables = {"": table, "-differences": differences(ledgers), "-adaptation": adaptation(ledgers)}
-        clean = max(int(found.tidy[found.tidy["view"] == CLEAN]["n"].max()) for found in ledgers)
-        for suffix, frame in tables.items():
-            if len(frame):
-                stem, images = results.with_name(results.name + suffix), f"up to {clean} test images"
-                files += write(frame, stem, name, configuration, ledgers, images)
-        picture = results.with_suffix(".png")
-        frontier.draw(table, BASE, picture)
-        files.append(picture)
-    for chain in dict.fromkeys(each.job.chain for each in ends):
-        own = [each for each in ends if each.job.chain == chain]
-        frame = pd.concat([each.table for each in own], ignore_index=True)
-        files += write(frame, results.with_name(f"{results.name}-{chain}"), name, configuration, own, "images")
+    files = write_ledgers(study, ledgers, results) if ledgers else []
+    files += write_chains(study, ends, results)
     if configuration.get("render"):
         subprocess.run([sys.executable, str(ROOT / "benchmarks" / "tables.py")], check=True)  # noqa: S603
     if options.output:
@@ -136,6 +122,39 @@ def ended(jobs: Mapping[str, matrix.Job], records: Path) -> Iterator[Ended]:
         if job.chain and (folder := folder_of(records, key)):
             record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
             yield Ended(job, chains.table(folder, job.about, job.rule), record)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study: its name in workflow/config, or its file, and its configuration."""
+
+    name: str
+    configuration: Mapping[str, Any]
+
+
+def write_ledgers(study: Study, ledgers: Sequence[Measured], results: Path) -> list[Path]:
+    """Write the tables and the picture over all ledgers, and return the files."""
+    table = pd.concat([accuracies(each) for each in ledgers], ignore_index=True)
+    tables = {"": table, "-differences": differences(ledgers), "-adaptation": adaptation(ledgers)}
+    clean = max(int(found.tidy[found.tidy["view"] == CLEAN]["n"].max()) for found in ledgers)
+    files = []
+    for suffix, frame in tables.items():
+        if len(frame):
+            stem = results.with_name(results.name + suffix)
+            files += write(frame, stem, study, ledgers, f"up to {clean} test images")
+    picture = results.with_suffix(".png")
+    frontier.draw(table, BASE, picture)
+    return [*files, picture]
+
+
+def write_chains(study: Study, ends: Sequence[Ended], results: Path) -> list[Path]:
+    """Write a table for each chain, and return the files."""
+    files = []
+    for chain in dict.fromkeys(each.job.chain for each in ends):
+        own = [each for each in ends if each.job.chain == chain]
+        frame = pd.concat([each.table for each in own], ignore_index=True)
+        files += write(frame, results.with_name(f"{results.name}-{chain}"), study, own, "images")
+    return files
 
 
 def folder_of(records: Path, key: str) -> Path | None:
@@ -229,8 +248,7 @@ def adaptation(ledgers: Sequence[Measured]) -> pd.DataFrame:
 def write(
     frame: pd.DataFrame,
     stem: Path,
-    name: str,
-    configuration: Mapping[str, Any],
+    study: Study,
     sources: Sequence[Measured | Ended],
     images: str,
 ) -> list[Path]:
@@ -243,15 +261,15 @@ def write(
     machines = [f"{each['hardware']}, threads: {each['threads']}, torch {each['torch']}" for each in records]
     data = ", ".join(dict.fromkeys(str(found.job.about["data"]) for found in sources))
     facts = {
-        "question": configuration.get("question", f"What does the study {name} find?"),
-        "commands": [f"pipenv run study {name}"],  # a name in workflow/config, or a file
+        "question": study.configuration.get("question", f"What does the study {study.name} find?"),
+        "commands": [f"pipenv run study {study.name}"],
         "revision": revisions[0] if len(revisions) == 1 else f"revisions {', '.join(revisions)}",
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "seeds": seeds,
         "images": f"{images} of {data}",
         "hardware": "; ".join(dict.fromkeys(machines)),
         "n": len(seeds),
-        "configuration": dict(configuration),
+        "configuration": dict(study.configuration),
     }
     paths[1].write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return paths
