@@ -34,8 +34,11 @@ def told(output: str, errors: str) -> tuple[int, list[str]]:
     (0, ['1 packages, no known vulnerability'])
     >>> told('{"dependencies": [{"name": "a", "version": "1", "vulns": [{"id": "X", "fix_versions": ["2"]}]}]}', "")
     (1, ['a 1: X, mended in 2'])
-    >>> told('{"dependencies": [{"name": "a", "skip_reason": "not on the index"}]}', "")
-    (0, ['0 packages, no known vulnerability', 'NOT AUDITED: a (not on the index)'])
+    >>> some = '{"name": "a", "skip_reason": "not on the index"}, {"name": "b", "version": "1", "vulns": []}'
+    >>> told(f'{{"dependencies": [{some}]}}', "")
+    (0, ['1 packages, no known vulnerability', 'NOT AUDITED: a (not on the index)'])
+    >>> told(f'{{"dependencies": [{some.partition("}, ")[0]}}}]}}', "")[1]
+    ['NOT AUDITED: the service that answers here knows none of the 1 packages; repeat it elsewhere']
     >>> told("", "no route to host")[0]
     0
     """
@@ -50,6 +53,9 @@ def told(output: str, errors: str) -> tuple[int, list[str]]:
         for each in found
         for flaw in each.get("vulns", [])
     ]
+    if skipped and len(skipped) == len(found):
+        reached = f"the service that answers here knows none of the {len(found)} packages"
+        return 0, [f"NOT AUDITED: {reached}; repeat it elsewhere"]
     audited = f"{len(found) - len(skipped)} packages, no known vulnerability"
     return (1, lines + skipped) if lines else (0, [audited, *skipped])
 

@@ -21,7 +21,7 @@ def audit():
 
 
 def test_its_examples_are_right(audit):
-    assert doctest.testmod(audit) == (0, 6)
+    assert doctest.testmod(audit) == (0, 8)
 
 
 def test_every_package_of_the_lock_is_asked_for_once(audit):
