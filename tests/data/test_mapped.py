@@ -144,20 +144,27 @@ from pathlib import Path
 import torch
 from deeppatch.data.dataset import load_data
 from deeppatch.data import views
+
+
+def private():
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status["RssAnon"].split()[0]) // 1024
+
+
+before = private()
 data = load_data(f"folder:{sys.argv[1]}", image_size=224, cache=sys.argv[2])
 seen = 0
 for pixels, _ in views.Shuffled(data.train, 64, 1, 0):
     seen += len(pixels)
     if seen >= 3000:
         break
-status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-print(len(data.train) + len(data.val) + len(data.test), int(status["RssAnon"].split()[0]) // 1024)
+print(len(data.train) + len(data.val) + len(data.test), private() - before)
 """
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's account of memory")
-def test_10_000_images_of_224_pixels_take_half_their_bytes_of_private_memory(tmp_path):
+def test_10_000_images_of_224_pixels_take_less_than_half_their_bytes_of_private_memory(tmp_path):
     root = folder(tmp_path / "pets", 1, 224)
     for part, count in (("train", 4500), ("test", 500)):
         for label in ("cat", "dog"):
@@ -170,7 +177,7 @@ def test_10_000_images_of_224_pixels_take_half_their_bytes_of_private_memory(tmp
     (file,) = (tmp_path / "cache").glob("pixels-*.npy")
     assert images == 10_000
     assert file.stat().st_size > 1.5e9
-    assert megabytes < 750
+    assert megabytes < 750  # of which the allocator may keep some 300, as .env tells it to
 
 
 def test_another_scaling_has_another_name():
