@@ -9,6 +9,7 @@ from pathlib import Path
 import machine
 import torch
 
+from deeppatch.artifacts import Checkpoint
 from deeppatch.data.dataset import Data, load_data
 from deeppatch.data.splits import subset
 from deeppatch.pretraining.classifier import train_classifier
@@ -60,9 +61,9 @@ def untrained(options: argparse.Namespace, data: Data, seed: int) -> Classifier:
     return Classifier(bare, statistics.mean, statistics.std, data.classes).to(data.val.labels.device)
 
 
-def trained(options: argparse.Namespace, data: Data, seed: int) -> Classifier:
-    """Return the network of a seed, trained from scratch."""
-    return train_classifier(untrained(options, data, seed), data, recipe(options), seed=seed)[0]
+def trained(options: argparse.Namespace, data: Data, seed: int, *, checkpoint: Checkpoint | None = None) -> Classifier:
+    """Return the network of a seed, trained from scratch, or from where a checkpoint stands."""
+    return train_classifier(untrained(options, data, seed), data, recipe(options), seed=seed, checkpoint=checkpoint)[0]
 
 
 def images_of(data: Data, name: str) -> str:

@@ -12,6 +12,7 @@ python benchmarks/modular_training.py -m simcnn_x0_25 -d cifar10 --images 16000 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 import base_networks
@@ -19,11 +20,18 @@ import machine
 import pandas as pd
 import torch
 
+from deeppatch.artifacts import Checkpoint
 from deeppatch.data.dataset import Data
 from deeppatch.modular.gradient_search import GradientSearch
 from deeppatch.modular.joining import BEFORE, compare_joins
 from deeppatch.modular.measuring import measure_modules
-from deeppatch.modular.modularity_loss import ModularityWeights, measure_modularity, train_for_modularity
+from deeppatch.modular.modularity_loss import (
+    BEGIN,
+    WHOLE,
+    ModularityWeights,
+    measure_modularity,
+    train_for_modularity,
+)
 from deeppatch.modular.modules import Modules
 from deeppatch.modular.names import MODULARITY
 from deeppatch.modular.splitting import split_into_modules
@@ -51,6 +59,16 @@ def main() -> None:
     machine.write(table, options, device, images=base_networks.images_of(data, options.dataset))
 
 
+def state_of(options: argparse.Namespace, name: str, **settings: Any) -> Checkpoint | None:
+    """Return the checkpoint of a training in the folder --states, if there is one: it goes on from there."""
+    if options.states is None:
+        return None
+    read = ("model", "dataset", "images", "train_epochs", "lr", "batch_size")
+    options.states.mkdir(parents=True, exist_ok=True)
+    same = {key: getattr(options, key) for key in read}
+    return Checkpoint(options.states / f"{name}.state", {**same, **settings}, resume=True)
+
+
 def weak_models(options: argparse.Namespace, seed: int, device: torch.device) -> dict[int, tuple[Classifier, Data]]:
     """Return the weak model of each of the classes to correct, and its data, in which the class is the last."""
     found = {}
@@ -58,7 +76,8 @@ def weak_models(options: argparse.Namespace, seed: int, device: torch.device) ->
         name = f"{options.dataset.removesuffix('_5')}-mix:{target}"
         data = base_networks.given(options, seed, device, dataset=name, all_images=True)
         weak = argparse.Namespace(**{**vars(options), "train_epochs": options.weak_epochs})
-        found[target] = base_networks.trained(weak, data, seed), data
+        checkpoint = state_of(weak, f"weak-{target}-seed{seed}")
+        found[target] = base_networks.trained(weak, data, seed, checkpoint=checkpoint), data
     return found
 
 
@@ -75,6 +94,14 @@ def corrected(
     return pd.DataFrame(rows).mean().to_dict()
 
 
+def network(options: argparse.Namespace, data: Data, seed: int, weights: tuple[float, float, float]) -> torch.nn.Module:
+    """Return the network of a seed, trained with these weights."""
+    model, recipe = base_networks.untrained(options, data, seed), base_networks.recipe(options)
+    name = f"{'-'.join(f'{each:g}' for each in weights)}-seed{seed}"
+    checkpoint, terms = state_of(options, name, weights=weights, rise=(BEGIN, WHOLE)), ModularityWeights(*weights)
+    return train_for_modularity(model, data, recipe, weights=terms, seed=seed, checkpoint=checkpoint)[0]
+
+
 def row(
     options: argparse.Namespace,
     data: Data,
@@ -83,8 +110,7 @@ def row(
     weak: dict[int, tuple[Classifier, Data]],
 ) -> dict[str, Any]:
     """Train a network with these weights, split it, and return what is measured."""
-    model, recipe = base_networks.untrained(options, data, seed), base_networks.recipe(options)
-    trained, _history = train_for_modularity(model, data, recipe, weights=ModularityWeights(*weights), seed=seed)
+    trained = network(options, data, seed, weights)
     settings = GradientSearch(
         epochs=options.epochs,
         images=options.search_images,
@@ -123,6 +149,7 @@ def parser() -> argparse.ArgumentParser:
         "--targets", type=int, nargs="*", default=[0, 1, 2], metavar="N", help="classes of weak models (default: 0 1 2)"
     )
     found.add_argument("--weak_epochs", type=int, default=5, metavar="N", help="of weak models (default: 5)")
+    found.add_argument("--states", type=Path, metavar="FOLDER", help="keep trainings here, and go on from these")
     return found
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from deeppatch.artifacts import Checkpoint
 from deeppatch.data import views
 from deeppatch.data.dataset import Data
 from deeppatch.data.images import Images
@@ -24,7 +25,7 @@ from deeppatch.pretraining.recipes import Recipe
 from deeppatch.training import History
 from deeppatch.zoo.classifier import device_of, network_of, normalize_of
 
-BEGIN, WHOLE = 0.5, 0.75  # the shares of all batches at which the weights begin to rise from zero, and are reached
+BEGIN, WHOLE = 0.25, 0.4  # the shares of all batches at which the weights begin to rise from zero, and are reached
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,8 @@ class ModularityLoss:
     each layer cohesion is one minus the mean cosine similarity of the usage of two images of a class, coupling the mean
     similarity of two images of different classes, and compactness the mean usage. Their means over all kernels count,
     so that a layer weighs as much as it has kernels: first layers have few, and all classes need most of these. The
-    weights are 0 in the first half of the training, in which the network learns to classify, and rise linearly over the
-    next quarter. The terms are those of Qi et al. (MwT, ICSE 2024)
+    weights are 0 in the first quarter of the training, in which the network learns to classify, and are whole from four
+    tenths on. The terms are those of Qi et al. (MwT, ICSE 2024)
     and Ngo et al. (MODA, arXiv 2411.01074), on activations only: there are no further parameters.
 
     Args:
@@ -183,6 +184,7 @@ def train_for_modularity(
     weights: ModularityWeights | None = None,
     seed: int = 2021,
     amp: bool = False,
+    checkpoint: Checkpoint | None = None,
 ) -> tuple[nn.Module, History]:
     """Train a copy of a classifier from scratch with `ModularityLoss`, and return it in the state of its best epoch.
 
@@ -195,6 +197,7 @@ def train_for_modularity(
         weights: The weights of the terms.
         seed: The seed of the order of the images, their crops and dropout.
         amp: Whether forward passes run in bfloat16.
+        checkpoint: Where the training is saved after every epoch, and resumed from.
 
     Returns:
         The classifier, and loss and validation accuracy of each epoch. Split it as any other.
@@ -212,4 +215,6 @@ def train_for_modularity(
     recipe = recipe or Recipe()
     loss = ModularityLoss(model, data.example, weights, steps=recipe.steps(len(data.train)))
     first = first_modular_epoch(recipe.epochs)
-    return train_classifier(model, data, recipe, amp=amp, seed=seed, loss=loss, carried=loss, eligible=first)
+    return train_classifier(
+        model, data, recipe, amp=amp, seed=seed, checkpoint=checkpoint, loss=loss, carried=loss, eligible=first
+    )
