@@ -33,7 +33,7 @@ from deeppatch.modular.modularity_loss import (
     train_for_modularity,
 )
 from deeppatch.modular.modules import Modules
-from deeppatch.modular.names import MODULARITY
+from deeppatch.modular.names import MODULARITY, STARTS
 from deeppatch.modular.splitting import split_into_modules
 from deeppatch.zoo.classifier import Classifier
 
@@ -118,6 +118,8 @@ def row(
         alpha=options.alpha,
         max_drop=options.max_drop,
         head=not options.no_head,
+        scaled=options.scale_scores,
+        start=options.start,
     )
     modules = split_into_modules(trained, data, method=settings, sensitivity_images=100, seed=seed)
     found = measure_modules(trained, modules, data)
@@ -145,6 +147,8 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--alpha", type=float, default=0.5, metavar="A", help="modularize's (default: 0.5)")
     found.add_argument("--max_drop", type=float, default=1.0, metavar="POINTS", help="modularize's (default: 1)")
     found.add_argument("--no_head", action="store_true", help="modularize's")
+    found.add_argument("--scale_scores", action="store_true", help="modularize's")
+    found.add_argument("--start", default="importance", choices=STARTS["grad"], help="modularize's")
     found.add_argument(
         "--targets", type=int, nargs="*", default=[0, 1, 2], metavar="N", help="classes of weak models (default: 0 1 2)"
     )

@@ -26,6 +26,7 @@ from deeppatch.localization import ratio_estimation
 from deeppatch.localization.ablation import CorrectCounts
 from deeppatch.localization.scoring_run import ScoringRun
 from deeppatch.modular.genetic import PopulationSearch
+from deeppatch.modular.heads import Heads
 from deeppatch.modular.modules import Modules
 from deeppatch.modular.presets import PRESETS
 from deeppatch.patching.patch_file import Patch
@@ -49,6 +50,17 @@ SAFETENSORS: dict[str, tuple[Callable[[bytes, Path], Any], dict[str, Tensor], di
         {"router": "probe"},
     ),
     "modules": (Modules.from_bytes, {"kept/conv1": torch.ones(2, 4, dtype=torch.bool)}, {"base": "ab"}),
+    "modules with heads": (
+        Modules.from_bytes,
+        {"kept/conv1": torch.ones(2, 4, dtype=torch.bool),
+         **{f"heads/{name}": value for name, value in Heads(2, 2).state_dict().items()}},
+        {"base": "ab"},
+    ),
+    "modules with scales": (
+        Modules.from_bytes,
+        {"kept/conv1": torch.ones(2, 4, dtype=torch.bool), "heads/scale": torch.ones(2), "heads/bias": torch.ones(2)},
+        {"base": "ab"},
+    ),
     "selection": (
         selection_from_bytes,
         {"bought": WHOLE, "labels": WHOLE, "members": WHOLE, "lender": WHOLE, "unlabelled": WHOLE, "weights": NUMBERS},

@@ -220,6 +220,8 @@ def test_a_network_with_parameter_free_shortcuts_is_split(fresh):
             "--budget 0: give a whole number above 0; --sensitive 0.05 0.55",
         ),
         ("modularize --patience 3", "--patience can only be used with --method ga"),
+        ("modularize --scale_scores", "give --no_head as well"),
+        ("modularize --method ga --scale_scores", "--scale_scores can only be used with --method grad"),
         ("modularize --method ga --no_head", "--no_head can only be used with --method grad"),
         ("modularize --seed 7", "src/eval.py -m rescnn_svhn_weak -d digits_5 --seed 7"),
         ("modularize -m shufflenetv2_x1_0", "src/eval.py"),

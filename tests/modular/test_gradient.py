@@ -34,6 +34,14 @@ def test_thresholds_begin_in_the_order_of_importance():
     assert found.tolist() == [pytest.approx([0.3, 0.1, 0.2, 0.4]), pytest.approx([0.1, 0.2, 0.4, 0.3])]
 
 
+def test_selective_thresholds_keep_the_half_of_all_kernels_that_answers_mostly_to_a_class():
+    importance = [torch.tensor([[9.0, 1.0], [0.9, 1.0]]), torch.tensor([[0.2, 0.0], [0.1, 0.0]])]
+    found = gradient.initial_thresholds("selective", importance, 0.5, 1)
+    assert [each.shape for each in found] == [(2, 2), (2, 2)]
+    # shares of the class to which each answers most: 1, 1, 1, 0 and 0.1, 1, 0.5, 0; ties by the order of layers
+    assert torch.cat(found, 1).tolist() == [pytest.approx([0, 0.5, 1, -0.5]), pytest.approx([0, 1, 0.5, -0.5])]
+
+
 def test_the_other_starts_are_ones_zeros_and_numbers_by_seed():
     importance = [torch.rand(2, 4), torch.rand(2, 3)]
     assert torch.equal(

@@ -7,7 +7,7 @@ import torch
 
 from deeppatch.artifacts import state_digest
 from deeppatch.errors import StaleArtifact
-from deeppatch.modular.heads import Heads
+from deeppatch.modular.heads import Heads, Scales
 from deeppatch.modular.layers import find_layers
 from deeppatch.modular.masking import masked_logits
 from deeppatch.modular.modules import Modules
@@ -24,11 +24,17 @@ def made(tiny, heads=None):
     return Modules(state_digest(tiny.state_dict()), kept, heads), layers
 
 
-@pytest.mark.parametrize("heads", [None, Heads(5, 5)], ids=["logits", "heads"])
+def scales():
+    made = Scales(5)
+    made.load_state_dict({"scale": torch.rand(5) + 0.5, "bias": torch.randn(5)})
+    return made
+
+
+@pytest.mark.parametrize("heads", [None, Heads(5, 5), scales()], ids=["logits", "heads", "scales"])
 def test_a_file_gives_the_same_composed_model(tiny, heads):
     modules, layers = made(tiny, heads)
     again = Modules.from_bytes(modules.to_bytes(), Path("modules.safetensors"))
-    assert again.has_heads == (heads is not None)
+    assert again.has_heads == isinstance(heads, Heads)
     assert again.to_bytes() == modules.to_bytes()
     x = tiny.normalize(EXAMPLE)
     masks = [modules.kept[layer.name] for layer in layers]
@@ -49,6 +55,23 @@ def test_a_batch_of_heads_is_each_head_alone():
         expected = (hidden @ heads.weight2[number] + heads.bias2[number]).sigmoid()
         assert torch.allclose(heads(logits)[:, number], expected, atol=1e-6)
         assert torch.allclose(heads.only(number)(logits[:, number : number + 1]).squeeze(1), expected, atol=1e-6)
+
+
+def test_scales_are_of_the_modules_own_logits_and_fit_held_out_images():
+    draw = torch.Generator().manual_seed(1)
+    labels = torch.randint(0, 3, (200,), generator=draw)
+    logits = torch.randn(200, 3, 3, generator=draw)
+    logits[torch.arange(200), labels, labels] += 3
+    own = logits.diagonal(dim1=1, dim2=2)
+    factors, shifts = torch.tensor([0.1, 1.0, 10.0]), torch.tensor([0.0, 5.0, -5.0])
+    spoiled = logits * factors.unsqueeze(1) + shifts.unsqueeze(1)
+    found = Scales(3)
+    assert torch.equal(found(spoiled), spoiled.diagonal(dim1=1, dim2=2))
+    assert (found(spoiled).argmax(1) == labels).sum() < (own.argmax(1) == labels).sum() - 40
+    found.fit(spoiled, labels)
+    assert (found(spoiled).argmax(1) == labels).sum() >= (own.argmax(1) == labels).sum() - 2
+    for label in range(3):
+        assert torch.equal(found.only(label)(spoiled[:, label : label + 1]), found(spoiled)[:, label : label + 1])
 
 
 def test_shares_count_every_tied_convolution():

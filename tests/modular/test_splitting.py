@@ -15,13 +15,16 @@ from deeppatch.data.splits import halves
 from deeppatch.errors import StaleArtifact, UserError
 from deeppatch.graph.hooks import hooked_before
 from deeppatch.metrics import accuracy
+from deeppatch.metrics.logit_scaling import scales_and_biases
 from deeppatch.modular import genetic_search, names
 from deeppatch.modular.analysis import analyse
 from deeppatch.modular.genetic import PopulationSearch
 from deeppatch.modular.genetic_search import GeneticSearch, composed_accuracy
 from deeppatch.modular.gradient_search import GradientSearch
+from deeppatch.modular.heads import Scales
 from deeppatch.modular.joins import JOINS
 from deeppatch.modular.masking import masked_logits
+from deeppatch.modular.modules import Modules
 from deeppatch.modular.presets import PRESETS, Preset
 from deeppatch.modular.splitting import METHODS, search, split_into_modules
 from deeppatch.modular.weak_networks import FITS
@@ -68,6 +71,7 @@ def model(data) -> nn.Module:
 SMALL = Preset((0,), (0.6, 0.8), (0.4, 0.6), population=12, size=0.1)
 QUICK = {
     "grad": GradientSearch(epochs=7, lr=0.05), "grad without heads": GradientSearch(epochs=3, lr=0.05, head=False),
+    "grad with scales": GradientSearch(epochs=3, lr=0.05, head=False, scaled=True, start="selective"),
     "ga": GeneticSearch(preset=SMALL, generations=2),
 }  # fmt: skip
 
@@ -165,6 +169,24 @@ def test_mistakes_are_told(model, data):
     )
     with pytest.raises(UserError, match=r"cannot be split: 1 \(PixelShuffle\) mixes channels"):
         split_into_modules(mixing, data)
+
+
+def test_scales_are_those_of_least_cross_entropy_on_val(model, data):
+    modules = split_into_modules(model, data, method=QUICK["grad with scales"], sensitivity_images=30)
+    assert isinstance(modules.heads, Scales)
+    bare = Modules(modules.base, modules.kept)
+    pixels = data.val.pixels.float() / 255
+    with torch.no_grad():
+        scales, biases = scales_and_biases(bare.composed(model, data.example)(pixels), data.val.labels)
+        expected = scales * bare.composed(model, data.example)(pixels) + biases
+        found = modules.composed(model, data.example)(pixels)
+    assert torch.allclose(found, expected.float(), atol=1e-2)
+    assert (found.argmax(1) == data.val.labels).float().mean() > 0.9
+
+
+def test_heads_need_no_scale(model, data):
+    with pytest.raises(UserError, match="scaled is for modules without heads"):
+        split_into_modules(model, data, method=GradientSearch(scaled=True), sensitivity_images=15)
 
 
 def test_names_are_those_of_the_registries():

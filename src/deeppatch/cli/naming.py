@@ -264,7 +264,7 @@ IDENTITIES: dict[str, Identity] = {
     "modularize": Identity(
         modularize,
         ("method", "no_head", "preset"),
-        (*_SEARCH, "importance", "start", "alpha", "max_drop", "lr", "patience", *_MACHINE),
+        (*_SEARCH, "importance", "start", "scale_scores", "alpha", "max_drop", "lr", "patience", *_MACHINE),
     ),
     "compose": Identity(
         compose,

@@ -236,7 +236,7 @@ def _calibrate(members: Sequence[ClassModule], scores: Tensor, labels: Tensor) -
     """Bring modules with scores (N, classes) in (0, 1) on held-out images to a common scale."""
     scales, biases = scales_and_biases(scores.double().logit(SATURATED), labels)
     for member, scale, bias in zip(members, scales.tolist(), biases.tolist(), strict=True):
-        assert member.head is not None
+        assert isinstance(member.head, Heads)
         member.head = member.head.rescaled(scale, bias)
 
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from deeppatch.data.images import Images
 from deeppatch.data.views import Shuffled, clean
 from deeppatch.distributed.data_parallel import Batch, Stream
-from deeppatch.modular.heads import Heads
+from deeppatch.modular.heads import Heads, Scales
 from deeppatch.modular.layers import Layer
 from deeppatch.modular.masking import masked_logits
 from deeppatch.runtime import generator
@@ -41,21 +41,27 @@ class BinaryStep(Function):
 
 
 class Splitter(nn.Module):
-    """N modules of a frozen network, one for each class: a threshold for each kernel, and optionally heads.
+    """N modules of a frozen network, one for each class: a threshold for each kernel, and heads, scales or neither.
 
     All modules run as one batch, because they share their weights. `first` has the initial thresholds (classes,
-    kernels) by layer, which are above zero, so that every module starts as the whole network.
+    kernels) by layer; a kernel is kept while its threshold is above zero.
     """
 
     def __init__(
-        self, classifier: Sequence[nn.Module], layers: Sequence[Layer], first: Sequence[Tensor], *, head: bool
+        self,
+        classifier: Sequence[nn.Module],
+        layers: Sequence[Layer],
+        first: Sequence[Tensor],
+        *,
+        head: bool,
+        scaled: bool = False,
     ) -> None:
         super().__init__()
         self.frozen = tuple(classifier)  # normalisation and network, as a tuple so that they are not part of the state
         self.layers = layers
         classes = len(first[0])
         self.thresholds = nn.ParameterList(values.clone() for values in first)
-        self.heads = Heads(classes, classes) if head else None
+        self.heads = Heads(classes, classes) if head else Scales(classes) if scaled else None
 
     def masks(self) -> list[Tensor]:
         """Return which kernels the modules keep, in {0, 1}, (classes, kernels) by layer; a layer keeps at least one."""
@@ -94,18 +100,32 @@ def first_thresholds(importance: Sequence[Tensor], start: float) -> list[Tensor]
     return thresholds
 
 
+def selective_thresholds(importance: Sequence[Tensor], distance: float) -> list[Tensor]:
+    """Return thresholds (classes, kernels) by layer, evenly spaced from -2 to 2 times `distance` over all layers.
+
+    For each class they rise with how selective a kernel is: its importance to the class, divided by that to the class
+    to which it is most important. Modules so begin with the more selective half of all kernels.
+    """
+    shares = torch.cat([values / values.amax(0).clamp(min=1e-12) for values in importance], 1)
+    ranks = (shares.argsort(dim=1, stable=True).argsort(dim=1) + 1) / shares.shape[1]
+    return list((distance * (4 * ranks - 2)).split([values.shape[1] for values in importance], 1))
+
+
 def initial_thresholds(start: str, importance: Sequence[Tensor], distance: float, seed: int) -> list[Tensor]:
     """Return initial thresholds (classes, kernels) by layer.
 
     Args:
-        start: "importance" for `first_thresholds`; "ones" (published), "zeros", with which modules begin with one
-            kernel in each layer, or "random", numbers of a normal distribution, with which they begin as a random half.
+        start: "importance" for `first_thresholds`; "selective" for `selective_thresholds`; "ones" (published), "zeros",
+            with which modules begin with one kernel in each layer, or "random", numbers of a normal distribution, with
+            which they begin as a random half.
         importance: The importance of kernels to classes, (classes, kernels) by layer.
-        distance: How far the mean threshold is from zero, for "importance".
+        distance: How far the mean threshold of the kernels that are kept is from zero, for the first two.
         seed: The seed of random thresholds.
     """
     if start == "importance":
         return first_thresholds(importance, distance)
+    if start == "selective":
+        return selective_thresholds(importance, distance)
     if start == "random":
         source = generator(seed, "thresholds")
         return [torch.randn(values.shape, generator=source).to(values.device) for values in importance]
@@ -182,13 +202,13 @@ def module_logits(model: Splitter, images: Images, batch_size: int = 64) -> Tens
 def epochs(model: Splitter, images: Images, batch_size: int, seed: int, count: int) -> list[Stream]:
     """Return `count` epochs: five for the heads, then alternately five for masks and heads and two for the heads only.
 
-    Without heads all of them are for masks (Qi et al., TOSEM 2023).
+    Without heads all of them are for masks, and for scales if there are any (Qi et al., TOSEM 2023).
     """
     logits_cache: dict[bytes, Tensor] = {}
     streams: list[Stream] = []
     for epoch in range(count):
         turn = (epoch - WARM_UP_EPOCHS) % sum(CYCLE)
-        if model.heads is not None and (epoch < WARM_UP_EPOCHS or turn >= CYCLE[0]):
+        if isinstance(model.heads, Heads) and (epoch < WARM_UP_EPOCHS or turn >= CYCLE[0]):
             streams.append(HeadEpoch(model, images, batch_size, seed, epoch, logits_cache))
         else:
             streams.append(Shuffled(images, batch_size, seed, epoch))

@@ -13,6 +13,7 @@ from deeppatch.data.splits import subset
 from deeppatch.errors import UserError
 from deeppatch.modular import gradient
 from deeppatch.modular.analysis import Analysis
+from deeppatch.modular.heads import Scales
 from deeppatch.modular.modules import SearchResult
 from deeppatch.modular.names import STARTS
 from deeppatch.modular.presets import PUBLISHED_GRADIENT
@@ -27,7 +28,8 @@ class GradientSearch:
 
     `alpha` weighs the share of kernels kept against the cross entropy. Of the epochs whose accuracy on val is less than
     `max_drop` points below the whole network's, the one with the smallest modules is chosen. Without `head`, a module
-    answers by the logit of its class. `images` is how many images of train are read (None: all). `start` says how
+    answers by the logit of its class, or, if `scaled`, by this with a scale and a bias, which are trained with the
+    masks and at last fitted on val. `images` is how many images of train are read (None: all). `start` says how
     thresholds begin (`gradient.initial_thresholds`). With `fresh_optimizer` Adam begins anew whenever the training goes
     from heads to masks and back, as in the published code; `GradientSearch.published()` has all published settings.
     """
@@ -37,6 +39,7 @@ class GradientSearch:
     alpha: float = 0.5
     max_drop: float = 1.0
     head: bool = True
+    scaled: bool = False
     images: int | None = None
     start: str = "importance"
     fresh_optimizer: bool = False
@@ -64,6 +67,8 @@ class GradientSearch:
         """Train thresholds and heads on train; val chooses the epoch. `history` has one row for each epoch."""
         if self.start not in STARTS["grad"]:
             raise UserError(f"start {self.start!r}: thresholds begin by {', '.join(STARTS['grad'])}")
+        if self.head and self.scaled:
+            raise UserError("scaled is for modules without heads, whose scores need no scale; set head=False")
         train, on_val = data.train, accuracy_on(data.val, batch_size=gradient.BATCH_SIZE)
         if self.images:
             train = subset(train, self.images, seed, data.name)
@@ -71,7 +76,8 @@ class GradientSearch:
         # by importance they are about two epochs away from zero
         first = gradient.initial_thresholds(self.start, analysis.importance, 2 * steps * self.lr, seed)
         frozen = (analysis.model.normalize, analysis.network)
-        splitter = gradient.Splitter(frozen, analysis.layers, first, head=self.head).to(data.val.labels.device)
+        splitter = gradient.Splitter(frozen, analysis.layers, first, head=self.head, scaled=self.scaled)
+        splitter.to(data.val.labels.device)
         optimizer, schedule = adam_with_initial_rate(
             splitter.thresholds.parameters(),
             splitter.heads.parameters() if splitter.heads else [],
@@ -79,7 +85,7 @@ class GradientSearch:
             initial_lr=10 * self.lr,
             steps=steps * gradient.WARM_UP_EPOCHS,
         )
-        if self.fresh_optimizer and splitter.heads is not None:
+        if self.fresh_optimizer and self.head:
             schedule = FreshMoments(schedule, [steps * epoch for epoch in gradient.switches(self.epochs)])
         strong = on_val(analysis.model)
         choose = gradient.choose_smallest(strong, self.max_drop / 100)
@@ -99,4 +105,6 @@ class GradientSearch:
         frame = pd.DataFrame({"loss": history.loss, "holdout_accuracy": history.accuracy, "kept": history.watched})
         frame.insert(0, "epoch", range(1, len(frame) + 1))
         frame["best"] = frame.index == choose(history)
+        if isinstance(splitter.heads, Scales):
+            splitter.heads.fit(gradient.module_logits(splitter, data.val), data.val.labels)
         return SearchResult([mask.detach() for mask in splitter.masks()], splitter.heads, frame)

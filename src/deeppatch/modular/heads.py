@@ -1,4 +1,4 @@
-"""Heads that map a module's logits to one score in (0, 1), so that scores of different modules are comparable."""
+"""What makes scores of different modules comparable: heads, or a scale and a bias for each module's logit."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import math
 
 import torch
 from torch import Tensor, nn
+
+from deeppatch.metrics.logit_scaling import scales_and_biases
 
 HIDDEN = 10
 
@@ -41,6 +43,42 @@ class Heads(nn.Module):
         one = Heads(1, classes, self.weight1.shape[1])
         one.load_state_dict({name: value[label : label + 1] for name, value in self.state_dict().items()})
         return one.to(self.bias2.device)
+
+
+class Scales(nn.Module):
+    """A scale and a bias for the logit of each of C modules; `labels` are the classes of these (default: 0 to C - 1).
+
+    A module that lacks kernels gives smaller logits than another one, to images of any class.
+    """
+
+    labels: Tensor
+
+    def __init__(self, modules: int, labels: Tensor | None = None) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(modules))
+        self.bias = nn.Parameter(torch.zeros(modules))
+        self.register_buffer("labels", torch.arange(modules) if labels is None else labels, persistent=False)
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """Map every module's logits (N, C, classes) to scores (N, C)."""
+        return self._own(logits) * self.scale + self.bias
+
+    @torch.no_grad()
+    def fit(self, logits: Tensor, labels: Tensor) -> None:
+        """Take the scales and biases of least cross entropy for every module's logits (N, C, classes) of images."""
+        scales, biases = scales_and_biases(self._own(logits), labels)
+        self.scale.copy_(scales)
+        self.bias.copy_(biases)
+
+    def only(self, label: int) -> Scales:
+        """Return `Scales` of a single module."""
+        one = Scales(1, self.labels[label : label + 1])
+        one.load_state_dict({name: value[label : label + 1] for name, value in self.state_dict().items()})
+        return one.to(self.bias.device)
+
+    def _own(self, logits: Tensor) -> Tensor:
+        """Return the logit that each module gives to its class, (N, C)."""
+        return logits.gather(2, self.labels.view(1, -1, 1).expand(len(logits), -1, 1)).squeeze(2)
 
 
 def _uniform(inputs: int, *shape: int) -> Tensor:

@@ -16,16 +16,16 @@ from deeppatch.artifacts import state_digest, tensors_from_bytes, tensors_to_byt
 from deeppatch.errors import StaleArtifact
 from deeppatch.modular.composition import dissimilarity
 from deeppatch.modular.extract import extract
-from deeppatch.modular.heads import Heads
+from deeppatch.modular.heads import Heads, Scales
 from deeppatch.modular.layers import layers_to_split
 from deeppatch.zoo.classifier import Classifier, device_of
 
 
 class SearchResult(NamedTuple):
-    """The result of a search: masks (classes, kernels) by layer, heads if there are any, and a row for each step."""
+    """The result of a search: masks (classes, kernels) by layer, heads or scales, and a row for each step."""
 
     masks: Sequence[Tensor]
-    heads: Heads | None
+    heads: Heads | Scales | None
     history: pd.DataFrame
 
 
@@ -48,7 +48,7 @@ class Modules:
 
     base: str
     kept: dict[str, Tensor]
-    heads: Heads | None = None
+    heads: Heads | Scales | None = None
     history: pd.DataFrame | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -58,8 +58,8 @@ class Modules:
 
     @property
     def has_heads(self) -> bool:
-        """Whether heads map scores into (0, 1); otherwise scores are logits."""
-        return self.heads is not None
+        """Whether heads map scores into (0, 1); otherwise scores are logits, with a scale and a bias or without."""
+        return isinstance(self.heads, Heads)
 
     def to_bytes(self) -> bytes:
         """Serialise as safetensors."""
@@ -76,12 +76,19 @@ class Modules:
         if "base" not in meta or not kept or not masks or len({len(mask) for mask in kept.values()}) > 1:
             raise StaleArtifact(f"{origin} holds no modules; give a modules.safetensors that modularize left")
         state = {name.removeprefix("heads/"): value for name, value in tensors.items() if name.startswith("heads/")}
-        heads = None
+        heads: Heads | Scales | None = None
         if state:
             try:
-                heads = Heads(state["weight1"].shape[0], state["weight1"].shape[2], state["weight1"].shape[1])
+                if not all(value.is_floating_point() for value in state.values()):
+                    raise ValueError("heads of another type")
+                if "scale" in state:
+                    heads = Scales(len(state["scale"]))
+                else:
+                    heads = Heads(state["weight1"].shape[0], state["weight1"].shape[2], state["weight1"].shape[1])
                 heads.load_state_dict(state)
-            except (KeyError, IndexError, RuntimeError) as error:
+                if len(next(heads.parameters())) != len(next(iter(kept.values()))):
+                    raise ValueError("another number of heads than of modules")
+            except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
                 raise StaleArtifact(f"{origin} is damaged: its heads fit nothing; run modularize again") from error
         return Modules(meta["base"], kept, heads)
 
@@ -125,9 +132,9 @@ class Modules:
 
 
 class ClassModule(nn.Module):
-    """A module: normalisation, the smaller network, and the logit of its class or the score of its head."""
+    """A module: normalisation, the smaller network, and its class's logit, scaled or not, or the score of its head."""
 
-    def __init__(self, normalize: nn.Module, network: nn.Module, label: int, head: Heads | None) -> None:
+    def __init__(self, normalize: nn.Module, network: nn.Module, label: int, head: Heads | Scales | None) -> None:
         super().__init__()
         self.normalize = normalize
         self.network = network

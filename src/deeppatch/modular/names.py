@@ -4,7 +4,7 @@ from __future__ import annotations
 
 METHODS = ("grad", "ga")
 IMPORTANCES = ("pooled", "unpooled", "random")
-STARTS = {"grad": ("importance", "ones", "zeros", "random"), "ga": ("importance", "random")}
+STARTS = {"grad": ("importance", "selective", "ones", "zeros", "random"), "ga": ("importance", "random")}
 MODULARITY = (0.5, 3.0, 0.5)  # weights of cohesion, coupling and compactness in training for modularity
 GRADIENT_PRESETS = ("auto", "published")
 PRESETS = (

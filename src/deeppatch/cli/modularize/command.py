@@ -53,6 +53,7 @@ class Options(StageOptions):
     max_drop: float = 1.0
     lr: float = 0.001
     no_head: bool = False
+    scale_scores: bool = False
     preset: str = "auto"
     patience: int | None = None
 
@@ -110,6 +111,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--no_head", action="store_true", help="grad: a module gives the logit of its class, no trained head"
     )
     group.add_argument(
+        "--scale_scores",
+        action="store_true",
+        help="with --no_head: each module's logit gets a scale and a bias, so that modules compare: trained with the "
+        "masks, and at last fitted on val",
+    )
+    group.add_argument(
         "--preset",
         choices=dict.fromkeys([*GRADIENT_PRESETS, *PRESETS]),
         default="auto",
@@ -129,7 +136,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--start",
         choices=STARTS["grad"],
         default="importance",
-        help="grad: how thresholds begin; ga: the first population, importance or random (default: importance)",
+        help="grad: how thresholds begin, selective with the half of all kernels that answer mostly to the class; "
+        "ga: the first population, importance or random (default: importance)",
     )
     group.add_argument(
         "--patience", type=int, metavar="N", help="ga: end after N generations without a better one (default: never)"
@@ -157,10 +165,13 @@ def problems(options: Options) -> list[str]:
             messages.append(f"--{name} {getattr(options, name)}: give 0 or more")
     if options.method == "ga":
         messages += ["--no_head can only be used with --method grad"] * options.no_head
+        messages += ["--scale_scores can only be used with --method grad"] * options.scale_scores
         if options.start not in STARTS["ga"]:
             messages.append(f"--start {options.start} can only be used with --method grad")
     elif options.patience is not None:
         messages.append("--patience can only be used with --method ga")
+    if options.method == "grad" and options.scale_scores and not options.no_head:
+        messages.append("--scale_scores is for modules that answer by their logits; give --no_head as well")
     return messages + problems_of_preset(options.method, options.preset)
 
 

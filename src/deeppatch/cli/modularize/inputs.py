@@ -28,6 +28,7 @@ def settings_of(context: Context) -> GradientSearch | GeneticSearch:
         alpha=options.alpha,
         max_drop=options.max_drop,
         head=not options.no_head,
+        scaled=options.scale_scores,
         images=options.search_images,
         start=options.start,
         fresh_optimizer=options.preset == "published",
