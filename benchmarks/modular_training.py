@@ -3,15 +3,17 @@
 python benchmarks/modular_training.py [-m NAME] [-d digits] [--images N] [--seeds N ...] [--weights A B C ...]
 
 For each seed and each triple of weights (cohesion, coupling, compactness; 0 0 0 is plain training) a network is
-trained, split by the gradient search, and measured; its modules correct the weak models of --targets, whose precision,
-recall and F1 of that class are means over these. On CIFAR-10:
+trained, split by two gradient searches, the usual one and one that begins selectively and scales the modules' scores,
+and measured; its modules correct the weak models of --targets, whose precision, recall and F1 of that class are means
+over these. On CIFAR-10:
 
-python benchmarks/modular_training.py -m simcnn_x0_25 -d cifar10 --images 16000 --train_epochs 40 --lr 0.01
+python benchmarks/modular_training.py -m simcnn_x0_25 -d cifar10 --images 16000 --train_epochs 80 --batch_size 64
 """
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,7 @@ from deeppatch.modular.modularity_loss import (
     train_for_modularity,
 )
 from deeppatch.modular.modules import Modules
-from deeppatch.modular.names import MODULARITY, STARTS
+from deeppatch.modular.names import MODULARITY
 from deeppatch.modular.splitting import split_into_modules
 from deeppatch.zoo.classifier import Classifier
 
@@ -52,10 +54,12 @@ def main() -> None:
         data = base_networks.given(options, seed, device)
         weak = weak_models(options, seed, device)
         for weights in [PLAIN, *triples]:
-            rows.append(row(options, data, seed, weights, weak))
-            print(rows[-1], flush=True)
+            trained = network(options, data, seed, weights)
+            for search in searches(options):
+                rows.append(row(options, data, seed, weights, trained, search, weak))
+                print(rows[-1], flush=True)
     table = pd.DataFrame(rows)
-    print(table.groupby("training", sort=False).mean(numeric_only=True).drop(columns="seed").to_string())
+    print(table.groupby(["training", "search"], sort=False).mean(numeric_only=True).drop(columns="seed").to_string())
     machine.write(table, options, device, images=base_networks.images_of(data, options.dataset))
 
 
@@ -97,9 +101,29 @@ def corrected(
 def network(options: argparse.Namespace, data: Data, seed: int, weights: tuple[float, float, float]) -> torch.nn.Module:
     """Return the network of a seed, trained with these weights."""
     model, recipe = base_networks.untrained(options, data, seed), base_networks.recipe(options)
-    name = f"{'-'.join(f'{each:g}' for each in weights)}-seed{seed}"
+    name = f"{said(weights)}-seed{seed}".replace(" ", "-")
     checkpoint, terms = state_of(options, name, weights=weights, rise=(BEGIN, WHOLE)), ModularityWeights(*weights)
     return train_for_modularity(model, data, recipe, weights=terms, seed=seed, checkpoint=checkpoint)[0]
+
+
+def said(weights: tuple[float, float, float]) -> str:
+    """Return what the table calls a training with these weights."""
+    return "plain" if weights == PLAIN else "modular " + " ".join(f"{each:g}" for each in weights)
+
+
+def searches(options: argparse.Namespace) -> dict[str, GradientSearch]:
+    """Return the searches that each network is split by."""
+    same = {
+        "epochs": options.epochs,
+        "images": options.search_images,
+        "lr": options.search_lr,
+        "alpha": options.alpha,
+        "max_drop": options.max_drop,
+    }
+    return {
+        "usual": GradientSearch(head=not options.no_head, **same),
+        "selective": GradientSearch(head=False, scaled=True, start="selective", **same),
+    }
 
 
 def row(
@@ -107,25 +131,23 @@ def row(
     data: Data,
     seed: int,
     weights: tuple[float, float, float],
+    trained: torch.nn.Module,
+    search: str,
     weak: dict[int, tuple[Classifier, Data]],
 ) -> dict[str, Any]:
-    """Train a network with these weights, split it, and return what is measured."""
-    trained = network(options, data, seed, weights)
-    settings = GradientSearch(
-        epochs=options.epochs,
-        images=options.search_images,
-        lr=options.search_lr,
-        alpha=options.alpha,
-        max_drop=options.max_drop,
-        head=not options.no_head,
-        scaled=options.scale_scores,
-        start=options.start,
+    """Split a network that was trained with these weights, and return what is measured."""
+    settings = searches(options)[search]
+    checkpoint = state_of(
+        options, f"{said(weights)}-{search}-seed{seed}".replace(" ", "-"), rise=(BEGIN, WHOLE), **asdict(settings)
     )
-    modules = split_into_modules(trained, data, method=settings, sensitivity_images=100, seed=seed)
+    modules = split_into_modules(
+        trained, data, method=settings, sensitivity_images=100, seed=seed, checkpoint=checkpoint
+    )
     found = measure_modules(trained, modules, data)
     overlap = 1 - found.dissimilarity[~torch.eye(len(data.classes), dtype=torch.bool)]
     return {
-        "training": "plain" if weights == PLAIN else "modular " + " ".join(f"{each:g}" for each in weights),
+        "training": said(weights),
+        "search": search,
         "seed": seed,
         "strong_accuracy": 100 * found.strong_accuracy,
         "composed_accuracy": 100 * found.composed_accuracy,
@@ -146,9 +168,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--search_lr", type=float, default=0.001, metavar="X", help="of the search (default: 0.001)")
     found.add_argument("--alpha", type=float, default=0.5, metavar="A", help="modularize's (default: 0.5)")
     found.add_argument("--max_drop", type=float, default=1.0, metavar="POINTS", help="modularize's (default: 1)")
-    found.add_argument("--no_head", action="store_true", help="modularize's")
-    found.add_argument("--scale_scores", action="store_true", help="modularize's")
-    found.add_argument("--start", default="importance", choices=STARTS["grad"], help="modularize's")
+    found.add_argument("--no_head", action="store_true", help="modularize's, of the usual search")
     found.add_argument(
         "--targets", type=int, nargs="*", default=[0, 1, 2], metavar="N", help="classes of weak models (default: 0 1 2)"
     )

@@ -14,6 +14,8 @@ from torch.nn import functional as F
 from deeppatch.data.images import Images
 from deeppatch.data.views import Shuffled, clean
 from deeppatch.distributed.data_parallel import Batch, Stream
+from deeppatch.divergence import Validation
+from deeppatch.metrics import accuracy
 from deeppatch.modular.heads import Heads, Scales
 from deeppatch.modular.layers import Layer
 from deeppatch.modular.masking import masked_logits
@@ -197,6 +199,18 @@ def module_logits(model: Splitter, images: Images, batch_size: int = 64) -> Tens
         whole = torch.cat([network(normalize(pixels)) for pixels, _labels in clean(images, 256)])
         return whole.unsqueeze(1).expand(-1, len(model.thresholds[0]), -1)
     return torch.cat([model.logits(pixels) for pixels, _labels in clean(images, batch_size)])
+
+
+def accuracy_of_scaled(images: Images) -> Validation:
+    """Return a function that measures the accuracy, in [0, 1], of modules with the scales that fit these images."""
+
+    def measure(model: nn.Module) -> float:
+        assert isinstance(model, Splitter)
+        assert isinstance(model.heads, Scales)
+        logits = module_logits(model.eval(), images)
+        return accuracy(model.heads.fitted(logits, images.labels)(logits).argmax(1), images.labels)
+
+    return Validation(measure, images.labels)
 
 
 def epochs(model: Splitter, images: Images, batch_size: int, seed: int, count: int) -> list[Stream]:

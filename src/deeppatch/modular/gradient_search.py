@@ -29,9 +29,10 @@ class GradientSearch:
     `alpha` weighs the share of kernels kept against the cross entropy. Of the epochs whose accuracy on val is less than
     `max_drop` points below the whole network's, the one with the smallest modules is chosen. Without `head`, a module
     answers by the logit of its class, or, if `scaled`, by this with a scale and a bias, which are trained with the
-    masks and at last fitted on val. `images` is how many images of train are read (None: all). `start` says how
-    thresholds begin (`gradient.initial_thresholds`). With `fresh_optimizer` Adam begins anew whenever the training goes
-    from heads to masks and back, as in the published code; `GradientSearch.published()` has all published settings.
+    masks, and fitted on val where modules are measured and in the end. `images` is how many images of train are read
+    (None: all). `start` says how thresholds begin (`gradient.initial_thresholds`). With `fresh_optimizer` Adam begins
+    anew whenever the training goes from heads to masks and back, as in the published code; `GradientSearch.published()`
+    has all published settings.
     """
 
     epochs: int = gradient.EPOCHS
@@ -88,6 +89,7 @@ class GradientSearch:
         if self.fresh_optimizer and self.head:
             schedule = FreshMoments(schedule, [steps * epoch for epoch in gradient.switches(self.epochs)])
         strong = on_val(analysis.model)
+        on_val = gradient.accuracy_of_scaled(data.val) if self.scaled else on_val
         choose = gradient.choose_smallest(strong, self.max_drop / 100)
         history = fit(
             splitter,
@@ -105,6 +107,7 @@ class GradientSearch:
         frame = pd.DataFrame({"loss": history.loss, "holdout_accuracy": history.accuracy, "kept": history.watched})
         frame.insert(0, "epoch", range(1, len(frame) + 1))
         frame["best"] = frame.index == choose(history)
-        if isinstance(splitter.heads, Scales):
-            splitter.heads.fit(gradient.module_logits(splitter, data.val), data.val.labels)
-        return SearchResult([mask.detach() for mask in splitter.masks()], splitter.heads, frame)
+        heads = splitter.heads
+        if isinstance(heads, Scales):
+            heads = heads.fitted(gradient.module_logits(splitter, data.val), data.val.labels)
+        return SearchResult([mask.detach() for mask in splitter.masks()], heads, frame)

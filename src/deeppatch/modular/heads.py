@@ -64,11 +64,12 @@ class Scales(nn.Module):
         return self._own(logits) * self.scale + self.bias
 
     @torch.no_grad()
-    def fit(self, logits: Tensor, labels: Tensor) -> None:
-        """Take the scales and biases of least cross entropy for every module's logits (N, C, classes) of images."""
+    def fitted(self, logits: Tensor, labels: Tensor) -> Scales:
+        """Return those of least cross entropy for every module's logits (N, C, classes) of images, with labels (N,)."""
+        found = Scales(len(self.labels), self.labels)
         scales, biases = scales_and_biases(self._own(logits), labels)
-        self.scale.copy_(scales)
-        self.bias.copy_(biases)
+        found.load_state_dict({"scale": scales, "bias": biases})
+        return found.to(self.bias.device)
 
     def only(self, label: int) -> Scales:
         """Return `Scales` of a single module."""

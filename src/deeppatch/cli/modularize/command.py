@@ -114,7 +114,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--scale_scores",
         action="store_true",
         help="with --no_head: each module's logit gets a scale and a bias, so that modules compare: trained with the "
-        "masks, and at last fitted on val",
+        "masks, and in the end fitted on val",
     )
     group.add_argument(
         "--preset",
