@@ -53,8 +53,14 @@ class _NewFilters(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, rows, weight, channels = ctx.saved_tensors
         of_x = _backward(ctx.conv, gradient, x, weight, _NO_BIAS_NO_WEIGHT)[0] if ctx.needs_input_grad[0] else None
-        picked = gradient.permute(0, 2, 3, 1).index_select(3, channels).permute(0, 3, 1, 2)
-        return of_x, gradient_of_filters(picked, x, rows, ctx.conv), None, None, None, None
+        return of_x, gradient_of_filters(maps_of(gradient, channels), x, rows, ctx.conv), None, None, None, None
+
+
+def maps_of(gradient: Tensor, channels: Tensor) -> Tensor:
+    """Return the maps of some channels, (N, |I|, H, W), of those of all: gather takes half of the time of indexing."""
+    pixels = gradient.permute(0, 2, 3, 1)
+    found = pixels.reshape(-1, pixels.shape[3]).gather(1, channels.expand(pixels.shape[:3].numel(), -1))
+    return found.view(*pixels.shape[:3], -1).permute(0, 3, 1, 2)
 
 
 def gradient_of_filters(gradient: Tensor, x: Tensor, rows: Tensor, conv: nn.Conv2d) -> Tensor:
