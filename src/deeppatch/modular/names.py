@@ -5,7 +5,7 @@ from __future__ import annotations
 METHODS = ("grad", "ga")
 IMPORTANCES = ("pooled", "unpooled", "random")
 STARTS = {"grad": ("importance", "selective", "ones", "zeros", "random"), "ga": ("importance", "random")}
-MODULARITY = (0.5, 3.0, 0.5)  # weights of cohesion, coupling and compactness in training for modularity
+MODULARITY = (0.3, 1.0, 1.0)  # weights of cohesion, coupling and compactness in training for modularity
 GRADIENT_PRESETS = ("auto", "published")
 PRESETS = (
     "auto", "simcnn-cifar10", "simcnn-svhn", "simcnn-svhn_5", "rescnn-cifar10", "rescnn-svhn", "rescnn-svhn_5"

@@ -97,7 +97,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         nargs=3,
         metavar=("COHESION", "COUPLING", "COMPACTNESS"),
-        help="weights of these terms with --modular, which they reach after half of the training (default: "
+        help="weights of these terms with --modular, which they reach at four tenths of the training (default: "
         f"{' '.join(f'{each:g}' for each in MODULARITY)})",
     )
     group.add_argument(
