@@ -102,6 +102,16 @@ def test_every_module_begins_as_the_whole_network(splitter, some):
         assert splitter.kept_share() == 1
 
 
+def test_the_smaller_networks_logits_are_those_of_masks_whatever_the_batch(splitter, some):
+    for values in splitter.thresholds:
+        values.data.uniform_(-0.5, 1)
+    expected = gradient.module_logits(splitter.eval(), some)
+    for batch_size in (7, 1024):
+        found = gradient.logits_of_smaller(splitter, some, batch_size)
+        assert found.shape == (30, 5, 5)
+        assert torch.allclose(found, expected, atol=1e-5)
+
+
 def test_modules_answer_as_their_smaller_networks_do(splitter, some):
     normalize, network = splitter.frozen
     for values in splitter.thresholds:

@@ -18,7 +18,7 @@ from deeppatch.divergence import Validation
 from deeppatch.metrics import accuracy
 from deeppatch.modular.heads import Heads, Scales
 from deeppatch.modular.layers import Layer
-from deeppatch.modular.masking import masked_logits
+from deeppatch.modular.masking import masked_logits, sliced_logits
 from deeppatch.runtime import generator
 from deeppatch.training import History, Loss
 
@@ -201,13 +201,25 @@ def module_logits(model: Splitter, images: Images, batch_size: int = 64) -> Tens
     return torch.cat([model.logits(pixels) for pixels, _labels in clean(images, batch_size)])
 
 
+@torch.no_grad()
+def logits_of_smaller(model: Splitter, images: Images, batch_size: int = 1024) -> Tensor:
+    """Return what `module_logits` does, up to rounding, of the smaller networks: faster where modules are small."""
+    normalize, network = model.frozen
+    masks = [mask.bool() for mask in model.masks()]
+    parts = [
+        sliced_logits(network, model.layers, masks, normalize(pixels), label="modules")
+        for pixels, _labels in clean(images, batch_size)
+    ]
+    return torch.cat(parts, 1).transpose(0, 1)
+
+
 def accuracy_of_scaled(images: Images) -> Validation:
     """Return a function that measures the accuracy, in [0, 1], of modules with the scales that fit these images."""
 
     def measure(model: nn.Module) -> float:
         assert isinstance(model, Splitter)
         assert isinstance(model.heads, Scales)
-        logits = module_logits(model.eval(), images)
+        logits = logits_of_smaller(model.eval(), images)
         return accuracy(model.heads.fitted(logits, images.labels)(logits).argmax(1), images.labels)
 
     return Validation(measure, images.labels)

@@ -109,5 +109,5 @@ class GradientSearch:
         frame["best"] = frame.index == choose(history)
         heads = splitter.heads
         if isinstance(heads, Scales):
-            heads = heads.fitted(gradient.module_logits(splitter, data.val), data.val.labels)
+            heads = heads.fitted(gradient.logits_of_smaller(splitter, data.val), data.val.labels)
         return SearchResult([mask.detach() for mask in splitter.masks()], heads, frame)

@@ -75,10 +75,11 @@ def sliced_logits(
     x: Tensor,
     batch_size: int = 256,
     replicas: Sequence[nn.Module] = (),
+    label: str = "candidates",
 ) -> Tensor:
     """Return the logits (P, N, classes) of P modules, each run as the smaller network that it is.
 
-    With `replicas` of the network, modules run in parallel on a CPU, each on one thread.
+    With `replicas` of the network, modules run in parallel on a CPU, each on one thread. Progress goes by `label`.
     """
     batch_size = min(batch_size, max(64, MAX_CONCURRENT_IMAGES // (1 + len(replicas))))
 
@@ -95,9 +96,9 @@ def sliced_logits(
     for replica in (network, *replicas):
         idle.put(replica)
     if not replicas or len(modules) == 1:
-        return torch.stack([run(kept) for kept in track(modules, len(modules), "candidates")])
+        return torch.stack([run(kept) for kept in track(modules, len(modules), label)])
     with runtime.single_threaded_workers(1 + len(replicas)) as pool:
-        return torch.stack(list(track(pool.map(run, modules), len(modules), "candidates")))
+        return torch.stack(list(track(pool.map(run, modules), len(modules), label)))
 
 
 def replicas_of(network: nn.Module) -> list[nn.Module]:
