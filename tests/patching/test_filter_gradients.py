@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from deeppatch.patching import units
-from deeppatch.patching.filter_gradients import can_spare, gradient_of_filters, with_new_filters
+from deeppatch.patching.filter_gradients import can_spare, gradient_of_filters, maps_of, with_new_filters
 from deeppatch.patching.training import fit_patch
 from deeppatch.training import accuracy_on, degraded_epochs
 
@@ -43,6 +43,13 @@ def test_values_and_gradients_are_those_of_the_plain_form(variant, inputs, layou
     upstream = torch.randn_like(expected)
     for ours, theirs in zip(*(torch.autograd.grad(y, (x, rows), upstream) for y in (found, expected)), strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("images", [0, 3])
+def test_maps_of_some_channels_are_these_also_where_a_rank_has_no_image(images, layout):
+    maps, channels = torch.rand(images, 8, 5, 6).contiguous(memory_format=layout), torch.tensor([6, 1])
+    assert torch.equal(maps_of(maps, channels), maps[:, channels])
 
 
 def test_the_turned_form_takes_the_place_of_the_other_only_where_it_can(monkeypatch):

@@ -90,7 +90,7 @@ def first_modular_epoch(epochs: int) -> int:
     """Return the first of a number of epochs, from 0 on, in which the weights are whole; the last where none is.
 
     >>> first_modular_epoch(40), first_modular_epoch(1)
-    (30, 0)
+    (16, 0)
     """
     return min(math.ceil(WHOLE * epochs), epochs - 1)
 
