@@ -22,6 +22,7 @@ from deeppatch.cli.options import SCRIPTS, RepairOptions  # noqa: E402
 from deeppatch.stage import git_revision  # noqa: E402
 
 SEED = 2021
+REVISION = git_revision()  # when the benchmark begins: what it writes may itself be under version control
 # an absolute path within a text: what leads to it, and its name
 ABSOLUTE = re.compile(r"""(?<![\w.~/:*?\]])/(?:[^\s/'",\]]+/)*([^\s/'",\]]+)/?""")
 
@@ -95,7 +96,7 @@ def facts(frame: pd.DataFrame, options: argparse.Namespace, device: torch.device
     return {
         "question": options.question,
         "commands": [shlex.join(["python", f"{script.parent.name}/{script.name}", *map(portable, sys.argv[1:])])],
-        "revision": git_revision(),
+        "revision": REVISION,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "seeds": seeds,
         "images": images,
