@@ -129,7 +129,7 @@ def write(options: argparse.Namespace, runs: list[dict[str, Any]], *, reference:
     if not runs:
         raise SystemExit("no run has finished; see the messages above")
     frame = pd.DataFrame(runs)
-    revisions = made_by(frame.pop("revision").tolist(), machine.git_revision())
+    revisions = made_by(frame.pop("revision").tolist(), machine.REVISION)
     everything = with_starts(frame)
     shown = table(everything if START in options.rows else frame, reference)
     print(shown.to_string(index=False))

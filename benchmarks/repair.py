@@ -36,7 +36,7 @@ def main() -> None:
     frame = pd.concat(frames, ignore_index=True)
     images = f"all {test_images[0]} test images of {options.dataset}; {options.rank_images} val images for the ranking"
     device = machine.prepared(options.device)
-    machine.write(frame, options, device, images=images, **made_by(list(revisions), machine.git_revision()))
+    machine.write(frame, options, device, images=images, **made_by(list(revisions), machine.REVISION))
     drawn = frame[frame["network"] != "oracle router"].replace({"network": SHOWN})
     draw_repair(drawn, options.picture, f"{options.model} on {options.dataset}, {test_images[0]} test images")
     print(f"drawn in {options.picture}")
