@@ -65,13 +65,13 @@ def main() -> None:
 
 
 def state_of(options: argparse.Namespace, name: str, **settings: Any) -> Checkpoint | None:
-    """Return the checkpoint of a training in the folder --states, if there is one: it goes on from there."""
+    """Return the checkpoint of a training or a search in the folder --states, if that is given, to go on from."""
     if options.states is None:
         return None
     read = ("model", "dataset", "images", "train_epochs", "lr", "batch_size")
     options.states.mkdir(parents=True, exist_ok=True)
     same = {key: getattr(options, key) for key in read}
-    return Checkpoint(options.states / f"{name}.state", {**same, **settings}, resume=True)
+    return Checkpoint(options.states / f"{name.replace(' ', '-')}.state", {**same, **settings}, resume=True)
 
 
 def weak_models(options: argparse.Namespace, seed: int, device: torch.device) -> dict[int, tuple[Classifier, Data]]:
@@ -102,8 +102,8 @@ def corrected(
 def network(options: argparse.Namespace, data: Data, seed: int, weights: tuple[float, float, float]) -> torch.nn.Module:
     """Return the network of a seed, trained with these weights."""
     model, recipe = base_networks.untrained(options, data, seed), base_networks.recipe(options)
-    name = f"{said(weights)}-seed{seed}".replace(" ", "-")
-    checkpoint, terms = state_of(options, name, weights=weights, rise=(BEGIN, WHOLE)), ModularityWeights(*weights)
+    checkpoint = state_of(options, f"{said(weights)}-seed{seed}", weights=weights, rise=(BEGIN, WHOLE))
+    terms = ModularityWeights(*weights)
     return train_for_modularity(model, data, recipe, weights=terms, seed=seed, checkpoint=checkpoint)[0]
 
 
@@ -138,9 +138,8 @@ def row(
 ) -> dict[str, Any]:
     """Split a network that was trained with these weights, and return what is measured."""
     settings = searches(options)[search]
-    checkpoint = state_of(
-        options, f"{said(weights)}-{search}-seed{seed}".replace(" ", "-"), rise=(BEGIN, WHOLE), **asdict(settings)
-    )
+    name = f"{said(weights)}-{search}-seed{seed}"
+    checkpoint = state_of(options, name, rise=(BEGIN, WHOLE), **asdict(settings))
     modules = split_into_modules(
         trained, data, method=settings, sensitivity_images=100, seed=seed, checkpoint=checkpoint
     )

@@ -49,8 +49,8 @@ class ModularityLoss:
     similarity of two images of different classes, and compactness the mean usage. Their means over all kernels count,
     so that a layer weighs as much as it has kernels: first layers have few, and all classes need most of these. The
     weights are 0 in the first quarter of the training, in which the network learns to classify, and are whole from four
-    tenths on. The terms are those of Qi et al. (MwT, ICSE 2024)
-    and Ngo et al. (MODA, arXiv 2411.01074), on activations only: there are no further parameters.
+    tenths on. The terms are those of Qi et al. (MwT, ICSE 2024) and Ngo et al. (MODA, arXiv 2411.01074), on activations
+    only: there are no further parameters.
 
     Args:
         model: The classifier that is trained, or one of its architecture.
