@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import importlib
 import json
+import re
 
 import pytest
 
@@ -193,8 +194,8 @@ def test_of_several_runs_one_must_be_chosen_and_the_message_says_how_they_differ
     empty.ran("eval -e 1 --lr 0.2")
     said = empty.refused("select -f activation")
     assert said.startswith("pretrain has 2 finished runs for this: pretrain-")
-    assert "lr 0.1" in said
-    assert "lr 0.2" in said
+    differences = re.findall(r"pretrain\S* \(([^)]*)\)", said)
+    assert sorted(differences) == [f"max_epoch 1, lr {lr}, batch_size 12" for lr in (0.1, 0.2)], "and nothing else"
     chosen = said.split("choose one with ")[1]
     assert chosen.startswith("--base ")
     empty.ran(f"select -f activation {chosen}")

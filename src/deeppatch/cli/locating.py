@@ -282,7 +282,9 @@ def _difference(role: Role, record: dict[str, Any], reader: Any, read: Mapping[s
         for name in ("bias", "split_digest", "seed", "val_share", "limit", "image_size", "resize")
     }
     found = [
-        f"{name} {settings[name]}" for name, value in compared.items() if name in settings and settings[name] != value
+        f"{name} {settings[name]}"
+        for name, value in compared.items()
+        if name in settings and settings[name] != value and (settings[name] or value)  # not given is none, or empty
     ]
     consumed = [
         name
