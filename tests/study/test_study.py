@@ -118,6 +118,15 @@ def test_the_demo_leaves_its_tables_and_runs_nothing_again(tmp_path):
     assert row.difference == pytest.approx((wide["finetune"] - wide["before repair"]).mean(), abs=0.011)
     assert row.sd == pytest.approx((wide["finetune"] - wide["before repair"]).std(), abs=0.011)
     assert (results.with_suffix(".png")).read_bytes().startswith(b"\x89PNG")
+    levels = pd.read_csv(results.with_name("results-levels.csv"))
+    sigmas = [name for name in levels if name.startswith("s=")]
+    assert levels["blurred"].to_list() == pytest.approx(table["blurred"].to_list())
+    assert levels[sigmas].mean(axis=1).to_list() == pytest.approx(levels["blurred"].to_list(), abs=0.01)
+    pairs = levels.merge(levels[levels.network == "before repair"], on="seed", suffixes=("", "_before"))
+    pairs = pairs[pairs.network != "before repair"]
+    changed = (pairs["repaired"] - pairs["newly wrong"]).to_list()
+    assert changed == pytest.approx((pairs["mixed"] - pairs["mixed_before"]).to_list(), abs=0.02)
+    assert (results.with_name("results-levels.png")).read_bytes().startswith(b"\x89PNG")
     assert json.loads(results.with_suffix(".json").read_text())["seeds"] == [1, 2]
     before = records(output)
     second = run(file, output)

@@ -5,8 +5,9 @@ python workflow/scripts/collect.py CONFIG --records FOLDER [--output FILE]
 Reads what the compare jobs and the ends of chains of a study have left, those that are finished. Writes, with R for
 `results` of the configuration, or else `results` in the folder of the records: R.csv with a row for each network and
 seed, R-differences.csv with means over seeds of the changes against the network before its repair and against
-fine-tuning, R-adaptation.csv where test-time adaptation was measured, R.png, for a chain C R-C.csv, and beside each
-table a JSON file that says where it is from. With `render` the tables of the pages are filled again.
+fine-tuning, R-levels.csv and R-levels.png with each level of blur, R-adaptation.csv where test-time adaptation was
+measured, R.png, for a chain C R-C.csv, and beside each table a JSON file that says where it is from. With `render` the
+tables of the pages are filled again.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ import chains
 import frontier
 import matrix
 import pandas as pd
+import repairs
 from exit_status import exit_status
+from repairs import BASE, CELL, FINETUNED, SWITCHED
 
 from deeppatch.errors import UserError
 from deeppatch.ledger.records import CLEAN
@@ -35,8 +38,6 @@ from deeppatch.metrics.intervals import mean_interval
 from deeppatch.storage import RECORD
 
 ROOT = Path(__file__).resolve().parents[2]
-BASE, FINETUNED = "before repair", "finetune"
-CELL = ("model", "data", "degradation")
 OVER_SEEDS, OVER_IMAGES = "seeds", "images"
 
 
@@ -135,16 +136,20 @@ class Study:
 def write_ledgers(study: Study, ledgers: Sequence[Measured], results: Path) -> list[Path]:
     """Write the tables and the picture over all ledgers, and return the files."""
     table = pd.concat([accuracies(each) for each in ledgers], ignore_index=True)
-    tables = {"": table, "-differences": differences(ledgers), "-adaptation": adaptation(ledgers)}
+    levels = blurred(ledgers)
+    tables = {"": table, "-levels": levels, "-differences": differences(ledgers), "-adaptation": adaptation(ledgers)}
     clean = max(int(found.tidy[found.tidy["view"] == CLEAN]["n"].max()) for found in ledgers)
     files = []
     for suffix, frame in tables.items():
         if len(frame):
             stem = results.with_name(results.name + suffix)
             files += write(frame, stem, study, ledgers, f"up to {clean} test images")
-    picture = results.with_suffix(".png")
-    frontier.draw(table, BASE, picture)
-    return [*files, picture]
+    pictures = [results.with_suffix(".png")]
+    frontier.draw(table, BASE, pictures[0])
+    if len(levels):
+        pictures.append(results.with_name(f"{results.name}-levels.png"))
+        repairs.draw(levels, pictures[1])
+    return [*files, *pictures]
 
 
 def write_chains(study: Study, ends: Sequence[Ended], results: Path) -> list[Path]:
@@ -167,7 +172,7 @@ def named(job: matrix.Job) -> str:
     """Return what the study's table calls what a job has left."""
     ratio, method = job.about["ratio"], job.about["method"]
     size = "" if ratio is None else f", ratio {ratio:g}"
-    return f"{method}{size}{', switched' * bool(job.about.get('switched'))}"
+    return f"{method}{size}{SWITCHED * bool(job.about.get('switched'))}"
 
 
 def accuracies(found: Measured) -> pd.DataFrame:
@@ -189,6 +194,15 @@ def accuracies(found: Measured) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def blurred(ledgers: Sequence[Measured]) -> pd.DataFrame:
+    """Return what repairs against blur alone reach at each of its levels."""
+    frames = [
+        repairs.levels(found.tidy, found.names, {key: found.job.about[key] for key in (*CELL, "seed")})
+        for found in ledgers
+    ]
+    return pd.concat(frames, ignore_index=True)
 
 
 def differences(ledgers: Sequence[Measured]) -> pd.DataFrame:
