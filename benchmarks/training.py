@@ -6,8 +6,9 @@ Each round times one epoch as `correct` runs it (view random: shuffled, blurred,
 and mirrored too) and as many bare steps (forward, backward, SGD) on one ready, normalised batch; which comes first
 alternates. The ratio is the median over the rounds, so that what else the machine does falls on both. The last columns
 are the time of an epoch relative to one of fine-tuning and of `replace, plain`, of all methods in turn: that is a patch
-whose convolutions get gradients of all filters. With --processor_time these are of the processor, which what else the
-machine does disturbs less; DEEPPATCH_THREADS=1 makes them those of one thread.
+whose convolutions get gradients of all filters. Each is timed in its second epoch of a turn, because the first one
+gets its memory from the system, which a training does once. With --processor_time these are of the processor, which
+what else the machine does disturbs less; DEEPPATCH_THREADS=1 makes them those of one thread.
 """
 
 from __future__ import annotations
@@ -92,6 +93,7 @@ def relative(base: Classifier, images: Images, options: argparse.Namespace) -> d
     times: dict[str, list[float]] = {method: [] for method in METHODS}
     for _ in range(2 + options.rounds):
         for method, epoch in epochs.items():
+            epoch()
             start = time.process_time()
             on_wall = runtime.seconds(epoch, images.labels.device)
             times[method].append(time.process_time() - start if options.processor_time else on_wall)
