@@ -424,3 +424,29 @@ def test_a_weak_model_of_another_recipe_stays_and_a_missing_state_of_the_right_o
     assert "--recipe poorfit" in said
     assert said.endswith(" -e 2")
     assert fresh.hashes(others) == before
+
+
+@pytest.mark.parametrize("search", ["--no_head --scale_scores --budget 1", "--budget 6"])
+def test_modules_of_a_tuned_network_bring_it_along(done, tmp_path, search):
+    place = done.copy(tmp_path / "output")
+    place.ran(f"modularize {search} --sensitivity_images 5 --tune_epochs 2 --tune_lr 0.01")
+    (folder,) = [path.parent for path in place.runs().root.glob("modularize-grad*/tuning.csv")]
+    table, metrics = pd.read_csv(folder / "tuning.csv"), json.loads((folder / "metrics.json").read_text())
+    assert table["epoch"].tolist() == [0, 1, 2]
+    weights = folder / "weights.safetensors"
+    modules = Modules.from_bytes((folder / "modules.safetensors").read_bytes(), folder)
+    assert modules.base == state_digest(restored(weights).state_dict())
+    assert modules.base != state_digest(restored(place.folder("pretrain") / "weights.safetensors").state_dict())
+    head = "--no_head" if "--no_head" in search else ""
+    place.ran(f"compose {head} {WEAK} --target 1 --modules {folder / 'modules.safetensors'}")
+    (left,) = place.runs().root.glob("compose-grad*-simple-1*")
+    inputs = json.loads((left / "run.json").read_text())["inputs"]
+    assert hashlib.sha256(weights.read_bytes()).hexdigest() in inputs.values()
+    if not head:
+        place.ran(f"compose --assemble {folder}")
+        (left,) = place.runs().root.glob("compose-assembled*")
+        accuracies = json.loads((left / "metrics.json").read_text())["accuracy_percent"]
+        assert accuracies["best base model"] == pytest.approx(metrics["strong_accuracy_percent"])
+    weights.write_bytes(b"damaged")
+    broken = place.run(f"compose {head} {WEAK} --target 1 --modules {folder / 'modules.safetensors'}")
+    assert (broken.status, broken.err.count("\n")) == (2, 1), broken.err

@@ -42,7 +42,7 @@ COMPANY = {
     ("decompose", "csg"): "mutual-info", ("decompose", "draws"): "essential", ("decompose", "lr"): "finetune",
     ("decompose", "max_epoch"): "finetune", ("decompose", "head_only"): "finetune", ("decompose", "action"): "",
     ("pretrain", "modular_weights"): "--modular",
-    ("modularize", "scale_scores"): "--no_head",
+    ("modularize", "scale_scores"): "--no_head", ("modularize", "tune_lr"): "--tune_epochs 1",
     ("modularize", "patience"): "--method ga", ("compose", "onnx"): "--assemble .",
     ("compose", "no_calibration"): "--assemble .",
     **{(stage, "hold_out"): "-n noise" for stage in ("pretrain", "assess", "correct", "evaluate", "export", "compare")},

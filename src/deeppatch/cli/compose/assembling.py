@@ -11,6 +11,7 @@ import pandas as pd
 from torch import nn
 
 from deeppatch.artifacts import tensors_from_bytes
+from deeppatch.cli.compose.inputs import TUNED
 from deeppatch.cli.context import Context
 from deeppatch.cli.locating import BASE, locate
 from deeppatch.cli.predecessors import check_classes, restore
@@ -40,10 +41,12 @@ def _split_model(context: Context, number: int, folder: Path) -> SplitModel:
     content = read_given(path)
     if sha256(content) != record["outputs"].get(path.name):
         raise StaleArtifact(f"{path} is damaged or was changed by hand; make it again with: {again}")
-    read = record["consumed"]["base"]
-    base = folder.resolve().parent.parent.parent / read["file"]
+    base, digest = folder / TUNED, record["outputs"].get(TUNED)
+    if digest is None:
+        read = record["consumed"]["base"]
+        base, digest = folder.resolve().parent.parent.parent / read["file"], read["sha256"]
     base_content = read_given(base)
-    if sha256(base_content) != read["sha256"]:
+    if sha256(base_content) != digest:
         raise OtherBase(path, again)
     for each, found in ((path, content), (base, base_content)):
         context.stage.inherit(each, found)

@@ -201,8 +201,7 @@ def run_correction(options: Options) -> None:
     from deeppatch.modular.joining import compare_joins, default_joins
 
     context = open_stage(options, STAGE)
-    strong = base_model(context)
-    modules, digest = inputs.read_modules(context, strong)
+    strong, modules, digest = inputs.read_modules(context, base_model(context))
     joins = options.join or default_joins(modules)
     chosen = inputs.targets(context)
     for target in chosen:

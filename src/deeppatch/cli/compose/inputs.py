@@ -20,20 +20,37 @@ from deeppatch.errors import OtherBase, UserError
 from deeppatch.modular.modules import Modules
 from deeppatch.modular.weak_networks import FITS, mix_of, published_weak_network
 from deeppatch.progress import info
-from deeppatch.storage import RECORD, is_of, sha256
+from deeppatch.storage import RECORD, is_of, read_given, sha256
 from deeppatch.zoo.classifier import Classifier
 
+TUNED = "weights.safetensors"  # what modularize --tune_epochs leaves beside the modules
 
-def read_modules(context: Context, strong: Classifier) -> tuple[Modules, str]:
-    """Read the modules of the strong model, and return them with the hash of their file."""
+
+def read_modules(context: Context, base: Classifier) -> tuple[Classifier, Modules, str]:
+    """Return the strong model, its modules, and the hash of their file.
+
+    The strong model is the base, or the network that modularize has tuned and left beside the modules.
+    """
     found = context.found["modules"]
     path, command = found.path, found.command
     content = given_or_read(context, found)
     modules = Modules.from_bytes(content, path)
+    strong = base
+    if modules.base != state_digest(base.state_dict()):
+        strong = _tuned(context, path.with_name(TUNED)) or base
     if modules.base != state_digest(strong.state_dict()):
         raise OtherBase(path, command)
     info(f"inherited {path} ({modules.classes} modules)")
-    return modules, sha256(content)
+    return strong, modules, sha256(content)
+
+
+def _tuned(context: Context, path: Path) -> Classifier | None:
+    """Return the network that modularize has tuned; None where it has not."""
+    if not path.is_file():
+        return None
+    content = read_given(path)
+    context.stage.inherit(path, content)
+    return restore(context, tensors_from_bytes(content, path)[0], path)
 
 
 def targets(context: Context) -> list[int]:

@@ -34,6 +34,10 @@ ARTIFACTS = (
             "overlap.png": "a plot of the kernels that two modules share",
             "search.png": "a plot of the search",
         },
+        {
+            "weights.safetensors": "the network whose modules these are, with `--tune_epochs`",
+            "tuning.csv": "loss and composed accuracy on val of each epoch of `--tune_epochs`, 0 for before",
+        },
     ),
 )
 
@@ -56,6 +60,8 @@ class Options(StageOptions):
     scale_scores: bool = False
     preset: str = "auto"
     patience: int | None = None
+    tune_epochs: int = 0
+    tune_lr: float = 0.005
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -142,6 +148,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--patience", type=int, metavar="N", help="ga: end after N generations without a better one (default: never)"
     )
+    group.add_argument(
+        "--tune_epochs",
+        type=int,
+        default=0,
+        metavar="N",
+        help="then train the kernels through the modules that keep them, as after pruning, and leave the network that "
+        "they are of beside them (default: 0)",
+    )
+    group.add_argument(
+        "--tune_lr", type=float, default=0.005, metavar="X", help="learning rate of --tune_epochs (default: 0.005)"
+    )
 
 
 def preset(options: argparse.Namespace) -> Mapping[str, Any]:
@@ -160,9 +177,13 @@ def problems(options: Options) -> list[str]:
         messages.append(
             f"--sensitive {drop:g} {share:g}: give a drop of accuracy from 0 to below 1, and 0.1, 0.2 ... 0.9"
         )
-    for name in ("alpha", "max_drop"):
+    for name in ("alpha", "max_drop", "tune_epochs"):
         if not 0 <= getattr(options, name) < float("inf"):
             messages.append(f"--{name} {getattr(options, name)}: give 0 or more")
+    if not 0 < options.tune_lr < float("inf"):
+        messages.append(f"--tune_lr {options.tune_lr}: give a number above 0")
+    if options.tune_lr != Options.tune_lr and not options.tune_epochs:
+        messages.append("--tune_lr can only be used with --tune_epochs")
     if options.method == "ga":
         messages += ["--no_head can only be used with --method grad"] * options.no_head
         messages += ["--scale_scores can only be used with --method grad"] * options.scale_scores
@@ -189,16 +210,19 @@ def run(options: Options) -> None:
     from deeppatch.cli.modularize import report
     from deeppatch.cli.modularize.inputs import settings_of
     from deeppatch.cli.predecessors import base_model
+    from deeppatch.cli.pretrain.report import write_weights
     from deeppatch.modular.analysis import analyse
     from deeppatch.modular.measuring import measure_modules
     from deeppatch.modular.splitting import search
+    from deeppatch.modular.tuning import tune_modules
 
     context = open_stage(options, STAGE)
     model = base_model(context)
     if context.already_finished():
         return
     base, data = state_digest(model.state_dict()), context.data
-    analysing, searching = (context.checkpoint(name, base=base) for name in ("analysis.pt", "checkpoint.pt"))
+    kept = ("analysis.pt", "checkpoint.pt", "tuning.pt")
+    analysing, searching, tuning = checkpoints = [context.checkpoint(name, base=base) for name in kept]
     watch = context.stage.watch  # run.json has the times of phases, and no file whose bytes repeat
     with timed("analysis", watch):
         analysis = analyse(
@@ -212,6 +236,20 @@ def run(options: Options) -> None:
         report.sensitivity(context, analysis)
     with timed("search", watch):
         modules = search(analysis, data, settings_of(context), amp=options.amp, seed=options.seed, checkpoint=searching)
+    if options.tune_epochs:
+        with timed("tuning", watch):
+            model, modules, table = tune_modules(
+                model,
+                modules,
+                data,
+                epochs=options.tune_epochs,
+                lr=options.tune_lr,
+                seed=options.seed,
+                amp=options.amp,
+                checkpoint=tuning,
+            )
+        write_weights(context, model)
+        context.stage.write_table("tuning.csv", table)
     context.stage.write("modules.safetensors", modules.to_bytes())
     with timed("evaluation", watch):
         found = measure_modules(model, modules, data, batch_size=options.batch_size)
@@ -219,7 +257,7 @@ def run(options: Options) -> None:
         facts = report.modules(context, analysis, modules.history, found)
     context.stage.write_json("metrics.json", facts)
     context.stage.finish()
-    for checkpoint in (analysing, searching):
+    for checkpoint in checkpoints:
         checkpoint.remove()
 
 
