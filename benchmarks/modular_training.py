@@ -4,10 +4,11 @@ python benchmarks/modular_training.py [-m NAME] [-d digits] [--images N] [--seed
 
 For each seed and each triple of weights (cohesion, coupling, compactness; 0 0 0 is plain training) a network is
 trained, split by a gradient search that begins selectively and scales the modules' scores, the plain one by the usual
-search, too, and measured; its modules correct the weak models of --targets, whose precision, recall and F1 of that
-class are means over these. On CIFAR-10:
+search, too, and measured; with --tune_epochs once more after its kernels were trained through the modules of the
+selective search. The modules correct the weak models of --targets, whose precision, recall and F1 of that class are
+means over these. On CIFAR-10:
 
-python benchmarks/modular_training.py -m simcnn_x0_25 -d cifar10 --images 16000 --train_epochs 80 --batch_size 64
+python benchmarks/modular_training.py -m simcnn_x0_25 -d cifar10 --images 8000 --train_epochs 60 --batch_size 64
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ from deeppatch.modular.modularity_loss import (
 from deeppatch.modular.modules import Modules
 from deeppatch.modular.names import MODULARITY
 from deeppatch.modular.splitting import split_into_modules
+from deeppatch.modular.tuning import tune_modules
+from deeppatch.storage import sha256
 from deeppatch.zoo.classifier import Classifier
 
 PLAIN = (0.0, 0.0, 0.0)
@@ -57,8 +60,14 @@ def main() -> None:
         for weights in [PLAIN, *triples]:
             trained = network(options, data, seed, weights)
             for search in searches(options) if weights == PLAIN else [SELECTIVE]:
-                rows.append(row(options, data, seed, weights, trained, search, weak))
-                print(rows[-1], flush=True)
+                modules = split(options, data, seed, weights, trained, search)
+                found = {search: (trained, modules)}
+                if options.tune_epochs and search == SELECTIVE:
+                    found[f"{search}, tuned"] = tuned(options, data, seed, weights, trained, modules)
+                for name, (strong, each) in found.items():
+                    about = {"training": said(weights), "search": name, "seed": seed}
+                    rows.append({**about, **measured(strong, each, data, weak)})
+                    print(rows[-1], flush=True)
     table = pd.DataFrame(rows)
     print(table.groupby(["training", "search"], sort=False).mean(numeric_only=True).drop(columns="seed").to_string())
     machine.write(table, options, device, images=base_networks.images_of(data, options.dataset))
@@ -127,28 +136,42 @@ def searches(options: argparse.Namespace) -> dict[str, GradientSearch]:
     }
 
 
-def row(
+def split(
     options: argparse.Namespace,
     data: Data,
     seed: int,
     weights: tuple[float, float, float],
     trained: torch.nn.Module,
     search: str,
-    weak: dict[int, tuple[Classifier, Data]],
-) -> dict[str, Any]:
-    """Split a network that was trained with these weights, and return what is measured."""
+) -> Modules:
+    """Split a network that was trained with these weights."""
     settings = searches(options)[search]
     name = f"{said(weights)}-{search}-seed{seed}"
     checkpoint = state_of(options, name, rise=(BEGIN, WHOLE), **asdict(settings))
-    modules = split_into_modules(
-        trained, data, method=settings, sensitivity_images=100, seed=seed, checkpoint=checkpoint
-    )
+    return split_into_modules(trained, data, method=settings, sensitivity_images=100, seed=seed, checkpoint=checkpoint)
+
+
+def tuned(
+    options: argparse.Namespace,
+    data: Data,
+    seed: int,
+    weights: tuple[float, float, float],
+    trained: torch.nn.Module,
+    modules: Modules,
+) -> tuple[torch.nn.Module, Modules]:
+    """Return the network and its modules after its kernels were trained through these."""
+    name, settings = f"{said(weights)}-tuned-seed{seed}", {"epochs": options.tune_epochs, "lr": options.tune_lr}
+    checkpoint = state_of(options, name, base=modules.base, kept=sha256(modules.to_bytes()), **settings)
+    return tune_modules(trained, modules, data, seed=seed, checkpoint=checkpoint, **settings)[:2]
+
+
+def measured(
+    trained: torch.nn.Module, modules: Modules, data: Data, weak: dict[int, tuple[Classifier, Data]]
+) -> dict[str, float]:
+    """Return what is measured of a network and its modules."""
     found = measure_modules(trained, modules, data)
     overlap = 1 - found.dissimilarity[~torch.eye(len(data.classes), dtype=torch.bool)]
     return {
-        "training": said(weights),
-        "search": search,
-        "seed": seed,
         "strong_accuracy": 100 * found.strong_accuracy,
         "composed_accuracy": 100 * found.composed_accuracy,
         "kernels_kept": 100 * found.mean_share,
@@ -169,6 +192,8 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--alpha", type=float, default=0.5, metavar="A", help="modularize's (default: 0.5)")
     found.add_argument("--max_drop", type=float, default=1.0, metavar="POINTS", help="modularize's (default: 1)")
     found.add_argument("--no_head", action="store_true", help="modularize's, of the usual search")
+    found.add_argument("--tune_epochs", type=int, default=0, metavar="N", help="modularize's (default: 0)")
+    found.add_argument("--tune_lr", type=float, default=0.005, metavar="X", help="modularize's (default: 0.005)")
     found.add_argument(
         "--targets", type=int, nargs="*", default=[0, 1, 2], metavar="N", help="classes of weak models (default: 0 1 2)"
     )

@@ -175,17 +175,19 @@ def test_splitting_and_modular_training_leave_a_row_for_each_setting(tmp_path):
     found = {place: table.loc[name, "importance_accuracy"] for place, name in places.items()}
     assert found["unpooled"] == table.loc["grad, importance before pooling", "importance_accuracy"]
     assert found["random"] == table.loc["grad, random importance", "importance_accuracy"]
-    few += " --targets 0 3 --weak_epochs 1"
+    few += " --targets 0 3 --weak_epochs 1 --tune_epochs 1"
     states = tmp_path / "states"
     table = timed(f"benchmarks/modular_training.py {few} --states {states}", tmp_path / "m.csv")
-    assert list(table["training"]) == ["plain", "plain", "modular 0.3 1 1"]
-    assert list(table["search"]) == ["usual", "selective", "selective"]
+    assert list(table["training"]) == ["plain"] * 3 + ["modular 0.3 1 1"] * 2
+    assert list(table["search"]) == ["usual", *["selective", "selective, tuned"] * 2]
+    kept = table.set_index(["training", "search"])["kernels_kept"].unstack("search")
+    assert (kept["selective"] == kept["selective, tuned"]).all(), "tuning keeps the kernels"
     assert table["pairwise_overlap"].between(0, 100).all()
     assert table["weak_f1"].nunique() == 1, "the weak models are the same"
     assert table[["patched_precision", "patched_recall", "patched_f1"]].stack().between(0, 100).all()
     saved = {path.name: path.stat().st_mtime_ns for path in states.iterdir()}
-    networks, weak = ["plain", "plain-usual", "plain-selective", "modular-0.3-1-1", "modular-0.3-1-1-selective"], [0, 3]
-    assert saved.keys() == {f"{name}-seed1.state" for name in [*networks, *(f"weak-{each}" for each in weak)]}
+    parts = [f"{name}{part}" for name in ("plain", "modular-0.3-1-1") for part in ("", "-selective", "-tuned")]
+    assert saved.keys() == {f"{name}-seed1.state" for name in [*parts, "plain-usual", "weak-0", "weak-3"]}
     again = timed(f"benchmarks/modular_training.py {few} --states {states}", tmp_path / "again.csv")
     pd.testing.assert_frame_equal(again, table)
     assert {path.name: path.stat().st_mtime_ns for path in states.iterdir()} == saved, "nothing is trained again"
