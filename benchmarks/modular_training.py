@@ -132,7 +132,7 @@ def searches(options: argparse.Namespace) -> dict[str, GradientSearch]:
     }
     return {
         "usual": GradientSearch(head=not options.no_head, **same),
-        SELECTIVE: GradientSearch(head=False, scaled=True, start="selective", **same),
+        SELECTIVE: GradientSearch(head=False, scaled=True, start="selective", shared=options.shared, **same),
     }
 
 
@@ -190,6 +190,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--epochs", type=int, default=60, metavar="N", help="of the search (default: 60)")
     found.add_argument("--search_lr", type=float, default=0.001, metavar="X", help="of the search (default: 0.001)")
     found.add_argument("--alpha", type=float, default=0.5, metavar="A", help="modularize's (default: 0.5)")
+    found.add_argument("--shared", type=float, default=0.0, metavar="B", help="modularize's, of the selective search")
     found.add_argument("--max_drop", type=float, default=1.0, metavar="POINTS", help="modularize's (default: 1)")
     found.add_argument("--no_head", action="store_true", help="modularize's, of the usual search")
     found.add_argument("--tune_epochs", type=int, default=0, metavar="N", help="modularize's (default: 0)")

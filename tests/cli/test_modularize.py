@@ -223,6 +223,7 @@ def test_a_network_with_parameter_free_shortcuts_is_split(fresh):
         ("modularize --scale_scores", "give --no_head as well"),
         ("modularize --method ga --scale_scores", "--scale_scores can only be used with --method grad"),
         ("modularize --method ga --no_head", "--no_head can only be used with --method grad"),
+        ("modularize --method ga --shared 1", "--shared can only be used with --method grad"),
         ("modularize --tune_epochs -1", "--tune_epochs -1: give 0 or more"),
         ("modularize --tune_epochs 1 --tune_lr 0", "--tune_lr 0.0: give a number above 0"),
         ("modularize --tune_lr 0.1", "--tune_lr can only be used with --tune_epochs"),

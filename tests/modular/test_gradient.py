@@ -203,6 +203,18 @@ def test_the_loss_is_cross_entropy_and_the_mean_mask(splitter, some):
     assert ((scores > 0) & (scores < 1)).all()
     expected = F.cross_entropy(scores, some.labels) + 0.5 * splitter.kept_share()
     assert gradient.splitting_loss(0.5)(splitter, (pixels, some.labels)).item() == pytest.approx(expected.item())
+    flat = torch.cat(
+        [mask for layer, mask in zip(splitter.layers, splitter.masks(), strict=True) for _ in layer.convs], 1
+    )
+    pairs = [(one, two) for one in range(len(flat)) for two in range(len(flat)) if one != two]
+    both = torch.stack([(flat[one] * flat[two]).mean() for one, two in pairs]).mean()
+    assert splitter.shared_share().item() == pytest.approx(both.item())
+    found = torch.autograd.grad(splitter.shared_share(), list(splitter.thresholds))
+    plain = torch.autograd.grad(both, list(splitter.thresholds))
+    for one, other in zip(found, plain, strict=True):
+        torch.testing.assert_close(one, other)
+    more = gradient.splitting_loss(0.5, 2.0)(splitter, (pixels, some.labels)).item()
+    assert more == pytest.approx(expected.item() + 2 * both.item())
     kept = sum(mask.sum() * len(layer.convs) for mask, layer in zip(splitter.masks(), splitter.layers, strict=True))
     assert splitter.kept_share().item() == pytest.approx(kept.item() / (5 * 28))
 

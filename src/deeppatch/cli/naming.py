@@ -232,7 +232,7 @@ def _relearn(options: Any) -> str:
 
 _CORRECTION = ("crt_method", "crt_type", "fs_method", "susp_ratio", "susp_side")
 _CHOICE = tuple(ANNOTATE)
-_SEARCH = ("budget", "search_images", "sensitivity_images", "sensitive")
+_SEARCH = ("budget", "search_images", "sensitivity_images", "sensitive", "alpha", "shared", "max_drop", "lr")
 _TUNING = ("tune_epochs", "tune_lr")
 _BESIDE_THE_TABLE = (
     "adapt", "stream", "per_corruption", "single", "adapt_batch", "attack", "attack_images", "latency",
@@ -265,7 +265,7 @@ IDENTITIES: dict[str, Identity] = {
     "modularize": Identity(
         modularize,
         ("method", "no_head", "preset"),
-        (*_SEARCH, *_TUNING, "importance", "start", "scale_scores", "alpha", "max_drop", "lr", "patience", *_MACHINE),
+        (*_SEARCH, *_TUNING, "importance", "start", "scale_scores", "patience", *_MACHINE),
     ),
     "compose": Identity(
         compose,

@@ -75,6 +75,15 @@ class Splitter(nn.Module):
         kept = torch.stack([mask.sum() * each for mask, each in zip(self.masks(), times, strict=True)]).sum()
         return kept / sum(values.numel() * each for values, each in zip(self.thresholds, times, strict=True))
 
+    def shared_share(self) -> Tensor:
+        """Return the share of kernels that two different modules both keep, the mean over pairs; 0 for one module."""
+        both, total = self.thresholds[0].new_zeros(()), 0
+        for layer, mask in zip(self.layers, self.masks(), strict=True):
+            both = both + len(layer.convs) * (mask.sum(0).square() - mask.square().sum(0)).sum()
+            total += len(layer.convs) * mask.shape[1]
+        classes = len(self.thresholds[0])
+        return both / (total * max(1, classes * (classes - 1)))
+
     def logits(self, pixels: Tensor) -> Tensor:
         """Return every module's logits (N, modules, classes) for pixels (N, 3, H, W) in [0, 1]."""
         normalize, network = self.frozen
@@ -147,13 +156,19 @@ def _keep_at_least_one(mask: Tensor, values: Tensor) -> Tensor:
     return mask + dead * nearest
 
 
-def splitting_loss(alpha: float) -> Loss:
-    """Return the loss: cross entropy of the scores, plus `alpha` times the kept share while masks are trained."""
+def splitting_loss(alpha: float, shared: float = 0.0) -> Loss:
+    """Return the loss: cross entropy of the scores, plus, while masks are trained, what modules keep.
+
+    That is `alpha` times the share of kernels that a module keeps, and `shared` times that which two modules both keep.
+    """
 
     def value(model: nn.Module, batch: Batch) -> Tensor:
         x, labels = batch
         entropy = F.cross_entropy(model(x), labels)
-        return entropy + alpha * model.kept_share() if x.ndim == 4 else entropy  # type: ignore[operator]
+        if x.ndim != 4:
+            return entropy
+        kept = alpha * model.kept_share()  # type: ignore[operator]
+        return entropy + kept + (shared * model.shared_share() if shared else 0)  # type: ignore[operator]
 
     return value
 

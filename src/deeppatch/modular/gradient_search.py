@@ -26,7 +26,8 @@ WHOLE = ("importance", "ones")  # starts at which all kernels are kept: modules 
 class GradientSearch:
     """Settings of the gradient search (Qi et al., TOSEM 2023).
 
-    `alpha` weighs the share of kernels kept against the cross entropy. Of the epochs whose accuracy on val is less than
+    `alpha` weighs the share of kernels kept against the cross entropy, and `shared` that of kernels that two modules
+    both keep, so that modules have less in common. Of the epochs whose accuracy on val is less than
     `max_drop` points below the whole network's, the one with the smallest modules is chosen. Without `head`, a module
     answers by the logit of its class, or, if `scaled`, by this with a scale and a bias, which are trained with the
     masks, and fitted on val where modules are measured and in the end. `images` is how many images of train are read
@@ -38,6 +39,7 @@ class GradientSearch:
     epochs: int = gradient.EPOCHS
     lr: float = 0.001
     alpha: float = 0.5
+    shared: float = 0.0
     max_drop: float = 1.0
     head: bool = True
     scaled: bool = False
@@ -95,7 +97,7 @@ class GradientSearch:
             splitter,
             gradient.epochs(splitter, train, gradient.BATCH_SIZE, seed, self.epochs),
             replace(on_val, before=strong) if self.start in WHOLE else on_val,
-            loss=gradient.splitting_loss(self.alpha),
+            loss=gradient.splitting_loss(self.alpha, self.shared),
             optimizer=optimizer,
             schedule=schedule,
             checkpoint=checkpoint,

@@ -54,6 +54,7 @@ class Options(StageOptions):
     importance: str = "pooled"
     start: str = "importance"
     alpha: float = 0.5
+    shared: float = 0.0
     max_drop: float = 1.0
     lr: float = 0.001
     no_head: bool = False
@@ -104,6 +105,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--alpha", type=float, default=0.5, metavar="A", help="grad: weight of the kernels kept (default: 0.5)"
+    )
+    group.add_argument(
+        "--shared",
+        type=float,
+        default=0.0,
+        metavar="B",
+        help="grad: weight of the kernels that two modules both keep (default: 0)",
     )
     group.add_argument(
         "--max_drop",
@@ -177,7 +185,7 @@ def problems(options: Options) -> list[str]:
         messages.append(
             f"--sensitive {drop:g} {share:g}: give a drop of accuracy from 0 to below 1, and 0.1, 0.2 ... 0.9"
         )
-    for name in ("alpha", "max_drop", "tune_epochs"):
+    for name in ("alpha", "shared", "max_drop", "tune_epochs"):
         if not 0 <= getattr(options, name) < float("inf"):
             messages.append(f"--{name} {getattr(options, name)}: give 0 or more")
     if not 0 < options.tune_lr < float("inf"):
@@ -187,6 +195,7 @@ def problems(options: Options) -> list[str]:
     if options.method == "ga":
         messages += ["--no_head can only be used with --method grad"] * options.no_head
         messages += ["--scale_scores can only be used with --method grad"] * options.scale_scores
+        messages += ["--shared can only be used with --method grad"] * (options.shared > 0)
         if options.start not in STARTS["ga"]:
             messages.append(f"--start {options.start} can only be used with --method grad")
     elif options.patience is not None:

@@ -26,6 +26,7 @@ def settings_of(context: Context) -> GradientSearch | GeneticSearch:
     return GradientSearch(
         lr=options.lr,
         alpha=options.alpha,
+        shared=options.shared,
         max_drop=options.max_drop,
         head=not options.no_head,
         scaled=options.scale_scores,
