@@ -55,7 +55,9 @@ def run(options: argparse.Namespace) -> int:
     if not ledgers and not ends:
         raise UserError(f"no finished comparison under {options.records}; run the study first")
     ours = options.config.resolve().parent == ROOT / "workflow" / "config"
-    study = Study(options.config.stem if ours else str(options.config), configuration)
+    finished = [folder / RECORD for key in jobs if (folder := folder_of(options.records, key))]
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in finished]
+    study = Study(options.config.stem if ours else str(options.config), configuration, records)
     results = Path(configuration.get("results", options.records / "results"))
     results.parent.mkdir(parents=True, exist_ok=True)
     files = write_ledgers(study, ledgers, results) if ledgers else []
@@ -79,7 +81,7 @@ def parser() -> argparse.ArgumentParser:
 
 @dataclass(frozen=True)
 class Measured:
-    """What one compare job has left: its job, the tidy table of its ledger, networks by name, and its record.
+    """What one compare job has left: its job, the tidy table of its ledger, and networks by name.
 
     `names` has what the study calls each network.
     """
@@ -88,7 +90,6 @@ class Measured:
     folder: Path
     tidy: pd.DataFrame
     networks: Mapping[str, Mapping[str, Any]]
-    record: Mapping[str, Any]
     names: Mapping[str, str]
 
 
@@ -98,39 +99,37 @@ def measured(jobs: Mapping[str, matrix.Job], records: Path) -> Iterator[Measured
         if job.rule != "compare" or (folder := folder_of(records, key)) is None:
             continue
         ledger = json.loads((folder / "ledger.json").read_text(encoding="utf-8"))
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         called = {str(folder_of(records, name)): named(jobs[name]) for name in job.networks}
         output = folder.parents[2]
         names = {ledger["base"]["name"]: BASE}
         for network, row in ledger["networks"].items():
             place = str((output / str(row["facts"].get("file", ""))).resolve().parent)
             names.setdefault(network, called.get(place, network))
-        yield Measured(job, folder, pd.read_csv(folder / "ledger.csv"), ledger["networks"], record, names)
+        yield Measured(job, folder, pd.read_csv(folder / "ledger.csv"), ledger["networks"], names)
 
 
 @dataclass(frozen=True)
 class Ended:
-    """What the last job of a chain has left: the job, its table, and its record."""
+    """What the last job of a chain has left: the job and its table."""
 
     job: matrix.Job
     table: pd.DataFrame
-    record: Mapping[str, Any]
 
 
 def ended(jobs: Mapping[str, matrix.Job], records: Path) -> Iterator[Ended]:
     """Yield what the finished last jobs of chains have left."""
     for key, job in jobs.items():
         if job.chain and (folder := folder_of(records, key)):
-            record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-            yield Ended(job, chains.table(folder, job.about, job.rule), record)
+            yield Ended(job, chains.table(folder, job.about, job.rule))
 
 
 @dataclass(frozen=True)
 class Study:
-    """A study: its name in workflow/config, or its file, and its configuration."""
+    """A study: its name in workflow/config, or its file, its configuration, and the records of its finished jobs."""
 
     name: str
     configuration: Mapping[str, Any]
+    records: Sequence[Mapping[str, Any]]
 
 
 def write_ledgers(study: Study, ledgers: Sequence[Measured], results: Path) -> list[Path]:
@@ -270,9 +269,8 @@ def write(
     paths = [stem.with_name(f"{stem.name}{ending}") for ending in (".csv", ".json")]
     frame.to_csv(paths[0], index=False)
     seeds = sorted({found.job.about["seed"] for found in sources})
-    records = [found.record for found in sources]
-    revisions = list(dict.fromkeys(str(record.get("git") or "unknown") for record in records))
-    machines = [f"{each['hardware']}, threads: {each['threads']}, torch {each['torch']}" for each in records]
+    revisions = list(dict.fromkeys(shortened(record.get("git")) for record in study.records))
+    machines = [f"{each['hardware']}, threads: {each['threads']}, torch {each['torch']}" for each in study.records]
     data = ", ".join(dict.fromkeys(str(found.job.about["data"]) for found in sources))
     facts = {
         "question": study.configuration.get("question", f"What does the study {study.name} find?"),
@@ -287,6 +285,11 @@ def write(
     }
     paths[1].write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return paths
+
+
+def shortened(revision: str | None) -> str:
+    """Return a revision as pages name it, by seven digits."""
+    return f"{revision[:7]}{'-dirty' * revision.endswith('-dirty')}" if revision else "unknown"
 
 
 if __name__ == "__main__":
