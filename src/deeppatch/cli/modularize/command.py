@@ -219,7 +219,6 @@ def run(options: Options) -> None:
     from deeppatch.cli.modularize import report
     from deeppatch.cli.modularize.inputs import settings_of
     from deeppatch.cli.predecessors import base_model
-    from deeppatch.cli.pretrain.report import write_weights
     from deeppatch.modular.analysis import analyse
     from deeppatch.modular.measuring import measure_modules
     from deeppatch.modular.splitting import search
@@ -257,8 +256,7 @@ def run(options: Options) -> None:
                 amp=options.amp,
                 checkpoint=tuning,
             )
-        write_weights(context, model)
-        context.stage.write_table("tuning.csv", table)
+        report.tuned(context, model, table)
     context.stage.write("modules.safetensors", modules.to_bytes())
     with timed("evaluation", watch):
         found = measure_modules(model, modules, data, batch_size=options.batch_size)

@@ -7,10 +7,12 @@ from typing import Any
 import pandas as pd
 
 from deeppatch.cli.context import Context
+from deeppatch.cli.pretrain.report import write_weights
 from deeppatch.modular.analysis import Analysis
 from deeppatch.modular.measuring import ModuleMeasurements
 from deeppatch.progress import info
 from deeppatch.report import module_plots
+from deeppatch.zoo.classifier import Classifier
 
 
 def sensitivity(context: Context, analysis: Analysis) -> None:
@@ -20,6 +22,12 @@ def sensitivity(context: Context, analysis: Analysis) -> None:
     count = min(context.options.sensitivity_images, len(context.splits.val))
     info(f"composed accuracy in percent when modules keep a share of one layer, {count} val images:")
     print(table.to_string(index=False, float_format="%.1f"))
+
+
+def tuned(context: Context, model: Classifier, table: pd.DataFrame) -> None:
+    """Write the network whose kernels were trained through its modules, and the epochs of this."""
+    write_weights(context, model)
+    context.stage.write_table("tuning.csv", table)
 
 
 def modules(context: Context, analysis: Analysis, history: pd.DataFrame, found: ModuleMeasurements) -> dict[str, Any]:
