@@ -48,6 +48,16 @@ def test_a_patch_reads_base_and_ranking_and_is_switched_beside_the_fine_tuned_ne
     assert all(order.index(read) < order.index(key) for key, each in found.items() for read in each.reads.values())
 
 
+def test_a_method_s_own_training_is_told_to_correct_alone():
+    quick = {"crt_method": "patch", "fs_method": "random", "lr": 0.1}
+    found = by_label(jobs({**study(methods=["random", "quick"], ratios=[0.25]), "methods": {"quick": quick}}))
+    corrected, switched = found["correct", "quick-ratio0.25"], found["evaluate", "quick-ratio0.25"]
+    assert "--lr" in corrected.words
+    assert "--lr" not in switched.words
+    assert switched.words == found["evaluate", "random-ratio0.25"].words, "they differ in what they read"
+    assert switched.reads["patch"] == corrected.key != found["evaluate", "random-ratio0.25"].reads["patch"]
+
+
 def test_filters_at_random_and_all_filters_need_no_ranking():
     found = by_label(jobs(study(methods=["random", "patch"], ratios=[0.25, 1])))
     assert found["correct", "random-ratio0.25"].reads.keys() == {"weights"}

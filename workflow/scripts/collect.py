@@ -201,7 +201,8 @@ def blurred(ledgers: Sequence[Measured]) -> pd.DataFrame:
         repairs.levels(found.tidy, found.names, {key: found.job.about[key] for key in (*CELL, "seed")})
         for found in ledgers
     ]
-    return pd.concat(frames, ignore_index=True)
+    there = [frame for frame in frames if len(frame)]
+    return pd.concat(there, ignore_index=True) if there else pd.DataFrame()
 
 
 def differences(ledgers: Sequence[Measured]) -> pd.DataFrame:

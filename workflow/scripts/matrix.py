@@ -20,7 +20,7 @@ sys.path.append(str(Path(__file__).resolve().parents[2] / "src"))  # behind the 
 
 import chains  # noqa: E402
 
-from deeppatch.cli.corrections import TRAINED_CORRECTIONS  # noqa: E402
+from deeppatch.cli.corrections import TRAINED_CORRECTIONS, TRAINING  # noqa: E402
 from deeppatch.cli.locating import roles  # noqa: E402
 from deeppatch.cli.options import DEFAULT_RATIO, RepairOptions  # noqa: E402
 from deeppatch.cli.parsing import parse_stage  # noqa: E402
@@ -264,7 +264,7 @@ class _Cell:
         return self.add("correct", own, _label(name, ratio), about={"method": name, "ratio": ratio})
 
     def _evaluate(self, name: str, ratio: float | None, made: str) -> str:
-        given = {key: value for key, value in self._method(name).items() if key != "epochs"}
+        given = {key: value for key, value in self._method(name).items() if key not in ("epochs", *TRAINING)}
         given |= {} if ratio is None else {"susp_ratio": ratio}
         about = {"method": name, "ratio": ratio, "switched": True}
         return self.add("evaluate", given, _label(name, ratio), made=made, about=about)
