@@ -8,7 +8,7 @@ search, too, and measured; with --tune_epochs once more after its kernels were t
 selective search. The modules correct the weak models of --targets, whose precision, recall and F1 of that class are
 means over these. On CIFAR-10:
 
-python benchmarks/modular_training.py -m simcnn_x0_25 -d cifar10 --images 8000 --train_epochs 60 --batch_size 64
+python benchmarks/modular_training.py -m simcnn_x0_25 -d cifar10 --images 16000 --train_epochs 80 --batch_size 64
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from deeppatch.modular.modularity_loss import (
     train_for_modularity,
 )
 from deeppatch.modular.modules import Modules
-from deeppatch.modular.names import MODULARITY
+from deeppatch.modular.names import MODULARITY, TUNING_LR
 from deeppatch.modular.splitting import split_into_modules
 from deeppatch.modular.tuning import tune_modules
 from deeppatch.storage import sha256
@@ -194,7 +194,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--max_drop", type=float, default=1.0, metavar="POINTS", help="modularize's (default: 1)")
     found.add_argument("--no_head", action="store_true", help="modularize's, of the usual search")
     found.add_argument("--tune_epochs", type=int, default=0, metavar="N", help="modularize's (default: 0)")
-    found.add_argument("--tune_lr", type=float, default=0.005, metavar="X", help="modularize's (default: 0.005)")
+    found.add_argument("--tune_lr", type=float, default=TUNING_LR, metavar="X", help="modularize's")
     found.add_argument(
         "--targets", type=int, nargs="*", default=[0, 1, 2], metavar="N", help="classes of weak models (default: 0 1 2)"
     )

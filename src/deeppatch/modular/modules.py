@@ -17,7 +17,7 @@ from deeppatch.errors import StaleArtifact
 from deeppatch.modular.composition import dissimilarity
 from deeppatch.modular.extract import extract
 from deeppatch.modular.heads import Heads, Scales
-from deeppatch.modular.layers import layers_to_split
+from deeppatch.modular.layers import Layer, layers_to_split
 from deeppatch.zoo.classifier import Classifier, device_of
 
 
@@ -103,16 +103,21 @@ class Modules:
         Raises:
             StaleArtifact: When another classifier was split.
         """
-        model = as_classifier(model)
-        if state_digest(model.state_dict()) != self.base:
-            raise StaleArtifact("the modules were made of other base weights; run modularize for these")
+        model, layers = as_classifier(model), self.layers(model, example)
         device = device_of(model)
-        layers = layers_to_split(model.network, model.normalize(example.to(device)))
-        if {layer.name: layer.kernels for layer in layers} != {name: mask.shape[1] for name, mask in self.kept.items()}:
-            raise StaleArtifact("the modules do not fit the network's layers; run modularize again")
         small = extract(model.network, layers, [self.kept[layer.name][label].to(device) for layer in layers])
         head = self.heads.only(label) if self.heads else None
         return ClassModule(copy.deepcopy(model.normalize), small, label, head).to(device)
+
+    def layers(self, model: nn.Module, example: Tensor) -> list[Layer]:
+        """Return the layers of kernels of the classifier that was split; StaleArtifact where it is another one."""
+        model = as_classifier(model)
+        if state_digest(model.state_dict()) != self.base:
+            raise StaleArtifact("the modules were made of other base weights; run modularize for these")
+        layers = layers_to_split(model.network, model.normalize(example.to(device_of(model))))
+        if {layer.name: layer.kernels for layer in layers} != {name: mask.shape[1] for name, mask in self.kept.items()}:
+            raise StaleArtifact("the modules do not fit the network's layers; run modularize again")
+        return layers
 
     def composed(self, model: nn.Module, example: Tensor) -> ComposedModules:
         """Return all modules as one classifier, which predicts the class of highest score (see `member`)."""

@@ -16,12 +16,13 @@ from deeppatch.artifacts import Checkpoint, state_digest
 from deeppatch.data.dataset import Data
 from deeppatch.distributed.data_parallel import Batch
 from deeppatch.modular.extract import extract
-from deeppatch.modular.layers import Layer, layers_to_split
+from deeppatch.modular.layers import Layer
 from deeppatch.modular.modules import Modules, as_classifier
+from deeppatch.modular.names import TUNING_LR
 from deeppatch.training import accuracy_on, clean_epochs, fit, seeded, sgd
 from deeppatch.zoo.classifier import Classifier, device_of
 
-EPOCHS, LR = 10, 0.005
+EPOCHS = 10
 
 
 class SharedModules(nn.Module):
@@ -60,7 +61,7 @@ def tune_modules(
     data: Data,
     *,
     epochs: int = EPOCHS,
-    lr: float = LR,
+    lr: float = TUNING_LR,
     batch_size: int = 64,
     seed: int = 2021,
     amp: bool = False,
@@ -91,9 +92,7 @@ def tune_modules(
     """
     strong = copy.deepcopy(as_classifier(model))
     data = data.to(device_of(strong))
-    modules.member(strong, data.example, 0)  # raises where another classifier was split
-    layers = layers_to_split(strong.network, strong.normalize(data.example))
-    shared = SharedModules(strong, modules, layers)
+    shared = SharedModules(strong, modules, modules.layers(strong, data.example))
     streams = clean_epochs(
         data.train, epochs=epochs, batch_size=batch_size, seed=seed, augment=data.crop, mirror=data.mirror
     )

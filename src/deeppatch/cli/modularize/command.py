@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from deeppatch.cli.declared import Folder
 from deeppatch.cli.options import StageOptions
-from deeppatch.modular.names import GRADIENT_PRESETS, IMPORTANCES, METHODS, PRESETS, STARTS
+from deeppatch.modular.names import GRADIENT_PRESETS, IMPORTANCES, METHODS, PRESETS, STARTS, TUNING_LR
 from deeppatch.modular.presets import PUBLISHED_GRADIENT, READ_BEFORE_POOLING
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Options(StageOptions):
     preset: str = "auto"
     patience: int | None = None
     tune_epochs: int = 0
-    tune_lr: float = 0.005
+    tune_lr: float = TUNING_LR
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -165,7 +165,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "they are of beside them (default: 0)",
     )
     group.add_argument(
-        "--tune_lr", type=float, default=0.005, metavar="X", help="learning rate of --tune_epochs (default: 0.005)"
+        "--tune_lr",
+        type=float,
+        default=TUNING_LR,
+        metavar="X",
+        help=f"learning rate of --tune_epochs (default: {TUNING_LR})",
     )
 
 
