@@ -124,8 +124,12 @@ def test_it_is_exported_as_one_file_that_answers_the_same(done):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     few = "digits:0+digits:5"  # modules of all ten would take the exporter five times as long
-    done.ran(f"compose --onnx --assemble {' '.join(map(str, done.split))}", few)
+    line = f"compose --from {' '.join(map(str, done.split))}"  # GradSplitter's words, for --assemble and -d
+    done.ran(f"{line} --classes digits:0 digits:5")
+    done.ran(f"{line} --classes digits:0 digits:5 --onnx -r")
     (path,) = done.output.rglob("assembled.onnx")
+    assert len(list(path.parent.parent.glob("compose-assembled*"))) == 1, "the same classifier, now as ONNX, too"
+    assert "finished already" in done.ran(f"{line} --onnx -r", few)
     pixels = to_float(dp.load_data(few, limit=20).test.pixels[:7])
     session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
     (scores,) = session.run(None, {"pixels": pixels.numpy()})
@@ -141,6 +145,8 @@ def test_it_is_exported_as_one_file_that_answers_the_same(done):
         ("compose --no_calibration -m simcnn -d digits", "--no_calibration goes with --assemble"),
         ("compose --onnx -m simcnn -d digits", "--onnx goes with --assemble"),
         ("compose --assemble .", ". was not left by modularize; give folders of finished runs of it"),
+        ("compose --assemble", "--assemble: name the folders that modularize has left"),
+        ("compose --assemble {first} {first}/", "{first}: give each folder once"),
         ("compose --assemble nowhere", "nowhere: No such file or directory; check the path"),
         ("compose -d digits:0-5 --assemble {first}", "class 5: no model has it (1 simcnn_svhn_weak on digits:0-4: 0, "),
         ("compose -d digits:0,17 --assemble {first}", "digits has no class 17"),
@@ -149,5 +155,5 @@ def test_it_is_exported_as_one_file_that_answers_the_same(done):
 def test_a_mistake_is_one_line(done, line, message):
     result = done.run(line.format(first=done.split[0]))
     assert result.status == 2
-    assert message in result.err
+    assert message.format(first=done.split[0]) in result.err
     assert result.err.count("\n") == 1

@@ -433,6 +433,8 @@ def test_modules_of_a_tuned_network_bring_it_along(done, tmp_path, search):
     (folder,) = [path.parent for path in place.runs().root.glob("modularize-grad*/tuning.csv")]
     table, metrics = pd.read_csv(folder / "tuning.csv"), json.loads((folder / "metrics.json").read_text())
     assert table["epoch"].tolist() == [0, 1, 2]
+    split_network = json.loads((place.folder("pretrain") / "metrics.json").read_text())["accuracy_percent"]["clean"]
+    assert metrics["split_network_accuracy_percent"] == pytest.approx(split_network)
     weights = folder / "weights.safetensors"
     modules = Modules.from_bytes((folder / "modules.safetensors").read_bytes(), folder)
     assert modules.base == state_digest(restored(weights).state_dict())
@@ -447,6 +449,11 @@ def test_modules_of_a_tuned_network_bring_it_along(done, tmp_path, search):
         (left,) = place.runs().root.glob("compose-assembled*")
         accuracies = json.loads((left / "metrics.json").read_text())["accuracy_percent"]
         assert accuracies["best base model"] == pytest.approx(metrics["strong_accuracy_percent"])
+    alone = tmp_path / "modules.safetensors"
+    alone.write_bytes((folder / "modules.safetensors").read_bytes())
+    without = place.run(f"compose {head} {WEAK} --target 1 --modules {alone}")
+    assert (without.status, without.err.count("\n")) == (2, 1), without.err
+    assert "no network of these modules lies beside it" in without.err
     weights.write_bytes(b"damaged")
     broken = place.run(f"compose {head} {WEAK} --target 1 --modules {folder / 'modules.safetensors'}")
     assert (broken.status, broken.err.count("\n")) == (2, 1), broken.err

@@ -25,6 +25,15 @@ def test_it_trains_with_the_loss_and_says_how_modular_the_network_is(tmp_path, l
     assert all(each["weights"].startswith("trained here") for each in found.values())
 
 
+def test_a_network_that_learns_nothing_is_told_so_and_not_taken_for_given_weights(tmp_path, launch):
+    words = [*FIXED.split(), "--output_dir", str(tmp_path), "--modular", "--modular_weights", "0", "0", "9", "-e", "2"]
+    result = launch("eval", words)
+    assert (result.status, result.err) == (0, "")
+    assert "is what guessing one of 10 classes reaches; train longer (--epochs)" in result.out
+    assert "doctor" not in result.out
+    assert "weights were trained with" not in result.out
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

@@ -130,6 +130,9 @@ def test_a_patch_on_top_of_the_network_of_sensei_and_its_neighbours(corrected):
         assert 0 <= everywhere["overall"] <= share["overall"] <= 100
         assert share["overall"] == pytest.approx(sum(share[f"spatial-{level}"] for level in range(1, 6)) / 5)
     assert corrected.at(f"{report}/neighbours.csv").exists()
+    other = corrected.at("pretrain")
+    said = corrected.refused(f"select -f activation -p SS-DP --base_from {other}")
+    assert f"{other} was left by pretrain, not by correct" in said
     assert corrected.refused(f"switch -f activation --base_from {base} --neighbours 2") == (
         "--neighbours can only be used with -n spatial, which draws other versions of an image"
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,24 +39,25 @@ def given(published) -> list[str]:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, cifar10, published) -> Callable[..., Path]:
-    """`run(script, *arguments)` runs a stage on the published weights and returns the folder of its model."""
+    """`run(script, *arguments)` runs a stage on the published weights, as published, and returns the model's folder."""
     output = tmp_path_factory.mktemp("decomposing")
-    folder = output / "cifar10" / "resnet20a"
-    fixed = ["-m", "resnet20a", "-d", "cifar10", "--data_dir", str(cifar10), "--output_dir", str(output)]
+    fixed = [
+        "--weights",
+        str(published / "resnet20-12fca82f.th"),
+        "--data_dir",
+        str(cifar10),
+        "--output_dir",
+        str(output),
+    ]
 
-    weights = output / "weights.safetensors"
-
-    def started(script: str, *arguments: str, base: Path = weights) -> Path:
+    def started(script: str, *arguments: str) -> Path:
         threads = torch.get_num_threads()
         try:
-            assert guarded(script, [*arguments, *fixed, "--weights", str(base)], PREFIX) == 0
+            assert guarded(script, [*arguments, *fixed], PREFIX) == 0
         finally:
             torch.set_num_threads(threads)
-        return folder
+        return output / "cifar10" / "resnet20a"
 
-    started("eval", "--limit", "500", base=published / "resnet20-12fca82f.th")
-    # normalisation included; by itself, for a run's record would say that it saw 500 images
-    shutil.copy(next(folder.glob("pretrain-*/weights.safetensors")), weights)
     return started
 
 
@@ -67,7 +67,7 @@ def content(folder: Path, pattern: str) -> dict:
 
 
 def test_accuracy_whole_and_decomposed_over_all_test_images(run, given):
-    folder = run("decompose", "validate", "-i", *given)
+    folder = run("decompose", "validate", "resnet20", "-i", *given, "--gpu", "0")
     measured = content(folder, "decompose-validate-given-*/metrics.json")
     assert measured["test_images"] == 10_000
     accuracy = {row["head"]: row["accuracy_percent"] for row in measured["heads"]}
@@ -76,7 +76,7 @@ def test_accuracy_whole_and_decomposed_over_all_test_images(run, given):
 
 
 def test_all_nine_figures_of_mutual_information(run, given, published):
-    folder = run("decompose", "mutual-info", "-i", *given, "--csg", str(published / "best_save_CSG.pth"))
+    folder = run("decompose", "mutual-info", "resnet20", "-i", *given, "--csg", str(published / "best_save_CSG.pth"))
     rows = content(folder, "decompose-mutual-info-given-*/mutual-info.json")["sets"]
     found = {(row["set"].rsplit(",", 1)[0], row["k"]): row["mean_mutual_information_nats"] for row in rows}
     for k, (ours, lowest, highest) in INFORMATION.items():
@@ -87,6 +87,6 @@ def test_all_nine_figures_of_mutual_information(run, given, published):
 
 def test_our_own_extraction_from_all_training_images_is_the_published_one(run, given):
     """Cropped and mirrored, as in training, the images give the very sets of k = 5; RESULTS has the plain ones."""
-    folder = run("influence", "-k", "5", "--augment", "--compare", given[0])
+    folder = run("influence", "-m", "resnet20a", "-d", "cifar10", "-k", "5", "--augment", "--compare", given[0])
     measured = content(folder, "influence-augment*/influence.json")
     assert measured["compared"][f"{SETS[5]}.json"] == [5] * 10

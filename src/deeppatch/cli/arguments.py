@@ -14,6 +14,7 @@ from deeppatch.localization.names import RANKINGS, SIDES
 from deeppatch.patching.names import PUBLISHED_PATCHES, UNITS
 from deeppatch.report.names import SINKS
 from deeppatch.retrain.names import METHODS, STATISTICS_OF_PATCH
+from deeppatch.storage import read_record
 from deeppatch.zoo.names import ARCHITECTURE_NAMES, FORMS, check_model
 
 
@@ -180,10 +181,17 @@ def add_number(
     group.add_argument(*names, type=kind, default=default, metavar="N" if kind is int else "X", help=what)
 
 
-def network_file(text: str) -> Path:
-    """Return the file of a network's weights: what is named, or the one in the folder that is."""
+def corrected_file(text: str) -> Path:
+    """Return the file of a corrected network's weights: what is named, or the one in the folder that is.
+
+    ArgumentTypeError for what another stage than correct has left.
+    """
     path = Path(text)
-    return path / "weights.safetensors" if path.is_dir() else path
+    file = path / "weights.safetensors" if path.is_dir() else path
+    record = read_record(file.parent)
+    if record is not None and record.get("stage") != "correct":
+        raise argparse.ArgumentTypeError(f"{text} was left by {record.get('stage')}, not by correct")
+    return file
 
 
 def _reporting(read: Callable[[str], str | None]) -> Callable[[str], str | None]:
@@ -264,7 +272,7 @@ def _add_repair(parser: argparse.ArgumentParser) -> None:
     stages.add_argument(
         "--base_from",
         dest="weights",
-        type=network_file,
+        type=corrected_file,
         metavar="PATH",
         help="start from a corrected network: the folder that correct left for a whole network, as with -c sensei, or "
         "the file in it; the same as --base FILE",

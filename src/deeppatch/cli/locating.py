@@ -279,7 +279,7 @@ def _difference(role: Role, record: dict[str, Any], reader: Any, read: Mapping[s
     compared |= {name: usual.get(name) for name in identity.hashed}
     compared |= {
         name: getattr(reader, name, None)
-        for name in ("bias", "split_digest", "seed", "val_share", "limit", "image_size", "resize")
+        for name in (*PLAIN_DEGRADATION, "bias", "split_digest", "seed", "val_share", "limit", "image_size", "resize")
     }
     found = [
         f"{name} {settings[name]}"

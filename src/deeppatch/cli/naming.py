@@ -30,7 +30,7 @@ IN_SUFFIX = (
     "image_size", "resize",
 )  # fmt: skip
 # options that cannot change a result beyond rounding, or that say where things are
-INCIDENTAL = ("device", "gpu", "mem", "data_dir", "output_dir", "resume", "sink")
+INCIDENTAL = ("device", "gpu", "mem", "data_dir", "output_dir", "resume", "sink", "onnx")
 # what says which artifact is meant, and bookkeeping
 NO_SETTINGS = (
     "model", "dataset", "weights", "ranking", "patch", "finetuned", "switched", "router_file", "modules", "selection",
@@ -270,7 +270,7 @@ IDENTITIES: dict[str, Identity] = {
     "compose": Identity(
         compose,
         ("method", "no_head", "preset", "fit", "weak", "target", "join"),
-        ("weak_epoch", "assemble", "no_calibration", "onnx", *_MACHINE),
+        ("weak_epoch", "assemble", "no_calibration", *_MACHINE),
     ),
     "annotate": Identity(_annotate, _CHOICE, _MACHINE),
     "compare": Identity(

@@ -21,6 +21,7 @@ from deeppatch.retrain.bank import Bank
 from deeppatch.storage import read_given
 from deeppatch.zoo import weights
 from deeppatch.zoo.classifier import Classifier
+from deeppatch.zoo.normalisation import FROM_FILE, NONE, choose_normalisation
 
 
 def base_model(context: Context) -> Classifier:
@@ -74,13 +75,21 @@ def restore(context: Context, state: dict[str, Tensor], origin: Path) -> Classif
     """Build the classifier whose state dict a stage left."""
     if any(name.startswith("channels/") for name in state):
         raise WrongWeights(f"{origin} is a patch, not the weights of a network; give it with --patch")
-    normalisation = weights.saved_normalisation(state, origin)
-    if normalisation is None:
+    normalisation = choose_normalisation(
+        saved=weights.saved_normalisation(state, origin),
+        entry=context.architecture.published.get(context.options.dataset),
+        library=context.architecture.normalisation,
+    )
+    if normalisation.origin == NONE:
         command = f"{context.command('pretrain')} --weights {shlex.quote(str(origin))}"
-        raise WrongWeights(f"{origin} carries no normalisation; pass it through: {command}")
+        raise WrongWeights(
+            f"{origin} carries no normalisation; give the weights.safetensors with one, which this leaves: {command}"
+        )
+    if normalisation.origin != FROM_FILE:
+        info(f"{origin} carries no normalisation: taken as {normalisation.origin}")
     network = context.new_network()
     weights.load_network(network, weights.network_state(state), origin)
-    return context.place(Classifier(network, *normalisation))
+    return context.place(Classifier(network, normalisation.mean, normalisation.std))
 
 
 def load_patch(context: Context, model: Classifier) -> Patch:

@@ -87,6 +87,13 @@ class ModuleMeasurements:
         )
 
 
+def test_accuracy(model: nn.Module, data: Data, *, batch_size: int = 256) -> float:
+    """Return the accuracy of a classifier on the part `test` of some data, in [0, 1]."""
+    test = views.clean(data.to(device_of(model)).test, batch_size)
+    with eval_mode(model):
+        return accuracy(predict(model, test, label="network that was split"), test.labels)
+
+
 def measure_modules(
     model: nn.Module, modules: Modules, data: Data, *, batch_size: int = 256, amp: bool = False
 ) -> ModuleMeasurements:

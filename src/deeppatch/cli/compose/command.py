@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from deeppatch.cli.arguments import model_name
 from deeppatch.cli.declared import Folder
@@ -71,6 +72,14 @@ class Options(StageOptions):
     onnx: bool = False
 
 
+class JoinedClasses(argparse.Action):
+    """Set -d to the classes of several data sets."""
+
+    def __call__(self, _parser: object, namespace: argparse.Namespace, values: Any, _option: str | None = None) -> None:
+        """Join them by the sign that -d reads."""
+        namespace.dataset = "+".join(values)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this stage."""
     group = parser.add_argument_group("compose")
@@ -112,11 +121,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--assemble",
+        "--from",
         type=Path,
-        nargs="+",
+        nargs="*",
         metavar="FOLDER",
         help="folders that modularize left, of whose modules a classifier for -d is made, instead of correcting a weak "
         "model",
+    )
+    group.add_argument(
+        "--classes",
+        dest="dataset",
+        action=JoinedClasses,
+        nargs="+",
+        default=argparse.SUPPRESS,
+        metavar="DATA:CLASSES",
+        help="the same as -d with a + between these: --classes digits:0-4 svhn:5-9 is -d digits:0-4+svhn:5-9",
     )
     group.add_argument(
         "--no_calibration",
@@ -158,7 +177,11 @@ def _problems_of_assembling(options: Options) -> list[str]:
     """Return the options of the other use of this stage, and folders that were not left by modularize."""
     idle = ("target", "fit", "weak", "join", "weak_epoch", "method", "no_head", "preset", "modules")
     given = [name for name in idle if getattr(options, name) != options.defaults.get(name)]
-    return [f"--{name} is of no use with --assemble: leave it out" for name in given]
+    messages = [f"--{name} is of no use with --assemble: leave it out" for name in given]
+    messages += ["--assemble: name the folders that modularize has left"] * (not options.assemble)
+    folders = [folder.resolve() for folder in options.assemble or []]
+    twice = [folder for folder in dict.fromkeys(folders) if folders.count(folder) > 1]
+    return messages + [f"--assemble {folder}: give each folder once" for folder in twice]
 
 
 def run(options: Options) -> None:
@@ -183,7 +206,9 @@ def run_assembling(options: Options) -> None:
         installed()
     models = assembling.split_models(context, options.assemble)
     others = assembling.trained_for_the_task(context)
-    if context.already_finished():
+    if options.resume and options.onnx and not (context.stage.folder / "assembled.onnx").exists():
+        context.begin()  # a run that has finished without this file
+    elif context.already_finished():
         return
     batch_size, amp = options.batch_size, options.amp
     assembled = assemble(models, context.data, calibrate=not options.no_calibration, batch_size=batch_size, amp=amp)

@@ -16,7 +16,7 @@ from deeppatch.cli.parsing import parse
 from deeppatch.cli.predecessors import given_or_read, restore
 from deeppatch.cli.pretrain import command as pretrain
 from deeppatch.data.names import MIXES
-from deeppatch.errors import OtherBase, UserError
+from deeppatch.errors import StaleArtifact, UserError
 from deeppatch.modular.modules import Modules
 from deeppatch.modular.weak_networks import FITS, mix_of, published_weak_network
 from deeppatch.progress import info
@@ -39,7 +39,10 @@ def read_modules(context: Context, base: Classifier) -> tuple[Classifier, Module
     if modules.base != state_digest(base.state_dict()):
         strong = _tuned(context, path.with_name(TUNED)) or base
     if modules.base != state_digest(strong.state_dict()):
-        raise OtherBase(path, command)
+        raise StaleArtifact(
+            f"{path} was made on other weights than those of the base, and no network of these modules lies beside it, "
+            f"as modularize --tune_epochs leaves it in {TUNED}; copy that file there, or split the base: {command}"
+        )
     info(f"inherited {path} ({modules.classes} modules)")
     return strong, modules, sha256(content)
 

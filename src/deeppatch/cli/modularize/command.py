@@ -224,7 +224,7 @@ def run(options: Options) -> None:
     from deeppatch.cli.modularize.inputs import settings_of
     from deeppatch.cli.predecessors import base_model
     from deeppatch.modular.analysis import analyse
-    from deeppatch.modular.measuring import measure_modules
+    from deeppatch.modular.measuring import measure_modules, test_accuracy
     from deeppatch.modular.splitting import search
     from deeppatch.modular.tuning import tune_modules
 
@@ -248,8 +248,10 @@ def run(options: Options) -> None:
         report.sensitivity(context, analysis)
     with timed("search", watch):
         modules = search(analysis, data, settings_of(context), amp=options.amp, seed=options.seed, checkpoint=searching)
+    untuned = None
     if options.tune_epochs:
         with timed("tuning", watch):
+            untuned = test_accuracy(model, data, batch_size=options.batch_size)
             model, modules, table = tune_modules(
                 model,
                 modules,
@@ -265,7 +267,7 @@ def run(options: Options) -> None:
     with timed("evaluation", watch):
         found = measure_modules(model, modules, data, batch_size=options.batch_size)
         assert modules.history is not None
-        facts = report.modules(context, analysis, modules.history, found)
+        facts = report.modules(context, analysis, modules.history, found, untuned)
     context.stage.write_json("metrics.json", facts)
     context.stage.finish()
     for checkpoint in checkpoints:

@@ -30,8 +30,13 @@ def tuned(context: Context, model: Classifier, table: pd.DataFrame) -> None:
     context.stage.write_table("tuning.csv", table)
 
 
-def modules(context: Context, analysis: Analysis, history: pd.DataFrame, found: ModuleMeasurements) -> dict[str, Any]:
-    """Write and print the tables and plots of modules and of their search, and return the metrics."""
+def modules(
+    context: Context, analysis: Analysis, history: pd.DataFrame, found: ModuleMeasurements, untuned: float | None
+) -> dict[str, Any]:
+    """Write and print the tables and plots of modules and of their search, and return the metrics.
+
+    `untuned` is the accuracy of the network that was split, where its kernels were trained through the modules then.
+    """
     options, stage, names = context.options, context.stage, found.classes
     table = found.table()
     stage.write_table("modules.csv", table)
@@ -48,7 +53,7 @@ def modules(context: Context, analysis: Analysis, history: pd.DataFrame, found: 
         "search.png",
         module_plots.search(history, found.val_accuracy, f"search of modules by {options.method}: {title}"),
     )
-    facts = {
+    facts: dict[str, Any] = {
         "method": options.method,
         "test_images": found.test_images,
         "limit": options.limit,
@@ -65,8 +70,11 @@ def modules(context: Context, analysis: Analysis, history: pd.DataFrame, found: 
     }
     shown = table[["class", "kernels_kept_percent", "multiply_adds_percent"]]
     print(shown.to_string(index=False, float_format="%.1f"))
+    if untuned is not None:
+        facts["split_network_accuracy_percent"] = 100 * untuned
+    before = "" if untuned is None else f"{100 * untuned:.2f} % of the network that was split; after tuning "
     info(
-        f"test accuracy {facts['strong_accuracy_percent']:.2f} % strong, "
+        f"test accuracy {before}{facts['strong_accuracy_percent']:.2f} % strong, "
         f"{facts['composed_accuracy_percent']:.2f} % composed"
     )
     cost = f"{facts['multiply_adds_percent']:.1f} % of the multiply-adds"

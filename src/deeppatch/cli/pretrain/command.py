@@ -222,7 +222,7 @@ def run_pretrained(options: Options, context: Context) -> None:
         facts = {"weights": f"{weights.path.name}, {weights.origin}"}
     write_weights(context, model)
     write_partition(context)
-    report(context, model, facts)
+    report(context, model, facts, trained=weights is None)
     context.stage.finish()
     context.checkpoint().remove()
     halfway.remove()

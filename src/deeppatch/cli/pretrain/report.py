@@ -39,15 +39,15 @@ def write_weights(context: Context, model: Classifier) -> None:
     context.stage.write("weights.safetensors", tensors_to_bytes(model.state_dict(), context.about))
 
 
-def report(context: Context, model: nn.Module, facts: dict[str, Any]) -> None:
-    """Measure on test, print, and write metrics."""
+def report(context: Context, model: nn.Module, facts: dict[str, Any], *, trained: bool = False) -> None:
+    """Measure on test, print, and write metrics; `trained` tells whether the network was trained in this run."""
     options, test = context.options, context.splits.test
     batches = {"batch_size": options.batch_size, "amp": options.amp}
     correct = correct_by_level(model, test, context.corruption, **batches)
     measured = metrics.accuracies(correct, context.corruption.level_names, "blurred")
     check = None
     entry = published(context)
-    is_given = options.state == "pretrained" and not options.train
+    is_given = options.state == "pretrained" and not trained
     if is_given and entry and entry.top1 and isinstance(model, Classifier):
         check = check_normalisation(
             model,
@@ -58,7 +58,9 @@ def report(context: Context, model: nn.Module, facts: dict[str, Any]) -> None:
             batch_size=options.batch_size,
         )
     chance = metrics.at_chance(measured["clean"], len(test), len(context.source.classes))
-    if chance and not options.train and isinstance(model, Classifier):
+    if chance and trained:
+        warn_of_training(context, measured["clean"])
+    elif chance and isinstance(model, Classifier):
         warn_of_chance(context, model, measured["clean"])
     context.stage.write_json(
         "metrics.json",
@@ -79,6 +81,18 @@ def report(context: Context, model: nn.Module, facts: dict[str, Any]) -> None:
     by_type = write_degradations(context, {name: correct}, None if unseen is None else {name: unseen})
     print(scores.format_table(frame) if by_type is None else by_type)
     info(f"accuracy in percent on {len(test)} test images; written to {context.stage.folder}")
+
+
+def warn_of_training(context: Context, percent: float) -> None:
+    """Log that a network that was trained here is not better than guessing on clean images."""
+    advice = "train longer (--epochs), or with another --lr"
+    if context.options.modular:
+        advice += (
+            ", or with smaller --modular_weights: history.csv has each epoch, and these weights rise from a quarter"
+        )
+        advice += " of the training on"
+    classes = len(context.source.classes)
+    info(f"WARNING: {percent:.2f} % on clean images is what guessing one of {classes} classes reaches; {advice}")
 
 
 def warn_of_chance(context: Context, model: Classifier, percent: float) -> None:
