@@ -222,7 +222,7 @@ def test_weights_without_normalisation_are_sent_through_pretrain(empty, tmp_path
     safetensors.torch.save_file(ARCHITECTURES["resnet8"](3).state_dict(), path)
     said = empty.refused(f"correct -c finetune --crt_epoch 1 --weights {path}")
     assert stands_alone(said, path)
-    command = said.split("; pass it through: ")[1]
+    command = said.split(", which this leaves: ")[1]
     assert empty.type_in(f"{command} --device cpu").status == 0
     empty.ran("correct -c finetune --crt_epoch 1")
 
@@ -231,7 +231,7 @@ def test_a_torch_checkpoint_is_no_damaged_file_to_the_later_stages(empty, tmp_pa
     path = save(tmp_path / "mine.pt", "resnet8", 3)
     said = empty.run(f"correct -c finetune --crt_epoch 1 --weights {path}").err
     assert "delete" not in said
-    assert said == "" or f"pass it through: python src/eval.py -m resnet8 -d folder:{empty.data}" in said
+    assert said == "" or f"which this leaves: python src/eval.py -m resnet8 -d folder:{empty.data}" in said
 
 
 # artifacts that are damaged, or of another base

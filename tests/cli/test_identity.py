@@ -90,7 +90,7 @@ def changed(action: argparse.Action, file: str) -> str:
     if action.choices:
         choices = [*sorted(str(each) for each in action.choices), NO_OTHER_CHOICE]
         return f"{flag} {next(each for each in choices if each != str(action.default))}"
-    if action.type is not None and getattr(action.type, "__name__", "") in ("Path", "network_file"):
+    if action.type is not None and getattr(action.type, "__name__", "") in ("Path", "corrected_file"):
         return f"{flag} {file}"
     special = {
         "dataset": "cifar10", "target": "3", "join": "outlier", "budget": "7", "sensitive": "0.1 0.4", "race": "0.2",
@@ -136,7 +136,7 @@ def test_an_option_changes_the_identity_or_cannot_change_the_result(stage, actio
 
 
 def test_the_short_list_of_what_changes_nothing():
-    assert naming.INCIDENTAL == ("device", "gpu", "mem", "data_dir", "output_dir", "resume", "sink")
+    assert naming.INCIDENTAL == ("device", "gpu", "mem", "data_dir", "output_dir", "resume", "sink", "onnx")
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from deeppatch.cli.corrections import corrected_file
 from deeppatch.cli.options import DEFAULT_RATIO, DEFAULT_SEED
 from deeppatch.data import corruption_names, names
 from deeppatch.errors import UserError
@@ -14,7 +15,6 @@ from deeppatch.localization.names import RANKINGS, SIDES
 from deeppatch.patching.names import PUBLISHED_PATCHES, UNITS
 from deeppatch.report.names import SINKS
 from deeppatch.retrain.names import METHODS, STATISTICS_OF_PATCH
-from deeppatch.storage import read_record
 from deeppatch.zoo.names import ARCHITECTURE_NAMES, FORMS, check_model
 
 
@@ -179,19 +179,6 @@ def add_number(
 ) -> None:
     """Add an option that takes a number, a whole one N, or X with another `kind`; its help says `what` it is."""
     group.add_argument(*names, type=kind, default=default, metavar="N" if kind is int else "X", help=what)
-
-
-def corrected_file(text: str) -> Path:
-    """Return the file of a corrected network's weights: what is named, or the one in the folder that is.
-
-    ArgumentTypeError for what another stage than correct has left.
-    """
-    path = Path(text)
-    file = path / "weights.safetensors" if path.is_dir() else path
-    record = read_record(file.parent)
-    if record is not None and record.get("stage") != "correct":
-        raise argparse.ArgumentTypeError(f"{text} was left by {record.get('stage')}, not by correct")
-    return file
 
 
 def _reporting(read: Callable[[str], str | None]) -> Callable[[str], str | None]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
+from pathlib import Path
 from typing import Any
 
 from deeppatch.cli.options import DEFAULT_RATIO
 from deeppatch.patching.names import PUBLISHED_PATCHES
 from deeppatch.retrain.names import PEERS, STATISTICS_OF_PATCH
+from deeppatch.storage import read_record
 
 # how a correction is trained
 TRAINING = ("lr", "momentum", "weight_decay", "crt_epoch")
@@ -27,6 +30,19 @@ OF_CORRECTION: dict[str, tuple[str, ...]] = {
     **{each: tuple(p for p in PEERS if each in PEER_OPTIONS[p]) for own in PEER_OPTIONS.values() for each in own},
     **{each: ("sensei", "patch") for each in PEER_OPTIONS["sensei"]},  # a patch with --train_on sensei
 }  # fmt: skip
+
+
+def corrected_file(text: str) -> Path:
+    """Return the file of a corrected network's weights: what is named, or the one in the folder that is.
+
+    ArgumentTypeError for what another stage than correct has left.
+    """
+    path = Path(text)
+    file = path / "weights.safetensors" if path.is_dir() else path
+    record = read_record(file.parent)
+    if record is not None and record.get("stage") != "correct":
+        raise argparse.ArgumentTypeError(f"{text} was left by {record.get('stage')}, not by correct")
+    return file
 
 
 def estimates_only(options: Any) -> bool:
