@@ -41,7 +41,9 @@ def corrected_file(text: str) -> Path:
     file = path / "weights.safetensors" if path.is_dir() else path
     record = read_record(file.parent)
     if record is not None and record.get("stage") != "correct":
-        raise argparse.ArgumentTypeError(f"{text} was left by {record.get('stage')}, not by correct")
+        raise argparse.ArgumentTypeError(
+            f"{text} was left by {record.get('stage')}, not by correct; --base starts from any network"
+        )
     return file
 
 

@@ -87,7 +87,7 @@ class ModuleMeasurements:
         )
 
 
-def test_accuracy(model: nn.Module, data: Data, *, batch_size: int = 256) -> float:
+def accuracy_on_test(model: nn.Module, data: Data, *, batch_size: int = 256) -> float:
     """Return the accuracy of a classifier on the part `test` of some data, in [0, 1]."""
     test = views.clean(data.to(device_of(model)).test, batch_size)
     with eval_mode(model):

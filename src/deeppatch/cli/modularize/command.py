@@ -224,7 +224,7 @@ def run(options: Options) -> None:
     from deeppatch.cli.modularize.inputs import settings_of
     from deeppatch.cli.predecessors import base_model
     from deeppatch.modular.analysis import analyse
-    from deeppatch.modular.measuring import measure_modules, test_accuracy
+    from deeppatch.modular.measuring import accuracy_on_test, measure_modules
     from deeppatch.modular.splitting import search
     from deeppatch.modular.tuning import tune_modules
 
@@ -251,7 +251,7 @@ def run(options: Options) -> None:
     untuned = None
     if options.tune_epochs:
         with timed("tuning", watch):
-            untuned = test_accuracy(model, data, batch_size=options.batch_size)
+            untuned = accuracy_on_test(model, data, batch_size=options.batch_size)
             model, modules, table = tune_modules(
                 model,
                 modules,
