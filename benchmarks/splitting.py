@@ -62,21 +62,23 @@ def network(options: argparse.Namespace, data: Data, seed: int) -> nn.Module:
 
 def variants(options: argparse.Namespace) -> list[tuple[str, str, GradientSearch | GeneticSearch]]:
     """Return the name of each setting, the importance that it reads, and the settings of its search."""
-    gradient = GradientSearch(epochs=options.epochs)
-    found: list[tuple[str, str, GradientSearch | GeneticSearch]] = [
-        ("grad, ours", "pooled", gradient),
-        ("grad, published", "pooled", GradientSearch.published(epochs=options.epochs)),
-        ("grad, importance before pooling", "unpooled", gradient),
-        ("grad, random importance", "random", gradient),
-        ("grad, random thresholds", "pooled", replace(gradient, start="random")),
-    ]
+    found: list[tuple[str, str, GradientSearch | GeneticSearch]] = []
+    if options.epochs:
+        gradient = GradientSearch(epochs=options.epochs)
+        found += [
+            ("grad, ours", "pooled", gradient),
+            ("grad, published", "pooled", GradientSearch.published(epochs=options.epochs)),
+            ("grad, importance before pooling", "unpooled", gradient),
+            ("grad, random importance", "random", gradient),
+            ("grad, random thresholds", "pooled", replace(gradient, start="random")),
+        ]
     if options.generations:
         genetic = GeneticSearch(generations=options.generations)
         found += [
-            ("ga, ours", "pooled", genetic),
-            ("ga, importance before pooling", "unpooled", genetic),
+            ("ga, ours", "unpooled", genetic),
+            ("ga, importance behind pooling", "pooled", genetic),
             ("ga, random importance", "random", genetic),
-            ("ga, random first population", "pooled", replace(genetic, start="random")),
+            ("ga, random first population", "unpooled", replace(genetic, start="random")),
         ]
     return found
 
@@ -107,7 +109,7 @@ def parser() -> argparse.ArgumentParser:
     found = base_networks.parser(__doc__ or "")
     found.add_argument("--weights", type=Path, metavar="FILE", help="a network to split (default: one is trained)")
     found.add_argument("--sensitivity_images", type=int, default=1000, metavar="N")
-    found.add_argument("--epochs", type=int, default=145, metavar="N", help="of the gradient search (default: 145)")
+    found.add_argument("--epochs", type=int, default=145, metavar="N", help="0: no gradient search (default: 145)")
     found.add_argument("--generations", type=int, default=30, metavar="N", help="0: no genetic search (default: 30)")
     return found
 

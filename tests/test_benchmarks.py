@@ -171,8 +171,9 @@ def test_splitting_and_modular_training_leave_a_row_for_each_setting(tmp_path):
     assert len(table) == 9
     table = table.set_index("settings")
     assert table.loc["grad, published", "kernels_kept"] == 100, "two epochs are too few for thresholds of one"
-    places = {"pooled": "grad, ours", "unpooled": "ga, importance before pooling", "random": "ga, random importance"}
+    places = {"pooled": "ga, importance behind pooling", "unpooled": "ga, ours", "random": "ga, random importance"}
     found = {place: table.loc[name, "importance_accuracy"] for place, name in places.items()}
+    assert found["pooled"] == table.loc["grad, ours", "importance_accuracy"]
     assert found["unpooled"] == table.loc["grad, importance before pooling", "importance_accuracy"]
     assert found["random"] == table.loc["grad, random importance", "importance_accuracy"]
     few += " --targets 0 3 --weak_epochs 1 --tune_epochs 1"

@@ -147,7 +147,7 @@ def test_what_contradicts_a_published_word_is_one_line(stage, line, told):
 def test_further_words_of_the_authors():
     assert parse("evaluate", "-n spatial --num_neighbors 50").neighbours == 50
     assert parse("pretrain", "-m resnet18f -d tinyimagenet").model == "resnet18"
-    for preset, place in (("simcnn-cifar10", "unpooled"), ("rescnn-cifar10", "pooled"), ("auto", "pooled")):
+    for preset, place in (("simcnn-cifar10", "unpooled"), ("rescnn-cifar10", "pooled"), ("auto", "unpooled")):
         options = parse("modularize", f"-m simcnn -d cifar10 --method ga --preset {preset}")
         assert options.importance == options.defaults["importance"] == place
 

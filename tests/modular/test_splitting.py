@@ -16,7 +16,7 @@ from deeppatch.errors import StaleArtifact, UserError
 from deeppatch.graph.hooks import hooked_before
 from deeppatch.metrics import accuracy
 from deeppatch.metrics.logit_scaling import scales_and_biases
-from deeppatch.modular import genetic_search, names
+from deeppatch.modular import genetic_search, names, splitting
 from deeppatch.modular.analysis import analyse
 from deeppatch.modular.genetic import PopulationSearch
 from deeppatch.modular.genetic_search import GeneticSearch, composed_accuracy
@@ -164,6 +164,8 @@ class Branching(nn.Module):
 def test_mistakes_are_told(model, data):
     with pytest.raises(UserError, match="hill: there is no such method; choose from grad, ga"):
         split_into_modules(model, data, method="hill")
+    with pytest.raises(UserError, match="preset 'auot': choose from auto, simcnn-cifar10"):
+        split_into_modules(model, data, method=GeneticSearch(preset="auot"))
     mixing = nn.Sequential(
         nn.Conv2d(3, 8, 3), nn.PixelShuffle(2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 3)
     )
@@ -220,6 +222,20 @@ def test_controls_and_the_published_start_leave_modules_that_answer(model, data,
         assert (shares == 1).all(), "a threshold of one needs fifty steps of 0.02 to reach zero"
     if getattr(method, "start", "") == "zeros":
         assert shares.max() < 0.5, "one kernel of each layer, and those that two epochs of small steps add"
+
+
+@pytest.mark.parametrize(
+    ("method", "given", "place"),
+    [("ga", None, "unpooled"), ("grad", None, "pooled"), ("ga", "pooled", "pooled"), ("grad", "unpooled", "unpooled"),
+     (GeneticSearch(preset="rescnn-cifar10"), None, "pooled"), (GeneticSearch(preset="simcnn-svhn"), None, "unpooled"),
+     (GradientSearch.published(), None, "pooled"), (GeneticSearch(preset=SMALL), None, "unpooled")],
+)  # fmt: skip
+def test_importance_is_read_where_the_method_reads_it(model, data, monkeypatch, method, given, place):
+    seen = []
+    monkeypatch.setattr(splitting, "analyse", lambda *_args, importance, **_options: seen.append(importance))
+    monkeypatch.setattr(splitting, "search", lambda *_args, **_options: None)
+    split_into_modules(model, data, method=method, importance=given)
+    assert seen == [place]
 
 
 @pytest.mark.parametrize("start", names.STARTS["grad"])

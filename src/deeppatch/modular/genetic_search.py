@@ -49,6 +49,19 @@ class GeneticSearch:
     share: float = 0.5
     start: str = "importance"
 
+    @property
+    def importance(self) -> str:
+        """Where the response of kernels is read unless told otherwise: as in the published code, see `Preset`."""
+        return self._preset.importance
+
+    @property
+    def _preset(self) -> Preset:
+        if isinstance(self.preset, Preset):
+            return self.preset
+        if self.preset not in PRESETS:
+            raise UserError(f"preset {self.preset!r}: choose from {', '.join(PRESETS)}, or give a Preset")
+        return PRESETS[self.preset]
+
     def run(
         self,
         analysis: Analysis,
@@ -59,11 +72,9 @@ class GeneticSearch:
         checkpoint: Checkpoint | None = None,
     ) -> SearchResult:
         """Search, always in float32. `history` has one row for each generation, from 0 on."""
-        if isinstance(self.preset, str) and self.preset not in PRESETS:
-            raise UserError(f"preset {self.preset!r}: choose from {', '.join(PRESETS)}, or give a Preset")
+        preset = self._preset
         if self.start not in STARTS["ga"]:
             raise UserError(f"start {self.start!r}: the genetic search begins by {' or '.join(STARTS['ga'])}")
-        preset = PRESETS[self.preset] if isinstance(self.preset, str) else self.preset
         preset = preset if self.start == preset.first else replace(preset, first=self.start)
         searched, held_out = halves(data.val, seed, data.name)
         searched = subset(searched, self.images, seed, data.name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 
@@ -33,7 +33,8 @@ class GradientSearch:
     masks, and fitted on val where modules are measured and in the end. `images` is how many images of train are read
     (None: all). `start` says how thresholds begin (`gradient.initial_thresholds`). With `fresh_optimizer` Adam begins
     anew whenever the training goes from heads to masks and back, as in the published code; `GradientSearch.published()`
-    has all published settings.
+    has all published settings. `importance` is where the response of kernels is read unless told otherwise: where the
+    next layer reads it, for the published code reads none.
     """
 
     epochs: int = gradient.EPOCHS
@@ -46,6 +47,7 @@ class GradientSearch:
     images: int | None = None
     start: str = "importance"
     fresh_optimizer: bool = False
+    importance: ClassVar[str] = "pooled"
 
     @staticmethod
     def published(**changes: Any) -> GradientSearch:

@@ -21,6 +21,8 @@ class Preset:
     strong model's less five points. `alpha` weighs accuracy against dissimilarity, and `size` the share of kernels
     dropped; `keep_ratio` lets a mutation set as many bits of a layer as it clears. `first` is "importance" where first
     candidates prefer important groups in the shares of `ratios`, or "random" where each of their bits is a fair coin.
+    `importance` is where the response of kernels is read: as in the published code, for SimCNN before max pooling,
+    for ResCNN behind it.
     """
 
     sensitive: tuple[int, ...] | None
@@ -35,6 +37,7 @@ class Preset:
     size: float = 0.0
     keep_ratio: bool = False
     first: str = "importance"
+    importance: str = "unpooled"
 
     @property
     def parents(self) -> int:
@@ -62,16 +65,15 @@ PRESETS: dict[str, Preset] = {
     ),
     "simcnn-svhn_5": Preset(tuple(range(5)), (0.4, 0.5, 0.6, 0.7), (0.3, 0.4), 50, 100, 0.10, 0.95, _FIVE),
     "rescnn-cifar10": Preset(
-        (0, 1, 3, 4), (0.5, 0.6, 0.7), (0.2, 0.3, 0.4), 100, 200, 0.05, 0.9, PUBLISHED_THRESHOLDS
+        (0, 1, 3, 4), (0.5, 0.6, 0.7), (0.2, 0.3, 0.4), 100, 200, 0.05, 0.9, PUBLISHED_THRESHOLDS,
+        importance="pooled",
     ),
     "rescnn-svhn": Preset(
-        (1, 3, 4), (0.3, 0.4, 0.5), (0.2, 0.3), 100, 200, 0.10, 0.9, {2: 0.95, 4: 0.95, 8: 0.90, 10: 0.85}
+        (1, 3, 4), (0.3, 0.4, 0.5), (0.2, 0.3), 100, 200, 0.10, 0.9, {2: 0.95, 4: 0.95, 8: 0.90, 10: 0.85},
+        importance="pooled",
     ),
-    "rescnn-svhn_5": Preset((3, 4), (0.3, 0.4, 0.5), (0.2, 0.3), 50, 100, 0.10, 0.9, _FIVE),
+    "rescnn-svhn_5": Preset((3, 4), (0.3, 0.4, 0.5), (0.2, 0.3), 50, 100, 0.10, 0.9, _FIVE, importance="pooled"),
 }  # fmt: skip
-
-# the published code for these reads the response of a kernel before max pooling; that for ResCNN behind it, as we do
-READ_BEFORE_POOLING = ("simcnn-cifar10", "simcnn-svhn", "simcnn-svhn_5")
 
 
 def sizes(classes: int) -> list[int]:

@@ -24,7 +24,7 @@ def split_into_modules(
     *,
     method: Method = "grad",
     sensitivity_images: int = 1000,
-    importance: str = "pooled",
+    importance: str | None = None,
     amp: bool = False,
     seed: int = 2021,
     checkpoint: Checkpoint | None = None,
@@ -40,7 +40,8 @@ def split_into_modules(
             `GeneticSearch` with other settings.
         sensitivity_images: The number of val images on which the sensitivity of layers is measured.
         importance: Where the response of kernels to classes is read: "pooled", where the next layer reads it;
-            "unpooled", before max pooling, as published; or "random", a control that reads nothing.
+            "unpooled", before max pooling; or "random", a control that reads nothing. None is the place of the method:
+            "pooled" for "grad"; for "ga" that of its preset, "unpooled" but for ResCNN's, as published.
         amp: Whether the gradient search trains in bfloat16.
         seed: The seed of all random choices.
         checkpoint: Where the search is saved after every epoch or generation, and resumed from.
@@ -67,7 +68,8 @@ def split_into_modules(
         >>> modules.composed(network, data.example)(data.example).shape  # all modules as one classifier
         torch.Size([2, 2])
     """
-    analysis = analyse(model, data, images=sensitivity_images, importance=importance, seed=seed)
+    method = _settings(method)
+    analysis = analyse(model, data, images=sensitivity_images, importance=importance or method.importance, seed=seed)
     with torch.random.fork_rng(devices=[]):  # heads are drawn on the CPU
         torch.random.default_generator.manual_seed(seed)
         return search(analysis, data, method, amp=amp, seed=seed, checkpoint=checkpoint)
@@ -83,10 +85,16 @@ def search(
     checkpoint: Checkpoint | None = None,
 ) -> Modules:
     """Search the modules of an analysed classifier; see `split_into_modules`."""
-    if isinstance(method, str) and method not in METHODS:
-        raise UserError(f"{method}: there is no such method; choose from {', '.join(METHODS)}")
-    settings = METHODS[method]() if isinstance(method, str) else method
+    settings = _settings(method)
     data = data.to(device_of(analysis.model))
     result = settings.run(analysis, data, amp=amp, seed=seed, checkpoint=checkpoint)
     kept = {layer.name: mask.bool().cpu() for layer, mask in zip(analysis.layers, result.masks, strict=True)}
     return Modules(state_digest(analysis.model.state_dict()), kept, result.heads, result.history)
+
+
+def _settings(method: Method) -> GradientSearch | GeneticSearch:
+    if not isinstance(method, str):
+        return method
+    if method not in METHODS:
+        raise UserError(f"{method}: there is no such method; choose from {', '.join(METHODS)}")
+    return METHODS[method]()

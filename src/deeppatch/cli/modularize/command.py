@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from deeppatch.cli.declared import Folder
 from deeppatch.cli.options import StageOptions
 from deeppatch.modular.names import GRADIENT_PRESETS, IMPORTANCES, METHODS, PRESETS, STARTS, TUNING_LR
-from deeppatch.modular.presets import PUBLISHED_GRADIENT, READ_BEFORE_POOLING
+from deeppatch.modular.presets import PRESETS as GENETIC_PRESETS
+from deeppatch.modular.presets import PUBLISHED_GRADIENT
 
 if TYPE_CHECKING:
     from deeppatch.stage import Stopwatch
@@ -142,9 +143,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--importance",
         choices=IMPORTANCES,
         default="pooled",
-        help="where the response of a kernel is read: where the next layer reads it (pooled), before max pooling, as "
-        "published for SimCNN (unpooled), or nowhere, as a control (random) (default: pooled; unpooled with --preset "
-        "simcnn-...)",
+        help="where the response of a kernel is read: where the next layer reads it (pooled), before max pooling "
+        "(unpooled), or nowhere, as a control (random) (default: pooled for grad; for ga as published: unpooled, but "
+        "pooled with --preset rescnn-...)",
     )
     group.add_argument(
         "--start",
@@ -176,7 +177,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def preset(options: argparse.Namespace) -> Mapping[str, Any]:
     """Return the defaults of --preset."""
     if options.method == "ga":
-        return {"importance": "unpooled"} if options.preset in READ_BEFORE_POOLING else {}
+        genetic = GENETIC_PRESETS.get(options.preset)
+        return {"importance": genetic.importance} if genetic else {}
     return PUBLISHED_GRADIENT if options.preset == "published" else {}
 
 
