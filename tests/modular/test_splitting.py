@@ -164,8 +164,8 @@ class Branching(nn.Module):
 def test_mistakes_are_told(model, data):
     with pytest.raises(UserError, match="hill: there is no such method; choose from grad, ga"):
         split_into_modules(model, data, method="hill")
-    with pytest.raises(UserError, match="preset 'auot': choose from auto, simcnn-cifar10"):
-        split_into_modules(model, data, method=GeneticSearch(preset="auot"))
+    with pytest.raises(UserError, match="preset 'quick': choose from auto, simcnn-cifar10"):
+        split_into_modules(model, data, method=GeneticSearch(preset="quick"))
     mixing = nn.Sequential(
         nn.Conv2d(3, 8, 3), nn.PixelShuffle(2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 3)
     )
