@@ -86,8 +86,8 @@ def analyse(
     """Measure importance on val, and sensitivity on `images` of it; with a checkpoint, layer by layer.
 
     `importance` says where kernels' maps are read (`measured_importance`); a search that is to be as published takes
-    its own place, for example `GeneticSearch().importance`. UserError for a network that cannot be
-    split (see `layers_to_split`).
+    its own place, for example `GeneticSearch().importance`. UserError for a network that cannot be split (see
+    `layers_to_split`).
     """
     model = copy.deepcopy(as_classifier(model)).eval()
     data = data.to(device_of(model))
