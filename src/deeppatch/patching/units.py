@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from deeppatch.patching.filter_gradients import can_spare, with_new_filters
-from deeppatch.patching.narrow_norm import is_narrow, normalise
+from deeppatch.patching.narrow_layers import are_narrow, in_one_step
 
 
 class ReplacedConv2d(nn.Module):
@@ -96,14 +96,18 @@ class CorrectedConv2d(nn.Module):
         Equals `correct` up to rounding. The first and the last convolution have 1x1 filters, so they can pick the
         channels and add the corrections to them: with weights of zero for all other channels, nothing is copied.
         """
-        first, *middle, last = self.unit.children()
-        assert isinstance(first, nn.Conv2d)
-        assert isinstance(last, nn.Conv2d)
-        reading = _among_all(first.weight.transpose(0, 1), self.channels, y.shape[1]).transpose(0, 1)
-        found = F.conv2d(y, reading)
-        for module in middle:
-            found = normalise(module, found) if is_narrow(module, found) else module(found)
-        return y + F.conv2d(found, _among_all(last.weight, self.channels, y.shape[1])).to(y.dtype)
+        *steps, last = self.unit.children()
+        found = y
+        for conv, norm, relu in zip(steps[::3], steps[1::3], steps[2::3], strict=True):
+            assert isinstance(norm, nn.BatchNorm2d)
+            filters: Tensor = conv.weight  # type: ignore[assignment]
+            if found is y:
+                filters = _among_all(filters.transpose(0, 1), self.channels, y.shape[1]).transpose(0, 1)
+            if are_narrow(found, filters, norm):
+                found = in_one_step(found, filters, norm)
+            else:
+                found = relu(norm(F.conv2d(found, filters, padding=filters.shape[-1] // 2)))
+        return F.conv2d(found, _among_all(last.weight, self.channels, y.shape[1])).to(y.dtype).add_(y)  # type: ignore[arg-type]
 
     def new_parameters(self) -> dict[str, Tensor]:
         """Return the tensors that the patch file stores."""
