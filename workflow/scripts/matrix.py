@@ -58,7 +58,7 @@ CHAIN = {
     **dict.fromkeys(("stages", "data", "seeds", "methods"), LIST),
     **dict.fromkeys(("pretrain", *chains.STAGES), MAPPING),
 }
-MACHINE = {"threads": 1, "mem_mb": 2000}  # of a rule that says nothing else
+MACHINE = {"threads": 1, "mem_mb": 2000, "runtime": 240}  # of a rule that says nothing else; minutes, for clusters
 
 
 @dataclass(frozen=True)

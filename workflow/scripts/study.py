@@ -88,8 +88,9 @@ def run(options: argparse.Namespace) -> int:
         status = ended(command)
     finally:
         lock.release()
-    if status == 0 and not targets:
-        print("\n".join(f"written: {path}" for path in json.loads((folder / COLLECTED).read_bytes())))
+    collected = folder / COLLECTED
+    if status == 0 and not targets and collected.is_file():  # Snakemake may have been told to end before
+        print("\n".join(f"written: {path}" for path in json.loads(collected.read_bytes())))
     return status
 
 
