@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -174,3 +176,13 @@ def test_a_mistake_in_a_configuration_is_one_line_that_says_what_is_wrong(wrong,
     with pytest.raises(UserError) as caught:
         jobs(wrong)
     assert message.split(", did")[0] in str(caught.value)
+
+
+def test_a_list_that_nobody_reads_to_its_end_is_no_error():
+    script = str(CONFIG.parent / "scripts" / "study.py")
+    listing = subprocess.Popen(
+        [sys.executable, script, "published", "--list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    listing.stdout.close()
+    assert listing.stderr.read() == b""
+    assert listing.wait() == 1

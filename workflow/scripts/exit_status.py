@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,10 +17,15 @@ MISTAKE, INTERRUPTED = 2, 130
 def exit_status(run: Callable[[], int]) -> int:
     """Return what a script returns, or 2 after a line about a mistake of the user, or 130 after Ctrl-C."""
     try:
-        return run()
+        status = run()
+        sys.stdout.flush()
+    except BrokenPipeError:  # the process that read the output has ended
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where Python's last flush goes
+        return 1
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return MISTAKE
     except KeyboardInterrupt:
         print("interrupted; finished jobs are kept: continue with the same command", file=sys.stderr)
         return INTERRUPTED
+    return status

@@ -13,6 +13,7 @@ import argparse
 import fnmatch
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -26,7 +27,7 @@ from deeppatch.errors import Busy, UserError, check_positive
 from deeppatch.lock import FolderLock
 
 WORKFLOW = Path(__file__).resolve().parents[1]
-CONFIGURATIONS = WORKFLOW / "config"
+CONFIGURATIONS, PROFILES = WORKFLOW / "config", WORKFLOW / "profiles"
 COLLECTED = "collected.json"  # in the folder of a study, a list of the tables and the picture
 SHARE_OF_MEMORY = 0.9  # of the machine, for all jobs together
 DEFAULT_OUTPUT = "output"
@@ -50,7 +51,9 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--list", action="store_true", help="print all jobs of the study with their commands")
     found.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)), metavar="N", help="threads in all")
     found.add_argument("--memory", type=int, default=memory(), metavar="MB", help="memory for all jobs together")
-    found.add_argument("--profile", choices=["slurm", "kubernetes"], help="run jobs there, not as processes here")
+    found.add_argument(
+        "--profile", metavar="NAME", help="run jobs on a cluster: slurm, kubernetes, or a folder like theirs"
+    )
     found.add_argument("--output_dir", metavar="DIR", help="artifacts (default: the configuration's, else output)")
     found.add_argument("--data_dir", metavar="DIR", help="data sets (default: the configuration's, else data)")
     found.add_argument(
@@ -140,10 +143,30 @@ def snakemake(
     # a record is newer than those it was made from, and a job with other words has another name
     command += ["--rerun-triggers", "mtime", "--rerun-incomplete", "--keep-going", "--nolock"]
     if options.profile:
-        command += ["--workflow-profile", str(WORKFLOW / "profiles" / options.profile)]
+        command += cluster(profile_of(options.profile))
     else:
         command += ["--cores", str(options.cores), "--resources", f"mem_mb={options.memory}"]
     return [*command, *(["--dry-run"] * options.dry_run), *(["--quiet"] * options.quiet), *options.snakemake]
+
+
+def profile_of(name: str) -> Path:
+    """Return the folder of a profile that is named or given."""
+    for folder in (PROFILES / name, Path(name)):
+        if (folder / "config.yaml").is_file():
+            return folder.resolve()
+    known = ", ".join(sorted(path.name for path in PROFILES.iterdir()))
+    raise UserError(f"--profile {name}: choose from {known}, or give a folder with a config.yaml")
+
+
+def cluster(profile: Path) -> list[str]:
+    """Return the options of Snakemake for a profile; with a job.yaml it is one of Kubernetes."""
+    found = ["--workflow-profile", str(profile)]
+    if (job := profile / "job.yaml").is_file():
+        pods = str(WORKFLOW / "scripts" / "pods.py")
+        found += ["--cluster-generic-submit-cmd", shlex.join([sys.executable, pods, "submit", str(job)])]
+        found += ["--cluster-generic-status-cmd", shlex.join([sys.executable, pods, "status"])]
+        found += ["--cluster-generic-cancel-cmd", pods]
+    return found
 
 
 def memory() -> int:
