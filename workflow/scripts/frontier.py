@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from repairs import SWITCHED
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "src"))  # behind the standard library, for src/select.py
 
@@ -15,11 +19,16 @@ from deeppatch.ledger.pools import ALL, BLURRED, DEGRADED  # noqa: E402
 from deeppatch.ledger.records import CLEAN  # noqa: E402
 from deeppatch.report.plots import COLOURS, MARKERS, png  # noqa: E402
 
+SIZE = re.compile(r", ratio ([\d.]+)")
+WIDE = 5  # points of accuracy among repairs, which are worth an axis of their own
 GAINED = (BLURRED, ALL, DEGRADED)  # the first of these that is there is drawn
 
 
 def draw(table: pd.DataFrame, base: str, path: Path) -> None:
     """Write a PNG with a row of two panels for each model, data set and degradation; bars are standard deviations.
+
+    Lines connect the sizes of one method's patch, which stand beside the points. The network before its repair is named
+    beside the axis where it lies far under the others.
 
     Args:
         table: A row for each network and seed: model, data, degradation, network, seed, bytes, clean, and means over
@@ -28,32 +37,61 @@ def draw(table: pd.DataFrame, base: str, path: Path) -> None:
         path: The file.
     """
     groups = list(table.groupby(["model", "data", "degradation"], sort=False))
-    figure = Figure(figsize=(11, 4.2 * len(groups)), layout="constrained", facecolor="white")
+    figure = Figure(figsize=(12, 5.2 * len(groups)), layout="constrained", facecolor="white")
     panels = figure.subplots(len(groups), 2, squeeze=False)
-    for (left, right), (names, own) in zip(panels, groups, strict=True):
-        gained = next(view for view in GAINED if view in own and own[view].notna().any())
-        before = own[own.network == base].set_index("seed")[CLEAN]
-        for index, (name, rows) in enumerate(own.groupby("network", sort=False)):
-            y = rows[gained]
-            _point(left, rows["bytes"].fillna(0) / 1000, y, str(name), index)
-            _point(right, rows["seed"].map(before) - rows[CLEAN], y, str(name), index)
-        accuracy = f"accuracy, {gained} (%)"
+    for (left, right), (names, group) in zip(panels, groups, strict=True):
+        gained = next(view for view in GAINED if view in group and group[view].notna().any())
+        before = group[group.network == base].set_index("seed")
+        own = group.assign(lost=group["seed"].map(before[CLEAN]) - group[CLEAN], stored=group["bytes"].fillna(0) / 1000)
+        own = own[["network", "stored", "lost", gained]].groupby("network", sort=False)
+        means, spreads = own.mean(), own.std(ddof=1)
+        repaired = means[gained].drop(base)
+        spread = repaired.max() - repaired.min()
+        far = bool(spread > WIDE and means[gained][base] < repaired.min() - spread)
+        if far:
+            means = means.drop(base)
+        colours: dict[str, int] = {}
+        for method, sizes in series(means.index).items():
+            index = colours.setdefault(method.removesuffix(SWITCHED), len(colours))
+            style = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)], "label": method}
+            style |= {"linestyle": "--", "fillstyle": "full"} if method.endswith(SWITCHED) else {"fillstyle": "none"}
+            for axes, x in ((left, "stored"), (right, "lost")):
+                _line(axes, means.loc[list(sizes)], spreads.loc[list(sizes)], x, gained, style, sizes.values())
+        accuracy = f"accuracy, {gained} (%)" + f"; {base}: {before[gained].mean():.1f}" * far
         left.set(xlabel="stored beside the base network (kB)", ylabel=accuracy, title=", ".join(map(str, names)))
         left.set_xscale("symlog", linthresh=10)
         left.xaxis.set_major_formatter("{x:g}")
+        left.set_xlim(-1, 2 * max(means["stored"].max(), 1))
         right.set(xlabel="clean accuracy lost (points)", ylabel=accuracy)
-        if (seeds := own["seed"].nunique()) > 1:
-            right.set_title(f"means of {seeds} seeds, bars: standard deviations")
+        if (seeds := group["seed"].nunique()) > 1:
+            right.set_title(f"means of up to {seeds} seeds, bars: standard deviations")
         right.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8, labelspacing=1, frameon=False)
     for axes in panels.flat:
+        axes.margins(y=0.08)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     path.write_bytes(png(figure, dpi=120))
 
 
-def _point(axes: Axes, x: pd.Series, y: pd.Series, name: str, index: int) -> None:
-    """Draw the mean over seeds, with the standard deviation to all sides where there are several."""
-    bars = {"xerr": x.std(ddof=1), "yerr": y.std(ddof=1)} if len(y) > 1 else {}
-    style = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
-    style |= {"fillstyle": "none", "markersize": max(12 - 2 * index, 5)}  # so that none hides another at its place
-    axes.errorbar(x.mean(), y.mean(), **bars, **style, linestyle="none", capsize=3, label=name)
+def series(networks: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Return the names of networks, each with the size of its patch as text, by method and in order of size.
+
+    >>> series(["patch, ratio 0.5, switched", "finetune", "patch, ratio 0.1, switched"])["patch, switched"]
+    {'patch, ratio 0.1, switched': '0.1', 'patch, ratio 0.5, switched': '0.5'}
+    """
+    found: dict[str, dict[str, str]] = {}
+    for network in networks:
+        size = SIZE.search(network)
+        found.setdefault(SIZE.sub("", network), {})[network] = size.group(1) if size else ""
+    return {name: dict(sorted(own.items(), key=lambda each: float(each[1] or 0))) for name, own in found.items()}
+
+
+def _line(
+    axes: Axes, means: pd.DataFrame, spreads: pd.DataFrame, x: str, y: str, style: dict[str, Any], sizes: Iterable[str]
+) -> None:
+    """Draw the means of a method over seeds, from size to size, with standard deviations where there are several."""
+    axes.errorbar(means[x], means[y], xerr=spreads[x], yerr=spreads[y], **style, linewidth=1, markersize=7, capsize=3)
+    above = style["fillstyle"] == "none"
+    for place, size in zip(zip(means[x], means[y], strict=True), sizes, strict=True):
+        offset = {"xytext": (-4, 6), "ha": "right"} if above else {"xytext": (5, -11), "ha": "left"}
+        axes.annotate(size, place, **offset, textcoords="offset points", fontsize=8, color=style["color"])
