@@ -175,7 +175,10 @@ def named(job: matrix.Job) -> str:
 
 
 def accuracies(found: Measured) -> pd.DataFrame:
-    """Return a row for each network: what it stores, and accuracy in percent, clean and in means over degradations."""
+    """Return a row for each network: what it stores, and accuracy in percent, clean and in means over degradations.
+
+    `clean lost` is in points, against the network before its repair.
+    """
     means = found.tidy[(found.tidy.severity == 0) & (found.tidy.measure == "accuracy")]
     views = columns_of(list(dict.fromkeys(means["view"])))
     rows = []
@@ -192,7 +195,10 @@ def accuracies(found: Measured) -> pd.DataFrame:
                 **{view: round(float(own[view]), 2) for view in views if view in own.index},
             }
         )
-    return pd.DataFrame(rows)
+    frame = pd.DataFrame(rows)
+    before = frame.loc[frame["network"] == BASE, CLEAN].iloc[0]
+    frame.insert(frame.columns.get_loc(CLEAN) + 1, "clean lost", (before - frame[CLEAN]).round(2))
+    return frame
 
 
 def blurred(ledgers: Sequence[Measured]) -> pd.DataFrame:
