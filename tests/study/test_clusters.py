@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,18 +12,20 @@ import time
 from pathlib import Path
 
 import pytest
+import study
 import yaml
 from pods import filled, state
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "workflow" / "scripts" / "study.py"
+PROFILE = ROOT / "workflow" / "profiles" / "kubernetes"
 STAND_INS = Path(__file__).with_name("stand_ins.py")
 # as docs/study.md has it, and less patience
 SLURM = (
     "--profile slurm --snakemake --default-resources slurm_account=team slurm_partition=short"
     " --slurm-init-seconds-before-status-checks 2"
 )
-KUBERNETES = "--profile kubernetes --snakemake --seconds-between-status-checks 1"
+KUBERNETES = "--profile mine --snakemake --seconds-between-status-checks 1"
 CONFIGURATION = {
     "options": {"batch_size": 16, "limit": 200}, "rules": {"pretrain": {"mem_mb": 1500, "runtime": 7, "threads": 2}},
     "matrices": {
@@ -54,8 +57,11 @@ def command(file: Path, output: Path, *words: str) -> list[str]:
 
 
 def written(folder: Path) -> tuple[Path, Path]:
-    """A configuration, and where its output shall lie."""
+    """A configuration, and where its output shall lie; a profile of Kubernetes beside them."""
     (folder / "mine.yaml").write_text(yaml.safe_dump(CONFIGURATION))
+    shutil.copytree(PROFILE, folder / "mine")
+    manifest = folder / "mine" / "job.yaml"
+    manifest.write_text(manifest.read_text().replace("image: IMAGE", "image: ours:1"))
     return folder / "mine.yaml", folder / "output"
 
 
@@ -96,7 +102,7 @@ def test_a_study_runs_on_kubernetes(cluster, tmp_path):
 @pytest.mark.study
 def test_ctrl_c_deletes_the_jobs_of_kubernetes(cluster, tmp_path):
     file, output = written(tmp_path)
-    study = subprocess.Popen(
+    running = subprocess.Popen(
         command(file, output, *KUBERNETES.split()), cwd=tmp_path, start_new_session=True, stderr=subprocess.PIPE,
         text=True,
     )  # fmt: skip
@@ -104,9 +110,9 @@ def test_ctrl_c_deletes_the_jobs_of_kubernetes(cluster, tmp_path):
         if len(list(output.glob("studies/mine/logs/pretrain/*.log"))) == 2:  # Snakemake knows both, for they run
             break
         time.sleep(0.05)
-    os.killpg(study.pid, signal.SIGINT)
-    told = study.communicate()[1]
-    assert study.returncode == 130
+    os.killpg(running.pid, signal.SIGINT)
+    told = running.communicate()[1]
+    assert running.returncode == 130
     assert told.splitlines()[-1] == "interrupted; finished jobs are kept: continue with the same command"
     assert [path.read_text() for path in cluster.glob("*.state")] == ["CANCELLED"] * 2
 
@@ -116,7 +122,7 @@ def test_a_job_of_kubernetes_keeps_what_its_manifest_says(tmp_path, monkeypatch)
     needs = {"threads": 4, "resources": {"mem_mb": 16000, "runtime": 480, "gpu": 1, "gpu_manufacturer": "amd"}}
     script = tmp_path / "a script.sh"
     script.write_text(f"#!/bin/sh\n# properties = {json.dumps(needs)}\ncd here\n")
-    given = yaml.safe_load((ROOT / "workflow" / "profiles" / "kubernetes" / "job.yaml").read_text())
+    given = yaml.safe_load((PROFILE / "job.yaml").read_text())
     job = filled(yaml.safe_load(yaml.safe_dump(given)), script, "mine")
     assert job["metadata"] == {"labels": {"app": "deeppatch"}, "name": "mine"}
     assert job["spec"]["activeDeadlineSeconds"] == 480 * 60
@@ -144,3 +150,31 @@ def test_a_job_of_kubernetes_keeps_what_its_manifest_says(tmp_path, monkeypatch)
 def test_the_state_of_a_job_is_that_of_its_conditions(conditions, expected):
     assert state({"status": {"conditions": conditions}}) == expected
     assert state({}) == "running", "it was just created"
+
+
+@pytest.mark.parametrize(
+    ("manifest", "path", "message"),
+    [
+        ("image: IMAGE", None, "write your image and claim into it, or into a copy: --profile FOLDER"),
+        ("image: ours:1", "", "kubectl, which creates the jobs, is not on PATH; install it"),
+        ("picture: ours:1", None, "no manifest of a job of Kubernetes that names the image of its container"),
+        ("image: [", None, "no manifest of a job of Kubernetes that names the image of its container"),
+    ],
+)
+def test_what_kubernetes_cannot_create_is_one_line(tmp_path, monkeypatch, capsys, manifest, path, message):
+    file, output = written(tmp_path)
+    given = tmp_path / "mine" / "job.yaml"
+    given.write_text(given.read_text().replace("image: ours:1", manifest))
+    monkeypatch.chdir(tmp_path)
+    if path is not None:
+        monkeypatch.setenv("PATH", path)
+    assert study.main([str(file), "--output_dir", str(output), "--profile", "mine"]) == 2
+    assert capsys.readouterr().err.strip().endswith(message)
+
+
+def test_a_profile_that_is_not_there_is_one_line(tmp_path, capsys):
+    file, output = written(tmp_path)
+    assert study.main([str(file), "--output_dir", str(output), "--profile", "nowhere"]) == 2
+    assert capsys.readouterr().err == (
+        "error: --profile nowhere: choose from kubernetes, slurm, or give a folder with a config.yaml\n"
+    )

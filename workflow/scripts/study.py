@@ -14,12 +14,14 @@ import fnmatch
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matrix
+import yaml
 from exit_status import exit_status
 
 from deeppatch.cli.parsing import check_files
@@ -31,6 +33,7 @@ CONFIGURATIONS, PROFILES = WORKFLOW / "config", WORKFLOW / "profiles"
 COLLECTED = "collected.json"  # in the folder of a study, a list of the tables and the picture
 SHARE_OF_MEMORY = 0.9  # of the machine, for all jobs together
 DEFAULT_OUTPUT = "output"
+PLACEHOLDER = "IMAGE"  # in the job.yaml of workflow/profiles
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -143,7 +146,7 @@ def snakemake(
     # a record is newer than those it was made from, and a job with other words has another name
     command += ["--rerun-triggers", "mtime", "--rerun-incomplete", "--keep-going", "--nolock"]
     if options.profile:
-        command += cluster(profile_of(options.profile))
+        command += cluster(profile_of(options.profile), check=not options.dry_run)
     else:
         command += ["--cores", str(options.cores), "--resources", f"mem_mb={options.memory}"]
     return [*command, *(["--dry-run"] * options.dry_run), *(["--quiet"] * options.quiet), *options.snakemake]
@@ -158,15 +161,29 @@ def profile_of(name: str) -> Path:
     raise UserError(f"--profile {name}: choose from {known}, or give a folder with a config.yaml")
 
 
-def cluster(profile: Path) -> list[str]:
-    """Return the options of Snakemake for a profile; with a job.yaml it is one of Kubernetes."""
+def cluster(profile: Path, *, check: bool) -> list[str]:
+    """Return the options of Snakemake for a profile; with a job.yaml, which `check` looks at, it is of Kubernetes."""
     found = ["--workflow-profile", str(profile)]
     if (job := profile / "job.yaml").is_file():
+        if check:
+            check_kubernetes(job)
         pods = str(WORKFLOW / "scripts" / "pods.py")
         found += ["--cluster-generic-submit-cmd", shlex.join([sys.executable, pods, "submit", str(job)])]
         found += ["--cluster-generic-status-cmd", shlex.join([sys.executable, pods, "status"])]
         found += ["--cluster-generic-cancel-cmd", pods]
     return found
+
+
+def check_kubernetes(job: Path) -> None:
+    """Raise UserError where jobs cannot be created from a manifest."""
+    try:
+        image = yaml.safe_load(job.read_bytes())["spec"]["template"]["spec"]["containers"][0]["image"]
+    except (yaml.YAMLError, LookupError, TypeError):
+        raise UserError(f"{job}: no manifest of a job of Kubernetes that names the image of its container") from None
+    if image == PLACEHOLDER:
+        raise UserError(f"{job}: write your image and claim into it, or into a copy: --profile FOLDER")
+    if shutil.which("kubectl") is None:
+        raise UserError("kubectl, which creates the jobs, is not on PATH; install it")
 
 
 def memory() -> int:
