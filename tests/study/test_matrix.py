@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import study as study_script
 import yaml
 from matrix import jobs, machine, places, spelled
 
@@ -186,3 +187,11 @@ def test_a_list_that_nobody_reads_to_its_end_is_no_error():
     listing.stdout.close()
     assert listing.stderr.read() == b""
     assert listing.wait() == 1
+
+
+def test_an_output_folder_that_cannot_be_written_is_one_line(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert study_script.main(["demo", "--output_dir", str(tmp_path / "file")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {tmp_path / 'file'}")
+    assert line.endswith("Not a directory; choose another folder or file")
