@@ -158,9 +158,10 @@ def study(records: Path, config: Path | None) -> pd.DataFrame:
         raise SystemExit("--records: name the configuration of that study with --config")
     sys.path.append(str(PAGE.parents[1] / "workflow" / "scripts"))
     import matrix
+    import schema
 
     try:
-        jobs = matrix.jobs(matrix.read(config))
+        jobs = matrix.jobs(schema.read(config))
     except UserError as error:
         raise SystemExit(f"error: {error}") from None
     if absent := [key for key in jobs if not (records / key / RECORD).exists()]:

@@ -95,6 +95,9 @@ def kubectl(words: list[str]) -> None:
         begin(name, " ".join(container["command"]), FOLDER / f"{name}.log")
         print(f"job.batch/{name} created")
     elif words[0] == "get":
+        if (FOLDER / "unreachable").exists():  # once
+            (FOLDER / "unreachable").unlink()
+            sys.exit("Unable to connect to the server")
         state = (FOLDER / f"{words[2]}.state").read_text()
         kinds = {"COMPLETED": "Complete", "FAILED": "Failed"}
         conditions = [{"type": kinds[state], "status": "True"}] if state in kinds else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -11,10 +12,14 @@ import sys
 import time
 from pathlib import Path
 
+import clusters
+import pods
 import pytest
 import study
 import yaml
 from pods import filled, state
+
+from deeppatch.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "workflow" / "scripts" / "study.py"
@@ -61,7 +66,7 @@ def written(folder: Path) -> tuple[Path, Path]:
     (folder / "mine.yaml").write_text(yaml.safe_dump(CONFIGURATION))
     shutil.copytree(PROFILE, folder / "mine")
     manifest = folder / "mine" / "job.yaml"
-    manifest.write_text(manifest.read_text().replace("image: IMAGE", "image: ours:1"))
+    manifest.write_text(manifest.read_text().replace("image: IMAGE", "image: ours:1").replace("CLAIM", "ours"))
     return folder / "mine.yaml", folder / "output"
 
 
@@ -93,10 +98,13 @@ def test_a_study_runs_on_slurm(cluster, tmp_path):
 
 @pytest.mark.study
 def test_a_study_runs_on_kubernetes(cluster, tmp_path):
+    (cluster / "unreachable").touch()
     run_twice(cluster, tmp_path, KUBERNETES)
+    assert not (cluster / "unreachable").exists()
     jobs = [json.loads(path.read_text()) for path in cluster.glob("*.json")]
     assert len(jobs) == 5, "two stages of each of two seeds, and the one that failed: nothing twice"
-    assert sorted(job["spec"]["activeDeadlineSeconds"] for job in jobs) == [420, 420, 420, 14400, 14400]
+    limits = [job["spec"]["template"]["spec"]["activeDeadlineSeconds"] for job in jobs]
+    assert sorted(limits) == [420, 420, 420, 14400, 14400]
 
 
 @pytest.mark.study
@@ -120,20 +128,23 @@ def test_ctrl_c_deletes_the_jobs_of_kubernetes(cluster, tmp_path):
 def test_a_job_of_kubernetes_keeps_what_its_manifest_says(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     needs = {"threads": 4, "resources": {"mem_mb": 16000, "runtime": 480, "gpu": 1, "gpu_manufacturer": "amd"}}
-    script = tmp_path / "a script.sh"
-    script.write_text(f"#!/bin/sh\n# properties = {json.dumps(needs)}\ncd here\n")
     given = yaml.safe_load((PROFILE / "job.yaml").read_text())
-    job = filled(yaml.safe_load(yaml.safe_dump(given)), script, "mine")
+    own = {"requests": {"cpu": "1", "ephemeral-storage": "9G"}, "limits": {"memory": "20G"}}
+    given["spec"]["template"]["spec"]["containers"][0]["resources"] = own
+    job = filled(copy.deepcopy(given), needs, "/a script.sh", "mine")
     assert job["metadata"] == {"labels": {"app": "deeppatch"}, "name": "mine"}
-    assert job["spec"]["activeDeadlineSeconds"] == 480 * 60
+    assert "activeDeadlineSeconds" not in job["spec"], "which would count the time in which a pod waits for a node"
+    assert job["spec"]["template"]["spec"]["activeDeadlineSeconds"] == 480 * 60
     container = job["spec"]["template"]["spec"]["containers"][0]
-    assert container["command"] == ["/bin/sh", str(script)]
+    assert container["command"] == ["/bin/sh", "/a script.sh"]
     assert container["workingDir"] == str(tmp_path)
     assert container["resources"] == {
-        "requests": {"cpu": "4", "memory": "16000M"}, "limits": {"amd.com/gpu": "1"},
-    }  # fmt: skip
+        "requests": {"cpu": "4", "memory": "16000M", "ephemeral-storage": "9G"},
+        "limits": {"memory": "20G", "amd.com/gpu": "1"},
+    }
     before = given["spec"]["template"]["spec"]
-    assert {name: container[name] for name in before["containers"][0]} == before["containers"][0]
+    kept = before["containers"][0].keys() - {"resources"}
+    assert {name: container[name] for name in kept} == {name: before["containers"][0][name] for name in kept}
     assert job["spec"]["template"]["spec"]["volumes"] == before["volumes"]
 
 
@@ -152,29 +163,92 @@ def test_the_state_of_a_job_is_that_of_its_conditions(conditions, expected):
     assert state({}) == "running", "it was just created"
 
 
+@pytest.mark.parametrize(("answer", "expected"), [("exit 1", "running"), ("true", "failed"), ("echo {}", "running")])
+def test_a_job_is_lost_where_kubernetes_says_so_and_not_where_it_says_nothing(
+    tmp_path, monkeypatch, capfd, answer, expected
+):
+    (tmp_path / "kubectl").write_text(f"#!/bin/sh\n{answer}\n")
+    (tmp_path / "kubectl").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert pods.status("deeppatch-1") == expected
+    assert ("deeppatch-1 counts as running until kubectl answers" in capfd.readouterr().err) == (answer == "exit 1")
+
+
+def test_jobs_are_deleted_by_a_python_without_packages(cluster):
+    begin = [sys.executable, "-c", "import stand_ins; stand_ins.begin('mine', 'sleep 60', stand_ins.FOLDER / 'log')"]
+    subprocess.run(begin, check=True, env={**os.environ, "PYTHONPATH": str(STAND_INS.parent)})
+    subprocess.run([sys.executable, "-S", "-I", str(SCRIPT.with_name("pods.py")), "mine"], check=True)
+    assert (cluster / "mine.state").read_text() == "CANCELLED"
+
+
+IMAGE = "no manifest of a job of Kubernetes that names the image of its container"
+
+
 @pytest.mark.parametrize(
-    ("manifest", "path", "message"),
+    ("old", "new", "message"),
     [
-        ("image: IMAGE", None, "write your image and claim into it, or into a copy: --profile FOLDER"),
-        ("image: ours:1", "", "kubectl, which creates the jobs, is not on PATH; install it"),
-        ("picture: ours:1", None, "no manifest of a job of Kubernetes that names the image of its container"),
-        ("image: [", None, "no manifest of a job of Kubernetes that names the image of its container"),
+        ("image: ours:1", "image: IMAGE", "write your image into it, or into a copy: --profile FOLDER"),
+        ("claimName: ours", "claimName: CLAIM", "write your claim into it, or into a copy: --profile FOLDER"),
+        (
+            "image: ours:1",
+            "image: ours:1",
+            "kubectl, which submits the jobs, is not on PATH; start the study where it is",
+        ),
+        ("image: ours:1", "image:", IMAGE),
+        ("image: ours:1", "image: [a]", IMAGE),
+        ("image: ours:1", "picture: ours:1", IMAGE),
+        ("  labels: {app: deeppatch}", "  - a", IMAGE),
+        ("containers:", "vessels:", IMAGE),
+        ("spec:", "- spec:", "is no YAML"),
+        ("image: ours:1", "image: [", "is no YAML"),
     ],
 )
-def test_what_kubernetes_cannot_create_is_one_line(tmp_path, monkeypatch, capsys, manifest, path, message):
+def test_what_kubernetes_cannot_create_is_one_line(tmp_path, monkeypatch, capsys, old, new, message):
     file, output = written(tmp_path)
     given = tmp_path / "mine" / "job.yaml"
-    given.write_text(given.read_text().replace("image: ours:1", manifest))
+    given.write_text(given.read_text().replace(old, new, 1))
     monkeypatch.chdir(tmp_path)
-    if path is not None:
-        monkeypatch.setenv("PATH", path)
+    monkeypatch.setenv("PATH", str(tmp_path))
     assert study.main([str(file), "--output_dir", str(output), "--profile", "mine"]) == 2
-    assert capsys.readouterr().err.strip().endswith(message)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert not output.exists()
 
 
-def test_a_profile_that_is_not_there_is_one_line(tmp_path, capsys):
+def test_a_manifest_without_metadata_is_one(tmp_path):
+    file = written(tmp_path)[0].parent / "mine" / "job.yaml"
+    file.write_text(file.read_text().replace("  labels: {app: deeppatch}\n", ""))
+    clusters.check_manifest(file)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["--profile", "nowhere"],
+            "--profile nowhere: choose from kubernetes, slurm, or give a folder with a config.yaml",
+        ),
+        (["--profile", ""], "--profile '': choose from kubernetes, slurm, or give a folder with a config.yaml"),
+        (
+            ["--profile", "slurm"],
+            "sbatch, which submits the jobs, is not on PATH; start the study where it is installed",
+        ),
+        (
+            ["--profile", "slurm", "--cores", "2"],
+            "--cores are of this machine, but --profile runs jobs elsewhere; leave",
+        ),
+    ],
+)
+def test_a_profile_that_cannot_be_used_is_one_line(tmp_path, monkeypatch, capsys, words, message):
     file, output = written(tmp_path)
-    assert study.main([str(file), "--output_dir", str(output), "--profile", "nowhere"]) == 2
-    assert capsys.readouterr().err == (
-        "error: --profile nowhere: choose from kubernetes, slurm, or give a folder with a config.yaml\n"
-    )
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert study.main([str(file), "--output_dir", str(output), *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {message}")
+    assert not output.exists()
+
+
+def test_a_profile_s_executor_must_be_installed(tmp_path, monkeypatch):
+    monkeypatch.setattr(clusters.importlib.util, "find_spec", lambda _name: None)
+    with pytest.raises(UserError, match="pip install snakemake-executor-plugin-slurm"):
+        clusters.check(clusters.profile_of("slurm"))

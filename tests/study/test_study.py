@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -34,9 +35,10 @@ def command(file: Path, output: Path, *words: str) -> list[str]:
     return [sys.executable, str(SCRIPT), str(file), "--output_dir", str(output), "--cores", "2", *words]
 
 
-def run(file: Path, output: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def run(file: Path, output: Path, *words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run a study in a folder of its own, where Snakemake keeps its notes."""
-    return subprocess.run(command(file, output, *words), cwd=file.parent, capture_output=True, text=True, check=False)
+    words = command(file, output, *words)
+    return subprocess.run(words, cwd=cwd or file.parent, capture_output=True, text=True, check=False)
 
 
 @contextlib.contextmanager
@@ -162,21 +164,61 @@ def test_a_study_that_is_killed_goes_on_and_computes_nothing_twice(tmp_path):
     assert hashes(whole) == hashes(output)
 
 
-def test_ctrl_c_ends_the_study_in_one_line_and_it_can_be_continued(tmp_path):
-    output = tmp_path / "a folder"
-    file = written(output, "mine.yaml")
+def interrupted(file: Path, output: Path, end: Callable[[int], None]) -> None:
+    """Begin a study, end it while it trains its first network, and see it end in one line with all its processes."""
     study = subprocess.Popen(
         command(file, output), cwd=file.parent, start_new_session=True, stderr=subprocess.PIPE, text=True
     )
     wait_for(output, "studies/mine/logs/pretrain/*.log")
-    os.killpg(study.pid, signal.SIGINT)
-    told = study.communicate()[1]
+    end(study.pid)
+    told = study.communicate(timeout=60)[1]
     assert study.returncode == 130
     assert "Traceback" not in told
     assert told.splitlines()[-1] == "interrupted; finished jobs are kept: continue with the same command"
+    with pytest.raises(ProcessLookupError):
+        os.killpg(study.pid, 0)
+
+
+def test_ctrl_c_ends_the_study_in_one_line_and_it_can_be_continued(tmp_path):
+    output = tmp_path / "a folder"
+    file = written(output, "mine.yaml")
+    interrupted(file, output, lambda pid: os.killpg(pid, signal.SIGINT))
     done = run(file, output)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"written: {output}/studies/mine/results.csv" in done.stdout
+
+
+def test_sigterm_ends_the_study_and_its_jobs(tmp_path):
+    output = tmp_path / "output"
+    interrupted(written(output, "mine.yaml"), output, lambda pid: os.kill(pid, signal.SIGTERM))
+
+
+@pytest.mark.parametrize(("name", "folder"), [("007", "2026_11_27"), ("1e3: é", "true")])
+def test_names_that_look_like_numbers_or_yaml_stay_names(tmp_path, name, folder):
+    (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(CONFIGURATION))
+    done = run(Path(tmp_path, f"{name}.yaml").relative_to(tmp_path), Path(folder), "--only", "pretrain/*", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {f"{name}.yaml", folder, ".snakemake"}
+    assert len(list((tmp_path / folder / "studies" / name / "pretrain").glob("*/run.json"))) == 1
+
+
+def test_a_study_of_one_group_of_degradation_has_its_tables_and_picture(tmp_path):
+    kinds = {"noise": {"noise_type": "gaussian_noise,shot_noise"}}
+    matrix = {
+        **CONFIGURATION["matrices"]["good"],
+        "methods": ["norms"],
+        "correct": {"epochs": 1},
+        "degradations": kinds,
+    }
+    file, output = tmp_path / "few.yaml", tmp_path / "output"
+    file.write_text(yaml.safe_dump({**CONFIGURATION, "matrices": {"one": matrix}}))
+    done = run(file, output)
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = output / "studies" / "few" / "results.csv"
+    table = pd.read_csv(results)
+    assert table["degraded"].tolist() == table["noise"].tolist()
+    assert results.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    assert set(pd.read_csv(results.with_name("results-differences.csv"))["view"]) >= {"clean", "degraded"}
 
 
 def test_a_chain_alone_leaves_what_its_last_stage_has_measured(tmp_path):

@@ -6,17 +6,15 @@ A chain has no degradations and no ledger: what its last stage leaves as a table
 from __future__ import annotations
 
 import itertools
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import source  # noqa: F401
 
-sys.path.append(str(Path(__file__).resolve().parents[2] / "src"))  # behind the standard library, for src/select.py
-
-from deeppatch.cli.options import RepairOptions  # noqa: E402
-from deeppatch.errors import UserError  # noqa: E402
+from deeppatch.cli.options import RepairOptions
+from deeppatch.errors import UserError
 
 STAGES = ("annotate", "relearn", "modularize", "compose")
 # the table that a stage leaves, for those that may end a chain
@@ -24,12 +22,9 @@ TABLES = {"relearn": "row.csv", "modularize": "modules.csv", "compose": "table.c
 
 
 def check(name: str, chain: Mapping[str, Any]) -> None:
-    """Raise UserError where a chain has no stages, or some that cannot follow each other or end it."""
-    stages = chain["stages"]
-    if unknown := [each for each in stages if each not in STAGES]:
-        raise UserError(f"stages of chain {name}: no {unknown[0]}; there are {', '.join(STAGES)}")
-    if stages[-1] not in TABLES:
-        raise UserError(f"chain {name} cannot end with {stages[-1]}; end it with {', '.join(TABLES)}")
+    """Raise UserError where a chain ends with a stage that leaves no table."""
+    if (last := chain["stages"][-1]) not in TABLES:
+        raise UserError(f"chain {name} cannot end with {last}; end it with {', '.join(TABLES)}")
 
 
 def settings(chain: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], dict[str, Any], str | None]]:

@@ -28,11 +28,15 @@ import frontier
 import matrix
 import pandas as pd
 import repairs
+import schema
+import source  # noqa: F401
 from exit_status import exit_status
-from repairs import BASE, CELL, FINETUNED, SWITCHED
+from matrix import FINETUNE
+from repairs import BASE, CELL
 
 from deeppatch.errors import UserError
-from deeppatch.ledger.records import CLEAN
+from deeppatch.ledger.pools import ALL, BLURRED, DEGRADED, HELD_OUT
+from deeppatch.ledger.records import CLEAN, MIXED
 from deeppatch.ledger.summary import columns_of
 from deeppatch.metrics.intervals import mean_interval
 from deeppatch.storage import RECORD
@@ -49,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Read what the study has left, and write all files."""
-    configuration = matrix.read(options.config)
+    configuration = schema.read(options.config)
     jobs = matrix.jobs(configuration)
     ledgers, ends = list(measured(jobs, options.records)), list(ended(jobs, options.records))
     if not ledgers and not ends:
@@ -99,7 +103,7 @@ def measured(jobs: Mapping[str, matrix.Job], records: Path) -> Iterator[Measured
         if job.rule != "compare" or (folder := folder_of(records, key)) is None:
             continue
         ledger = json.loads((folder / "ledger.json").read_text(encoding="utf-8"))
-        called = {str(folder_of(records, name)): named(jobs[name]) for name in job.networks}
+        called = {str(folder_of(records, name)): jobs[name].called for name in job.networks}
         output = folder.parents[2]
         names = {ledger["base"]["name"]: BASE}
         for network, row in ledger["networks"].items():
@@ -167,20 +171,13 @@ def folder_of(records: Path, key: str) -> Path | None:
     return record.resolve().parent if record.exists() else None
 
 
-def named(job: matrix.Job) -> str:
-    """Return what the study's table calls what a job has left."""
-    ratio, method = job.about["ratio"], job.about["method"]
-    size = "" if ratio is None else f", ratio {ratio:g}"
-    return f"{method}{size}{SWITCHED * bool(job.about.get('switched'))}"
-
-
 def accuracies(found: Measured) -> pd.DataFrame:
     """Return a row for each network: what it stores, and accuracy in percent, clean and in means over degradations.
 
     `clean lost` is in points, against the network before its repair.
     """
     means = found.tidy[(found.tidy.severity == 0) & (found.tidy.measure == "accuracy")]
-    views = columns_of(list(dict.fromkeys(means["view"])))
+    views = shown(list(dict.fromkeys(means["view"])))
     rows = []
     for network, name in found.names.items():
         own = means[means.network == network].set_index("view")["estimate"]
@@ -199,6 +196,14 @@ def accuracies(found: Measured) -> pd.DataFrame:
     before = frame.loc[frame["network"] == BASE, CLEAN].iloc[0]
     frame.insert(frame.columns.get_loc(CLEAN) + 1, "clean lost", (before - frame[CLEAN]).round(2))
     return frame
+
+
+def shown(views: Sequence[str]) -> list[str]:
+    """Return which means a table has: those of the ledger, and without blur and all 15 types that of what there is."""
+    found = columns_of(views)
+    if DEGRADED in views and not {BLURRED, ALL} & set(found):
+        found.insert(len([view for view in found if view not in (HELD_OUT, MIXED)]), DEGRADED)
+    return found
 
 
 def blurred(ledgers: Sequence[Measured]) -> pd.DataFrame:
@@ -225,16 +230,16 @@ def differences(ledgers: Sequence[Measured]) -> pd.DataFrame:
                 key = (*cell, found.names[network], BASE, row["view"])
                 values.setdefault(key, {})[seed] = (row["estimate"], row["low"], row["high"])
     for (*cell, network, _base, view), own in list(values.items()):
-        tuned = values.get((*cell, FINETUNED, BASE, view), {})
-        if network != FINETUNED and (both := sorted(own.keys() & tuned.keys())):
+        tuned = values.get((*cell, FINETUNE, BASE, view), {})
+        if network != FINETUNE and (both := sorted(own.keys() & tuned.keys())):
             pairs = {seed: (own[seed][0] - tuned[seed][0], float("nan"), float("nan")) for seed in both}
-            values[*cell, network, FINETUNED, view] = pairs
+            values[*cell, network, FINETUNE, view] = pairs
     rows = [
         dict(zip((*CELL, "network", "against", "view"), key, strict=True)) | _over_seeds(list(own.values()))
         for key, own in values.items()
     ]
     frame = pd.DataFrame(rows)
-    wanted = columns_of(list(dict.fromkeys(frame["view"]))) if rows else []
+    wanted = shown(list(dict.fromkeys(frame["view"]))) if rows else []
     return frame[frame["view"].isin(wanted)].reset_index(drop=True) if rows else frame
 
 

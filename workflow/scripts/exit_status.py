@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
-sys.path.append(str(Path(__file__).resolve().parents[2] / "src"))  # behind the standard library, for src/select.py
+import source  # noqa: F401
 
-from deeppatch.errors import UserError  # noqa: E402
+from deeppatch.errors import UserError
 
 MISTAKE, INTERRUPTED = 2, 130
 

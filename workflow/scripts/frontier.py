@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import source  # noqa: F401
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from repairs import SWITCHED
+from matrix import SWITCHED
 
-sys.path.append(str(Path(__file__).resolve().parents[2] / "src"))  # behind the standard library, for src/select.py
+from deeppatch.ledger.pools import ALL, BLURRED, DEGRADED, HELD_OUT
+from deeppatch.ledger.records import CLEAN
+from deeppatch.report.plots import COLOURS, MARKERS, png
 
-from deeppatch.ledger.pools import ALL, BLURRED, DEGRADED  # noqa: E402
-from deeppatch.ledger.records import CLEAN  # noqa: E402
-from deeppatch.report.plots import COLOURS, MARKERS, png  # noqa: E402
-
-SIZE = re.compile(r", ratio ([\d.]+)")
+SIZE = re.compile(r", ratio ([\d.e+-]+)")
 WIDE = 5  # points of accuracy among repairs, which are worth an axis of their own
-GAINED = (BLURRED, ALL, DEGRADED)  # the first of these that is there is drawn
+GAINED = (BLURRED, ALL, DEGRADED, HELD_OUT)  # the first of these that is there is drawn
 
 
 def draw(table: pd.DataFrame, base: str, path: Path) -> None:
@@ -76,8 +74,8 @@ def draw(table: pd.DataFrame, base: str, path: Path) -> None:
 def series(networks: Iterable[str]) -> dict[str, dict[str, str]]:
     """Return the names of networks, each with the size of its patch as text, by method and in order of size.
 
-    >>> series(["patch, ratio 0.5, switched", "finetune", "patch, ratio 0.1, switched"])["patch, switched"]
-    {'patch, ratio 0.1, switched': '0.1', 'patch, ratio 0.5, switched': '0.5'}
+    >>> series(["patch, ratio 0.5, switched", "finetune", "patch, ratio 1e-05, switched"])["patch, switched"]
+    {'patch, ratio 1e-05, switched': '1e-05', 'patch, ratio 0.5, switched': '0.5'}
     """
     found: dict[str, dict[str, str]] = {}
     for network in networks:

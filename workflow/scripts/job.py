@@ -19,19 +19,18 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-sys.path.append(str(Path(__file__).resolve().parents[2] / "src"))  # behind the standard library, for src/select.py
+import source  # noqa: F401
+from exit_status import exit_status
 
-from exit_status import exit_status  # noqa: E402
-
-from deeppatch.cli.locating import locate_all, roles, run_folder  # noqa: E402
-from deeppatch.cli.main import guarded  # noqa: E402
-from deeppatch.cli.naming import model_folder, readable_name  # noqa: E402
-from deeppatch.cli.options import OPTION_NAMES, SCRIPTS, RepairOptions  # noqa: E402
-from deeppatch.cli.parsing import parse_stage  # noqa: E402
-from deeppatch.data import corruption_names  # noqa: E402
-from deeppatch.errors import Busy  # noqa: E402
-from deeppatch.lock import FolderLock  # noqa: E402
-from deeppatch.storage import RECORD  # noqa: E402
+from deeppatch.cli.locating import locate_all, roles, run_folder
+from deeppatch.cli.main import guarded
+from deeppatch.cli.naming import model_folder, readable_name
+from deeppatch.cli.options import OPTION_NAMES, SCRIPTS, RepairOptions
+from deeppatch.cli.parsing import parse_stage
+from deeppatch.data import corruption_names
+from deeppatch.errors import Busy
+from deeppatch.lock import FolderLock
+from deeppatch.storage import RECORD
 
 WAIT = 2.0  # seconds between two looks at a folder that another process writes
 

@@ -7,30 +7,28 @@ imports torch. Which earlier run a command reads is asked of the command line it
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import itertools
 import json
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-sys.path.append(str(Path(__file__).resolve().parents[2] / "src"))  # behind the standard library, for src/select.py
+import chains
+import schema
+import source  # noqa: F401
 
-import chains  # noqa: E402
-
-from deeppatch.cli.corrections import TRAINED_CORRECTIONS, TRAINING  # noqa: E402
-from deeppatch.cli.locating import roles  # noqa: E402
-from deeppatch.cli.options import DEFAULT_RATIO, RepairOptions  # noqa: E402
-from deeppatch.cli.parsing import parse_stage  # noqa: E402
-from deeppatch.data.names import slug  # noqa: E402
-from deeppatch.errors import UserError, closest  # noqa: E402
-from deeppatch.retrain.names import METHODS as WHOLE  # noqa: E402
-from deeppatch.zoo.names import model_slug  # noqa: E402
+from deeppatch.cli.corrections import TRAINED_CORRECTIONS, TRAINING
+from deeppatch.cli.locating import roles
+from deeppatch.cli.options import DEFAULT_RATIO, RepairOptions
+from deeppatch.cli.parsing import parse_stage
+from deeppatch.data.names import slug
+from deeppatch.errors import UserError, closest
+from deeppatch.retrain.names import METHODS as WHOLE
+from deeppatch.zoo.names import model_slug
 
 RULES = ("pretrain", "assess", "correct", "evaluate", "compare", *chains.STAGES)
-PUBLISHED, FINETUNE = "published", "finetune"
+PUBLISHED, FINETUNE, SWITCHED = "published", "finetune", ", switched"
 # names of methods that are not the value of -c, and their options
 METHODS: dict[str, dict[str, object]] = {
     "patch": {"crt_method": "patch", "fs_method": "perfloss"},
@@ -38,25 +36,6 @@ METHODS: dict[str, dict[str, object]] = {
     "units": {"crt_method": "patch", "crt_type": "crtunit", "fs_method": "perfloss"},
     "statistics": {"crt_method": "norms", "epochs": 0},
     **{name: {"crt_method": name} for name in WHOLE},
-}
-MAPPING, LIST, NAMES, ANY = "a mapping", "a list", "a mapping or a list", "anything"
-KINDS = {MAPPING: (Mapping,), LIST: (list,), NAMES: (Mapping, list), ANY: (object,)}
-# the keys of a configuration and of a matrix, and what each holds
-TOP = {
-    **dict.fromkeys(("study", "file", "question", "output_dir", "data_dir", "device", "results", "render"), ANY),
-    **dict.fromkeys(("options", "methods", "rules", "matrices", "chains"), MAPPING),
-}
-MATRIX = {
-    "models": NAMES,
-    "degradations": MAPPING,
-    **dict.fromkeys(("data", "seeds", "methods", "ratios", "switched"), LIST),
-    **dict.fromkeys(RULES, MAPPING),
-}
-CHAIN = {
-    "models": NAMES,
-    "options": MAPPING,
-    **dict.fromkeys(("stages", "data", "seeds", "methods"), LIST),
-    **dict.fromkeys(("pretrain", *chains.STAGES), MAPPING),
 }
 MACHINE = {"threads": 1, "mem_mb": 2000, "runtime": 240}  # of a rule that says nothing else; minutes, for clusters
 
@@ -91,22 +70,12 @@ class Job:
         """The rule and the name, by which jobs name each other."""
         return f"{self.rule}/{self.name}"
 
-
-def read(file: Path) -> dict[str, Any]:
-    """Return what the file of a configuration holds; UserError where it cannot be read."""
-    if importlib.util.find_spec("snakemake") is None:
-        raise UserError("a study needs Snakemake; install it with: pip install 'deeppatch[study]'")
-    import yaml
-
-    try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{file}: {error.strerror}; give a YAML file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} is no YAML: {error}") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{file} holds no configuration; it needs matrices, as workflow/config/demo.yaml has")
-    return found
+    @property
+    def called(self) -> str:
+        """What tables call the network that a correction makes or that an evaluation switches."""
+        ratio, method = self.about["ratio"], self.about["method"]
+        size = "" if ratio is None else f", ratio {ratio:g}"
+        return f"{method}{size}{SWITCHED * bool(self.about.get('switched'))}"
 
 
 def jobs(configuration: Mapping[str, Any]) -> dict[str, Job]:
@@ -123,36 +92,46 @@ def jobs(configuration: Mapping[str, Any]) -> dict[str, Job]:
             compared.setdefault(place, (cell, []))[1].extend(networks)
     for cell, networks in compared.values():
         cell.add("compare", {}, "", networks=tuple(dict.fromkeys(networks)))
+    check_names(found)
     return found
 
 
 def check(configuration: Mapping[str, Any]) -> None:
-    """Raise UserError where a configuration has an unknown key or method, or lacks one, or one holds what it cannot."""
-    _known(configuration, TOP, "the configuration")
-    _known(configuration.get("rules", {}), dict.fromkeys((*RULES, "collect"), MAPPING), "rules")
-    for name, method in configuration.get("methods", {}).items():
-        if not isinstance(method, Mapping) or "crt_method" not in method:
-            raise UserError(f"method {name} says nothing of crt_method; give its options, as {{crt_method: patch}}")
+    """Raise UserError where a configuration holds what its schema does not allow, or an unknown method."""
+    schema.check(configuration)
     if not configuration.get("matrices") and not configuration.get("chains"):
         raise UserError("the configuration has no matrices; give at least one, as workflow/config/demo.yaml does")
-    methods = dict.fromkeys({**METHODS, **configuration.get("methods", {})}, ANY)
     for name, chain in configuration.get("chains", {}).items():
-        _check_part(f"chain {name}", chain, CHAIN, ("models", "data", "stages"))
         chains.check(name, chain)
+    known = {**METHODS, **configuration.get("methods", {})}
     for name, matrix in configuration.get("matrices", {}).items():
-        _check_part(f"matrix {name}", matrix, MATRIX, ("models", "data", "methods"))
-        if wrong := [ratio for ratio in matrix.get("ratios") or [] if not isinstance(ratio, int | float)]:
-            raise UserError(f"ratios of matrix {name}: {wrong[0]!r} is no number")
-        _known(dict.fromkeys(matrix["methods"]), methods, f"methods of matrix {name}")
+        for method in matrix["methods"]:
+            if method not in known:
+                there = ", ".join(sorted(known))
+                raise UserError(f"methods of matrix {name}: no {method}{closest(method, known)}; there are {there}")
+        for method in matrix.get("switched", []):
+            if method not in matrix["methods"]:
+                there = ", ".join(matrix["methods"])
+                raise UserError(f"switched of matrix {name}: {method} is none of its methods, which are {there}")
 
 
-def _check_part(name: str, part: Any, known: Mapping[str, str], needed: tuple[str, ...]) -> None:
-    _known(part, known, name, empty=True)
-    if absent := [key for key in needed if not part.get(key)]:
-        raise UserError(f"{name} has no {', '.join(absent)}")
-    for key in ("models", "degradations"):
-        if isinstance(part.get(key), Mapping):
-            _known(part[key], dict.fromkeys(part[key], MAPPING), f"{key} of {name}", empty=True)
+def check_names(found: Mapping[str, Job]) -> None:
+    """Raise UserError where tables would call two comparisons of a study, or two networks of one, by the same name."""
+    compared = set()
+    for job in [job for job in found.values() if job.rule == "compare"]:
+        place = f"{job.about['model']} on {job.about['data']}, {job.about['degradation']}, seed {job.about['seed']}"
+        if place in compared:
+            raise UserError(
+                f"two matrices have {place}, but other options of the model, of the degradation or of compare; "
+                "give the degradation of one another name"
+            )
+        compared.add(place)
+        calls = [found[key].called for key in job.networks]
+        if twice := [name for name in calls if calls.count(name) > 1]:
+            raise UserError(
+                f"{place}: two matrices train or switch {twice[0]} in two ways; give one of them a name of its own "
+                "under methods, with its options"
+            )
 
 
 def _add_chain(configuration: Mapping[str, Any], name: str, chain: Mapping[str, Any], found: dict[str, Job]) -> None:
@@ -286,6 +265,11 @@ def places(configuration: Mapping[str, Any]) -> list[str]:
     return spelled({name: configuration.get(name) for name in ("data_dir", "output_dir", "device")})
 
 
+def folder(configuration: Mapping[str, Any]) -> str:
+    """Return the folder of a study, whose name is that of the configuration's file, for links to records and logs."""
+    return f"{configuration.get('output_dir', RepairOptions.output_dir)}/studies/{Path(configuration['file']).stem}"
+
+
 def machine(configuration: Mapping[str, Any], rule: str) -> dict[str, Any]:
     """Return threads, memory in MB, and further resources of a rule."""
     return {**MACHINE, **configuration.get("rules", {}).get(rule, {})}
@@ -293,15 +277,3 @@ def machine(configuration: Mapping[str, Any], rule: str) -> dict[str, Any]:
 
 def _label(name: str, ratio: float | None) -> str:
     return name if ratio is None else f"{name}-ratio{ratio:g}"
-
-
-def _known(given: Any, known: Mapping[str, str], where: str, *, empty: bool = False) -> None:
-    """Raise UserError unless all keys of a mapping are known, and hold what they can, or if `empty` nothing at all."""
-    if not isinstance(given, Mapping):
-        raise UserError(f"{where}: {given!r} is not a mapping of names")
-    if unknown := [key for key in given if key not in known]:
-        name = str(unknown[0])
-        raise UserError(f"{where}: no {name}{closest(name, known)}; there are {', '.join(sorted(known))}")
-    for key, value in given.items():
-        if not (empty and value is None) and not isinstance(value, KINDS[known[key]]):
-            raise UserError(f"{where}: {key} holds {value!r}; give {known[key]}")

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
+import source  # noqa: F401
+from matrix import FINETUNE, SWITCHED
 
-sys.path.append(str(Path(__file__).resolve().parents[2] / "src"))  # behind the standard library, for src/select.py
+from deeppatch.data.corruptions import SIGMAS
+from deeppatch.ledger.pools import BLURRED
+from deeppatch.ledger.records import CLEAN, MIXED
+from deeppatch.ledger.streams import GAUSSION
+from deeppatch.ledger.summary import TITLES
+from deeppatch.report.repair_figure import LEVEL, draw_repair
 
-from deeppatch.data.corruptions import SIGMAS  # noqa: E402
-from deeppatch.ledger.pools import BLURRED  # noqa: E402
-from deeppatch.ledger.records import CLEAN, MIXED  # noqa: E402
-from deeppatch.ledger.streams import GAUSSION  # noqa: E402
-from deeppatch.ledger.summary import TITLES  # noqa: E402
-from deeppatch.report.repair_figure import LEVEL, draw_repair  # noqa: E402
-
-BASE, FINETUNED, SWITCHED = "before repair", "finetune", ", switched"
+BASE = "before repair"
 CELL = ("model", "data", "degradation")  # what is measured together, for each seed
 
 
@@ -54,7 +53,7 @@ def draw(table: pd.DataFrame, path: Path) -> None:
     first = table.iloc[0][list(CELL)]
     own = table[(table[list(CELL)] == first).all(axis=1)]
     switched = [name for name in own["network"].unique() if name.endswith(SWITCHED)]
-    shown = {BASE: "pretrained", FINETUNED: "finetuned"}
+    shown = {BASE: "pretrained", FINETUNE: "finetuned"}
     if switched:
         shown |= {switched[0]: "switched", switched[0].removesuffix(SWITCHED): "patched"}
     own = own[own["network"].isin(shown)].replace({"network": shown})

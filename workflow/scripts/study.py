@@ -10,34 +10,37 @@ is continued: start the same command again. A job that fails does not stop those
 from __future__ import annotations
 
 import argparse
+import contextlib
 import fnmatch
 import json
 import os
 import shlex
-import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 
+import clusters
 import matrix
-import yaml
+import schema
+import source  # noqa: F401
 from exit_status import exit_status
 
+from deeppatch.cli.options import SCRIPTS
 from deeppatch.cli.parsing import check_files
 from deeppatch.errors import Busy, UserError, check_positive
 from deeppatch.lock import FolderLock
 
 WORKFLOW = Path(__file__).resolve().parents[1]
-CONFIGURATIONS, PROFILES = WORKFLOW / "config", WORKFLOW / "profiles"
+CONFIGURATIONS = WORKFLOW / "config"
 COLLECTED = "collected.json"  # in the folder of a study, a list of the tables and the picture
 SHARE_OF_MEMORY = 0.9  # of the machine, for all jobs together
-DEFAULT_OUTPUT = "output"
-PLACEHOLDER = "IMAGE"  # in the job.yaml of workflow/profiles
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a study and return Snakemake's status, or 2 for a mistake of the user, and 130 after Ctrl-C."""
+    """Run a study and return Snakemake's status, or 2 for a mistake of the user, and 130 after Ctrl-C or SIGTERM."""
     options = parser().parse_args(arguments)
     return exit_status(lambda: run(options))
 
@@ -51,9 +54,9 @@ def parser() -> argparse.ArgumentParser:
     )
     found.add_argument("-n", "--dry-run", action="store_true", help="say what would be run")
     found.add_argument("--quiet", action="store_true", help="print no more than a summary")
-    found.add_argument("--list", action="store_true", help="print all jobs of the study with their commands")
-    found.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)), metavar="N", help="threads in all")
-    found.add_argument("--memory", type=int, default=memory(), metavar="MB", help="memory for all jobs together")
+    found.add_argument("--list", action="store_true", help="print the jobs with their commands")
+    found.add_argument("--cores", type=int, metavar="N", help="threads of all jobs on this machine together")
+    found.add_argument("--memory", type=int, metavar="MB", help="memory of all jobs on this machine together")
     found.add_argument(
         "--profile", metavar="NAME", help="run jobs on a cluster: slurm, kubernetes, or a folder like theirs"
     )
@@ -67,21 +70,23 @@ def parser() -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> int:
     """Check the configuration, take the study's lock, run Snakemake, and say what was written."""
-    check_positive(**{"--cores": options.cores, "--memory": options.memory})
+    check_machine(options)
     file = file_of(options.config)
-    configuration = matrix.read(file)
-    given = {name: getattr(options, name) for name in ("output_dir", "data_dir") if getattr(options, name)}
-    configuration |= given
+    configuration = schema.read(file)
+    settings = {"file": str(file)}
+    settings |= {name: getattr(options, name) for name in ("output_dir", "data_dir") if getattr(options, name)}
+    configuration |= settings
     jobs = matrix.jobs(configuration)
+    keys = chosen(jobs, options.only)
     if options.list:
-        for job in jobs.values():
-            print(f"{job.key}\n    {job.rule} {' '.join(job.words)}")
+        for job in [jobs[key] for key in keys or jobs]:
+            words = shlex.join([*job.words, *matrix.places(configuration), "-r"])
+            print(f"{job.key}\n    python src/{SCRIPTS[job.rule]}.py {words}")
         return 0
     for job in jobs.values():
         check_files(job.options)
-    folder = Path(configuration.get("output_dir", DEFAULT_OUTPUT), "studies", file.stem)
-    targets = chosen(jobs, options.only, folder)
-    settings = {"study": file.stem, "file": str(file), **given}
+    folder = Path(matrix.folder(configuration))
+    targets = [f"{folder}/{key}/run.json" for key in keys]
     command = snakemake(options, file, settings, targets)
     if options.dry_run:
         return ended(command)
@@ -101,7 +106,11 @@ def run(options: argparse.Namespace) -> int:
 
 
 def ended(command: Sequence[str]) -> int:
-    """Run Snakemake and return its status; after Ctrl-C, which reaches it too, wait until it has ended its jobs."""
+    """Run Snakemake and return its status; after Ctrl-C, which reaches it too, wait until it has ended its jobs.
+
+    SIGTERM, as `kill` and batch systems send it, is passed on to Snakemake and its jobs as Ctrl-C.
+    """
+    signal.signal(signal.SIGTERM, pass_on)
     interrupted = False
     with subprocess.Popen(command) as process:  # noqa: S603
         while True:
@@ -115,6 +124,31 @@ def ended(command: Sequence[str]) -> int:
     return status
 
 
+def pass_on(number: int, _frame: FrameType | None) -> None:
+    """Do to all processes under this one what Ctrl-C in a terminal does, and raise KeyboardInterrupt."""
+    import psutil  # which comes with Snakemake
+
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as it is, for them too, in the background of a script
+        number = signal.SIGINT
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
+    raise KeyboardInterrupt
+
+
+def check_machine(options: argparse.Namespace) -> None:
+    """Raise UserError where jobs cannot be run as options say, on this machine or on a cluster."""
+    there = {f"--{name}": value for name in ("cores", "memory") if (value := getattr(options, name)) is not None}
+    check_positive(**there)
+    if options.profile is None:
+        return
+    if there:
+        raise UserError(f"{' and '.join(there)} are of this machine, but --profile runs jobs elsewhere; leave one out")
+    profile = clusters.profile_of(options.profile)
+    if not options.dry_run and not options.list:
+        clusters.check(profile)
+
+
 def file_of(name: str) -> Path:
     """Return the file of a configuration that is named or given."""
     own = CONFIGURATIONS / f"{name}.yaml"
@@ -126,14 +160,14 @@ def file_of(name: str) -> Path:
     raise UserError(f"{name}: no such configuration; choose from {known}, or give a YAML file")
 
 
-def chosen(jobs: Mapping[str, matrix.Job], patterns: Sequence[str], folder: Path) -> list[str]:
-    """Return the records of the jobs that some pattern names; none where there is no pattern, which means all."""
+def chosen(jobs: Mapping[str, matrix.Job], patterns: Sequence[str]) -> list[str]:
+    """Return the keys of the jobs that some pattern names; none where there is no pattern, which means all."""
     found: list[str] = []
     for pattern in patterns:
         keys = fnmatch.filter(jobs, pattern)
         if not keys:
             raise UserError(f"--only {pattern}: no job of this study has such a name; --list prints them")
-        found += [f"{folder}/{key}/run.json" for key in keys]
+        found += keys
     return list(dict.fromkeys(found))
 
 
@@ -142,48 +176,15 @@ def snakemake(
 ) -> list[str]:
     """Return the command that runs a study."""
     command = [sys.executable, "-m", "snakemake", *targets, "--snakefile", str(WORKFLOW / "Snakefile")]
-    command += ["--configfile", str(file), "--config", *(f"{name}={value}" for name, value in settings.items())]
+    command += ["--configfile", str(file), "--config", f"given={json.dumps(settings, ensure_ascii=False)}"]
     # a record is newer than those it was made from, and a job with other words has another name
     command += ["--rerun-triggers", "mtime", "--rerun-incomplete", "--keep-going", "--nolock"]
-    if options.profile:
-        command += cluster(profile_of(options.profile), check=not options.dry_run)
+    if options.profile is not None:
+        command += clusters.options(clusters.profile_of(options.profile))
     else:
-        command += ["--cores", str(options.cores), "--resources", f"mem_mb={options.memory}"]
+        cores = options.cores or len(os.sched_getaffinity(0))
+        command += ["--cores", str(cores), "--resources", f"mem_mb={options.memory or memory()}"]
     return [*command, *(["--dry-run"] * options.dry_run), *(["--quiet"] * options.quiet), *options.snakemake]
-
-
-def profile_of(name: str) -> Path:
-    """Return the folder of a profile that is named or given."""
-    for folder in (PROFILES / name, Path(name)):
-        if (folder / "config.yaml").is_file():
-            return folder.resolve()
-    known = ", ".join(sorted(path.name for path in PROFILES.iterdir()))
-    raise UserError(f"--profile {name}: choose from {known}, or give a folder with a config.yaml")
-
-
-def cluster(profile: Path, *, check: bool) -> list[str]:
-    """Return the options of Snakemake for a profile; with a job.yaml, which `check` looks at, it is of Kubernetes."""
-    found = ["--workflow-profile", str(profile)]
-    if (job := profile / "job.yaml").is_file():
-        if check:
-            check_kubernetes(job)
-        pods = str(WORKFLOW / "scripts" / "pods.py")
-        found += ["--cluster-generic-submit-cmd", shlex.join([sys.executable, pods, "submit", str(job)])]
-        found += ["--cluster-generic-status-cmd", shlex.join([sys.executable, pods, "status"])]
-        found += ["--cluster-generic-cancel-cmd", pods]
-    return found
-
-
-def check_kubernetes(job: Path) -> None:
-    """Raise UserError where jobs cannot be created from a manifest."""
-    try:
-        image = yaml.safe_load(job.read_bytes())["spec"]["template"]["spec"]["containers"][0]["image"]
-    except (yaml.YAMLError, LookupError, TypeError):
-        raise UserError(f"{job}: no manifest of a job of Kubernetes that names the image of its container") from None
-    if image == PLACEHOLDER:
-        raise UserError(f"{job}: write your image and claim into it, or into a copy: --profile FOLDER")
-    if shutil.which("kubectl") is None:
-        raise UserError("kubectl, which creates the jobs, is not on PATH; install it")
 
 
 def memory() -> int:
