@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from deeppatch.patching.narrow_layers import are_narrow, in_one_step
+from deeppatch.patching.narrow_layers import _per_channel, are_narrow, in_one_step
 
 
 def drawn(channels: int, size: int, *shape: int) -> tuple[nn.Sequential, Tensor]:
@@ -23,7 +23,7 @@ def drawn(channels: int, size: int, *shape: int) -> tuple[nn.Sequential, Tensor]
 
 
 @pytest.mark.parametrize("size", [1, 3])
-@pytest.mark.parametrize("shape", [(3, 4, 5, 8), (2, 3, 4, 4), (8, 1, 3, 16), (8, 15, 2, 1)], ids=str)
+@pytest.mark.parametrize("shape", [(3, 4, 5, 8), (2, 3, 4, 4), (8, 1, 3, 16), (8, 15, 2, 1), (5, 2, 32, 32)], ids=str)
 @pytest.mark.parametrize("channels", [1, 4, 15])
 def test_values_gradients_and_statistics_are_those_of_torch(channels, size, shape):
     layers, maps = drawn(channels, size, *shape)
@@ -39,6 +39,18 @@ def test_values_gradients_and_statistics_are_those_of_torch(channels, size, shap
     for name, parameter in usual.named_parameters():
         torch.testing.assert_close(layers.get_parameter(name).grad, parameter.grad)
     assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_sums_over_rows_are_those_of_each_number_of_threads():
+    rows, threads = torch.randn(5 * 4096, 32, generator=torch.Generator().manual_seed(1)), torch.get_num_threads()
+    found = []
+    for count in (1, 2, 3):
+        torch.set_num_threads(count)
+        found.append(_per_channel(rows))
+    torch.set_num_threads(threads)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+    torch.testing.assert_close(found[0].double(), rows.double().view(-1, 8, 4).sum((0, 1)), rtol=0, atol=1e-2)
 
 
 def test_what_it_reads_stays_as_it_is_also_for_a_gradient_in_another_layout():

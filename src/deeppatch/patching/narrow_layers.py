@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 
 TOGETHER = 8  # pixels that lie side by side
 WIDE = 16  # channels that fill a vector by themselves
+PARTS = 64  # into which rows are divided for sums, at most
 
 
 def are_narrow(x: Tensor, filters: Tensor, norm: nn.BatchNorm2d) -> bool:
@@ -54,9 +56,9 @@ class _Step(torch.autograd.Function):
         found = torch.empty_like(maps)
         centred, rows = _rows(maps), _rows(found)
         count = len(rows) * TOGETHER
-        mean = _per_channel(centred.sum(0)) / count
+        mean = _per_channel(centred) / count
         centred.sub_(mean.repeat(TOGETHER))
-        variance = _per_channel(torch.mul(centred, centred, out=rows).sum(0)) / count
+        variance = _per_channel(torch.mul(centred, centred, out=rows)) / count
         slope = torch.rsqrt(variance + norm.eps)
         torch.addcmul(bias.repeat(TOGETHER), centred, (weight * slope).repeat(TOGETHER), out=rows).relu_()
         _note(norm, mean, variance, count)
@@ -70,7 +72,7 @@ class _Step(torch.autograd.Function):
         of_maps = torch.ops.aten.threshold_backward(gradient, found, 0).contiguous(memory_format=torch.channels_last)
         centred, rows = _rows(maps), _rows(of_maps)
         count = len(rows) * TOGETHER
-        of_bias, of_weight = _per_channel(rows.sum(0)), _per_channel((rows * centred).sum(0)) * slope
+        of_bias, of_weight = _per_channel(rows), _per_channel(rows * centred) * slope
         scale = weight * slope
         torch.addcmul((scale * of_bias / -count).repeat(TOGETHER), rows, scale.repeat(TOGETHER), out=rows)
         rows.addcmul_(centred, (scale * slope * of_weight / -count).repeat(TOGETHER))
@@ -90,9 +92,15 @@ def _rows(maps: Tensor) -> Tensor:
     return maps.permute(0, 2, 3, 1).view(-1, TOGETHER * maps.shape[1])
 
 
-def _per_channel(values: Tensor) -> Tensor:
-    """Return the sums over the pixels of a row (TOGETHER * C,) for each channel (C,)."""
-    return values.view(TOGETHER, -1).sum(0)
+def _per_channel(rows: Tensor) -> Tensor:
+    """Return the sums over rows (R, TOGETHER * C) for each channel (C,).
+
+    torch divides a sum over all rows among its threads by columns, and all other steps by rows. Each core would then
+    hold parts of every row in its cache, and the next step, which writes the rows, could take ten times as long. Sums
+    over parts of the rows are divided by rows, too.
+    """
+    parts = rows.view(math.gcd(len(rows), PARTS), -1, rows.shape[1])
+    return parts.sum(1).view(-1, rows.shape[1] // TOGETHER).sum(0)
 
 
 def _note(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: int) -> None:
