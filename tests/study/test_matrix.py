@@ -235,6 +235,11 @@ def test_an_output_folder_that_cannot_be_written_is_one_line(tmp_path, capsys):
     assert line.endswith("Not a directory; choose another folder or file")
 
 
+def test_a_folder_without_a_name_is_one_line(capsys):
+    assert study_script.main(["demo", "--list", "--output_dir", ""]) == 2
+    assert capsys.readouterr().err == "error: output_dir is empty\n"
+
+
 def test_a_list_has_the_commands_of_the_jobs_that_are_asked_for(capsys):
     assert study_script.main(["demo", "--list", "--only", "correct/*finetune*", "--output_dir", "some folder"]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -73,8 +73,8 @@ def run(options: argparse.Namespace) -> int:
     check_machine(options)
     file = file_of(options.config)
     configuration = schema.read(file)
-    settings = {"file": str(file)}
-    settings |= {name: getattr(options, name) for name in ("output_dir", "data_dir") if getattr(options, name)}
+    given = {name: getattr(options, name) for name in ("output_dir", "data_dir")}
+    settings = {"file": str(file), **{name: folder for name, folder in given.items() if folder is not None}}
     configuration |= settings
     jobs = matrix.jobs(configuration)
     keys = chosen(jobs, options.only)
