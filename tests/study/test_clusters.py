@@ -248,6 +248,22 @@ def test_a_profile_that_cannot_be_used_is_one_line(tmp_path, monkeypatch, capsys
     assert not output.exists()
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "names no executor, as workflow/profiles/slurm/config.yaml does"),
+        ("executor: [a]", "names no executor, as workflow/profiles/slurm/config.yaml does"),
+        ("executor: slrum", "the profile needs the package snakemake-executor-plugin-slrum; install it with: pip"),
+    ],
+)
+def test_a_profile_without_an_executor_is_one_line(tmp_path, capsys, text, message):
+    file, output = written(tmp_path)
+    (tmp_path / "mine" / "config.yaml").write_text(text)
+    assert study.main([str(file), "--output_dir", str(output), "--profile", str(tmp_path / "mine")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
 def test_a_profile_s_executor_must_be_installed(tmp_path, monkeypatch):
     monkeypatch.setattr(clusters.importlib.util, "find_spec", lambda _name: None)
     with pytest.raises(UserError, match="pip install snakemake-executor-plugin-slurm"):

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import schema
 import study as study_script
 import yaml
 from matrix import jobs, machine, places, spelled
@@ -30,6 +31,12 @@ def two(**other):
     """Two matrices that differ in one thing."""
     first = study(methods=["norms"])["matrices"]["one"]
     return {"matrices": {"one": first, "two": {**first, **other}}}
+
+
+def partners():
+    """Two matrices with the same patch, of which one has a fine-tuned network to switch to."""
+    first = study(methods=["finetune", "patch"])["matrices"]["one"]
+    return {"matrices": {"one": first, "two": {**first, "methods": ["patch"]}}}
 
 
 def by_label(found):
@@ -205,10 +212,35 @@ def test_options_are_spelled_as_on_the_command_line():
         ({**study(methods=["norms"]), "rules": {"assess": {"cpus": 4}}}, "rules.assess: no cpus; there are clusters, "),
         ({**study(methods=["norms"]), "rules": {"assess": {"threads": 0}}}, "rules.assess.threads: 0 is less than the"),
         ({**study(methods=["norms"]), "rules": {"assess": {"runtime": "4h"}}}, "runtime: '4h' is not a whole number"),
+        (study(methods=["norms"], correct={"seed": 7}), "matrices.one.correct: seed is no option here; models, da"),
+        (study(methods=["norms"], degradations={"a{b}": {}}), "degradations: the name a{b} is empty or has one of { }"),
+        (study(methods=["norms"], ratios=["1e-3"]), "matrices.one.ratios.0: '1e-3' is not a number; write it as 0.001"),
+        (study(methods=["norms"], seeds=[1.0]), "matrices.one.seeds.0: 1.0 is not a whole number"),
+        (
+            {**study(methods=["norms"]), "methods": {"before repair": {"crt_method": "norms"}}},
+            "methods: before repair is",
+        ),
+        (
+            {**study(methods=["norms"]), "methods": {"a": {"crt_method": None}}},
+            "methods.a.crt_method: None is not text",
+        ),
+        (
+            {"chains": {"levels": {"models": ["a"], "data": ["b"], "stages": ["compose"]}}},
+            "another table of the name lev",
+        ),
+        (
+            {"chains": {"a/b": {"models": ["a"], "data": ["b"], "stages": ["compose"]}}},
+            "chains: the name a/b is empty or",
+        ),
+        (
+            partners(),
+            "called patch, ratio 0.25, switched; give one of them a name of its own under methods, with its op",
+        ),
+        (partners(), "; or write finetune in both matrices, or `switched: []` in one"),
         (two(models={"resnet8": {"train": True}}), "two matrices have resnet8 on digits, blur, seed 1, but other opt"),
         (two(compare={"limit": 3}), "two matrices have resnet8 on digits, blur, seed 1, but other options of the mod"),
-        (two(degradations={"blur": {"noise_type": "fog"}}), "give the degradation of one another name"),
-        (two(correct={"epochs": 3}), "digits, blur, seed 1: two matrices train or switch norms in two ways; give one"),
+        (two(degradations={"blur": {"noise_type": "fog"}}), "name the degradation of one of them differently"),
+        (two(correct={"epochs": 3}), "digits, blur, seed 1: two different runs would be called norms; give one of"),
     ],
 )
 def test_a_mistake_in_a_configuration_is_one_line_that_says_what_is_wrong(wrong, message):
@@ -233,6 +265,74 @@ def test_an_output_folder_that_cannot_be_written_is_one_line(tmp_path, capsys):
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {tmp_path / 'file'}")
     assert line.endswith("Not a directory; choose another folder or file")
+
+
+def test_what_means_the_same_is_the_same_however_it_is_written():
+    first = study(methods=["patch"], ratios=[1], models={"resnet8": {"train": True, "epochs": 2}})["matrices"]["one"]
+    other = {**first, "ratios": [1.0], "models": {"resnet8": {"epochs": 2, "train": True}}}
+    one, both = jobs({"matrices": {"one": first}}), jobs({"matrices": {"one": first, "two": other}})
+    assert list(one) == list(both)
+    partner = partners()
+    partner["matrices"]["two"]["switched"] = []
+    assert list(jobs(partner)) == list(jobs({"matrices": {"one": partner["matrices"]["one"]}}))
+
+
+def test_a_method_s_own_ratio_is_its_ratio():
+    mine = {"crt_method": "patch", "fs_method": "random", "susp_ratio": 0.5}
+    found = by_label(jobs({**study(methods=["random", "mine"], ratios=[0.1, 0.2]), "methods": {"mine": mine}}))
+    labels = {label for rule, label in found if rule == "correct"}
+    assert labels == {"random-ratio0.1", "random-ratio0.2", "mine-ratio0.5"}
+
+
+def test_empty_keys_are_as_absent_ones(tmp_path):
+    (tmp_path / "empty.yaml").write_text(
+        "options:\nchains:\nmethods:\nrules: {correct: }\nmatrices:\n  one:\n    models: {resnet8: }\n"
+        "    data: [digits]\n"
+        "    methods: [norms]\n    seeds:\n    ratios:\n    switched:\n    degradations:\n    correct:\n"
+    )
+    found = schema.read(tmp_path / "empty.yaml")
+    assert list(jobs(found)) == list(jobs(study(methods=["norms"], seeds=[2021])))
+    assert machine(found, "correct")["threads"] == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("matrices: {a: {}, a: {}}", "mine.yaml: a stands twice in one mapping, "),
+        ("matrices:\n  a: 2026-99-99", "mine.yaml is no YAML: month must be in 1..12"),
+        (
+            "matrices: {a: {models: [a], data: [b], methods: [norms], ratios: &r [*r]}}",
+            "an anchor that contains itself",
+        ),
+        ("file: x", "mine.yaml: no file; the configuration is this file"),
+        ("- 1", "mine.yaml holds no configuration; it needs matrices"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_one_line(tmp_path, capsys, text, message):
+    (tmp_path / "mine.yaml").write_text(text)
+    assert study_script.main([str(tmp_path / "mine.yaml"), "--list"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--output_dir", "{a}", "--dry-run"], "{a}/studies/demo: a study's folder can have no braces in its name"),
+        (["--dry-run", "--snakemake", "--config", "limit=3"], "--snakemake --config: write what it says into the conf"),
+    ],
+)
+def test_what_snakemake_would_take_otherwise_is_refused(capsys, words, message):
+    assert study_script.main(["demo", *words]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {message}")
+
+
+def test_a_name_that_was_listed_can_be_asked_for(tmp_path, capsys):
+    mine = study(methods=["norms"], models=["resnet8"])
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(mine))
+    for key in jobs(mine):
+        assert study_script.main([str(tmp_path / "mine.yaml"), "--list", "--only", key]) == 0
+        assert capsys.readouterr().out.splitlines()[0] == key
 
 
 def test_a_folder_without_a_name_is_one_line(capsys):

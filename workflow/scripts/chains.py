@@ -18,11 +18,14 @@ from deeppatch.errors import UserError
 
 STAGES = ("annotate", "relearn", "modularize", "compose")
 # the table that a stage leaves, for those that may end a chain
+OTHERS = ("levels", "differences", "adaptation")  # tables of matrices
 TABLES = {"relearn": "row.csv", "modularize": "modules.csv", "compose": "table.csv"}
 
 
 def check(name: str, chain: Mapping[str, Any]) -> None:
-    """Raise UserError where a chain ends with a stage that leaves no table."""
+    """Raise UserError where a chain ends with a stage that leaves no table, or its table has the name of another."""
+    if name in OTHERS:
+        raise UserError(f"chains: a study has another table of the name {name}; choose another")
     if (last := chain["stages"][-1]) not in TABLES:
         raise UserError(f"chain {name} cannot end with {last}; end it with {', '.join(TABLES)}")
 

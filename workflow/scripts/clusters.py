@@ -8,9 +8,9 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pods
+import schema
 import source  # noqa: F401
 
 from deeppatch.errors import UserError
@@ -18,6 +18,7 @@ from deeppatch.errors import UserError
 WORKFLOW = Path(__file__).resolve().parents[1]
 PROFILES = WORKFLOW / "profiles"
 COMMANDS = {"slurm": "sbatch", "cluster-generic": "kubectl"}  # that submit jobs, by the executor of a profile
+BUILT_IN = ("local", "dryrun", "touch")  # executors of Snakemake itself
 MANIFEST = "job.yaml"  # of a profile for Kubernetes
 PLACEHOLDERS = ("IMAGE", "CLAIM")  # in that of workflow/profiles
 EXAMPLE = {"threads": 1, "resources": {"mem_mb": 1, "runtime": 1}}
@@ -45,10 +46,12 @@ def options(profile: Path) -> list[str]:
 
 def check(profile: Path) -> None:
     """Raise UserError where this machine cannot start the jobs of a profile."""
-    settings = loaded(profile / "config.yaml")
-    executor = settings.get("executor", "") if isinstance(settings, dict) else ""
+    settings = schema.loaded(profile / "config.yaml")
+    executor = settings.get("executor") if isinstance(settings, dict) else None
+    if not isinstance(executor, str):
+        raise UserError(f"{profile / 'config.yaml'} names no executor, as workflow/profiles/slurm/config.yaml does")
     package = f"snakemake-executor-plugin-{executor}"
-    if executor in COMMANDS and importlib.util.find_spec(package.replace("-", "_")) is None:
+    if executor not in BUILT_IN and importlib.util.find_spec(package.replace("-", "_")) is None:
         raise UserError(f"the profile needs the package {package}; install it with: pip install {package}")
     manifest = profile / MANIFEST
     if manifest.is_file():
@@ -62,7 +65,7 @@ def check(profile: Path) -> None:
 
 def check_manifest(file: Path) -> None:
     """Raise UserError where jobs of Kubernetes cannot be created from a manifest."""
-    job = loaded(file)
+    job = schema.loaded(file)
     if left := [word for word in PLACEHOLDERS if word in words(job)]:
         raise UserError(f"{file}: write your {' and '.join(left).lower()} into it, or into a copy: --profile FOLDER")
     try:
@@ -71,16 +74,6 @@ def check_manifest(file: Path) -> None:
         image = None
     if not isinstance(image, str) or not image:
         raise UserError(f"{file}: no manifest of a job of Kubernetes that names the image of its container")
-
-
-def loaded(file: Path) -> Any:
-    """Return what a YAML file holds."""
-    import yaml  # which comes with Snakemake
-
-    try:
-        return yaml.safe_load(file.read_bytes())
-    except yaml.YAMLError as error:
-        raise UserError(f"{file} is no YAML: {error}") from None
 
 
 def words(value: object) -> Iterator[object]:

@@ -31,8 +31,8 @@ import repairs
 import schema
 import source  # noqa: F401
 from exit_status import exit_status
-from matrix import FINETUNE
-from repairs import BASE, CELL
+from matrix import BASE, FINETUNE
+from repairs import CELL
 
 from deeppatch.errors import UserError
 from deeppatch.ledger.pools import ALL, BLURRED, DEGRADED, HELD_OUT
@@ -147,7 +147,7 @@ def write_ledgers(study: Study, ledgers: Sequence[Measured], results: Path) -> l
         if len(frame):
             stem = results.with_name(results.name + suffix)
             files += write(frame, stem, study, ledgers, f"up to {clean} test images")
-    pictures = [results.with_suffix(".png")]
+    pictures = [results.with_name(f"{results.name}.png")]
     frontier.draw(table, BASE, pictures[0])
     if len(levels):
         pictures.append(results.with_name(f"{results.name}-levels.png"))

@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from deeppatch.retrain.names import METHODS as WHOLE
 from deeppatch.zoo.names import model_slug
 
 RULES = ("pretrain", "assess", "correct", "evaluate", "compare", *chains.STAGES)
-PUBLISHED, FINETUNE, SWITCHED = "published", "finetune", ", switched"
+PUBLISHED, FINETUNE, SWITCHED, BASE = "published", "finetune", ", switched", "before repair"
 # names of methods that are not the value of -c, and their options
 METHODS: dict[str, dict[str, object]] = {
     "patch": {"crt_method": "patch", "fs_method": "perfloss"},
@@ -88,7 +89,7 @@ def jobs(configuration: Mapping[str, Any]) -> dict[str, Job]:
     for matrix in configuration.get("matrices", {}).values():
         for cell in cells(configuration, matrix, found):
             networks = list(cell.networks())
-            place = json.dumps([cell.about, cell.words, cell.base, cell.degradation, cell.options("compare")])
+            place = content([cell.about, cell.base, cell.parsed("compare", {})[1]])
             compared.setdefault(place, (cell, []))[1].extend(networks)
     for cell, networks in compared.values():
         cell.add("compare", {}, "", networks=tuple(dict.fromkeys(networks)))
@@ -104,6 +105,8 @@ def check(configuration: Mapping[str, Any]) -> None:
     for name, chain in configuration.get("chains", {}).items():
         chains.check(name, chain)
     known = {**METHODS, **configuration.get("methods", {})}
+    if BASE in known:
+        raise UserError(f"methods: {BASE} is what tables call the network before its repair; choose another name")
     for name, matrix in configuration.get("matrices", {}).items():
         for method in matrix["methods"]:
             if method not in known:
@@ -123,15 +126,15 @@ def check_names(found: Mapping[str, Job]) -> None:
         if place in compared:
             raise UserError(
                 f"two matrices have {place}, but other options of the model, of the degradation or of compare; "
-                "give the degradation of one another name"
+                "name the degradation of one of them differently"
             )
         compared.add(place)
         calls = [found[key].called for key in job.networks]
         if twice := [name for name in calls if calls.count(name) > 1]:
-            raise UserError(
-                f"{place}: two matrices train or switch {twice[0]} in two ways; give one of them a name of its own "
-                "under methods, with its options"
-            )
+            advice = "give one of them a name of its own under methods, with its options"
+            if twice[0].endswith(SWITCHED):
+                advice += f"; or write {FINETUNE} in both matrices, or `switched: []` in one"
+            raise UserError(f"{place}: two different runs would be called {twice[0]}; {advice}")
 
 
 def _add_chain(configuration: Mapping[str, Any], name: str, chain: Mapping[str, Any], found: dict[str, Job]) -> None:
@@ -194,7 +197,8 @@ class _Cell:
         for name in self.matrix["methods"]:
             method = self._method(name)
             patch = method["crt_method"] == "patch"
-            for ratio in (self.matrix.get("ratios") or [DEFAULT_RATIO]) if patch else [None]:
+            ratios = [method["susp_ratio"]] if "susp_ratio" in method else self.matrix.get("ratios") or [DEFAULT_RATIO]
+            for ratio in ratios if patch else [None]:
                 made = self._correct(name, ratio)
                 yield made
                 if name in self.matrix.get("switched", [name] if patch else []):
@@ -202,19 +206,24 @@ class _Cell:
 
     def add(self, rule: str, options: Mapping[str, object], label: str, *, degraded: bool = True, **known: Any) -> str:
         """Add a job, unless it is there already, and return its key."""
-        given = {**self.options(rule), **options}
-        words = (*self.words, *(spelled(self.degradation) if degraded else []), *spelled(given))
+        words, parsed = self.parsed(rule, options, degraded=degraded)
         about = {**self.about, **known.pop("about", {})}
-        options = parse_stage(rule, words, RepairOptions.prefix)
-        reads = self._reads(rule, options, known.pop("made", None))
-        content = json.dumps([rule, words, dict(reads), known], sort_keys=True, default=str)
-        digest = hashlib.sha256(content.encode()).hexdigest()[:6]
+        reads = self._reads(rule, parsed, known.pop("made", None))
+        digest = hashlib.sha256(content([rule, parsed, reads, known]).encode()).hexdigest()[:6]
         place = [model_slug(str(about["model"])), slug(str(about["data"]))]
         place += [str(about["degradation"])] if degraded else []
         place += [f"seed{about['seed']}", *([label] if label else []), digest]
-        job = Job(rule, "-".join(place), words, reads, about=about, options=options, **known)
+        job = Job(rule, "-".join(place), words, reads, about=about, options=parsed, **known)
         self.found.setdefault(job.key, job)
         return job.key
+
+    def parsed(
+        self, rule: str, options: Mapping[str, object], *, degraded: bool = True
+    ) -> tuple[tuple[str, ...], RepairOptions]:
+        """Return the arguments of a command, and what the stage makes of them."""
+        given = spelled({**self.options(rule), **options})
+        words = (*self.words, *(spelled(self.degradation) if degraded else []), *given)
+        return words, parse_stage(rule, words, RepairOptions.prefix)
 
     def _reads(self, rule: str, options: Any, made: str | None) -> dict[str, str]:
         """Return the jobs that leave what a command reads, by option."""
@@ -260,6 +269,19 @@ def spelled(options: Mapping[str, object]) -> list[str]:
     return words
 
 
+def content(parts: Sequence[object]) -> str:
+    """Return as text what parts hold; options that mean the same are the same, however they were written."""
+
+    def plain(each: object) -> object:
+        return (
+            {name: value for name, value in vars(each).items() if name != "command"}
+            if is_dataclass(each)
+            else str(each)
+        )
+
+    return json.dumps(parts, sort_keys=True, default=plain)
+
+
 def places(configuration: Mapping[str, Any]) -> list[str]:
     """Return the words that say where data and artifacts lie, and on which device to compute."""
     return spelled({name: configuration.get(name) for name in ("data_dir", "output_dir", "device")})
@@ -267,7 +289,11 @@ def places(configuration: Mapping[str, Any]) -> list[str]:
 
 def folder(configuration: Mapping[str, Any]) -> str:
     """Return the folder of a study, whose name is that of the configuration's file, for links to records and logs."""
-    return f"{configuration.get('output_dir', RepairOptions.output_dir)}/studies/{Path(configuration['file']).stem}"
+    output, name = configuration.get("output_dir", RepairOptions.output_dir), Path(configuration["file"]).stem
+    found = os.path.normpath(Path(output, "studies", name))
+    if set("{}") & set(found):  # which have a meaning for Snakemake
+        raise UserError(f"{found}: a study's folder can have no braces in its name; choose another")
+    return found
 
 
 def machine(configuration: Mapping[str, Any], rule: str) -> dict[str, Any]:

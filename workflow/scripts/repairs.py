@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import source  # noqa: F401
-from matrix import FINETUNE, SWITCHED
+from matrix import BASE, FINETUNE, SWITCHED
 
 from deeppatch.data.corruptions import SIGMAS
 from deeppatch.ledger.pools import BLURRED
@@ -16,7 +16,6 @@ from deeppatch.ledger.streams import GAUSSION
 from deeppatch.ledger.summary import TITLES
 from deeppatch.report.repair_figure import LEVEL, draw_repair
 
-BASE = "before repair"
 CELL = ("model", "data", "degradation")  # what is measured together, for each seed
 
 

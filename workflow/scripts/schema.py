@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import jsonschema
 
 SCHEMA = Path(__file__).resolve().parents[1] / "schemas" / "config.schema.yaml"
+OURS = "file"  # the key that has the file of a configuration, which study.py adds
 TYPES = {
     "object": "a mapping", "array": "a list", "string": "text", "number": "a number", "integer": "a whole number",
     "boolean": "true or false",
@@ -24,28 +26,59 @@ TYPES = {
 
 
 def read(file: Path) -> dict[str, Any]:
-    """Return what the file of a configuration holds; UserError where it cannot be read."""
+    """Return what the file of a configuration holds, without empty keys; UserError where it cannot be read."""
     if importlib.util.find_spec("snakemake") is None:
         raise UserError("a study needs Snakemake; install it with: pip install 'deeppatch[study]'")
-    import yaml
-
-    try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{file}: {error.strerror}; give a YAML file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} is no YAML: {error}") from None
+    found = loaded(file)
     if not isinstance(found, dict):
         raise UserError(f"{file} holds no configuration; it needs matrices, as workflow/config/demo.yaml has")
+    drop_empty(found)
+    if OURS in found:
+        raise UserError(f"{file}: no {OURS}; the configuration is this file")
     return found
+
+
+def loaded(file: Path) -> Any:
+    """Return what a YAML file holds; UserError where it cannot be read, or has a name twice in one mapping."""
+    import yaml
+
+    class Unique(yaml.SafeLoader):
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002
+            own = [key.value for key, _value in node.value if key.tag != "tag:yaml.org,2002:merge"]
+            if twice := [name for name in own if isinstance(name, str) and own.count(name) > 1]:
+                raise UserError(f"{file}: {twice[0]} stands twice in one mapping, {node.start_mark}")
+            return super().construct_mapping(node, deep)
+
+    try:
+        return yaml.load(file.read_text(encoding="utf-8"), Unique)  # noqa: S506
+    except OSError as error:
+        raise UserError(f"{file}: {error.strerror}; give a YAML file") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError for bad UTF-8, and for 2026-99-99
+        raise UserError(f"{file} is no YAML: {error}") from None
+
+
+def drop_empty(configuration: dict[str, Any]) -> None:
+    """Remove keys without a value from a configuration, and from its rules, matrices and chains."""
+    parts = [configuration.get(name) for name in ("rules", "matrices", "chains")]
+    inner = [each for part in parts if isinstance(part, dict) for each in part.values()]
+    for mapping in (*inner, *parts, configuration):
+        if isinstance(mapping, dict):
+            for key in [key for key, value in mapping.items() if value is None]:
+                del mapping[key]
 
 
 def check(configuration: Mapping[str, Any]) -> None:
     """Raise UserError where a configuration has an unknown key, lacks one, or where one holds what it cannot."""
-    for place, key in keys(configuration):
-        if not isinstance(key, str):
-            raise UserError(f"{named(place)}: the name {key!r} is no text; write it in quotes")
-    if errors := sorted(validator().iter_errors(configuration), key=lambda error: len(error.absolute_path)):
+    given = {key: value for key, value in configuration.items() if key != OURS}
+    try:
+        for place, key in keys(given):
+            if not isinstance(key, str):
+                raise UserError(f"{named(place)}: the name {key!r} is no text; write it in quotes")
+    except RecursionError:
+        raise UserError(
+            "the configuration holds an anchor that contains itself; write out what it stands for"
+        ) from None
+    if errors := sorted(validator().iter_errors(given), key=lambda error: len(error.absolute_path)):
         raise UserError(told(errors[0]))
 
 
@@ -55,7 +88,10 @@ def validator() -> jsonschema.protocols.Validator:
     import jsonschema
     import yaml
 
-    return jsonschema.Draft202012Validator(yaml.safe_load(SCHEMA.read_text(encoding="utf-8")))
+    usual = jsonschema.Draft202012Validator
+    whole = usual.TYPE_CHECKER.redefine("integer", lambda _checker, value: type(value) is int)  # 1.0 is none
+    found = jsonschema.validators.extend(usual, type_checker=whole)
+    return found(yaml.safe_load(SCHEMA.read_text(encoding="utf-8")))
 
 
 def keys(value: object, place: Sequence[object] = ()) -> Iterator[tuple[Sequence[object], object]]:
@@ -81,10 +117,23 @@ def told(error: jsonschema.ValidationError) -> str:
         return f"{where}: no {given}; there are {', '.join(wanted)}"
     if error.validator == "type":
         words = [TYPES[kind] for kind in ([wanted] if isinstance(wanted, str) else wanted) if kind in TYPES]
-        return f"{where}: {given!r} is not {' or '.join(words)}"
+        written = f"; write it as {float(given)}" if "number" in wanted and number(given) else ""
+        return f"{where}: {given!r} is not {' or '.join(words)}{written}"
+    if error.validator == "pattern":
+        return f"{where}: the name {given} is empty or has one of {{ }} [ ] * ? / , in it; choose another"
+    if error.validator == "not":
+        return f"{where}: {given} is no option here; models, data, seeds and the first keys of a configuration say it"
     if error.validator in ("minItems", "minLength", "minProperties"):
         return f"{where} is empty"
     return f"{where}: {error.message}"
+
+
+def number(value: object) -> bool:
+    """Tell whether text is a number that YAML does not take for one, as 1e-3 without a point."""
+    try:
+        return isinstance(value, str) and math.isfinite(float(value))
+    except ValueError:
+        return False
 
 
 def named(place: Sequence[object]) -> str:

@@ -140,6 +140,8 @@ def check_machine(options: argparse.Namespace) -> None:
     """Raise UserError where jobs cannot be run as options say, on this machine or on a cluster."""
     there = {f"--{name}": value for name in ("cores", "memory") if (value := getattr(options, name)) is not None}
     check_positive(**there)
+    if ours := [word for word in options.snakemake if word.split("=")[0] in ("--config", "-C", "--configfile")]:
+        raise UserError(f"--snakemake {ours[0]}: write what it says into the configuration")
     if options.profile is None:
         return
     if there:
@@ -164,7 +166,7 @@ def chosen(jobs: Mapping[str, matrix.Job], patterns: Sequence[str]) -> list[str]
     """Return the keys of the jobs that some pattern names; none where there is no pattern, which means all."""
     found: list[str] = []
     for pattern in patterns:
-        keys = fnmatch.filter(jobs, pattern)
+        keys = [pattern] if pattern in jobs else fnmatch.filter(jobs, pattern)
         if not keys:
             raise UserError(f"--only {pattern}: no job of this study has such a name; --list prints them")
         found += keys
@@ -184,7 +186,12 @@ def snakemake(
     else:
         cores = options.cores or len(os.sched_getaffinity(0))
         command += ["--cores", str(cores), "--resources", f"mem_mb={options.memory or memory()}"]
-    return [*command, *(["--dry-run"] * options.dry_run), *(["--quiet"] * options.quiet), *options.snakemake]
+    return [
+        *command,
+        *(["--dry-run"] * options.dry_run),
+        *(["--quiet", "rules"] if options.quiet else []),
+        *options.snakemake,
+    ]
 
 
 def memory() -> int:
