@@ -73,6 +73,13 @@ def written(output: Path, name: str) -> Path:
     return path
 
 
+def asked_for(file: Path, output: Path) -> dict[str, int]:
+    """The number of jobs of each rule that would be run."""
+    lines = run(file, output, "--dry-run", "--quiet").stdout.splitlines()
+    counted = dict(words for line in lines if len(words := line.split()) == 2 and words[1].isdigit())
+    return {rule: int(count) for rule, count in counted.items() if rule not in ("all", "total")}
+
+
 def records(output: Path) -> dict[str, tuple[float, str]]:
     """The time and the content of the record of every finished run, by folder."""
     found = {}
@@ -135,6 +142,11 @@ def test_the_demo_leaves_its_tables_and_runs_nothing_again(tmp_path):
     assert second.returncode == 0
     assert "Nothing to be done" in second.stdout + second.stderr
     assert records(output) == before
+    file.write_text(file.read_text().replace("[finetune, taylor]", "[finetune, taylor, norms]"))
+    assert asked_for(file, output) == {"correct": 2, "compare": 2, "collect": 1}, "a method was added, for two seeds"
+    file.write_text(file.read_text().replace(", norms]", "]"))
+    next(output.glob("studies/demo/correct/*-finetune-*/run.json")).unlink()
+    assert asked_for(file, output).items() >= {"correct": 1, "collect": 1}.items(), "a link was deleted"
 
 
 def test_a_study_that_is_killed_goes_on_and_computes_nothing_twice(tmp_path):
