@@ -13,7 +13,8 @@ import pytest
 import schema
 import study as study_script
 import yaml
-from matrix import jobs, machine, places, spelled
+from chains import STAGES
+from matrix import RULES, jobs, machine, places, spelled
 
 from deeppatch.cli.options import RepairOptions
 from deeppatch.cli.parsing import parse
@@ -333,6 +334,14 @@ def test_a_name_that_was_listed_can_be_asked_for(tmp_path, capsys):
     for key in jobs(mine):
         assert study_script.main([str(tmp_path / "mine.yaml"), "--list", "--only", key]) == 0
         assert capsys.readouterr().out.splitlines()[0] == key
+
+
+def test_the_schema_knows_all_stages():
+    parts = schema.validator().schema["properties"]
+    matrix_keys, chain = (parts[name]["additionalProperties"]["properties"] for name in ("matrices", "chains"))
+    assert set(parts["rules"]["properties"]) == {*RULES, "collect"}
+    assert set(RULES) - set(STAGES) <= set(matrix_keys)
+    assert set(chain["stages"]["items"]["enum"]) == set(STAGES) <= set(chain)
 
 
 def test_a_folder_without_a_name_is_one_line(capsys):

@@ -17,8 +17,8 @@ from deeppatch.cli.options import RepairOptions
 from deeppatch.errors import UserError
 
 STAGES = ("annotate", "relearn", "modularize", "compose")
-# the table that a stage leaves, for those that may end a chain
 OTHERS = ("levels", "differences", "adaptation")  # tables of matrices
+# the table that a stage leaves, for those that may end a chain
 TABLES = {"relearn": "row.csv", "modularize": "modules.csv", "compose": "table.csv"}
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import jsonschema
 
 SCHEMA = Path(__file__).resolve().parents[1] / "schemas" / "config.schema.yaml"
-OURS = "file"  # the key that has the file of a configuration, which study.py adds
+FILE = "file"  # the key that has the file of a configuration, which study.py adds
 TYPES = {
     "object": "a mapping", "array": "a list", "string": "text", "number": "a number", "integer": "a whole number",
     "boolean": "true or false",
@@ -33,8 +33,8 @@ def read(file: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise UserError(f"{file} holds no configuration; it needs matrices, as workflow/config/demo.yaml has")
     drop_empty(found)
-    if OURS in found:
-        raise UserError(f"{file}: no {OURS}; the configuration is this file")
+    if FILE in found:
+        raise UserError(f"{file}: no {FILE}; the configuration is this file")
     return found
 
 
@@ -69,7 +69,7 @@ def drop_empty(configuration: dict[str, Any]) -> None:
 
 def check(configuration: Mapping[str, Any]) -> None:
     """Raise UserError where a configuration has an unknown key, lacks one, or where one holds what it cannot."""
-    given = {key: value for key, value in configuration.items() if key != OURS}
+    given = {key: value for key, value in configuration.items() if key != FILE}
     try:
         for place, key in keys(given):
             if not isinstance(key, str):

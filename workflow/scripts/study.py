@@ -70,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> int:
     """Check the configuration, take the study's lock, run Snakemake, and say what was written."""
-    check_machine(options)
+    profile = checked_profile(options)
     file = file_of(options.config)
     configuration = schema.read(file)
     given = {name: getattr(options, name) for name in ("output_dir", "data_dir")}
@@ -87,7 +87,7 @@ def run(options: argparse.Namespace) -> int:
         check_files(job.options)
     folder = Path(matrix.folder(configuration))
     targets = [f"{folder}/{key}/run.json" for key in keys]
-    command = snakemake(options, file, settings, targets)
+    command = snakemake(options, profile, settings, targets)
     if options.dry_run:
         return ended(command)
     lock = FolderLock(folder)
@@ -136,19 +136,22 @@ def pass_on(number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def check_machine(options: argparse.Namespace) -> None:
-    """Raise UserError where jobs cannot be run as options say, on this machine or on a cluster."""
+def checked_profile(options: argparse.Namespace) -> Path | None:
+    """Return the folder of the profile for a cluster, if any; UserError where jobs cannot be run as options say."""
     there = {f"--{name}": value for name in ("cores", "memory") if (value := getattr(options, name)) is not None}
     check_positive(**there)
-    if ours := [word for word in options.snakemake if word.split("=")[0] in ("--config", "-C", "--configfile")]:
+    if ours := [
+        word for word in options.snakemake if word.split("=")[0] in ("--config", "-C", "--configfile", "--configfiles")
+    ]:
         raise UserError(f"--snakemake {ours[0]}: write what it says into the configuration")
     if options.profile is None:
-        return
+        return None
     if there:
         raise UserError(f"{' and '.join(there)} are of this machine, but --profile runs jobs elsewhere; leave one out")
     profile = clusters.profile_of(options.profile)
     if not options.dry_run and not options.list:
         clusters.check(profile)
+    return profile
 
 
 def file_of(name: str) -> Path:
@@ -174,15 +177,15 @@ def chosen(jobs: Mapping[str, matrix.Job], patterns: Sequence[str]) -> list[str]
 
 
 def snakemake(
-    options: argparse.Namespace, file: Path, settings: Mapping[str, str], targets: Sequence[str]
+    options: argparse.Namespace, profile: Path | None, settings: Mapping[str, str], targets: Sequence[str]
 ) -> list[str]:
     """Return the command that runs a study."""
     command = [sys.executable, "-m", "snakemake", *targets, "--snakefile", str(WORKFLOW / "Snakefile")]
-    command += ["--configfile", str(file), "--config", f"given={json.dumps(settings, ensure_ascii=False)}"]
+    command += ["--configfile", settings["file"], "--config", f"given={json.dumps(settings, ensure_ascii=False)}"]
     # a record is newer than those it was made from, and a job with other words has another name
     command += ["--rerun-triggers", "mtime", "--rerun-incomplete", "--keep-going", "--nolock"]
-    if options.profile is not None:
-        command += clusters.options(clusters.profile_of(options.profile))
+    if profile is not None:
+        command += clusters.options(profile)
     else:
         cores = options.cores or len(os.sched_getaffinity(0))
         command += ["--cores", str(cores), "--resources", f"mem_mb={options.memory or memory()}"]
