@@ -33,27 +33,24 @@ def with_new_filters(x: Tensor, rows: Tensor, conv: nn.Conv2d, channels: Tensor,
         channels: Their output channels, I, int64 (|I|,).
         bias: The bias (C_out,), which gets no gradient.
     """
-    with torch.no_grad():
-        weight = conv.weight.clone().index_copy_(0, channels, rows)  # in place, because index_copy loses the layout
-    result: Tensor = _NewFilters.apply(x, rows, weight, channels, bias, conv)
+    result: Tensor = _NewFilters.apply(x, rows, conv, channels, bias)
     return result
 
 
 class _NewFilters(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, rows: Tensor, weight: Tensor, channels: Tensor, bias: Tensor | None, conv: nn.Conv2d
-    ) -> Tensor:
-        ctx.save_for_backward(x, rows, weight, channels)
-        ctx.conv = conv
+    def forward(ctx: Any, x: Tensor, rows: Tensor, conv: nn.Conv2d, channels: Tensor, bias: Tensor | None) -> Tensor:
+        weight = conv.weight.clone().index_copy_(0, channels, rows)  # in place, because index_copy loses the layout
+        ctx.save_for_backward(x, rows, weight)
+        ctx.conv, ctx.channels = conv, channels
         return conv._conv_forward(x, weight, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, rows, weight, channels = ctx.saved_tensors
+        x, rows, weight = ctx.saved_tensors
         of_x = _backward(ctx.conv, gradient, x, weight, _NO_BIAS_NO_WEIGHT)[0] if ctx.needs_input_grad[0] else None
-        return of_x, gradient_of_filters(maps_of(gradient, channels), x, rows, ctx.conv), None, None, None, None
+        return of_x, gradient_of_filters(maps_of(gradient, ctx.channels), x, rows, ctx.conv), None, None, None
 
 
 def maps_of(gradient: Tensor, channels: Tensor) -> Tensor:
