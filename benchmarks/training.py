@@ -1,6 +1,7 @@
 """Time an epoch of training, its data included, against bare training steps of the same network on a ready tensor.
 
-python benchmarks/training.py [-m resnet32] [-b 256] [--device cpu|cuda] [--amp] [--processor_time] [--output FILE]
+python benchmarks/training.py [-m resnet32] [-b 256] [--device cpu|cuda] [--amp] [--processor_time]
+    [--earlier REVISION] [--output FILE]
 
 Each round times one epoch as `correct` runs it (view random: shuffled, blurred, on the device; with --augment cropped
 and mirrored too) and as many bare steps (forward, backward, SGD) on one ready, normalised batch; which comes first
@@ -8,7 +9,9 @@ alternates. The ratio is the median over the rounds, so that what else the machi
 are the time of an epoch relative to one of fine-tuning and of `replace, plain`, of all methods in turn: that is a patch
 whose convolutions get gradients of all filters. Each is timed in its second epoch of a turn, because the first one
 gets its memory from the system, which a training does once. With --processor_time these are of the processor, which
-what else the machine does disturbs less; DEEPPATCH_THREADS=1 makes them those of one thread.
+what else the machine does disturbs less; DEEPPATCH_THREADS=1 makes them those of one thread. With --earlier another
+process trains the same epochs as a revision before this one did, in turns with all others, and one more column has the
+time of each method relative to the same method there.
 """
 
 from __future__ import annotations
@@ -16,10 +19,11 @@ from __future__ import annotations
 import argparse
 import copy
 import statistics
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 
+import earlier
 import machine
 import pandas as pd
 import torch
@@ -36,7 +40,7 @@ from deeppatch.training import cross_entropy, sgd, train_epoch
 from deeppatch.zoo.architectures import ARCHITECTURES
 from deeppatch.zoo.classifier import Classifier
 
-CLASSES, SIZE, RATIO = 10, 32, 0.25
+RATIO = 0.25
 PLAIN = "replace, plain"
 METHODS = ("finetune", "replace", PLAIN, "crtunit")
 
@@ -45,18 +49,16 @@ def main() -> None:
     """Print a table, and write it as CSV."""
     options = parser().parse_args()
     device = machine.prepared(options.device)
-    draw = runtime.generator(2021, "benchmark")
-    count = options.batch_size * options.batches
-    pixels = torch.randint(0, 256, (count, 3, SIZE, SIZE), generator=draw, dtype=torch.uint8)
-    images = Images(pixels, torch.randint(0, CLASSES, (count,), generator=draw)).to(device)
-    base = Classifier(ARCHITECTURES[options.model](CLASSES), [0.5] * 3, [0.25] * 3)
-    base = base.to(device, memory_format=torch.channels_last)
+    images, base = earlier.inputs(options, device)
     frame = pd.DataFrame(
         [(method, *measure(method, base, images, options)) for method in METHODS],
         columns=["method", "bare_images_s", "epoch_images_s", "percent_of_bare"],
     )
     times = relative(base, images, options)
-    frame["epoch_of_finetune"], frame["epoch_of_plain"] = (ratios(times, usual) for usual in (METHODS[0], PLAIN))
+    frame["epoch_of_finetune"] = [ratio(times[method], times[METHODS[0]]) for method in METHODS]
+    frame["epoch_of_plain"] = [ratio(times[method], times[PLAIN]) for method in METHODS]
+    if options.earlier:
+        frame["epoch_of_earlier"] = [ratio(times[method], times[before(method)]) for method in METHODS]
     print(f"{machine.heading(device)}; {options.model}, batches of {options.batch_size}")
     print(frame.to_string(index=False, float_format="%.2f"))
     machine.write(frame, options, device, images=f"random, {len(images)} an epoch")
@@ -72,6 +74,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--augment", action="store_true", help="crop and mirror as well as blur")
     found.add_argument("--amp", action="store_true", help="bfloat16")
     found.add_argument("--processor_time", action="store_true", help="of relative times (default: time on the wall)")
+    found.add_argument("--earlier", metavar="REVISION", help="take turns with a revision, as git calls it")
     return found
 
 
@@ -88,23 +91,29 @@ def measure(method: str, base: Classifier, images: Images, options: argparse.Nam
 
 
 def relative(base: Classifier, images: Images, options: argparse.Namespace) -> dict[str, list[float]]:
-    """Return the seconds of an epoch of each method in each round, in which all take turns."""
+    """Return the seconds of an epoch of each method in each round, in which all take turns; `before` names others."""
+    device = images.labels.device
     epochs = {method: whole_epoch(method, base, images, options) for method in METHODS}
-    times: dict[str, list[float]] = {method: [] for method in METHODS}
-    for _ in range(2 + options.rounds):
-        for method, epoch in epochs.items():
-            epoch()
-            start = time.process_time()
-            on_wall = runtime.seconds(epoch, images.labels.device)
-            times[method].append(time.process_time() - start if options.processor_time else on_wall)
-    return {method: own[2:] for method, own in times.items()}  # the first two warm up
+    clocks: dict[str, Callable[[], float]] = {
+        method: partial(earlier.second_epoch_s, epoch, device, options.processor_time)
+        for method, epoch in epochs.items()
+    }
+    given = {key: value for key, value in vars(options).items() if key not in ("output", "question")}
+    with earlier.epochs_of(options.earlier, given) if options.earlier else nullcontext() as seconds:
+        if seconds:
+            clocks |= {before(method): partial(seconds, method) for method in METHODS if method != PLAIN}
+        rounds = [{name: clock() for name, clock in clocks.items()} for _ in range(2 + options.rounds)]
+    return {name: [each[name] for each in rounds[2:]] for name in clocks}  # the first two warm up
 
 
-def ratios(times: dict[str, list[float]], usual: str) -> list[float]:
-    """Return the time of each method relative to a usual one, the median over the rounds."""
-    return [
-        statistics.median(own / one for own, one in zip(each, times[usual], strict=True)) for each in times.values()
-    ]
+def before(method: str) -> str:
+    """Return the name of a method as the earlier revision trains by it; `replace` was of the plain form there."""
+    return f"{'replace' if method == PLAIN else method}, earlier"
+
+
+def ratio(times: list[float], usual: list[float]) -> float:
+    """Return the time of one method relative to another, the median over the rounds."""
+    return statistics.median(own / one for own, one in zip(times, usual, strict=True))
 
 
 @contextmanager

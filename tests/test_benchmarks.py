@@ -127,6 +127,21 @@ def test_routers_are_measured_beside_what_bounds_them(tmp_path):
     assert table.benefit_auroc.isna().sum() >= 5
 
 
+def test_correct_takes_turns_with_an_earlier_revision(tmp_path):
+    if not (ROOT / ".git").exists():
+        pytest.skip("no git checkout, so no revisions")
+    command = "benchmarks/training.py -m resnet8 -b 4 --batches 1 --rounds 2 --device cpu --earlier HEAD"
+    table = timed(command, tmp_path / "epochs.csv").set_index("method")
+    assert table.index.tolist() == ["finetune", "replace", "replace, plain", "crtunit"]
+    assert table.epoch_of_finetune["finetune"] == table.epoch_of_plain["replace, plain"] == 1
+    assert table.epoch_of_earlier.between(0.05, 20).all()
+    assert "--earlier HEAD" in json.loads((tmp_path / "epochs.json").read_text())["commands"][0]
+    unknown = [sys.executable, *command.replace("HEAD", "no-such-revision").split(), "--output", tmp_path / "none.csv"]
+    done = subprocess.run(unknown, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 1
+    assert "--earlier no-such-revision: git knows no such revision" in done.stderr
+
+
 @pytest.fixture
 def repair(monkeypatch):
     """Return the script that repairs a published network over several seeds."""
