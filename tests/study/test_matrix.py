@@ -186,6 +186,7 @@ def test_options_are_spelled_as_on_the_command_line():
             {"chains": {"one": {"models": ["a"], "data": ["b"], "stages": ["asses"]}}},
             "chains.one.stages.0: no asses; there are annotate, ",
         ),
+        ({**study(methods=["patch"]), "device": "tpu"}, "device: no tpu; there are auto, cpu, cuda"),
         ({"matrices": [1]}, "matrices: [1] is not a mapping"),
         ({"matrices": {"one": 3}}, "matrices.one: 3 is not a mapping"),
         ({**study(methods=["patch"]), "rules": {"assess": 3}}, "rules.assess: 3 is not a mapping"),
