@@ -1,8 +1,7 @@
 """Epochs of an earlier revision, for training.py: a process of its own takes turns with that, and is idle between.
 
-python benchmarks/earlier.py FOLDER OPTIONS (training.py starts it): answers each line, a method, with the seconds of an
-epoch as the revision in FOLDER trains it. What both processes do alike imports the package when it is called, because
-the package is that of the one or of the other revision.
+What both processes do alike imports the package when it is called, because that is the package of the one or of the
+other revision.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from typing import Any
 
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
+HERE = Path(__file__).resolve().parent
 CLASSES, SIZE = 10, 32
 READY = "ready"
 
@@ -64,35 +63,38 @@ def epochs_of(revision: str, options: dict[str, Any]) -> Iterator[Callable[[str]
         options: Those of training.py, and `device`.
     """
     pack = ["git", "archive", revision, "src", "benchmarks"]
-    packed = subprocess.run(pack, cwd=ROOT, stdout=subprocess.PIPE, check=False)  # noqa: S603
+    packed = subprocess.run(pack, cwd=HERE.parent, stdout=subprocess.PIPE, check=False)  # noqa: S603
     if packed.returncode:
         raise SystemExit(f"--earlier {revision}: git knows no such revision, or not its files")
     with tempfile.TemporaryDirectory() as folder:
         with tarfile.open(fileobj=io.BytesIO(packed.stdout)) as archive:
             archive.extractall(folder, filter="data")
-        command = [sys.executable, __file__, folder, json.dumps(options)]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603
+        command = [sys.executable, "-c", "import earlier; earlier.answer()", folder, json.dumps(options)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=HERE) as process:  # noqa: S603
             assert process.stdin is not None
             assert process.stdout is not None
             requests, answers = process.stdin, process.stdout
 
-            def answer() -> str:
-                line = answers.readline().strip()
-                if not line:
+            def line() -> str:
+                found = answers.readline().strip()
+                if not found:
                     raise SystemExit(f"--earlier {revision}: the process of that revision ended; its message is above")
-                return line
+                return found
 
             def seconds(method: str) -> float:
                 print(method, file=requests, flush=True)
-                return float(answer())
+                return float(line())
 
-            while answer() != READY:
+            while line() != READY:
                 pass
             yield seconds
 
 
-def main() -> None:
-    """Answer until standard input ends. What the revision itself prints goes to standard error."""
+def answer() -> None:
+    """Answer each line of standard input, a method, with the seconds of an epoch as the revision in a folder trains it.
+
+    Folder and options are the arguments of the process. What the revision itself prints goes to standard error.
+    """
     folder, options = Path(sys.argv[1]), argparse.Namespace(**json.loads(sys.argv[2]))
     answers, sys.stdout = sys.stdout, sys.stderr
     sys.path[:1] = [str(folder / "benchmarks"), str(folder / "src")]  # in front of this revision's, installed or not
@@ -109,7 +111,3 @@ def main() -> None:
         if method not in epochs:
             epochs[method] = training.whole_epoch(method, base, images, options)
         print(second_epoch_s(epochs[method], device, options.processor_time), file=answers, flush=True)
-
-
-if __name__ == "__main__":
-    main()
