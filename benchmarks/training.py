@@ -50,11 +50,11 @@ def main() -> None:
     options = parser().parse_args()
     device = machine.prepared(options.device)
     images, base = earlier.inputs(options, device)
+    times = relative(base, images, options)
     frame = pd.DataFrame(
         [(method, *measure(method, base, images, options)) for method in METHODS],
         columns=["method", "bare_images_s", "epoch_images_s", "percent_of_bare"],
     )
-    times = relative(base, images, options)
     frame["epoch_of_finetune"] = [ratio(times[method], times[METHODS[0]]) for method in METHODS]
     frame["epoch_of_plain"] = [ratio(times[method], times[PLAIN]) for method in METHODS]
     if options.earlier:
