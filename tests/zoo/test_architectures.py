@@ -128,6 +128,20 @@ def test_shortcut_a_takes_every_second_pixel_and_puts_zeros_on_either_side(chann
     assert y[:, half + channels :].count_nonzero() == 0
 
 
+@pytest.mark.parametrize("size", [8, 7, 1])
+def test_gradients_of_shortcut_a_are_those_of_every_second_pixel_and_keep_the_memory_layout(size):
+    last = torch.channels_last
+    x = torch.rand(2, 4, size, size).contiguous(memory_format=last).requires_grad_()
+    y = ShortcutA(4)(x)
+    above = torch.rand(y.shape).contiguous(memory_format=last)
+    (found,) = torch.autograd.grad(y, x, above)
+    expected = torch.zeros(x.shape)
+    expected[:, :, ::2, ::2] = above[:, 2:6]
+    assert torch.equal(found, expected)
+    assert found.is_contiguous(memory_format=last)
+    assert y.is_contiguous(memory_format=last)
+
+
 def test_every_entry_is_of_a_known_network_with_a_hash_in_its_url():
     for (dataset, model), entry in ENTRIES.items():
         assert model in ARCHITECTURES
